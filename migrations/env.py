@@ -1,0 +1,15 @@
+"""How Alembic reaches the database: with the settings of MoMALisa, one migration at a time."""
+
+from alembic import context
+from sqlalchemy import text
+
+from momalisa.database import engine
+from momalisa.tables import Base
+
+MIGRATION_LOCK = 0x6D6F6D62  # two processes that start at once must not migrate at once
+
+with engine().connect() as connection:
+    context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+    with context.begin_transaction():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        context.run_migrations()

@@ -1,0 +1,346 @@
+"""Chunks, the units of work: claimed under a lease, kept by heartbeats, recorded once.
+
+Each function works inside the transaction of its caller (`database.transaction`), who commits. What a worker
+reports is fenced: it holds only while the chunk still bears the lease token that the worker was given; otherwise
+`LeaseLostError` is raised and the work is dropped. Rows are locked in one order, chunks by number and then the
+walk, so that transactions cannot wait for each other in a circle.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, CursorResult, Interval, Result, and_, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from momalisa.errors import LeaseLostError
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
+from momalisa.tables import (
+    ACTIVE,
+    Artifact,
+    ArtifactKind,
+    Chunk,
+    ChunkKind,
+    ChunkStatus,
+    Frame,
+    Walk,
+    WalkStatus,
+)
+
+RECONCILER_LOCK = 0x6D6F6D61  # "moma": one reconciler works at a time
+
+
+@dataclass(frozen=True)
+class ClaimedFrame:
+    """A frame of a claimed chunk."""
+
+    position: float
+    stored: StoredObject | None
+    """Set if the frame was recorded before, None if it is still to be rendered."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk in the hands of one worker, with all that it needs to know to do the work."""
+
+    walk_id: UUID
+    number: int
+    kind: ChunkKind
+    token: UUID
+    attempt: int
+    """1 at the first attempt."""
+    spec: WalkSpec
+    frames: tuple[ClaimedFrame, ...]
+    """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+
+
+@dataclass(frozen=True)
+class MadeArtifact:
+    """An artifact that was made and uploaded."""
+
+    kind: ArtifactKind
+    stored: StoredObject
+    width: int
+    height: int
+
+
+def claim(session: Session, kind: ChunkKind) -> Claim | None:
+    """Lease the best chunk that is due, or return None if there is none.
+
+    First chunks of waiting walks come before later ones, so that everyone soon sees something; then it goes by
+    turns between owners; then oldest first.
+    """
+    chunk = session.execute(
+        select(Chunk.walk_id, Chunk.number)
+        .where(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == kind, Chunk.due_at <= func.now())
+        .order_by(Chunk.number > 0, Chunk.turn, Chunk.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    if chunk is None:
+        return None
+    token = uuid4()
+    attempt = session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
+        .values(
+            status=ChunkStatus.LEASED,
+            lease_token=token,
+            lease_expires_at=_from_now(settings().lease_seconds),
+            attempts=Chunk.attempts + 1,
+        )
+        .returning(Chunk.attempts)
+    ).scalar_one()
+    session.execute(
+        update(Walk)
+        .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
+        .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
+    )
+    spec = session.execute(select(Walk.spec).where(Walk.id == chunk.walk_id)).scalar_one()
+    frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
+    if kind == ChunkKind.RENDER:
+        frames = frames.where(Frame.chunk == chunk.number)
+    return Claim(
+        walk_id=chunk.walk_id,
+        number=chunk.number,
+        kind=kind,
+        token=token,
+        attempt=attempt,
+        spec=spec,
+        frames=tuple(ClaimedFrame(frame.position, _stored(frame)) for frame in session.scalars(frames)),
+    )
+
+
+def heartbeat(session: Session, claim: Claim) -> None:
+    """Prolong the lease of a claimed chunk.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    _report(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
+
+
+def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
+    """Put warnings that visitors shall read on the walk, each once."""
+    for warning in warnings:
+        session.execute(
+            update(Walk)
+            .where(Walk.id == claim.walk_id, ~Walk.warnings.op("@>")(literal([warning], JSONB)))
+            .values(warnings=Walk.warnings.op("||")(literal([warning], JSONB)), revision=Walk.revision + 1)
+        )
+
+
+def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, StoredObject]]) -> bool:
+    """Record the frames of a chunk, each a position and its object, and close the chunk.
+
+    Returns whether these were the last frames of the walk, which then waits for its assembly: the caller
+    publishes a permit for it after the commit.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    _report(session, claim, **_released(ChunkStatus.DONE), finished_at=func.now())
+    new = 0
+    for position, object_ in stored:
+        recorded = session.execute(
+            update(Frame)
+            .where(Frame.walk_id == claim.walk_id, Frame.position == position, Frame.object.is_(None))
+            .values(object=object_.name, bytes=object_.bytes, crc32c=object_.crc32c, rendered_at=func.now())
+        )
+        new += _rows(recorded)
+    missing = session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.RUNNING)
+        .values(frames_done=Walk.frames_done + new, revision=Walk.revision + 1)
+        .returning(Walk.frames_total - Walk.frames_done)
+    ).scalar_one()
+    if missing:
+        return False
+    session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.RUNNING)
+        .values(status=WalkStatus.ASSEMBLING)
+    )
+    last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
+    owner = select(Walk.owner).where(Walk.id == claim.walk_id).scalar_subquery()
+    session.execute(
+        insert(Chunk).values(walk_id=claim.walk_id, number=last + 1, kind=ChunkKind.ASSEMBLE, owner=owner, turn=0)
+    )
+    return True
+
+
+def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
+    """Record the artifacts of a walk and close it.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    _report(session, claim, **_released(ChunkStatus.DONE), finished_at=func.now())
+    session.execute(
+        insert(Artifact),
+        [
+            {
+                "walk_id": claim.walk_id,
+                "kind": artifact.kind,
+                "object": artifact.stored.name,
+                "bytes": artifact.stored.bytes,
+                "crc32c": artifact.stored.crc32c,
+                "width": artifact.width,
+                "height": artifact.height,
+            }
+            for artifact in artifacts
+        ],
+    )
+    session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
+        .values(status=WalkStatus.SUCCEEDED, finished_at=func.now(), revision=Walk.revision + 1)
+    )
+
+
+def give_back(session: Session, claim: Claim) -> None:
+    """Return a chunk to the queue, because this worker must stop; the attempt does not count.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    _report(session, claim, **_released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1)
+
+
+def attempt_failed(session: Session, claim: Claim, error: str) -> bool:
+    """Return a chunk to the queue after a failed attempt, or fail its walk if that was the last attempt.
+
+    Returns whether the chunk will be tried again.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    if claim.attempt >= settings().max_attempts:
+        _lock_chunks(session, claim.walk_id)
+        _report(session, claim, **_released(ChunkStatus.FAILED), error=error)
+        _fail(session, claim.walk_id, claim.kind, error)
+        return False
+    _report(
+        session,
+        claim,
+        **_released(ChunkStatus.QUEUED),
+        error=error,
+        due_at=_from_now(_backoff_seconds(claim.attempt)),
+    )
+    return True
+
+
+def _report(session: Session, claim: Claim, **values: object) -> None:
+    """Change a chunk if it still bears the token of this claim."""
+    changed = session.execute(
+        update(Chunk)
+        .where(
+            Chunk.walk_id == claim.walk_id,
+            Chunk.number == claim.number,
+            Chunk.lease_token == claim.token,
+            Chunk.status == ChunkStatus.LEASED,
+        )
+        .values(**values)
+    )
+    if not _rows(changed):
+        raise LeaseLostError(f"Chunk {claim.number} of walk {claim.walk_id} is no longer ours.")
+
+
+def reconcile(session: Session) -> dict[ChunkKind, int] | None:
+    """Take chunks back whose lease ran out, and return the number of chunks of each kind that are due.
+
+    Returns None if another reconciler is at work.
+    """
+    if not session.execute(select(func.pg_try_advisory_xact_lock(RECONCILER_LOCK))).scalar_one():
+        return None
+    lost = and_(Chunk.status == ChunkStatus.LEASED, Chunk.lease_expires_at < func.now())
+    hopeless = session.scalars(
+        select(Chunk.walk_id).where(lost, Chunk.attempts >= settings().max_attempts).distinct()
+    ).all()
+    for walk_id in sorted(hopeless):
+        _lock_chunks(session, walk_id)
+        kind = session.execute(
+            update(Chunk)
+            .where(lost, Chunk.walk_id == walk_id, Chunk.attempts >= settings().max_attempts)
+            .values(**_released(ChunkStatus.FAILED), error="its worker vanished")
+            .returning(Chunk.kind)
+        ).scalar()
+        if kind is not None:
+            _fail(session, walk_id, kind, "its worker vanished")
+    session.execute(
+        update(Chunk)
+        .where(lost)
+        .values(
+            **_released(ChunkStatus.QUEUED),
+            error="its worker vanished",
+            due_at=func.now(),
+        )
+    )
+    due = session.execute(
+        select(Chunk.kind, func.count())
+        .where(Chunk.status == ChunkStatus.QUEUED, Chunk.due_at <= func.now())
+        .group_by(Chunk.kind)
+    )
+    return dict(row.tuple() for row in due)
+
+
+_FAILURES = {
+    ChunkKind.RENDER: ("render_failed", "A part of this walk could not be rendered"),
+    ChunkKind.ASSEMBLE: ("assembly_failed", "The frames of this walk could not be stitched together"),
+}
+
+
+def _fail(session: Session, walk_id: UUID, kind: ChunkKind, error: str) -> None:
+    """Fail a walk whose chunks are locked, and drop what is left of it."""
+    code, sentence = _FAILURES[kind]
+    session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
+        .values(**_released(ChunkStatus.DROPPED), finished_at=func.now())
+    )
+    session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
+        .values(
+            status=WalkStatus.FAILED,
+            error_code=code,
+            error_message=f"{sentence}, although it was tried {settings().max_attempts} times: {error}.",
+            finished_at=func.now(),
+            revision=Walk.revision + 1,
+        )
+    )
+
+
+def _lock_chunks(session: Session, walk_id: UUID) -> None:
+    """Lock all chunks of a walk, in their order."""
+    session.execute(select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number).with_for_update())
+
+
+def _released(status: ChunkStatus) -> dict[str, object]:
+    """Return the values of a chunk that leaves the hands of its worker."""
+    return {"status": status, "lease_token": None, "lease_expires_at": None}
+
+
+def _backoff_seconds(attempt: int) -> float:
+    """Return the time until a chunk is due again after its n-th attempt failed: 1, 2, 4, 8 … seconds."""
+    return min(2.0 ** (attempt - 1), 60.0)
+
+
+def _from_now(seconds: float) -> ColumnElement[datetime]:
+    return func.now() + literal(timedelta(seconds=seconds), Interval)
+
+
+def _stored(frame: Frame) -> StoredObject | None:
+    if frame.object is None or frame.bytes is None or frame.crc32c is None:
+        return None
+    return StoredObject(frame.object, frame.bytes, frame.crc32c)
+
+
+def _rows(result: Result[Any]) -> int:
+    """Return the number of rows that a statement changed."""
+    return cast("CursorResult[Any]", result).rowcount

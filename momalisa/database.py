@@ -1,0 +1,51 @@
+"""The connection to PostgreSQL, and the one way to open a transaction."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from momalisa.errors import StoreUnavailableError
+from momalisa.settings import settings
+
+
+@cache
+def engine() -> Engine:
+    """Return the engine of this process; made at the first call, so never shared across a fork."""
+    return create_engine(
+        settings().database_url,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=2,
+        connect_args={
+            "connect_timeout": 2,
+            "options": "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
+    )
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """Open a session whose work is committed when the block ends, and rolled back when it raises.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached, or broke off. Nothing was committed, unless the
+            connection broke during the commit itself: then nobody can know, and whoever retries must be fenced.
+    """
+    try:
+        with Session(engine(), expire_on_commit=False) as session, session.begin():
+            yield session
+    except (OperationalError, PoolTimeoutError) as error:
+        raise StoreUnavailableError("The database cannot be reached just now; try again soon.") from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise StoreUnavailableError("The connection to the database broke; try again soon.") from error

@@ -1,0 +1,63 @@
+"""One hierarchy of errors; each knows the HTTP status and the problem type that tell it to a client."""
+
+from http import HTTPStatus
+
+
+class MomalisaError(Exception):
+    """Something that MoMALisa knows how to explain to whoever asked."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    type = "internal"
+    title = "Something went wrong on our side"
+
+
+class WalkNotFoundError(MomalisaError):
+    """There is no walk with this id."""
+
+    status = HTTPStatus.NOT_FOUND
+    type = "walk-not-found"
+    title = "No such walk"
+
+
+class CursorError(MomalisaError):
+    """The cursor was not made by this server."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    type = "invalid-request"
+    title = "The request is not valid"
+
+
+class StoreUnavailableError(MomalisaError):
+    """The database cannot be reached just now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "unavailable"
+    title = "Not available just now"
+
+
+class ModelError(MomalisaError):
+    """The model cannot be loaded, or does not do what a walk needs of it."""
+
+    type = "model"
+    title = "The model cannot render walks"
+
+
+class ObjectCorruptError(MomalisaError):
+    """An object of the bucket is missing, or is not what was recorded."""
+
+    type = "object-corrupt"
+    title = "A stored file is damaged"
+
+
+class LeaseLostError(MomalisaError):
+    """The chunk is no longer ours: its lease ran out, or its walk is over."""
+
+    type = "lease-lost"
+    title = "The work was handed to somebody else"
+
+
+class LocalSystemError(MomalisaError):
+    """The system cannot be started on this machine."""
+
+    type = "local-system"
+    title = "The system cannot be started"

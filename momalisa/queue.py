@@ -1,0 +1,72 @@
+"""The Celery app and its permits: a message says "there is work of this kind" and names none.
+
+The worker that takes a permit claims the best chunk that PostgreSQL has (`chunks.claim`). So the order of work is
+one SQL query, a message too many does no harm, and a message too few is topped up by the reconciler.
+"""
+
+from functools import cache
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from momalisa.log import logger
+from momalisa.settings import settings
+from momalisa.tables import ChunkKind
+
+log = logger(__name__)
+
+BROKER_ERRORS = (KombuError, RedisError, OSError)
+"""What may be raised when the broker is down, restarts or hangs."""
+
+
+@cache
+def app() -> Celery:
+    """Return the Celery app of this process."""
+    celery = Celery("momalisa", broker=settings().broker_url, set_as_current=True)
+    celery.conf.update(
+        task_queues=[Queue(kind.value) for kind in ChunkKind],
+        task_routes={task_name(kind): {"queue": kind.value} for kind in ChunkKind},
+        task_create_missing_queues=False,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_proc_alive_timeout=600,  # a child loads its model before it reports for work
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "socket_connect_timeout": 2,
+            "socket_timeout": 5,
+            "socket_keepalive": True,
+            "max_retries": 0,
+            "visibility_timeout": 3600,  # of a permit only: chunks have leases of their own
+        },
+    )
+    return celery
+
+
+def task_name(kind: ChunkKind) -> str:
+    """Return the name of the Celery task that works on chunks of this kind."""
+    return f"momalisa.{kind.value}"
+
+
+def publish(kind: ChunkKind, permits: int = 1) -> None:
+    """Send `permits` permits; when the broker is down, log it and leave them to the reconciler."""
+    try:
+        with app().connection_for_write() as connection, connection.Producer() as producer:
+            for _ in range(min(permits, settings().max_permits)):
+                app().send_task(task_name(kind), producer=producer)
+    except BROKER_ERRORS as error:
+        log.warning("permits not sent", kind=kind, permits=permits, reason=str(error))
+
+
+def waiting(kind: ChunkKind) -> int:
+    """Return the number of permits that wait in the broker; raises one of BROKER_ERRORS if it is down."""
+    with app().connection_for_read() as connection:
+        queue = app().amqp.queues[kind.value](connection.default_channel)
+        return int(queue.queue_declare().message_count)  # declared anew: a broker that came back empty forgot it

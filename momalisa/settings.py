@@ -1,0 +1,102 @@
+"""Every setting of MoMALisa, typed and read once; the only module that reads the environment."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: `models/`, `frontend/` and `migrations/` lie beside the packages."""
+
+EMBEDDED_MODEL = str(ROOT / "models" / "momalisa-mini")
+
+
+class Settings(BaseSettings):
+    """What an operator can set, each by the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address on which the API listens.")
+    port: int = Field(8000, ge=1, le=65535, description="Port on which the API listens.")
+
+    database_url: str = Field(
+        "postgresql+psycopg://momalisa@localhost/momalisa",
+        description="SQLAlchemy URL of PostgreSQL, which holds the truth.",
+    )
+    broker_url: str = Field("redis://localhost:6379/0", description="URL of Redis or Valkey, which carries hints.")
+
+    bucket: str = Field("momalisa", description="Name of the Google Cloud Storage bucket.")
+    bucket_endpoint: str | None = Field(
+        None, description="Base URL of an emulator of the bucket API; unset means Google's own."
+    )
+    public_url: str | None = Field(
+        None, description="Base URL of the website as visitors see it; unset means as each request came in."
+    )
+
+    model: str = Field(
+        EMBEDDED_MODEL, description="A diffusers text-to-image pipeline: a folder, or a name on the Hub."
+    )
+    image_size: int = Field(
+        default_factory=lambda data: 128 if _embedded(data) else 512,
+        ge=64,
+        multiple_of=8,
+        description="Side of the model's native picture, in pixels.",
+    )
+    max_size: int = Field(
+        default_factory=lambda data: 2 * data["image_size"],
+        ge=64,
+        multiple_of=8,
+        description="Longest side that may be asked for, in pixels.",
+    )
+    default_steps: int = Field(20, ge=1, le=100, description="Denoising steps when a walk names none.")
+    default_guidance: float = Field(
+        default_factory=lambda data: 4.0 if _embedded(data) else 7.5,
+        ge=0,
+        le=20,
+        description="Guidance scale when a walk names none.",
+    )
+    batch_size: int = Field(8, ge=1, le=64, description="Frames in a chunk, which a worker renders as one batch.")
+    device: str | None = Field(None, description="torch device of a render worker; unset means the best.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
+
+    lease_seconds: float = Field(
+        30, gt=0, description="A worker that is silent this long loses its chunk; it sends three heartbeats."
+    )
+    reconcile_seconds: float = Field(5, gt=0, description="Time between two rounds of the reconciler.")
+    max_attempts: int = Field(5, ge=1, description="A chunk that failed this often fails its walk.")
+    max_permits: int = Field(512, ge=1, description="Messages that may wait in a queue of the broker.")
+
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="How log lines are written; auto means text on a terminal, else JSON."
+    )
+
+    @model_validator(mode="after")
+    def _native_size_is_allowed(self) -> Self:
+        if self.image_size > self.max_size:
+            raise ValueError(f"IMAGE_SIZE ({self.image_size}) is larger than MAX_SIZE ({self.max_size})")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The model's name without the folders that lead to it on this machine."""
+        return Path(self.model).name if Path(self.model).exists() else self.model
+
+
+def _embedded(data: dict[str, object]) -> bool:
+    """Tell whether the model is the embedded one, which is small and likes little guidance."""
+    return data.get("model") == EMBEDDED_MODEL
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process, read from the environment at the first call."""
+    return Settings()
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """Return this process's environment with `changes`, for a child process; None removes a variable."""
+    merged: dict[str, str | None] = {**os.environ, **changes}
+    return {name: value for name, value in merged.items() if value is not None}

@@ -1,0 +1,234 @@
+"""The tables of MoMALisa: walks, their chunks, their frames and what is made of them."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    Text,
+    TypeDecorator,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from momalisa.spec import WalkSpec
+
+
+class WalkStatus(StrEnum):
+    """Where a walk stands."""
+
+    QUEUED = "queued"  # nobody has taken a chunk yet
+    RUNNING = "running"  # frames are being rendered
+    ASSEMBLING = "assembling"  # every frame is there; the animation is being stitched
+    SUCCEEDED = "succeeded"  # the artifacts are there
+    FAILED = "failed"  # given up; `error_code` and `error_message` say why
+    CANCELED = "canceled"  # somebody asked to stop
+    EXPIRED = "expired"  # its files are past retention
+
+    @property
+    def done(self) -> bool:
+        """Whether the walk will never change its status again by itself."""
+        return self not in ACTIVE
+
+
+ACTIVE = (WalkStatus.QUEUED, WalkStatus.RUNNING, WalkStatus.ASSEMBLING)
+
+
+class ChunkKind(StrEnum):
+    """What a chunk asks of a worker; also the name of the queue that carries its permits."""
+
+    RENDER = "render"  # render its frames as one batch
+    ASSEMBLE = "assemble"  # stitch all frames of the walk; has no frames of its own
+
+
+class ChunkStatus(StrEnum):
+    """Where a chunk stands."""
+
+    QUEUED = "queued"  # to be claimed, once `due_at` is past
+    LEASED = "leased"  # a worker holds `lease_token` and sends heartbeats
+    DONE = "done"  # recorded
+    FAILED = "failed"  # failed as often as it may; so did its walk
+    DROPPED = "dropped"  # its walk ended before its turn came
+
+
+class ArtifactKind(StrEnum):
+    """What a finished walk offers."""
+
+    GIF = "gif"
+    MP4 = "mp4"
+    POSTER = "poster"
+
+
+class SpecType(TypeDecorator[WalkSpec]):
+    """A WalkSpec, stored as JSON."""
+
+    impl = JSONB
+    cache_ok = True
+
+    def process_bind_param(self, value: WalkSpec | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Turn a spec into JSON."""
+        return None if value is None else value.model_dump(mode="json")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> WalkSpec | None:  # noqa: ARG002
+        """Turn JSON into a spec."""
+        return None if value is None else WalkSpec.model_validate(value)
+
+
+def _status(kind: type[StrEnum]) -> Enum:
+    """Return the type of a column of status words: text, checked."""
+    return Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        name=kind.__name__.lower(),
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+class Base(DeclarativeBase):
+    """What all tables share: constraint names that a migration can refer to, and times with a zone."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        datetime: DateTime(timezone=True),
+        int: BigInteger(),
+        str: Text(),
+        WalkSpec: SpecType(),
+        list[str]: JSONB(),
+        WalkStatus: _status(WalkStatus),
+        ChunkKind: _status(ChunkKind),
+        ChunkStatus: _status(ChunkStatus),
+        ArtifactKind: _status(ArtifactKind),
+    }
+
+
+class Walk(Base):
+    """One job: prompts and settings in, an animation out."""
+
+    __tablename__ = "walks"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    status: Mapped[WalkStatus] = mapped_column(server_default=WalkStatus.QUEUED)
+    owner: Mapped[str]
+    """Who asked for it, as the fair order of the queue tells people apart."""
+    public: Mapped[bool]
+    spec: Mapped[WalkSpec]
+    model: Mapped[str]
+    frames_total: Mapped[int]
+    frames_done: Mapped[int] = mapped_column(server_default="0")
+    revision: Mapped[int] = mapped_column(server_default="1")
+    """Grows with every change that a client can see."""
+    warnings: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    frames: Mapped[list["Frame"]] = relationship(order_by="Frame.position", viewonly=True)
+    artifacts: Mapped[list["Artifact"]] = relationship(order_by="Artifact.kind", viewonly=True)
+
+    __table_args__ = (
+        CheckConstraint("frames_done BETWEEN 0 AND frames_total", name="frames_done"),
+        Index("walks_gallery", created_at.desc(), id.desc(), postgresql_where=text("public")),
+    )
+
+
+class Chunk(Base):
+    """The unit of work, lease and retry: frames to render as one batch, or a walk to assemble."""
+
+    __tablename__ = "chunks"
+
+    walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """Order within the walk; chunk 0 spans all of it."""
+    kind: Mapped[ChunkKind]
+    status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
+    owner: Mapped[str]
+    turn: Mapped[int]
+    """Place in the fair order between owners; lower is sooner."""
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    """Claims so far that were not given back."""
+    lease_token: Mapped[UUID | None]
+    lease_expires_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+    """What went wrong at the last attempt."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("(status = 'leased') = (lease_token IS NOT NULL)", name="lease_token"),
+        CheckConstraint("(status = 'leased') = (lease_expires_at IS NOT NULL)", name="lease_expires_at"),
+        Index(
+            "chunks_queued",
+            "kind",
+            text("(number > 0)"),
+            "turn",
+            "created_at",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("chunks_turns", "owner", "turn", postgresql_where=text("status = 'queued'")),
+        Index("chunks_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
+    )
+
+
+class Frame(Base):
+    """One rendered image at a position; `object` is null until it is uploaded."""
+
+    __tablename__ = "frames"
+
+    walk_id: Mapped[UUID] = mapped_column(primary_key=True)
+    position: Mapped[float] = mapped_column(primary_key=True)
+    """Where it lies on the walk: 0 is the first stop, 1 the last."""
+    chunk: Mapped[int]
+    object: Mapped[str | None]
+    bytes: Mapped[int | None]
+    crc32c: Mapped[str | None]
+    """Checksum of the object as Google Cloud Storage gives it: base64 of the big-endian CRC32C."""
+    rendered_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["walk_id"], ["walks.id"], ondelete="CASCADE"),
+        CheckConstraint("position BETWEEN 0 AND 1", name="position"),
+        CheckConstraint(
+            "num_nulls(object, bytes, crc32c, rendered_at) IN (0, 4)", name="recorded_whole_or_not_at_all"
+        ),
+        Index("frames_chunk", "walk_id", "chunk"),
+    )
+
+
+class Artifact(Base):
+    """A file made of all frames of a finished walk."""
+
+    __tablename__ = "artifacts"
+
+    walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[ArtifactKind] = mapped_column(primary_key=True)
+    object: Mapped[str]
+    bytes: Mapped[int]
+    crc32c: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
