@@ -1,0 +1,1 @@
+"""The workers of MoMALisa: they render frames and stitch them together."""

@@ -1,0 +1,215 @@
+"""From prompts and positions to pictures; the only user of diffusers and torch.
+
+Every frame of a walk starts from the same noise and differs from its neighbours only in the text embedding, a
+point on the line between two prompts' embeddings. The embeddings go into the model's own stock pipeline, so that
+any text-to-image pipeline of diffusers that takes embeddings renders walks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
+
+from momalisa import walk as maths
+from momalisa.errors import ModelError
+from momalisa.log import logger
+from momalisa.spec import WalkSpec
+
+log = logger(__name__)
+
+DETERMINISTIC_SCHEDULERS = frozenset(
+    {
+        "DDIMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""Samplers that draw no noise after the first: the same embedding gives the same picture at every attempt."""
+
+Pictures = NDArray[np.uint8]
+"""Shape (frames, height, width, 3), RGB."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the model is told about one prompt, or about several as rows of a batch."""
+
+    prompt: torch.Tensor
+    """Shape (rows, tokens, width)."""
+    negative: torch.Tensor | None
+    pooled: torch.Tensor | None = None
+    """Shape (rows, width), of models that have it."""
+    negative_pooled: torch.Tensor | None = None
+
+    def between(self, other: "Embedding", along: float) -> "Embedding":
+        """Return the point `along` in [0, 1] of the line from this embedding to another."""
+        return _fieldwise(lambda a, b: (1 - along) * a + along * b, self, other)
+
+    @staticmethod
+    def batch(rows: Sequence["Embedding"]) -> "Embedding":
+        """Return embeddings as the rows of one."""
+        return _fieldwise(lambda *tensors: torch.cat(tensors), *rows)
+
+
+def _fieldwise(combine: Callable[..., torch.Tensor], *embeddings: Embedding) -> Embedding:
+    """Return the embedding whose tensors are those of `embeddings`, combined; all have the same ones."""
+
+    def combined(name: str) -> Any:
+        column = [getattr(embedding, name) for embedding in embeddings]
+        return None if column[0] is None else combine(*column)
+
+    return Embedding(**{field.name: combined(field.name) for field in fields(Embedding)})
+
+
+class Renderer:
+    """One loaded model, which renders batches of one size."""
+
+    def __init__(
+        self, model: str, *, batch_size: int, device: str | None = None, threads: int | None = None
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: a folder, or a name on the Hub.
+            batch_size: frames that are rendered at once; a shorter batch is padded, since the size of a batch
+                changes the pixels a little.
+            device: torch device; None means CUDA where there is one.
+            threads: CPU threads; None leaves it to torch.
+
+        Raises:
+            ModelError: if it cannot be loaded, or cannot render walks.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        self.batch_size = batch_size
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = torch.float32 if self.device.type == "cpu" else torch.float16
+        try:
+            self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtype, low_cpu_mem_usage=False).to(
+                self.device
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
+        scheduler = type(self.pipeline.scheduler).__name__
+        if scheduler not in DETERMINISTIC_SCHEDULERS:
+            raise ModelError(
+                f"The scheduler {scheduler} of {model!r} draws noise at each step or is unknown; "
+                f"a walk needs one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
+            )
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.encode = lru_cache(maxsize=64)(self._encode)
+
+    def warm_up(self, size: int) -> None:
+        """Render one step of a batch of `size` × `size` pixels, so that the first walk need not wait for it."""
+        spec = WalkSpec(
+            prompts=("", ""),
+            frames=2,
+            seed=0,
+            negative_prompt="",
+            steps=1,
+            guidance=2,
+            width=size,
+            height=size,
+            fps=1,
+        )
+        self.render(spec, [0.0])
+
+    def warnings(self, spec: WalkSpec) -> list[str]:
+        """Return what visitors should know about how the model reads their prompts."""
+        tokenizer = self.pipeline.tokenizer
+        limit = tokenizer.model_max_length
+        found = []
+        for prompt in dict.fromkeys(filter(None, [*spec.prompts, spec.negative_prompt])):
+            ids = tokenizer(prompt, verbose=False).input_ids
+            if len(ids) > limit:
+                read = tokenizer.decode(ids[: limit - 1], skip_special_tokens=True).strip()
+                found.append(f"The model reads only the beginning of a long prompt: “{read}”.")
+        return found
+
+    def render(
+        self, spec: WalkSpec, positions: Sequence[float], check: Callable[[], None] = lambda: None
+    ) -> Pictures:
+        """Render the frames of a walk at some positions, as one batch.
+
+        Args:
+            spec: the walk.
+            positions: at most `batch_size` of them, each in [0, 1].
+            check: called before each denoising step; what it raises ends the work.
+        """
+        if not 0 < len(positions) <= self.batch_size:
+            raise ValueError(f"a batch has 1 to {self.batch_size} frames, not {len(positions)}")
+        padded = [*positions, *[positions[-1]] * (self.batch_size - len(positions))]
+        batch = Embedding.batch([self._embedding(spec, position) for position in padded])
+
+        def at_step(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+            check()
+            return tensors
+
+        check()
+        extra: dict[str, torch.Tensor | None] = {}
+        if batch.pooled is not None:
+            extra["pooled_prompt_embeds"] = batch.pooled
+            extra["negative_pooled_prompt_embeds"] = batch.negative_pooled
+        result = self.pipeline(
+            prompt_embeds=batch.prompt,
+            negative_prompt_embeds=batch.negative,
+            **extra,
+            latents=self._noise(spec).expand(self.batch_size, -1, -1, -1),
+            num_inference_steps=spec.steps,
+            guidance_scale=spec.guidance,
+            width=spec.width,
+            height=spec.height,
+            output_type="np",
+            callback_on_step_end=at_step,
+        )
+        pictures: Pictures = (result.images[: len(positions)] * 255).round().astype(np.uint8)
+        return pictures
+
+    def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
+        number, along = maths.leg(position, len(spec.prompts))
+        guided = spec.guidance > 1
+        start = self.encode(spec.prompts[number], spec.negative_prompt, guided)
+        end = self.encode(spec.prompts[number + 1], spec.negative_prompt, guided)
+        return start.between(end, along)
+
+    def _encode(self, prompt: str, negative_prompt: str, guided: bool) -> Embedding:
+        """Return what the text encoders make of a prompt; remembered, so once per process and walk."""
+        with torch.inference_mode():
+            encoded = self.pipeline.encode_prompt(
+                prompt=prompt,
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+                negative_prompt=negative_prompt if guided else None,
+            )
+        match encoded:
+            case (positive, negative):
+                return Embedding(positive, negative)
+            case (positive, negative, pooled, negative_pooled):
+                return Embedding(positive, negative, pooled, negative_pooled)
+        raise ModelError(f"{type(self.pipeline).__name__} encodes prompts in a way that is not known here.")
+
+    def _noise(self, spec: WalkSpec) -> torch.Tensor:
+        """Return the fixed noise of a walk, shape (1, channels, height / 8, width / 8).
+
+        It is drawn on the CPU in float32, because a GPU's random numbers differ from model to model of GPU.
+        """
+        scale = self.pipeline.vae_scale_factor
+        channels = self.pipeline.unet.config.in_channels
+        noise = torch.randn(
+            (1, channels, spec.height // scale, spec.width // scale),
+            generator=torch.Generator("cpu").manual_seed(spec.seed),
+            dtype=torch.float32,
+        )
+        return noise.to(self.device, self.pipeline.unet.dtype)

@@ -1,0 +1,43 @@
+"""The Celery tasks, and what Celery tells a worker process about its life. No work is done here."""
+
+from typing import Any
+
+from celery import signals
+
+from momalisa import log, queue
+from momalisa.settings import settings
+from momalisa.tables import ChunkKind
+from worker import lease, work
+
+app = queue.app()
+logger = log.logger(__name__)
+
+
+@app.task(name=queue.task_name(ChunkKind.RENDER))
+def render() -> None:
+    """Take a permit to render: claim the best chunk and render it."""
+    lease.run(ChunkKind.RENDER, work.render)
+
+
+@app.task(name=queue.task_name(ChunkKind.ASSEMBLE))
+def assemble() -> None:
+    """Take a permit to assemble: claim a walk whose frames are all there and stitch them."""
+    lease.run(ChunkKind.ASSEMBLE, work.assemble)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    log.configure()
+
+
+@signals.worker_process_init.connect
+def _load_the_model(**_: Any) -> None:
+    """Load the model in the child that will use it, before it reports for work."""
+    if ChunkKind.RENDER in app.amqp.queues.consume_from:
+        work.renderer()
+        logger.info("renderer ready", model=settings().model_name)
+
+
+@signals.worker_shutting_down.connect
+def _stop_claiming(**_: Any) -> None:
+    lease.stop()

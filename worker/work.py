@@ -1,0 +1,127 @@
+"""What a worker does with a claimed chunk: render its frames, or assemble its walk."""
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from momalisa import chunks, storage
+from momalisa.chunks import Claim, ClaimedFrame, MadeArtifact
+from momalisa.settings import settings
+from momalisa.spec import slug
+from momalisa.tables import ArtifactKind, ChunkKind
+from worker import assembly
+from worker.assembly import Picture
+from worker.lease import Check, Record
+
+if TYPE_CHECKING:
+    from worker.renderer import Renderer
+
+TRANSFERS = 8
+"""Objects that are uploaded or downloaded at once."""
+
+FILES = {
+    ArtifactKind.GIF: ("gif", "image/gif"),
+    ArtifactKind.MP4: ("mp4", "video/mp4"),
+    ArtifactKind.POSTER: ("webp", "image/webp"),
+}
+"""The extension and the content type of each artifact."""
+
+
+@cache
+def renderer() -> "Renderer":
+    """Return the model of this process, loaded and warmed at the first call.
+
+    Torch is imported here and not above: an assembly worker has no use for it, and a process that is yet to fork
+    must not touch the GPU.
+    """
+    from worker.renderer import Renderer  # noqa: PLC0415
+
+    loaded = Renderer(
+        settings().model,
+        batch_size=settings().batch_size,
+        device=settings().device,
+        threads=settings().threads,
+    )
+    loaded.warm_up(settings().image_size)
+    return loaded
+
+
+def render(claim: Claim, check: Check) -> Record:
+    """Render the frames of a chunk, and upload those that are not recorded yet.
+
+    The whole batch is rendered even if a part of it is recorded: the company in a batch changes pixels a little,
+    and a walk that was interrupted shall look like one that was not.
+    """
+    warnings = renderer().warnings(claim.spec)
+    pictures = renderer().render(claim.spec, [frame.position for frame in claim.frames], check)
+
+    def upload(frame: ClaimedFrame, picture: Picture) -> tuple[float, storage.StoredObject] | None:
+        if frame.stored is not None:
+            return None
+        name = storage.frame_name(claim.walk_id, frame.position)
+        return frame.position, storage.put(name, assembly.encode_png(picture), "image/png")
+
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        stored = list(filter(None, pool.map(upload, claim.frames, pictures)))
+
+    def record(session: Session) -> ChunkKind | None:
+        last = chunks.frames_done(session, claim, stored)
+        chunks.warn(session, claim, warnings)
+        return ChunkKind.ASSEMBLE if last else None
+
+    return record
+
+
+def assemble(claim: Claim, check: Check) -> Record:
+    """Make and upload the artifacts of a walk whose frames are all there."""
+    with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
+        files = _download(claim.frames, Path(folder), check)
+
+        def frames() -> Iterator[Picture]:
+            for file in files:
+                check()
+                yield assembly.decode_png(file.read_bytes())
+
+        made = {kind: Path(folder) / f"walk.{extension}" for kind, (extension, _) in FILES.items()}
+        assembly.write_gif(made[ArtifactKind.GIF], frames, claim.spec.fps)
+        assembly.write_mp4(made[ArtifactKind.MP4], frames, claim.spec.fps)
+        middle = assembly.decode_png(files[len(files) // 2].read_bytes())
+        assembly.write_poster(made[ArtifactKind.POSTER], middle)
+        height, width = middle.shape[:2]
+        artifacts = [MadeArtifact(kind, _upload(claim, kind, path), width, height) for kind, path in made.items()]
+
+    def record(session: Session) -> None:
+        chunks.assembled(session, claim, artifacts)
+
+    return record
+
+
+def _download(frames: tuple[ClaimedFrame, ...], folder: Path, check: Check) -> list[Path]:
+    """Fetch the frames of a walk into a folder, and return the files in the order of the walk."""
+
+    def fetch(index: int, frame: ClaimedFrame) -> Path:
+        check()
+        if frame.stored is None:
+            raise ValueError(f"the frame at {frame.position} was never recorded")
+        path = folder / f"{index:03}.png"
+        path.write_bytes(storage.read(frame.stored))
+        return path
+
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        return list(pool.map(fetch, range(len(frames)), frames))
+
+
+def _upload(claim: Claim, kind: ArtifactKind, file: Path) -> storage.StoredObject:
+    """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
+    extension, content_type = FILES[kind]
+    return storage.put(
+        storage.artifact_name(claim.walk_id, file.name),
+        file.read_bytes(),
+        content_type,
+        download_as=f"{slug(claim.spec.prompts)}.{extension}" if kind != ArtifactKind.POSTER else None,
+    )
