@@ -1,0 +1,15 @@
+"""`python -m api` serves the API and the website."""
+
+import uvicorn
+
+from momalisa.settings import settings
+
+uvicorn.run(
+    "api.app:app",
+    host=settings().host,
+    port=settings().port,
+    log_config=None,
+    access_log=False,
+    server_header=False,
+    timeout_graceful_shutdown=10,
+)

@@ -1,0 +1,44 @@
+"""The FastAPI application: `uvicorn api.app:app`."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.staticfiles import StaticFiles
+
+from api import problems
+from api.routes import health, pages, walks
+from momalisa import __version__, log
+
+DESCRIPTION = """
+Name two artworks in words, and MoMALisa walks from one to the other in the latent space of Stable Diffusion.
+
+Submit a walk, poll it until `done`, and download its animation. Frames can be watched as they arrive.
+Errors are problem documents (RFC 9457, `application/problem+json`) that name the field and the limit.
+"""
+
+log.configure()
+
+app = FastAPI(title="MoMALisa", version=__version__, description=DESCRIPTION, redoc_url=None)
+problems.install(app)
+app.include_router(walks.router)
+app.include_router(health.router)
+app.include_router(pages.router)
+app.mount("/static", StaticFiles(directory=pages.FRONTEND / "static", check_dir=False), name="static")
+
+
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI document, with problem documents in place of FastAPI's own validation errors."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(problem.pop("$defs"))
+        schemas["Problem"] = problem
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+app.openapi = openapi  # type: ignore[method-assign]

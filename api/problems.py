@@ -1,0 +1,164 @@
+"""Errors as problem documents (RFC 9457), which name the field and the limit."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from momalisa.errors import MomalisaError
+from momalisa.log import logger
+
+log = logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str = Field(examples=["prompts[0]"])
+    message: str = Field(examples=["at most 300 characters, got 400"])
+
+
+class Problem(BaseModel):
+    """A problem document, as RFC 9457 defines it."""
+
+    type: str = Field(
+        description="A URI reference that names the kind of problem.", examples=["/problems/walk-not-found"]
+    )
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = Field([], description="The fields that are wrong, if that is the problem.")
+
+
+def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """Return what an operation's documentation says about its problems."""
+    return {
+        status.value: {
+            "description": status.phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Make an app answer every error with a problem document."""
+    app.add_exception_handler(MomalisaError, _momalisa_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _answer(
+    type_: str,
+    title: str,
+    status: HTTPStatus,
+    detail: str,
+    *,
+    errors: list[FieldError] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    problem = Problem(type=f"/problems/{type_}", title=title, status=status, detail=detail, errors=errors or [])
+    return JSONResponse(
+        problem.model_dump(mode="json", exclude_defaults=True),
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
+    )
+
+
+async def _momalisa_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    assert isinstance(error, MomalisaError)
+    unavailable = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("request failed", reason=str(error))
+    return _answer(
+        error.type,
+        error.title,
+        error.status,
+        str(error),
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if unavailable else None,
+    )
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        reason = found[0]["ctx"]["error"]
+        return _answer(
+            "invalid-json",
+            "The body is not JSON",
+            HTTPStatus.BAD_REQUEST,
+            f"The body of the request must be a JSON object: {reason} at character {found[0]['loc'][-1]}.",
+        )
+    errors = [FieldError(field=_field(item["loc"]), message=_message(item)) for item in found]
+    return _answer(
+        "invalid-request",
+        "The request is not valid",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "; ".join(f"{item.field}: {item.message}" for item in errors) + ".",
+        errors=errors,
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}."
+    return _answer(
+        status.phrase.lower().replace(" ", "-"), status.phrase, status, detail, headers=dict(error.headers or {})
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    return _answer(
+        MomalisaError.type,
+        MomalisaError.title,
+        MomalisaError.status,
+        "An error that we did not foresee. It is logged; please try again.",
+    )
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """Write a location such as ("body", "prompts", 0) the way people do: prompts[0]."""
+    _, *path = location
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return name.lstrip(".") or "body"
+
+
+_MESSAGES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field that is known here",
+    "string_too_long": "at most {max_length} characters, got {length}",
+    "string_too_short": "must not be empty",
+    "too_short": "at least {min_length} are needed, got {actual_length}",
+    "too_long": "at most {max_length} are allowed, got {actual_length}",
+    "greater_than_equal": "at least {ge}, got {got}",
+    "less_than_equal": "at most {le}, got {got}",
+    "multiple_of": "must be a multiple of {multiple_of}, got {got}",
+    "value_error": "{error}",
+    "uuid_parsing": "must be an id such as 123e4567-e89b-42d3-a456-426614174000, got {got!r}",
+    "list_type": "must be a list",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "model_attributes_type": "must be a JSON object",
+}
+"""What a field must be and what it was, in plain words, by pydantic's type of error."""
+
+
+def _message(item: dict[str, Any]) -> str:
+    got = item.get("input")
+    if template := _MESSAGES.get(item["type"]):
+        return template.format_map({**item.get("ctx", {}), "got": got, "length": len(str(got))})
+    message = str(item["msg"])
+    return message[0].lower() + message[1:]

@@ -1,0 +1,36 @@
+"""Whether the API is alive, and whether it can do its work."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from api import problems
+from momalisa.database import transaction
+
+router = APIRouter(tags=["Health"])
+
+
+class Health(BaseModel):
+    """All is well."""
+
+    status: str = "ok"
+
+
+@router.get("/healthz", summary="Is the process alive?")
+def healthz() -> Health:
+    """Answer as long as the process does."""
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    summary="Can walks be taken?",
+    responses=problems.responses(HTTPStatus.SERVICE_UNAVAILABLE),
+)
+def readyz() -> Health:
+    """Answer 200 while the database can be reached; the broker is not needed to take a walk."""
+    with transaction() as session:
+        session.execute(text("SELECT 1"))
+    return Health()

@@ -1,0 +1,233 @@
+"""What goes over the wire: requests with their limits, and answers."""
+
+import secrets
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from momalisa import storage
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import ArtifactKind, Walk, WalkStatus
+
+MAX_PROMPT = 300
+"""Characters."""
+
+MAX_SEED = 2**32 - 1
+
+
+def _readable(value: str) -> str:
+    """Refuse what nobody can read: control characters, lone surrogates, unassigned code points."""
+    for position, character in enumerate(value):
+        if unicodedata.category(character) in {"Cc", "Cs", "Cn"}:
+            raise ValueError(
+                f"control characters and unassigned code points are not allowed, "
+                f"got U+{ord(character):04X} at character {position + 1}"
+            )
+    return value
+
+
+Text = Annotated[str, AfterValidator(_readable)]
+Prompt = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
+
+
+class WalkRequest(BaseModel):
+    """A walk to be made."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}]},
+    )
+
+    prompts: list[Prompt] = Field(
+        min_length=2, max_length=10, description="The stops of the walk, in words; usually two."
+    )
+    frames: int = Field(24, ge=2, le=240, description="Frames in all; every stop has one.")
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Seed of the noise that every frame starts from; drawn if left out."
+    )
+    negative_prompt: Annotated[Text, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT)] = Field(
+        "", description="What the pictures shall not show."
+    )
+    steps: int | None = Field(None, ge=1, le=100, description="Denoising steps of each frame.")
+    guidance: float | None = Field(
+        None, ge=0, le=20, allow_inf_nan=False, description="How closely the pictures follow the words."
+    )
+    width: int | None = Field(
+        None, ge=64, le=2048, multiple_of=8, description="Width in pixels; the model's own size if left out."
+    )
+    height: int | None = Field(
+        None, ge=64, le=2048, multiple_of=8, description="Height in pixels; the model's own size if left out."
+    )
+    fps: int = Field(12, ge=1, le=50, description="Frames per second of the animation.")
+    public: bool = Field(True, description="Whether the walk is shown in the gallery.")
+
+    @field_validator("width", "height")
+    @classmethod
+    def _model_can_render(cls, value: int | None) -> int | None:
+        if value is not None and value > settings().max_size:
+            raise ValueError(f"{settings().model_name} renders at most {settings().max_size} pixels, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _a_frame_for_each_stop(self) -> Self:
+        if self.frames < len(self.prompts):
+            raise ValueError(
+                f"frames must be at least the number of prompts, {len(self.prompts)}, got {self.frames}"
+            )
+        return self
+
+    def spec(self) -> WalkSpec:
+        """Return the walk with every choice made."""
+        return WalkSpec(
+            prompts=tuple(self.prompts),
+            frames=self.frames,
+            seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
+            negative_prompt=self.negative_prompt,
+            steps=self.steps or settings().default_steps,
+            guidance=settings().default_guidance if self.guidance is None else self.guidance,
+            width=self.width or settings().image_size,
+            height=self.height or settings().image_size,
+            fps=self.fps,
+        )
+
+
+class WalkSettings(BaseModel):
+    """How the pictures are made."""
+
+    seed: int
+    negative_prompt: str
+    steps: int
+    guidance: float
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    fps: int
+
+
+class Progress(BaseModel):
+    """How far the walk has come."""
+
+    frames_done: int
+    frames_total: int
+
+
+class FrameView(BaseModel):
+    """A picture on the walk."""
+
+    index: int
+    position: float = Field(description="Where it lies: 0 at the first stop, 1 at the last.")
+    url: str | None = Field(description="Null until the frame is there.")
+
+
+class ArtifactView(BaseModel):
+    """A file to download."""
+
+    url: str
+    bytes: int
+    width: int
+    height: int
+
+
+class WalkError(BaseModel):
+    """Why the walk failed."""
+
+    code: str = Field(description="Stable, for programs.", examples=["render_failed"])
+    message: str = Field(description="A sentence, for people.")
+
+
+class Urls(BaseModel):
+    """Where else to look."""
+
+    self: str = Field(description="This walk in the API.")
+    web: str = Field(description="This walk on the website.")
+
+
+class WalkSummary(BaseModel):
+    """A walk, without its frames."""
+
+    id: UUID
+    status: WalkStatus
+    done: bool = Field(description="Whether the walk is in a final state: stop polling.")
+    prompts: list[str]
+    frames_total: int
+    settings: WalkSettings
+    model: str
+    public: bool
+    progress: Progress
+    artifacts: dict[ArtifactKind, ArtifactView] = Field(description="Empty until the walk has succeeded.")
+    warnings: list[str] = Field(description="What a visitor should know about this walk.")
+    error: WalkError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    urls: Urls
+
+
+class WalkView(WalkSummary):
+    """A walk with its frames."""
+
+    frames: list[FrameView] = Field(description="Every frame, in the order of the walk.")
+
+
+class WalkPage(BaseModel):
+    """Walks, newest first."""
+
+    walks: list[WalkSummary]
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
+
+
+def summary(walk: Walk, base_url: str) -> WalkSummary:
+    """Return what the API tells about a walk in a list; `base_url` ends without a slash."""
+    return WalkSummary(
+        id=walk.id,
+        status=walk.status,
+        done=walk.status.done,
+        prompts=list(walk.spec.prompts),
+        frames_total=walk.frames_total,
+        settings=WalkSettings.model_validate(walk.spec, from_attributes=True),
+        model=walk.model,
+        public=walk.public,
+        progress=Progress(frames_done=walk.frames_done, frames_total=walk.frames_total),
+        artifacts={
+            artifact.kind: ArtifactView(
+                url=storage.url(artifact.object),
+                bytes=artifact.bytes,
+                width=artifact.width,
+                height=artifact.height,
+            )
+            for artifact in walk.artifacts
+        },
+        warnings=walk.warnings,
+        error=WalkError(code=walk.error_code, message=walk.error_message or "") if walk.error_code else None,
+        created_at=walk.created_at,
+        started_at=walk.started_at,
+        finished_at=walk.finished_at,
+        urls=Urls(self=f"{base_url}/v1/walks/{walk.id}", web=f"{base_url}/walks/{walk.id}"),
+    )
+
+
+def view(walk: Walk, base_url: str) -> WalkView:
+    """Return all that the API tells about a walk; `base_url` ends without a slash."""
+    return WalkView(
+        **dict(summary(walk, base_url)),
+        frames=[
+            FrameView(
+                index=index,
+                position=frame.position,
+                url=None if frame.object is None else storage.url(frame.object),
+            )
+            for index, frame in enumerate(walk.frames)
+        ],
+    )
