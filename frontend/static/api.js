@@ -1,0 +1,56 @@
+/** An answer of the API that is no success. `status` is 0 when no answer came at all. */
+export class ApiError extends Error {
+  constructor(message, { status = 0, fields = [], retryAfter = null } = {}) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+    /** [{field, message}], named as in the request body. */
+    this.fields = fields;
+    /** Seconds, or null. */
+    this.retryAfter = retryAfter;
+  }
+
+  /** Whether the same request may succeed later. */
+  get passing() {
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+  }
+}
+
+/** Seconds from a Retry-After header, which holds seconds or a date; null when absent or unreadable. */
+export function retryAfterSeconds(header) {
+  if (!header) return null;
+  const seconds = /^\d+(\.\d+)?$/.test(header) ? Number(header) : (Date.parse(header) - Date.now()) / 1000;
+  return Number.isFinite(seconds) ? Math.max(0, seconds) : null;
+}
+
+/** Fetches JSON; returns {status, body, etag, retryAfter}, body null on 304. Throws ApiError, or AbortError. */
+export async function request(path, { method = "GET", json, etag, signal } = {}) {
+  const headers = { Accept: "application/json" };
+  if (json !== undefined) headers["Content-Type"] = "application/json";
+  if (etag) headers["If-None-Match"] = etag;
+  let response, body;
+  try {
+    response = await fetch(path, { method, headers, signal, body: json === undefined ? undefined : JSON.stringify(json) });
+    body = response.status === 304 ? null : await response.json().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return undefined;
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The museum does not answer. Check your connection, then try again.");
+  }
+  const retryAfter = retryAfterSeconds(response.headers.get("Retry-After"));
+  const { status } = response;
+  if (status === 304) return { status, body: null, etag, retryAfter };
+  if (response.ok && body) return { status, body, etag: response.headers.get("ETag"), retryAfter };
+  const message = body?.detail || body?.title || `The museum answered with an error (${status}).`;
+  throw new ApiError(message, { status, fields: Array.isArray(body?.errors) ? body.errors : [], retryAfter });
+}
+
+export const createWalk = (prompts, frames) => request("/v1/walks", { method: "POST", json: { prompts, frames } });
+
+/** `id` as it stands in an address, so already encoded. */
+export const readWalk = (id, options) => request(`/v1/walks/${id}`, options);
+
+export const listWalks = (cursor, limit = 12) =>
+  request(`/v1/walks?${new URLSearchParams(cursor ? { limit, cursor } : { limit })}`);
