@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from momalisa.errors import MomalisaError
+from momalisa.errors import InvalidFieldError, MomalisaError
 from momalisa.log import logger
 
 log = logger(__name__)
@@ -84,6 +84,9 @@ async def _momalisa_error(request: Request, error: Exception) -> JSONResponse:  
         error.title,
         error.status,
         str(error),
+        errors=[FieldError(field=error.field, message=error.message)]
+        if isinstance(error, InvalidFieldError)
+        else None,
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if unavailable else None,
     )
 

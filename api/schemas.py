@@ -3,7 +3,7 @@
 import secrets
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import (
@@ -12,8 +12,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from momalisa import storage
@@ -26,20 +26,26 @@ MAX_PROMPT = 300
 
 MAX_SEED = 2**32 - 1
 
+DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
+
 
 def _readable(value: str) -> str:
-    """Refuse what nobody can read: control characters, lone surrogates, unassigned code points."""
+    """Refuse what nobody can read: control characters, lone surrogates, unassigned code points.
+
+    Overrides of the writing direction are refused too, since they reach into the text around a prompt.
+    """
     for position, character in enumerate(value):
-        if unicodedata.category(character) in {"Cc", "Cs", "Cn"}:
+        if unicodedata.category(character) in {"Cc", "Cs", "Cn"} or character in DIRECTION_OVERRIDES:
             raise ValueError(
-                f"control characters and unassigned code points are not allowed, "
-                f"got U+{ord(character):04X} at character {position + 1}"
+                "control characters, overrides of the writing direction and unassigned code points are not "
+                f"allowed, got U+{ord(character):04X} at character {position + 1}"
             )
     return value
 
 
-Text = Annotated[str, AfterValidator(_readable)]
-Prompt = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
+Readable = AfterValidator(_readable)
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT), Readable]
+NegativePrompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT), Readable]
 
 
 class WalkRequest(BaseModel):
@@ -58,9 +64,7 @@ class WalkRequest(BaseModel):
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="Seed of the noise that every frame starts from; drawn if left out."
     )
-    negative_prompt: Annotated[Text, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT)] = Field(
-        "", description="What the pictures shall not show."
-    )
+    negative_prompt: NegativePrompt = Field("", description="What the pictures shall not show.")
     steps: int | None = Field(None, ge=1, le=100, description="Denoising steps of each frame.")
     guidance: float | None = Field(
         None, ge=0, le=20, allow_inf_nan=False, description="How closely the pictures follow the words."
@@ -81,13 +85,13 @@ class WalkRequest(BaseModel):
             raise ValueError(f"{settings().model_name} renders at most {settings().max_size} pixels, got {value}")
         return value
 
-    @model_validator(mode="after")
-    def _a_frame_for_each_stop(self) -> Self:
-        if self.frames < len(self.prompts):
-            raise ValueError(
-                f"frames must be at least the number of prompts, {len(self.prompts)}, got {self.frames}"
-            )
-        return self
+    @field_validator("frames")
+    @classmethod
+    def _every_stop_has_a_frame(cls, value: int, others: ValidationInfo) -> int:
+        stops = len(others.data.get("prompts", ()))
+        if value < stops:
+            raise ValueError(f"at least the number of prompts, {stops}, got {value}")
+        return value
 
     def spec(self) -> WalkSpec:
         """Return the walk with every choice made."""

@@ -12,7 +12,19 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, CursorResult, Interval, Result, and_, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Interval,
+    Result,
+    and_,
+    func,
+    insert,
+    literal,
+    not_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -130,7 +142,7 @@ def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
     for warning in warnings:
         session.execute(
             update(Walk)
-            .where(Walk.id == claim.walk_id, ~Walk.warnings.op("@>")(literal([warning], JSONB)))
+            .where(Walk.id == claim.walk_id, not_(Walk.warnings.contains([warning])))
             .values(warnings=Walk.warnings.op("||")(literal([warning], JSONB)), revision=Walk.revision + 1)
         )
 
@@ -282,11 +294,11 @@ def reconcile(session: Session) -> dict[ChunkKind, int] | None:
         )
     )
     due = session.execute(
-        select(Chunk.kind, func.count())
+        select(Chunk.kind, func.count().label("due"))
         .where(Chunk.status == ChunkStatus.QUEUED, Chunk.due_at <= func.now())
         .group_by(Chunk.kind)
     )
-    return dict(row.tuple() for row in due)
+    return {row.kind: row.due for row in due}
 
 
 _FAILURES = {

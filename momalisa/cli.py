@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from momalisa import __version__
 from momalisa.client import Client, Walk
 from momalisa.errors import MomalisaError
+from momalisa.settings import ROOT
 from momalisa.spec import slug
 
 app = typer.Typer(
@@ -47,13 +48,18 @@ def main(
 
 
 @app.command()
-def up(port: Port = 8000, workers: Workers = 2) -> None:
+def up(
+    port: Port = 8000,
+    workers: Workers = 2,
+    folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = ROOT / ".momalisa",
+) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     from momalisa import local  # noqa: PLC0415 - only this machine's own system needs its wheels
 
     with _errors_as_sentences():
         try:
-            with _signals_raised(), local.started(local.System(port=port, workers=workers), _tell) as system:
+            system = local.System(folder, port=port, workers=workers)
+            with _signals_raised(), local.started(system, _tell):
                 _tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
                 system.supervise(_tell)
         except _Stopped:
@@ -98,7 +104,7 @@ def migrate() -> None:
     from alembic.config import Config  # noqa: PLC0415
 
     from momalisa import storage  # noqa: PLC0415
-    from momalisa.settings import ROOT, settings  # noqa: PLC0415
+    from momalisa.settings import settings  # noqa: PLC0415
 
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
     if settings().bucket_endpoint:

@@ -19,12 +19,17 @@ class WalkNotFoundError(MomalisaError):
     title = "No such walk"
 
 
-class CursorError(MomalisaError):
-    """The cursor was not made by this server."""
+class InvalidFieldError(MomalisaError):
+    """A field of the request is not what it must be."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "invalid-request"
     title = "The request is not valid"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}.")
+        self.field = field
+        self.message = message
 
 
 class StoreUnavailableError(MomalisaError):

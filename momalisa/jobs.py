@@ -88,6 +88,18 @@ def get(session: Session, walk_id: UUID) -> Walk:
     return walk
 
 
+def revision(session: Session, walk_id: UUID) -> int:
+    """Return a number that grows with every change of a walk that a client can see.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    found = session.execute(select(Walk.revision).where(Walk.id == walk_id)).scalar_one_or_none()
+    if found is None:
+        raise WalkNotFoundError(f"There is no walk {walk_id}.")
+    return found
+
+
 def page(
     session: Session, *, limit: int, before: tuple[datetime, UUID] | None, status: WalkStatus | None
 ) -> Sequence[Walk]:

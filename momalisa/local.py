@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import psutil
@@ -72,7 +72,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                user=self.user,
+                **_as(self.user),
                 preexec_fn=self._die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
 
@@ -243,7 +243,7 @@ class System:
             made = subprocess.run(  # noqa: S603
                 [POSTGRES_BIN / "initdb", "-D", data, "-U", "momalisa", "-A", "trust", "-E", "UTF8", "--locale=C"],
                 cwd="/",
-                user=user,
+                **_as(user),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -387,6 +387,11 @@ def _postgres_user(data: Path) -> str | None:
     shutil.chown(data, POSTGRES_USER)
     data.chmod(0o700)
     return POSTGRES_USER
+
+
+def _as(user: str | None) -> dict[str, Any]:
+    """Return the arguments of `subprocess.Popen` that run a program as another user and in its group only."""
+    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def _clear_stale_pid(file: Path) -> None:

@@ -8,12 +8,12 @@ from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from api import problems, schemas
 from momalisa import jobs, queue
 from momalisa.database import transaction
-from momalisa.errors import CursorError
+from momalisa.errors import InvalidFieldError
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind, Walk, WalkStatus
 from momalisa.walk import chunks
@@ -64,16 +64,29 @@ def create_walk(body: schemas.WalkRequest, request: Request, response: Response)
 @router.get(
     "/{walk_id}",
     summary="Look at a walk",
-    responses=problems.responses(
-        HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
-    ),
+    response_model=schemas.WalkView,
+    responses={
+        HTTPStatus.NOT_MODIFIED.value: {"description": "Nothing has changed since the `ETag` that was given."},
+        **problems.responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+    },
 )
-def read_walk(walk_id: UUID, request: Request, response: Response) -> schemas.WalkView:
+def read_walk(
+    walk_id: UUID,
+    request: Request,
+    response: Response,
+    if_none_match: Annotated[str | None, Header(description="`ETag` of the last answer.")] = None,
+) -> schemas.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
     with transaction() as session:
-        answer = schemas.view(jobs.get(session, walk_id), _base_url(request))
-    if not answer.done:
-        response.headers["Retry-After"] = str(POLL_SECONDS)
+        headers = {"ETag": f'W/"{jobs.revision(session, walk_id)}"', "Retry-After": str(POLL_SECONDS)}
+        if if_none_match == headers["ETag"]:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        walk = jobs.get(session, walk_id)
+        answer = schemas.view(walk, _base_url(request))
+    headers["ETag"] = f'W/"{walk.revision}"'
+    if answer.done:
+        del headers["Retry-After"]
+    response.headers.update(headers)
     return answer
 
 
@@ -114,4 +127,4 @@ def _decode_cursor(cursor: str) -> tuple[datetime, UUID]:
             raise ValueError("a time without a zone")
         return before, UUID(walk_id)
     except (ValueError, TypeError, AttributeError, binascii.Error) as error:
-        raise CursorError("cursor: must be the `next_cursor` of another page.") from error
+        raise InvalidFieldError("cursor", "must be the `next_cursor` of another page") from error

@@ -1,0 +1,71 @@
+# Each target installs what it needs, from an empty clone on. PYTHON is 3.11 or newer.
+
+PYTHON ?= python3
+PORT ?= 8000
+WORKERS ?= 2
+FROM ?= a giraffe
+TO ?= a battleship
+FRAMES ?= 24
+SEED ?=
+OUT ?=
+
+BIN := .venv/bin
+export PORT WORKERS FROM TO FRAMES SEED OUT
+
+.PHONY: help walk up test check format unit integration e2e clean
+.DEFAULT_GOAL := help
+
+help: ## Show what can be made.
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -ts '	'
+
+walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= SEED= OUT=
+	@$(BIN)/momalisa walk "$$FROM" "$$TO" --frames "$$FRAMES" $${SEED:+--seed "$$SEED"} $${OUT:+--out "$$OUT"}
+
+up: .venv/run ## Run the whole system until Ctrl-C: PORT= WORKERS=
+	@$(BIN)/momalisa up
+
+test: check unit integration e2e ## Run every test.
+
+check: .venv/dev ## Lint, format, types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev ## Put the code into the house's format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: .venv/dev ## Test without services.
+	$(BIN)/pytest tests/unit
+
+integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
+	$(BIN)/pytest tests/integration
+
+e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
+	$(BIN)/pytest tests/e2e
+
+clean: ## Remove what was installed and made: all walks, too.
+	rm -rf .venv .momalisa
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "MoMALisa needs Python 3.11 or newer; name one, as in PYTHON=python3.12."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing MoMALisa into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	@touch $@
+
+.venv/dev: .venv/run
+	@echo "Installing the tools of developers into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+# Debian's Chromium where there is apt and we are root, else Playwright's own.
+.venv/browser: .venv/dev
+	@command -v chromium >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+		$(BIN)/playwright install chromium
+	@touch $@

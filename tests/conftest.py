@@ -1,0 +1,121 @@
+"""The real parts that tests talk to: PostgreSQL, Valkey, the bucket, workers, a browser."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from momalisa import database, local, queue, storage
+from momalisa.client import Client
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Base
+from worker.renderer import Renderer
+
+
+def forget() -> None:
+    """Forget what this process remembers of its settings and of what it made with them."""
+    if database.engine.cache_info().currsize:
+        database.engine().dispose()
+    for remembered in (settings, database.engine, queue.app, storage._bucket):
+        remembered.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("services"))
+    (system.folder / "logs").mkdir()
+    try:
+        system.start_services()
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture
+def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    """PostgreSQL, Valkey and a bucket without workers, empty, as this process's own settings."""
+    for name, value in _services.variables.items():
+        monkeypatch.setenv(name, value)
+    forget()
+    with transaction() as session:
+        session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+    queue.app().control.purge()
+    yield _services
+    forget()
+
+
+@pytest.fixture
+def api(services: System) -> Iterator[TestClient]:
+    """The API in this process, without workers behind it."""
+    from api.app import app  # noqa: PLC0415
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The whole system with two render workers, in processes of its own."""
+    with local.started(System(tmp_path_factory.mktemp("system"), port=local.free_port())) as running:
+        yield running
+
+
+def wait_for_workers(system: System) -> None:
+    """Wait until every render worker of a system has its model loaded and warmed."""
+    logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
+    deadline = time.monotonic() + 120
+    while not all('"renderer ready"' in log.read_text() for log in logs):
+        assert time.monotonic() < deadline, "the render workers do not get ready"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[Client]:
+    """A client of the whole system."""
+    with Client(system.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def renderer() -> Renderer:
+    """The embedded model."""
+    return Renderer(settings().model, batch_size=4)
+
+
+@pytest.fixture
+def spec() -> Callable[..., WalkSpec]:
+    """Make a spec that renders fast; name only what matters to the test."""
+
+    def make(**changes: Any) -> WalkSpec:
+        usual: dict[str, Any] = {
+            "prompts": ("a giraffe", "a battleship"),
+            "frames": 4,
+            "seed": 7,
+            "negative_prompt": "",
+            "steps": 3,
+            "guidance": 4.0,
+            "width": 128,
+            "height": 128,
+            "fps": 12,
+        }
+        return WalkSpec(**{**usual, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
+    """Start the system's Chromium, if there is one, in place of Playwright's own."""
+    chromium = Path("/usr/bin/chromium")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    arguments = [*quiet, "--no-sandbox"] if os.geteuid() == 0 else quiet
+    found = {"executable_path": str(chromium)} if chromium.exists() else {}
+    return {**browser_type_launch_args, **found, "args": arguments}

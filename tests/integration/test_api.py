@@ -1,0 +1,291 @@
+"""The REST API over real PostgreSQL, without workers behind it."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+
+from momalisa import chunks, queue
+from momalisa.database import transaction
+from momalisa.settings import settings
+from momalisa.storage import StoredObject
+from momalisa.tables import ChunkKind, Walk, WalkStatus
+from tests.conftest import forget
+
+ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
+
+
+def make(api: TestClient, **changes: Any) -> dict[str, Any]:
+    answer = api.post("/v1/walks", json={**ORDER, **changes})
+    assert answer.status_code == 202, answer.text
+    walk: dict[str, Any] = answer.json()
+    return walk
+
+
+def render_a_chunk() -> None:
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER)
+        assert claim
+        stored = [
+            (frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA==")) for frame in claim.frames
+        ]
+        chunks.frames_done(session, claim, stored)
+
+
+def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
+    answer = api.post("/v1/walks", json=ORDER)
+    walk = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == walk["urls"]["self"] == f"http://testserver/v1/walks/{walk['id']}"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert walk["urls"]["web"] == f"http://testserver/walks/{walk['id']}"
+    assert (walk["status"], walk["done"], walk["prompts"]) == ("queued", False, ORDER["prompts"])
+    assert walk["settings"] == {
+        "seed": 7,
+        "negative_prompt": "",
+        "steps": 20,
+        "guidance": 4.0,
+        "width": 128,
+        "height": 128,
+        "fps": 12,
+    }
+    assert (walk["frames_total"], walk["model"], walk["public"]) == (16, "momalisa-mini", True)
+    assert walk["progress"] == {"frames_done": 0, "frames_total": 16}
+    assert [frame["index"] for frame in walk["frames"]] == list(range(16))
+    assert [frame["position"] for frame in walk["frames"]] == pytest.approx([index / 15 for index in range(16)])
+    assert {frame["url"] for frame in walk["frames"]} == {None}
+    assert (walk["artifacts"], walk["error"], walk["warnings"]) == ({}, None, [])
+    assert (walk["started_at"], walk["finished_at"]) == (None, None)
+    assert api.get(f"/v1/walks/{walk['id']}").json() == walk
+    assert queue.waiting(ChunkKind.RENDER) == 2
+
+
+def test_every_option_is_kept(api: TestClient) -> None:
+    options = {
+        "negative_prompt": "red",
+        "steps": 5,
+        "guidance": 0,
+        "width": 64,
+        "height": 256,
+        "fps": 50,
+        "seed": 0,
+    }
+    walk = make(api, **options, public=False)
+    assert walk["settings"] == options
+    assert walk["public"] is False
+
+
+def test_without_a_seed_one_is_drawn_and_told(api: TestClient) -> None:
+    seeds = {make(api, seed=None)["settings"]["seed"] for _ in range(5)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_blanks_around_a_prompt_do_not_count(api: TestClient) -> None:
+    assert make(api, prompts=["  a cat ", "b" * 300 + "   "])["prompts"] == ["a cat", "b" * 300]
+
+
+@pytest.mark.parametrize("prompts", [["モナ・リザ", "叫び"], ["قطة", "قلعة"], ["a 🦒", "b 👩‍🚀"], ["é", "é"]])
+def test_prompts_may_be_in_any_language(api: TestClient, prompts: list[str]) -> None:
+    assert make(api, prompts=prompts)["prompts"] == prompts
+
+
+def test_frames_show_up_as_they_are_rendered(api: TestClient) -> None:
+    walk = make(api)
+    render_a_chunk()
+    seen = api.get(f"/v1/walks/{walk['id']}").json()
+    assert (seen["status"], seen["progress"]["frames_done"]) == ("running", 8)
+    there = [frame["index"] for frame in seen["frames"] if frame["url"]]
+    assert there == [0, 2, 4, 6, 9, 11, 13, 15]
+    assert seen["frames"][0]["url"] == f"{settings().bucket_endpoint}/momalisa/w/0.0.png"
+
+
+def test_nothing_is_sent_again_while_nothing_changes(api: TestClient) -> None:
+    url = f"/v1/walks/{make(api)['id']}"
+    etag = api.get(url).headers["etag"]
+    unchanged = api.get(url, headers={"If-None-Match": etag})
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
+    assert unchanged.headers["retry-after"] == "1"
+    render_a_chunk()
+    assert api.get(url, headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_a_failed_walk_says_why(api: TestClient) -> None:
+    walk = make(api)
+    with transaction() as session:
+        session.execute(
+            update(Walk).values(status=WalkStatus.FAILED, error_code="render_failed", error_message="It broke.")
+        )
+    seen = api.get(f"/v1/walks/{walk['id']}")
+    assert (seen.json()["done"], seen.json()["error"]) == (True, {"code": "render_failed", "message": "It broke."})
+    assert "retry-after" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"prompts": []}, "prompts", "at least 2"),
+        ({"prompts": ["a cat"]}, "prompts", "at least 2 are needed, got 1"),
+        ({"prompts": ["a"] * 11}, "prompts", "at most 10"),
+        ({"prompts": None}, "prompts", "must be a list"),
+        ({"prompts": ["a", ""]}, "prompts[1]", "must not be empty"),
+        ({"prompts": ["a", "  "]}, "prompts[1]", "must not be empty"),
+        ({"prompts": ["a" * 400, "b"]}, "prompts[0]", "at most 300 characters, got 400"),
+        ({"prompts": ["a\x07b", "b"]}, "prompts[0]", "U+0007 at character 2"),
+        ({"prompts": ["a", "b\x00"]}, "prompts[1]", "U+0000 at character 2"),
+        ({"prompts": ["a\u202eb", "b"]}, "prompts[0]", "U+202E at character 2"),
+        ({"prompts": ["a", 5]}, "prompts[1]", "must be a string"),
+        ({"frames": 1}, "frames", "at least 2, got 1"),
+        ({"frames": 241}, "frames", "at most 240, got 241"),
+        ({"frames": "16"}, "frames", "must be a whole number"),
+        ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "at least the number of prompts, 3, got 2"),
+        ({"seed": -1}, "seed", "at least 0, got -1"),
+        ({"seed": 2**32}, "seed", "at most 4294967295"),
+        ({"width": 100}, "width", "multiple of 8, got 100"),
+        ({"width": 512}, "width", "momalisa-mini renders at most 256 pixels, got 512"),
+        ({"height": 8}, "height", "at least 64"),
+        ({"steps": 0}, "steps", "at least 1"),
+        ({"steps": 101}, "steps", "at most 100"),
+        ({"guidance": 21}, "guidance", "at most 20"),
+        ({"fps": 0}, "fps", "at least 1"),
+        ({"fps": 51}, "fps", "at most 50"),
+        ({"negative_prompt": "x" * 301}, "negative_prompt", "at most 300"),
+        ({"public": "yes"}, "public", "true or false"),
+        ({"colour": "red"}, "colour", "not a field"),
+    ],
+)
+def test_bad_input_is_refused_by_field_and_limit(
+    api: TestClient, changes: dict[str, Any], field: str, words: str
+) -> None:
+    answer = api.post("/v1/walks", json={**ORDER, **changes})
+    problem = answer.json()
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert (problem["status"], problem["type"]) == (422, "/problems/invalid-request")
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert words in problem["errors"][0]["message"]
+    assert field in problem["detail"]
+    assert api.get("/v1/walks").json()["walks"] == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"prompts=a", b"\xff\xfe", b'{"prompts": ["\\ud800", "b"]}', b"[]", b"7"]
+)
+def test_a_body_that_is_no_order_gets_a_problem(api: TestClient, body: bytes) -> None:
+    answer = api.post("/v1/walks", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"]
+
+
+def test_a_body_that_is_not_json_is_told_where_it_breaks(api: TestClient) -> None:
+    answer = api.post("/v1/walks", content=b'{"prompts": oops}', headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-json")
+    assert "character 12" in answer.json()["detail"]
+
+
+def test_an_unknown_walk_is_told_from_what_is_no_id(api: TestClient) -> None:
+    unknown = uuid4()
+    missing, malformed = api.get(f"/v1/walks/{unknown}"), api.get("/v1/walks/7")
+    assert (missing.status_code, missing.json()["type"]) == (404, "/problems/walk-not-found")
+    assert str(unknown) in missing.json()["detail"]
+    assert (malformed.status_code, malformed.json()["errors"][0]["field"]) == (422, "walk_id")
+    assert "must be an id such as" in malformed.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("DELETE", "/v1/walks", 405)])
+def test_other_errors_are_problems_too(api: TestClient, method: str, path: str, status: int) -> None:
+    answer = api.request(method, path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert path in answer.json()["detail"]
+
+
+def test_the_gallery_lists_public_walks_newest_first_page_by_page(api: TestClient) -> None:
+    ids = [make(api, seed=seed)["id"] for seed in range(5)]
+    make(api, public=False)
+    first = api.get("/v1/walks?limit=2").json()
+    made_meanwhile = make(api)["id"]
+    second = api.get("/v1/walks", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    third = api.get("/v1/walks", params={"limit": 2, "cursor": second["next_cursor"]}).json()
+    pages = [[walk["id"] for walk in page["walks"]] for page in (first, second, third)]
+    assert pages == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
+    assert third["next_cursor"] is None
+    assert "frames" not in first["walks"][0]
+    assert api.get("/v1/walks?limit=1").json()["walks"][0]["id"] == made_meanwhile
+
+
+def test_the_gallery_can_be_narrowed_to_a_state(api: TestClient) -> None:
+    make(api)
+    assert api.get("/v1/walks?status=succeeded").json()["walks"] == []
+    assert len(api.get("/v1/walks?status=queued").json()["walks"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=x", "limit"),
+        ("cursor=x", "cursor"),
+        ("cursor=WzEsMl0", "cursor"),
+        ("cursor=%00", "cursor"),
+        ("status=lost", "status"),
+    ],
+)
+def test_a_bad_page_is_refused_by_field(api: TestClient, query: str, field: str) -> None:
+    answer = api.get(f"/v1/walks?{query}")
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+def test_a_walk_is_taken_while_the_broker_is_down(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
+    settings.cache_clear()
+    queue.app.cache_clear()
+    assert make(api)["status"] == "queued"
+
+
+def test_while_the_database_is_down_clients_are_told_to_come_back(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://momalisa@127.0.0.1:1/none")
+    forget()
+    for answer in (api.post("/v1/walks", json=ORDER), api.get("/v1/walks"), api.get("/readyz")):
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+    assert api.get("/healthz").status_code == 200
+
+
+def test_the_api_says_that_it_is_well(api: TestClient) -> None:
+    assert (api.get("/healthz").json(), api.get("/readyz").json()) == ({"status": "ok"}, {"status": "ok"})
+
+
+def test_an_unforeseen_error_tells_no_secrets(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("momalisa.jobs.create", lambda *_, **__: 1 / 0)
+    answer = api.post("/v1/walks", json=ORDER)
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "division" not in answer.text
+
+
+def test_the_documentation_names_the_problems_of_every_operation(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    assert "/v1/walks/{walk_id}" in document["paths"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert operation["summary"]
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    assert list(response["content"]) == ["application/problem+json"]
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert api.get("/docs").status_code == 200
+
+
+def test_the_pages_of_the_website_are_served_under_a_strict_policy(api: TestClient) -> None:
+    for path in ("/", f"/walks/{uuid4()}"):
+        page = api.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "unsafe" not in page.headers["content-security-policy"]
+        assert f"img-src 'self' {settings().bucket_endpoint};" in page.headers["content-security-policy"]
+    assert api.get("/static/app.js").status_code == 200
+    assert api.get("/favicon.ico").status_code == 200

@@ -1,0 +1,284 @@
+"""The life of chunks in PostgreSQL: who gets which, and what holds when workers die, wake up or fail."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, update
+
+from momalisa import chunks, jobs
+from momalisa.chunks import Claim, MadeArtifact
+from momalisa.database import transaction
+from momalisa.errors import LeaseLostError
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
+from momalisa.tables import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+
+pytestmark = pytest.mark.usefixtures("services")
+
+MakeSpec = Callable[..., WalkSpec]
+
+
+@pytest.fixture
+def make(spec: MakeSpec) -> Callable[..., UUID]:
+    def make_walk(frames: int = 20, owner: str = "ann") -> UUID:
+        with transaction() as session:
+            return jobs.create(session, spec(frames=frames), public=True, owner=owner).id
+
+    return make_walk
+
+
+def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
+    with transaction() as session:
+        found = chunks.claim(session, kind)
+    assert found is not None
+    return found
+
+
+def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
+    with transaction() as session:
+        return chunks.claim(session, kind) is None
+
+
+def finish(claimed: Claim) -> bool:
+    stored = [(frame.position, StoredObject(f"f{frame.position}", 1, "AAAAAA==")) for frame in claimed.frames]
+    with transaction() as session:
+        return chunks.frames_done(session, claimed, stored)
+
+
+def run_out(claimed: Claim) -> None:
+    """Let a lease run out, as if its worker had been silent for long."""
+    with transaction() as session:
+        session.execute(
+            update(Chunk)
+            .where(Chunk.walk_id == claimed.walk_id, Chunk.number == claimed.number)
+            .values(lease_expires_at=func.now() - timedelta(seconds=1))
+        )
+
+
+def make_due() -> None:
+    with transaction() as session:
+        session.execute(update(Chunk).values(due_at=func.now() - timedelta(seconds=1)))
+
+
+def reconcile() -> dict[ChunkKind, int] | None:
+    with transaction() as session:
+        return chunks.reconcile(session)
+
+
+def walk(walk_id: UUID) -> Walk:
+    with transaction() as session:
+        return jobs.get(session, walk_id)
+
+
+def chunk(claimed: Claim) -> Chunk:
+    with transaction() as session:
+        return session.get_one(Chunk, (claimed.walk_id, claimed.number))
+
+
+def artifact(kind: ArtifactKind) -> MadeArtifact:
+    return MadeArtifact(kind, StoredObject(kind.value, 1, "AAAAAA=="), 128, 128)
+
+
+def test_a_walk_goes_from_queued_to_succeeded(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=20)
+    assert walk(walk_id).status == WalkStatus.QUEUED
+    first = claim()
+    assert (walk(walk_id).status, walk(walk_id).frames_done) == (WalkStatus.RUNNING, 0)
+    assert not finish(first)
+    assert walk(walk_id).frames_done == 8
+    assert not finish(claim())
+    assert finish(claim())
+    assert (walk(walk_id).status, walk(walk_id).frames_done) == (WalkStatus.ASSEMBLING, 20)
+    assembly = claim(ChunkKind.ASSEMBLE)
+    assert [frame.stored is not None for frame in assembly.frames] == [True] * 20
+    with transaction() as session:
+        chunks.assembled(session, assembly, [artifact(kind) for kind in ArtifactKind])
+    done = walk(walk_id)
+    assert (done.status, len(done.artifacts)) == (WalkStatus.SUCCEEDED, 3)
+    assert done.created_at <= (done.started_at or 0) <= (done.finished_at or 0)  # type: ignore[operator]
+    assert nothing_to_claim()
+    assert nothing_to_claim(ChunkKind.ASSEMBLE)
+
+
+def test_the_revision_grows_with_every_change_that_a_client_can_see(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    seen = [walk(walk_id).revision]
+    claimed = claim()
+    seen.append(walk(walk_id).revision)
+    finish(claimed)
+    seen.append(walk(walk_id).revision)
+    with transaction() as session:
+        chunks.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
+    seen.append(walk(walk_id).revision)
+    assert seen == sorted(set(seen))
+
+
+def test_first_chunks_come_before_later_ones(make: Callable[..., UUID]) -> None:
+    first, second = make(), make()
+    assert [(claim().walk_id, claim().number) for _ in range(1)] == [(first, 0)]
+    assert {claim().walk_id for _ in range(4)} == {first, second}
+
+
+def test_owners_take_turns(make: Callable[..., UUID]) -> None:
+    for _ in range(5):
+        make(frames=40, owner="ann")
+    small = make(frames=16, owner="bob")
+    order = [claim() for _ in range(27)]
+    firsts = [claimed.walk_id for claimed in order if claimed.number == 0]
+    assert firsts.index(small) <= 1
+    later = [claimed.walk_id for claimed in order if claimed.number > 0]
+    assert later.index(small) <= 1
+
+
+def test_an_owner_who_comes_late_does_not_wait_for_the_past(make: Callable[..., UUID]) -> None:
+    for _ in range(3):
+        make(frames=40, owner="ann")
+    for _ in range(8):
+        finish(claim())
+    late = make(frames=16, owner="bob")
+    assert late in {claim().walk_id for _ in range(3)}
+
+
+def test_many_claims_at_once_never_share_a_chunk(make: Callable[..., UUID]) -> None:
+    for _ in range(4):
+        make(frames=40)
+
+    def claim_one(_: int) -> tuple[UUID, int]:
+        claimed = claim()
+        return claimed.walk_id, claimed.number
+
+    with ThreadPoolExecutor(10) as pool:
+        got = list(pool.map(claim_one, range(20)))
+    assert len(set(got)) == 20
+    assert nothing_to_claim()
+
+
+def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refused(
+    make: Callable[..., UUID],
+) -> None:
+    make(frames=8)
+    zombie = claim()
+    run_out(zombie)
+    assert reconcile() == {ChunkKind.RENDER: 1}
+    fresh = claim()
+    assert (fresh.number, fresh.attempt) == (zombie.number, 2)
+    with pytest.raises(LeaseLostError), transaction() as session:
+        chunks.heartbeat(session, zombie)
+    with pytest.raises(LeaseLostError):
+        finish(zombie)
+    assert finish(fresh)
+    with pytest.raises(LeaseLostError):
+        finish(fresh)
+    assert walk(fresh.walk_id).frames_done == 8
+
+
+def test_a_heartbeat_keeps_the_lease(make: Callable[..., UUID]) -> None:
+    make(frames=8)
+    claimed = claim()
+    run_out(claimed)
+    with transaction() as session:
+        chunks.heartbeat(session, claimed)
+    assert reconcile() == {}
+    assert finish(claimed)
+
+
+def test_a_chunk_that_is_given_back_loses_no_attempt(make: Callable[..., UUID]) -> None:
+    make(frames=8)
+    for _ in range(settings().max_attempts + 1):
+        claimed = claim()
+        assert claimed.attempt == 1
+        with transaction() as session:
+            chunks.give_back(session, claimed)
+    assert reconcile() == {ChunkKind.RENDER: 1}
+
+
+def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[..., UUID]) -> None:
+    bad = make(frames=20)
+    claimed = claim()
+    good = make(frames=20)
+    for attempt in range(1, settings().max_attempts + 1):
+        assert (claimed.walk_id, claimed.number, claimed.attempt) == (bad, 0, attempt)
+        with transaction() as session:
+            again = chunks.attempt_failed(session, claimed, "the model said no")
+        assert again == (attempt < settings().max_attempts)
+        if again:
+            assert chunk(claimed).due_at > chunk(claimed).created_at
+            make_due()
+            claimed = claim()
+    failed = walk(bad)
+    assert (failed.status, failed.error_code) == (WalkStatus.FAILED, "render_failed")
+    assert "5 times: the model said no" in (failed.error_message or "")
+    assert walk(good).status == WalkStatus.QUEUED
+    assert {claim().walk_id for _ in range(3)} == {good}
+    assert nothing_to_claim()
+
+
+def test_a_worker_that_vanishes_every_time_fails_the_walk(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    for _ in range(settings().max_attempts):
+        run_out(claim())
+        reconcile()
+    assert (walk(walk_id).status, walk(walk_id).error_code) == (WalkStatus.FAILED, "render_failed")
+    assert nothing_to_claim()
+
+
+def test_a_worker_whose_walk_failed_meanwhile_is_refused(make: Callable[..., UUID]) -> None:
+    make(frames=20)
+    bad, other = claim(), claim()
+    for _ in range(settings().max_attempts - 1):
+        with transaction() as session:
+            chunks.attempt_failed(session, bad, "no")
+        make_due()
+        bad = claim()
+    with transaction() as session:
+        chunks.attempt_failed(session, bad, "no")
+    with pytest.raises(LeaseLostError):
+        finish(other)
+    assert walk(other.walk_id).frames_done == 0
+
+
+def test_a_chunk_that_failed_waits_before_it_is_due_again(make: Callable[..., UUID]) -> None:
+    make(frames=8)
+    with transaction() as session:
+        chunks.attempt_failed(session, claim(), "no")
+    assert nothing_to_claim()
+    make_due()
+    assert claim().attempt == 2
+
+
+def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    claimed = claim()
+    stored = [(frame.position, StoredObject("x", 1, "AAAAAA==")) for frame in claimed.frames]
+    with transaction() as session:
+        assert chunks.frames_done(session, claimed, [*stored, *stored])
+    assert walk(walk_id).frames_done == 8
+
+
+def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    claimed = claim()
+    for _ in range(2):
+        with transaction() as session:
+            chunks.warn(session, claimed, ["too long", "too “odd”"])
+    assert walk(walk_id).warnings == ["too long", "too “odd”"]
+
+
+def test_two_reconcilers_do_not_work_at_once(make: Callable[..., UUID]) -> None:
+    make(frames=8)
+    with transaction() as one, transaction() as other:
+        assert chunks.reconcile(one) == {ChunkKind.RENDER: 1}
+        assert chunks.reconcile(other) is None
+
+
+def test_nothing_stays_leased_when_all_is_done(make: Callable[..., UUID]) -> None:
+    make(frames=20)
+    while not finish(claim()):
+        pass
+    with transaction() as session:
+        leased = select(func.count()).where(Chunk.status == ChunkStatus.LEASED)
+        assert session.scalar(leased) == 0

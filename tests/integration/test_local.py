@@ -1,0 +1,111 @@
+"""The whole system on one machine: it starts, keeps what it made, and leaves nothing behind."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from momalisa import local
+from momalisa.client import Client
+from momalisa.errors import LocalSystemError
+from momalisa.local import System
+from momalisa.settings import ROOT
+
+
+@contextmanager
+def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """Run `momalisa up` until it is ready; it is killed if the block has not stopped it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "momalisa", "up", "--port", str(port), "--folder", str(folder), "--workers", "1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("MoMALisa is at"):
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: Path) -> None:
+    port = local.free_port()
+    url = f"http://127.0.0.1:{port}"
+    with up(tmp_path, port) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 8  # PostgreSQL, Valkey, bucket, API, two workers, reconciler
+        with Client(url) as client:
+            walk = client.submit(["a cat", "a castle"], frames=2, steps=1)
+            *_, done = client.watch(walk)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        psutil.wait_procs(children, timeout=5)
+        assert [child for child in children if child.is_running()] == []
+    with up(tmp_path, port) as process, Client(url) as client:
+        again = client.get(walk["id"])
+        assert again["status"] == done["status"] == "succeeded"
+        assert len(client.download(again["artifacts"]["gif"]["url"])) == done["artifacts"]["gif"]["bytes"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_when_it_is_killed_its_children_die_and_the_next_start_works(tmp_path: Path) -> None:
+    port = local.free_port()
+    with up(tmp_path, port) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert alive == []
+    with up(tmp_path, port) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalSystemError, match=rf"Port {port} is taken .* PORT={port + 1}"):
+            System(tmp_path, port=port).start()
+    assert local.running(tmp_path) is None
+
+
+def test_a_folder_in_use_gets_one_clear_sentence(system: System) -> None:
+    assert local.running(system.folder) == system.url
+    with pytest.raises(LocalSystemError, match=f"already runs in .*, at {system.url}"):
+        System(system.folder, port=local.free_port()).start()
+    assert local.running(system.folder) == system.url
+
+
+def test_a_part_that_ends_by_itself_is_started_again(system: System) -> None:
+    told: list[str] = []
+    child = system.children["reconciler"]
+    assert child.process
+    before = child.process.pid
+    child.process.kill()
+    child.process.wait()
+    system.supervise(told.append, once=True)
+    assert told == ["reconciler ended (exit code -9) and is started again."]
+    assert child.process.pid != before
+    assert child.ended() is None
+
+
+def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "PG_VERSION").write_text("9.6\n")
+    with pytest.raises(LocalSystemError, match="postgres does not start"):
+        System(tmp_path, port=local.free_port()).start()
+    assert local.running(tmp_path) is None

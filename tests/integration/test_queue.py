@@ -1,0 +1,80 @@
+import pytest
+import redis
+
+from momalisa import chunks, jobs, queue, reconciler
+from momalisa.database import transaction
+from momalisa.local import System, free_port
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import ChunkKind
+from tests.conftest import forget
+
+
+def test_permits_wait_in_the_queue_of_their_kind(services: System) -> None:
+    queue.publish(ChunkKind.RENDER, 3)
+    queue.publish(ChunkKind.ASSEMBLE)
+    assert (queue.waiting(ChunkKind.RENDER), queue.waiting(ChunkKind.ASSEMBLE)) == (3, 1)
+
+
+def test_a_broker_that_forgot_everything_has_an_empty_queue(services: System) -> None:
+    queue.publish(ChunkKind.RENDER)
+    redis.Redis.from_url(settings().broker_url).flushall()
+    assert queue.waiting(ChunkKind.RENDER) == 0
+    queue.publish(ChunkKind.RENDER)
+    assert queue.waiting(ChunkKind.RENDER) == 1
+
+
+def test_a_broker_that_is_down_loses_nothing_but_time(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    forget()
+    queue.publish(ChunkKind.RENDER)
+    with pytest.raises(queue.BROKER_ERRORS):
+        queue.waiting(ChunkKind.RENDER)
+
+
+@pytest.fixture
+def twenty_chunks(services: System) -> None:
+    with transaction() as session:
+        for _ in range(4):
+            spec = WalkSpec(
+                prompts=("a", "b"),
+                frames=40,
+                seed=1,
+                negative_prompt="",
+                steps=1,
+                guidance=1,
+                width=128,
+                height=128,
+                fps=12,
+            )
+            jobs.create(session, spec, public=True, owner="ann")
+
+
+@pytest.mark.usefixtures("twenty_chunks")
+def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
+    queue.publish(ChunkKind.RENDER, 5)
+    reconciler.reconcile()
+    assert queue.waiting(ChunkKind.RENDER) == 20
+    reconciler.reconcile()
+    assert queue.waiting(ChunkKind.RENDER) == 20
+    with transaction() as session:
+        chunks.claim(session, ChunkKind.RENDER)
+    reconciler.reconcile()
+    assert queue.waiting(ChunkKind.RENDER) == 20  # one too many, which does no harm
+
+
+@pytest.mark.usefixtures("twenty_chunks")
+def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_PERMITS", "7")
+    settings.cache_clear()
+    queue.publish(ChunkKind.RENDER, 100)
+    reconciler.reconcile()
+    assert queue.waiting(ChunkKind.RENDER) == 7
+
+
+@pytest.mark.usefixtures("twenty_chunks")
+def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    queue.app.cache_clear()
+    settings.cache_clear()
+    reconciler.reconcile()

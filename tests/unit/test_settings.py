@@ -1,0 +1,38 @@
+import pytest
+from pydantic import ValidationError
+
+from momalisa.settings import EMBEDDED_MODEL, Settings, environment
+
+
+def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().model == EMBEDDED_MODEL
+    assert (Settings().image_size, Settings().max_size, Settings().default_guidance) == (128, 256, 4.0)
+    assert Settings().model_name == "momalisa-mini"
+
+
+def test_another_model_needs_its_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    assert (Settings().image_size, Settings().max_size, Settings().default_guidance) == (512, 1024, 7.5)
+    assert Settings().model_name == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "")
+    assert Settings().batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("BATCH_SIZE", "0"), ("IMAGE_SIZE", "100"), ("PORT", "70000"), ("MAX_SIZE", "64")]
+)
+def test_a_setting_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=f"(?i){name}"):
+        Settings()
+
+
+def test_a_child_gets_this_environment_with_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "1")
+    monkeypatch.setenv("REMOVED", "1")
+    child = environment(ADDED="2", REMOVED=None)
+    assert (child["KEPT"], child["ADDED"]) == ("1", "2")
+    assert "REMOVED" not in child

@@ -1,0 +1,62 @@
+"""The rules of the house that a reader relies on."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from momalisa.settings import ROOT
+
+SOURCES = sorted(path for folder in ("momalisa", "api", "worker") for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("momalisa", {"fastapi", "starlette", "torch", "diffusers", "api", "worker"}),
+        ("api", {"torch", "diffusers", "worker"}),
+        ("worker", {"fastapi", "starlette", "api"}),
+    ],
+)
+def test_imports_point_inward(folder: str, forbidden: set[str]) -> None:
+    found = {
+        (path.name, name)
+        for path in (ROOT / folder).rglob("*.py")
+        for name in imports(path)
+        if name.split(".")[0] in forbidden
+    }
+    assert not found
+
+
+def test_only_the_renderer_knows_torch() -> None:
+    users = {
+        path.name for path in SOURCES for name in imports(path) if name.split(".")[0] in {"torch", "diffusers"}
+    }
+    assert users == {"renderer.py"}
+
+
+@pytest.mark.parametrize("module", ["api.app", "worker.tasks"])
+def test_importing_the_api_or_the_tasks_leaves_torch_out(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = {
+        path.name
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "getenvb"}
+    }
+    assert readers == {"settings.py"}
