@@ -14,10 +14,12 @@ from api import problems, schemas
 from momalisa import jobs, queue
 from momalisa.database import transaction
 from momalisa.errors import InvalidFieldError
+from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind, Walk, WalkStatus
 from momalisa.walk import chunks
 
+log = logger(__name__)
 router = APIRouter(prefix="/v1/walks", tags=["Walks"])
 
 POLL_SECONDS = 1
@@ -55,6 +57,7 @@ def create_walk(body: schemas.WalkRequest, request: Request, response: Response)
     with transaction() as session:
         walk = jobs.create(session, body.spec(), public=body.public, owner=_owner(request))
         answer = schemas.view(jobs.get(session, walk.id), _base_url(request))
+    log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
     queue.publish(ChunkKind.RENDER, len(chunks(walk.frames_total, settings().batch_size)))
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = str(POLL_SECONDS)
