@@ -81,8 +81,8 @@ class MadeArtifact:
     height: int
 
 
-def claim(session: Session, kind: ChunkKind) -> Claim | None:
-    """Lease the best chunk that is due, or return None if there is none.
+def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
+    """Lease the best chunk that is due to a worker, or return None if there is none.
 
     First chunks of waiting walks come before later ones, so that everyone soon sees something; then it goes by
     turns between owners; then oldest first.
@@ -103,6 +103,7 @@ def claim(session: Session, kind: ChunkKind) -> Claim | None:
         .values(
             status=ChunkStatus.LEASED,
             lease_token=token,
+            worker=worker,
             lease_expires_at=_from_now(settings().lease_seconds),
             attempts=Chunk.attempts + 1,
         )
@@ -167,17 +168,13 @@ def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, St
         new += _rows(recorded)
     missing = session.execute(
         update(Walk)
-        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.RUNNING)
+        .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
         .values(frames_done=Walk.frames_done + new, revision=Walk.revision + 1)
         .returning(Walk.frames_total - Walk.frames_done)
     ).scalar_one()
     if missing:
         return False
-    session.execute(
-        update(Walk)
-        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.RUNNING)
-        .values(status=WalkStatus.ASSEMBLING)
-    )
+    session.execute(update(Walk).where(Walk.id == claim.walk_id).values(status=WalkStatus.ASSEMBLING))
     last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
     owner = select(Walk.owner).where(Walk.id == claim.walk_id).scalar_subquery()
     session.execute(
@@ -215,6 +212,39 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
     )
 
 
+def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> bool:
+    """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
+
+    The walk stays `assembling`: nobody shall see it go backwards. Returns whether the frames will be rendered
+    again; if their chunk has been tried as often as it may, the walk fails instead.
+
+    Raises:
+        LeaseLostError: if the assembly is no longer ours.
+    """
+    _lock_chunks(session, claim.walk_id)
+    _report(session, claim, **_released(ChunkStatus.DROPPED), finished_at=func.now())
+    lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
+    of_lost = and_(
+        Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
+    )
+    attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
+    if attempts >= settings().max_attempts:
+        _fail(session, claim.walk_id, ChunkKind.ASSEMBLE)
+        return False
+    session.execute(
+        update(Chunk)
+        .where(of_lost)
+        .values(status=ChunkStatus.QUEUED, due_at=func.now(), finished_at=None, error="frames were damaged")
+    )
+    session.execute(update(Frame).where(lost).values(object=None, bytes=None, crc32c=None, rendered_at=None))
+    session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id)
+        .values(frames_done=Walk.frames_done - len(positions), revision=Walk.revision + 1)
+    )
+    return True
+
+
 def give_back(session: Session, claim: Claim) -> None:
     """Return a chunk to the queue, because this worker must stop; the attempt does not count.
 
@@ -235,7 +265,7 @@ def attempt_failed(session: Session, claim: Claim, error: str) -> bool:
     if claim.attempt >= settings().max_attempts:
         _lock_chunks(session, claim.walk_id)
         _report(session, claim, **_released(ChunkStatus.FAILED), error=error)
-        _fail(session, claim.walk_id, claim.kind, error)
+        _fail(session, claim.walk_id, claim.kind)
         return False
     _report(
         session,
@@ -270,7 +300,13 @@ def reconcile(session: Session) -> dict[ChunkKind, int] | None:
     """
     if not session.execute(select(func.pg_try_advisory_xact_lock(RECONCILER_LOCK))).scalar_one():
         return None
-    lost = and_(Chunk.status == ChunkStatus.LEASED, Chunk.lease_expires_at < func.now())
+    # While PostgreSQL was down nobody could send heartbeats: leases start anew with it.
+    up_since = func.pg_postmaster_start_time()
+    lost = and_(
+        Chunk.status == ChunkStatus.LEASED,
+        Chunk.lease_expires_at < func.now(),
+        up_since < _from_now(-settings().lease_seconds),
+    )
     hopeless = session.scalars(
         select(Chunk.walk_id).where(lost, Chunk.attempts >= settings().max_attempts).distinct()
     ).all()
@@ -283,7 +319,7 @@ def reconcile(session: Session) -> dict[ChunkKind, int] | None:
             .returning(Chunk.kind)
         ).scalar()
         if kind is not None:
-            _fail(session, walk_id, kind, "its worker vanished")
+            _fail(session, walk_id, kind)
     session.execute(
         update(Chunk)
         .where(lost)
@@ -307,25 +343,32 @@ _FAILURES = {
 }
 
 
-def _fail(session: Session, walk_id: UUID, kind: ChunkKind, error: str) -> None:
-    """Fail a walk whose chunks are locked, and drop what is left of it."""
+def _fail(session: Session, walk_id: UUID, kind: ChunkKind) -> None:
+    """Fail a walk because of a chunk; why the chunk failed is for operators, on the chunk and in the log."""
     code, sentence = _FAILURES[kind]
+    message = f"{sentence}, although it was tried {settings().max_attempts} times."
+    end(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
+
+
+def end(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> bool:
+    """End a walk that has not succeeded, and drop what is left of it; its workers notice at their next report.
+
+    Returns False, and changes nothing, if the walk is over already.
+    """
+    _lock_chunks(session, walk_id)
+    ended = session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
+        .values(status=status, finished_at=func.now(), revision=Walk.revision + 1, **values)
+    )
+    if not _rows(ended):
+        return False
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
         .values(**_released(ChunkStatus.DROPPED), finished_at=func.now())
     )
-    session.execute(
-        update(Walk)
-        .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
-        .values(
-            status=WalkStatus.FAILED,
-            error_code=code,
-            error_message=f"{sentence}, although it was tried {settings().max_attempts} times: {error}.",
-            finished_at=func.now(),
-            revision=Walk.revision + 1,
-        )
-    )
+    return True
 
 
 def _lock_chunks(session: Session, walk_id: UUID) -> None:

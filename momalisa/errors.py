@@ -19,6 +19,14 @@ class WalkNotFoundError(MomalisaError):
     title = "No such walk"
 
 
+class WalkOverError(MomalisaError):
+    """The walk has ended, so that this can no longer be done to it."""
+
+    status = HTTPStatus.CONFLICT
+    type = "walk-over"
+    title = "The walk is over"
+
+
 class InvalidFieldError(MomalisaError):
     """A field of the request is not what it must be."""
 

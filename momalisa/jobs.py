@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import and_, func, insert, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
+from momalisa import chunks
 from momalisa import walk as maths
-from momalisa.errors import WalkNotFoundError
+from momalisa.errors import WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
@@ -30,7 +31,7 @@ def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Wal
     session.add(walk)
     session.flush()
     positions = maths.positions(spec.frames, len(spec.prompts))
-    chunks = maths.chunks(spec.frames, settings().batch_size)
+    batches = maths.chunks(spec.frames, settings().batch_size)
     first_turn = _next_turn(session, owner, first=True)
     later_turn = _next_turn(session, owner, first=False)
     session.execute(
@@ -43,14 +44,14 @@ def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Wal
                 "owner": owner,
                 "turn": later_turn + number - 1 if number else first_turn,
             }
-            for number in range(len(chunks))
+            for number in range(len(batches))
         ],
     )
     session.execute(
         insert(Frame),
         [
             {"walk_id": walk.id, "position": positions[index], "chunk": number}
-            for number, indices in enumerate(chunks)
+            for number, indices in enumerate(batches)
             for index in indices
         ],
     )
@@ -85,6 +86,22 @@ def get(session: Session, walk_id: UUID) -> Walk:
     walk = session.get(Walk, walk_id, options=[selectinload(Walk.frames), selectinload(Walk.artifacts)])
     if walk is None:
         raise WalkNotFoundError(f"There is no walk {walk_id}.")
+    return walk
+
+
+def cancel(session: Session, walk_id: UUID) -> Walk:
+    """Stop a walk and return it; the frames that are there stay. Canceling a canceled walk changes nothing.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+        WalkOverError: if it has ended otherwise.
+    """
+    walk = get(session, walk_id)
+    if not chunks.end(session, walk_id, WalkStatus.CANCELED):
+        session.refresh(walk, ["status"])
+        if walk.status != WalkStatus.CANCELED:
+            raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
+    session.refresh(walk)
     return walk
 
 

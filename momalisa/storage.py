@@ -1,13 +1,18 @@
 """The bucket: Google Cloud Storage, or an emulator of the same API, by one code path."""
 
+import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import quote
 from uuid import UUID
 
+import google_crc32c
 from google.api_core.exceptions import Conflict, NotFound, PreconditionFailed
+from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
 
 from momalisa.errors import ObjectCorruptError
 from momalisa.settings import settings
@@ -15,8 +20,11 @@ from momalisa.settings import settings
 FOREVER = "public, max-age=31536000, immutable"
 """Objects never change, so browsers and CDNs may keep them."""
 
-TIMEOUT = (3.05, 20.0)
+TIMEOUT = (3.05, 10.0)
 """Seconds to connect, and to wait for bytes, at each try."""
+
+
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ def _bucket() -> storage.Bucket:
     return client.bucket(settings().bucket)
 
 
+def _go_on() -> None: ...
+
+
 def frame_name(walk_id: UUID, position: float) -> str:
     """Return the name of the object that holds a frame: the same at every attempt, sorted by position."""
     return f"walks/{walk_id}/frames/{position:.9f}.png"
@@ -53,28 +64,64 @@ def artifact_name(walk_id: UUID, filename: str) -> str:
     return f"walks/{walk_id}/{filename}"
 
 
-def put(name: str, data: bytes, content_type: str, *, download_as: str | None = None) -> StoredObject:
-    """Create an object, and return what is in the bucket under its name.
+def put(
+    name: str,
+    data: bytes,
+    content_type: str,
+    *,
+    download_as: str | None = None,
+    check: Check = _go_on,
+    confirm: Check = _go_on,
+) -> StoredObject:
+    """Create an object, unless it is there already, and return what is in the bucket under its name.
 
-    Objects are never overwritten: when one is there already, an earlier attempt made it from the same input, and
-    it stays. Tries again for two minutes when the bucket is out of order.
+    What is there under the name with another checksum was not made from the same input, or is damaged: it is
+    replaced. Tries again for two minutes when the bucket is out of order.
+
+    Args:
+        name: of the object.
+        data: its bytes.
+        content_type: its media type.
+        download_as: the file name under which a browser saves it; None lets the browser show it.
+        check: called between two tries; what it raises ends the work.
+        confirm: called before an object is replaced; raises unless the caller still has the right to.
 
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
     blob = _bucket().blob(name)
-    blob.cache_control = FOREVER
-    if download_as:
-        blob.content_disposition = f'attachment; filename="{download_as}"'
-    try:
-        blob.upload_from_string(data, content_type, if_generation_match=0, checksum="crc32c", timeout=TIMEOUT)
-    except PreconditionFailed:
-        blob.reload(timeout=TIMEOUT)
-    return StoredObject(name, int(blob.size), str(blob.crc32c))
+    generation = 0  # "must not exist"
+    while True:
+        blob.cache_control = FOREVER
+        blob.content_disposition = f'attachment; filename="{download_as}"' if download_as else None
+        try:
+            blob.upload_from_string(
+                data,
+                content_type,
+                if_generation_match=generation,
+                checksum="crc32c",
+                timeout=TIMEOUT,
+                retry=_retry(check),
+            )
+        except PreconditionFailed:
+            try:
+                blob.reload(timeout=TIMEOUT, retry=_retry(check))
+            except NotFound:  # somebody removed it meanwhile
+                generation = 0
+                continue
+        if blob.crc32c == _crc32c(data):
+            return StoredObject(name, int(blob.size), str(blob.crc32c))
+        check()
+        confirm()
+        generation = blob.generation
 
 
-def read(stored: StoredObject) -> bytes:
+def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     """Return the bytes of an object.
+
+    Args:
+        stored: the object, as it was recorded.
+        check: called between two tries; what it raises ends the work.
 
     Raises:
         ObjectCorruptError: if it is missing, or is not what was recorded.
@@ -82,10 +129,10 @@ def read(stored: StoredObject) -> bytes:
     """
     blob = _bucket().blob(stored.name)
     try:
-        data: bytes = blob.download_as_bytes(timeout=TIMEOUT)
+        data: bytes = blob.download_as_bytes(timeout=TIMEOUT, retry=_retry(check))
     except NotFound as error:
         raise ObjectCorruptError(f"{stored.name} is not in the bucket") from error
-    if len(data) != stored.bytes or blob.crc32c != stored.crc32c:
+    if _crc32c(data) != stored.crc32c:
         raise ObjectCorruptError(f"{stored.name} is not what was recorded")
     return data
 
@@ -103,3 +150,18 @@ def make_bucket() -> None:
         client.create_bucket(settings().bucket, timeout=TIMEOUT)
     except Conflict:
         return
+
+
+def _retry(check: Check) -> Retry:
+    """Return the library's own policy for trying again, which also asks `check` whether to go on."""
+
+    def should_retry(error: Exception) -> bool:
+        check()
+        return bool(DEFAULT_RETRY._predicate(error))
+
+    policy: Retry = DEFAULT_RETRY.with_predicate(should_retry)
+    return policy
+
+
+def _crc32c(data: bytes) -> str:
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()

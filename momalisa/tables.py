@@ -171,6 +171,8 @@ class Chunk(Base):
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     """Claims so far that were not given back."""
+    worker: Mapped[str | None]
+    """Who claimed it last, as host:pid."""
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
     error: Mapped[str | None]

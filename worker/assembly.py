@@ -11,6 +11,8 @@ import numpy as np
 from av.filter.context import FilterContext
 from numpy.typing import NDArray
 
+from momalisa.errors import ObjectCorruptError
+
 Picture = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
@@ -27,8 +29,15 @@ def encode_png(picture: Picture) -> bytes:
 
 
 def decode_png(data: bytes) -> Picture:
-    """Return the picture in a PNG file."""
-    picture: Picture = iio.imread(data, extension=".png")
+    """Return the picture in a PNG file.
+
+    Raises:
+        ObjectCorruptError: if it is damaged.
+    """
+    try:
+        picture: Picture = iio.imread(data, extension=".png")
+    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises
+        raise ObjectCorruptError(f"A frame is no PNG file: {error}") from error
     return picture
 
 

@@ -2,11 +2,13 @@
 
 import contextvars
 import mmap
+import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
@@ -22,9 +24,6 @@ from momalisa.tables import ChunkKind
 log = logger(__name__)
 
 T = TypeVar("T")
-
-Check = Callable[[], None]
-"""Raises when the work should end: LeaseLostError or Stopping. Cheap; call it often."""
 
 Record = Callable[[Session], ChunkKind | None]
 """Writes the result of some work; returns the kind of chunk that waits because of it, if one does."""
@@ -49,13 +48,72 @@ def stopping() -> bool:
     return _stop[0] != 0
 
 
-def run(kind: ChunkKind, work: Callable[[Claim, Check], Record]) -> None:
-    """Claim the best chunk of a kind, do the work, and record it; return at once if there is nothing to do."""
+class Lease:
+    """A claimed chunk that is kept by heartbeats for the length of a `with` block."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
+        )
+
+    def check(self) -> None:
+        """Raise if the work should end. Cheap: call it often.
+
+        Raises:
+            Stopping: if this worker was told to stop.
+            LeaseLostError: if the chunk is no longer ours, as far as the last heartbeat knows.
+        """
+        if stopping():
+            raise Stopping
+        if self._lost.is_set():
+            raise LeaseLostError(f"Chunk {self.claim.number} of walk {self.claim.walk_id} is no longer ours.")
+
+    def confirm(self) -> None:
+        """Ask the database whether the chunk is still ours, and prolong the lease.
+
+        Raises:
+            LeaseLostError: if it is not.
+            StoreUnavailableError: if nobody knows.
+        """
+        with transaction() as session:
+            chunks.heartbeat(session, self.claim)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(settings().lease_seconds / 3):
+            try:
+                self.confirm()
+            except LeaseLostError:
+                self._lost.set()
+                return
+            except StoreUnavailableError as error:
+                log.warning("heartbeat not sent", reason=str(error))
+
+
+def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
+    """Claim the best chunk of a kind, do the work, and record it; return at once if there is nothing to do.
+
+    Raises:
+        SystemExit: if the work failed in a way that nobody foresaw. It may have left the process in a bad state
+            (a CUDA error, no memory left), so the next chunk gets a fresh one.
+    """
     if stopping():
         return
     try:
         with transaction() as session:
-            claim = chunks.claim(session, kind)
+            claim = chunks.claim(session, kind, worker=f"{socket.gethostname()}:{os.getpid()}")
     except StoreUnavailableError as error:
         log.warning("nothing claimed", reason=str(error))
         return
@@ -66,12 +124,13 @@ def run(kind: ChunkKind, work: Callable[[Claim, Check], Record]) -> None:
         _run(claim, work)
 
 
-def _run(claim: Claim, work: Callable[[Claim, Check], Record]) -> None:
+def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
     log.info("claimed", attempt=claim.attempt, frames=len(claim.frames))
     started = time.monotonic()
     try:
-        with _kept(claim) as check:
-            next_kind = _write(work(claim, check))
+        with Lease(claim) as lease:
+            record = work(lease)
+            next_kind = _write(record)
         log.info("done", seconds=round(time.monotonic() - started, 3))
     except Stopping:
         next_kind = _give_up(claim, lambda session: chunks.give_back(session, claim))
@@ -82,7 +141,8 @@ def _run(claim: Claim, work: Callable[[Claim, Check], Record]) -> None:
     except Exception as error:
         log.exception("attempt failed", attempt=claim.attempt)
         reason = f"{type(error).__name__}: {error}"
-        next_kind = _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason))
+        _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason))
+        raise SystemExit(1) from error
     if next_kind is not None:
         queue.publish(next_kind)
 
@@ -116,35 +176,3 @@ def _write(write: Callable[[Session], T]) -> T:
                 raise
             log.warning("waiting for the database", reason=str(error))
             time.sleep(1)
-
-
-@contextmanager
-def _kept(claim: Claim) -> Iterator[Check]:
-    """Send heartbeats for a claimed chunk until the block ends; gives the check that the work must call."""
-    ended = threading.Event()
-    lost = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(settings().lease_seconds / 3):
-            try:
-                with transaction() as session:
-                    chunks.heartbeat(session, claim)
-            except LeaseLostError:
-                lost.set()
-                return
-            except StoreUnavailableError as error:
-                log.warning("heartbeat not sent", reason=str(error))
-
-    def check() -> None:
-        if stopping():
-            raise Stopping
-        if lost.is_set():
-            raise LeaseLostError(f"Chunk {claim.number} of walk {claim.walk_id} is no longer ours.")
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield check
-    finally:
-        ended.set()
-        thread.join()

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from momalisa import chunks, storage
-from momalisa.chunks import Claim, ClaimedFrame, MadeArtifact
+from momalisa.chunks import ClaimedFrame, MadeArtifact
+from momalisa.errors import ObjectCorruptError
+from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.spec import slug
+from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, ChunkKind
 from worker import assembly
 from worker.assembly import Picture
-from worker.lease import Check, Record
+from worker.lease import Lease, Record
 
 if TYPE_CHECKING:
     from worker.renderer import Renderer
+
+log = logger(__name__)
 
 TRANSFERS = 8
 """Objects that are uploaded or downloaded at once."""
@@ -51,20 +56,22 @@ def renderer() -> "Renderer":
     return loaded
 
 
-def render(claim: Claim, check: Check) -> Record:
+def render(lease: Lease) -> Record:
     """Render the frames of a chunk, and upload those that are not recorded yet.
 
     The whole batch is rendered even if a part of it is recorded: the company in a batch changes pixels a little,
     and a walk that was interrupted shall look like one that was not.
     """
+    claim = lease.claim
     warnings = renderer().warnings(claim.spec)
-    pictures = renderer().render(claim.spec, [frame.position for frame in claim.frames], check)
+    pictures = renderer().render(claim.spec, [frame.position for frame in claim.frames], lease.check)
 
-    def upload(frame: ClaimedFrame, picture: Picture) -> tuple[float, storage.StoredObject] | None:
+    def upload(frame: ClaimedFrame, picture: Picture) -> tuple[float, StoredObject] | None:
         if frame.stored is not None:
             return None
         name = storage.frame_name(claim.walk_id, frame.position)
-        return frame.position, storage.put(name, assembly.encode_png(picture), "image/png")
+        data = assembly.encode_png(picture)
+        return frame.position, storage.put(name, data, "image/png", check=lease.check, confirm=lease.confirm)
 
     with ThreadPoolExecutor(TRANSFERS) as pool:
         stored = list(filter(None, pool.map(upload, claim.frames, pictures)))
@@ -77,14 +84,17 @@ def render(claim: Claim, check: Check) -> Record:
     return record
 
 
-def assemble(claim: Claim, check: Check) -> Record:
-    """Make and upload the artifacts of a walk whose frames are all there."""
+def assemble(lease: Lease) -> Record:
+    """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
+    claim = lease.claim
     with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
-        files = _download(claim.frames, Path(folder), check)
+        files, lost = _download(lease, Path(folder))
+        if lost:
+            return lambda session: ChunkKind.RENDER if chunks.frames_lost(session, claim, lost) else None
 
         def frames() -> Iterator[Picture]:
             for file in files:
-                check()
+                lease.check()
                 yield assembly.decode_png(file.read_bytes())
 
         made = {kind: Path(folder) / f"walk.{extension}" for kind, (extension, _) in FILES.items()}
@@ -93,7 +103,7 @@ def assemble(claim: Claim, check: Check) -> Record:
         middle = assembly.decode_png(files[len(files) // 2].read_bytes())
         assembly.write_poster(made[ArtifactKind.POSTER], middle)
         height, width = middle.shape[:2]
-        artifacts = [MadeArtifact(kind, _upload(claim, kind, path), width, height) for kind, path in made.items()]
+        artifacts = [MadeArtifact(kind, _upload(lease, kind, path), width, height) for kind, path in made.items()]
 
     def record(session: Session) -> None:
         chunks.assembled(session, claim, artifacts)
@@ -101,27 +111,41 @@ def assemble(claim: Claim, check: Check) -> Record:
     return record
 
 
-def _download(frames: tuple[ClaimedFrame, ...], folder: Path, check: Check) -> list[Path]:
-    """Fetch the frames of a walk into a folder, and return the files in the order of the walk."""
+def _download(lease: Lease, folder: Path) -> tuple[list[Path], list[float]]:
+    """Fetch the frames of a walk into a folder.
 
-    def fetch(index: int, frame: ClaimedFrame) -> Path:
-        check()
+    Returns the files in the order of the walk, and the positions of the frames that are missing or damaged.
+    """
+
+    def fetch(index: int, frame: ClaimedFrame) -> Path | None:
+        lease.check()
         if frame.stored is None:
-            raise ValueError(f"the frame at {frame.position} was never recorded")
+            return None
         path = folder / f"{index:03}.png"
-        path.write_bytes(storage.read(frame.stored))
+        try:
+            data = storage.read(frame.stored, check=lease.check)
+            assembly.decode_png(data)
+        except ObjectCorruptError as error:
+            log.warning("frame lost", position=frame.position, reason=str(error))
+            return None
+        path.write_bytes(data)
         return path
 
     with ThreadPoolExecutor(TRANSFERS) as pool:
-        return list(pool.map(fetch, range(len(frames)), frames))
+        fetched = list(pool.map(fetch, range(len(lease.claim.frames)), lease.claim.frames))
+    files = [path for path in fetched if path is not None]
+    lost = [frame.position for frame, path in zip(lease.claim.frames, fetched, strict=True) if path is None]
+    return files, lost
 
 
-def _upload(claim: Claim, kind: ArtifactKind, file: Path) -> storage.StoredObject:
+def _upload(lease: Lease, kind: ArtifactKind, file: Path) -> StoredObject:
     """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
     extension, content_type = FILES[kind]
     return storage.put(
-        storage.artifact_name(claim.walk_id, file.name),
+        storage.artifact_name(lease.claim.walk_id, file.name),
         file.read_bytes(),
         content_type,
-        download_as=f"{slug(claim.spec.prompts)}.{extension}" if kind != ArtifactKind.POSTER else None,
+        download_as=f"{slug(lease.claim.spec.prompts)}.{extension}" if kind != ArtifactKind.POSTER else None,
+        check=lease.check,
+        confirm=lease.confirm,
     )

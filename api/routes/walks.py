@@ -93,6 +93,19 @@ def read_walk(
     return answer
 
 
+@router.post(
+    "/{walk_id}/cancel",
+    summary="Stop a walk",
+    responses=problems.responses(
+        HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
+    ),
+)
+def cancel_walk(walk_id: UUID, request: Request) -> schemas.WalkView:
+    """Stop a walk; the frames that are there stay. Too late is a conflict; canceling again changes nothing."""
+    with transaction() as session:
+        return schemas.view(jobs.cancel(session, walk_id), _base_url(request))
+
+
 @router.get(
     "",
     summary="Look at the gallery",

@@ -26,7 +26,7 @@ def make(api: TestClient, **changes: Any) -> dict[str, Any]:
 
 def render_a_chunk() -> None:
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER)
+        claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
         stored = [
             (frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA==")) for frame in claim.frames
@@ -121,6 +121,19 @@ def test_a_failed_walk_says_why(api: TestClient) -> None:
     seen = api.get(f"/v1/walks/{walk['id']}")
     assert (seen.json()["done"], seen.json()["error"]) == (True, {"code": "render_failed", "message": "It broke."})
     assert "retry-after" not in seen.headers
+
+
+def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient) -> None:
+    walk = make(api)
+    for _ in range(2):
+        answer = api.post(f"/v1/walks/{walk['id']}/cancel")
+        assert (answer.status_code, answer.json()["status"], answer.json()["done"]) == (200, "canceled", True)
+    with transaction() as session:
+        session.execute(update(Walk).values(status=WalkStatus.SUCCEEDED))
+    late = api.post(f"/v1/walks/{walk['id']}/cancel")
+    assert (late.status_code, late.json()["type"]) == (409, "/problems/walk-over")
+    assert "it is succeeded" in late.json()["detail"]
+    assert api.post(f"/v1/walks/{uuid4()}/cancel").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -11,15 +12,23 @@ from sqlalchemy import func, select, update
 from momalisa import chunks, jobs
 from momalisa.chunks import Claim, MadeArtifact
 from momalisa.database import transaction
-from momalisa.errors import LeaseLostError
+from momalisa.errors import LeaseLostError, WalkOverError
+from momalisa.local import System
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 
-pytestmark = pytest.mark.usefixtures("services")
+pytestmark = pytest.mark.usefixtures("services", "short_leases")
 
 MakeSpec = Callable[..., WalkSpec]
+
+
+@pytest.fixture
+def short_leases(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are shorter than PostgreSQL is up: it lets none run out before that."""
+    monkeypatch.setenv("LEASE_SECONDS", "0.5")
+    settings.cache_clear()
 
 
 @pytest.fixture
@@ -33,14 +42,14 @@ def make(spec: MakeSpec) -> Callable[..., UUID]:
 
 def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
     with transaction() as session:
-        found = chunks.claim(session, kind)
+        found = chunks.claim(session, kind, "here")
     assert found is not None
     return found
 
 
 def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
     with transaction() as session:
-        return chunks.claim(session, kind) is None
+        return chunks.claim(session, kind, "here") is None
 
 
 def finish(claimed: Claim) -> bool:
@@ -176,6 +185,18 @@ def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refu
     assert walk(fresh.walk_id).frames_done == 8
 
 
+def test_no_lease_runs_out_while_nobody_could_prolong_it(
+    make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(frames=8)
+    claimed = claim()
+    run_out(claimed)
+    monkeypatch.setenv("LEASE_SECONDS", "3600")  # PostgreSQL came up less than a lease ago
+    settings.cache_clear()
+    assert reconcile() == {}
+    assert finish(claimed)
+
+
 def test_a_heartbeat_keeps_the_lease(make: Callable[..., UUID]) -> None:
     make(frames=8)
     claimed = claim()
@@ -211,7 +232,8 @@ def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[.
             claimed = claim()
     failed = walk(bad)
     assert (failed.status, failed.error_code) == (WalkStatus.FAILED, "render_failed")
-    assert "5 times: the model said no" in (failed.error_message or "")
+    assert failed.error_message == "A part of this walk could not be rendered, although it was tried 5 times."
+    assert chunk(claimed).error == "the model said no"
     assert walk(good).status == WalkStatus.QUEUED
     assert {claim().walk_id for _ in range(3)} == {good}
     assert nothing_to_claim()
@@ -282,3 +304,113 @@ def test_nothing_stays_leased_when_all_is_done(make: Callable[..., UUID]) -> Non
     with transaction() as session:
         leased = select(func.count()).where(Chunk.status == ChunkStatus.LEASED)
         assert session.scalar(leased) == 0
+
+
+def render(walk_id: UUID) -> Claim:
+    """Do all the chunks of the only walk and claim its assembly."""
+    while not finish(claim()):
+        pass
+    return claim(ChunkKind.ASSEMBLE)
+
+
+def lose(assembly: Claim, *indices: int) -> bool:
+    with transaction() as session:
+        return chunks.frames_lost(session, assembly, [assembly.frames[index].position for index in indices])
+
+
+def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=20)
+    assembly = render(walk_id)
+    assert lose(assembly, 0, 7)
+    assert (walk(walk_id).status, walk(walk_id).frames_done) == (WalkStatus.ASSEMBLING, 18)
+    with pytest.raises(LeaseLostError):
+        lose(assembly, 0)
+    again = claim()
+    missing = [frame.position for frame in again.frames if frame.stored is None]
+    assert assembly.frames[0].position in missing
+    assert len(again.frames) > len(missing)  # the whole batch comes again, for the same pixels
+    while not finish(again):
+        again = claim()
+    assert walk(walk_id).frames_done == 20
+    with transaction() as session:
+        chunks.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
+    assert walk(walk_id).status == WalkStatus.SUCCEEDED
+    assert nothing_to_claim()
+    assert nothing_to_claim(ChunkKind.ASSEMBLE)
+
+
+def test_frames_that_are_damaged_again_and_again_fail_the_walk(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    for _ in range(settings().max_attempts - 1):
+        assert lose(render(walk_id), 3)
+    assert not lose(render(walk_id), 3)
+    assert (walk(walk_id).status, walk(walk_id).error_code) == (WalkStatus.FAILED, "assembly_failed")
+    assert nothing_to_claim()
+
+
+def cancel(walk_id: UUID) -> Walk:
+    with transaction() as session:
+        return jobs.cancel(session, walk_id)
+
+
+def test_a_canceled_walk_keeps_its_frames_and_refuses_its_workers(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=20)
+    finish(claim())
+    running = claim()
+    assert (cancel(walk_id).status, cancel(walk_id).status) == (WalkStatus.CANCELED, WalkStatus.CANCELED)
+    with pytest.raises(LeaseLostError), transaction() as session:
+        chunks.heartbeat(session, running)
+    with pytest.raises(LeaseLostError):
+        finish(running)
+    assert nothing_to_claim()
+    assert (walk(walk_id).frames_done, walk(walk_id).finished_at is not None) == (8, True)
+
+
+def test_a_walk_that_is_being_assembled_can_be_canceled(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    assembly = render(walk_id)
+    assert cancel(walk_id).status == WalkStatus.CANCELED
+    with pytest.raises(LeaseLostError), transaction() as session:
+        chunks.assembled(session, assembly, [artifact(ArtifactKind.GIF)])
+    assert walk(walk_id).artifacts == []
+
+
+def test_a_finished_walk_can_no_longer_be_canceled(make: Callable[..., UUID]) -> None:
+    walk_id = make(frames=8)
+    with transaction() as session:
+        chunks.assembled(session, render(walk_id), [artifact(ArtifactKind.GIF)])
+    with pytest.raises(WalkOverError, match="it is succeeded"):
+        cancel(walk_id)
+
+
+def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make: Callable[..., UUID]) -> None:
+    """Claims, reports, failures, cancellations and rounds of the reconciler at once: no deadlock, no lost walk."""
+    walks = [make(frames=80) for _ in range(6)]
+
+    def work(number: int) -> None:
+        while True:
+            with transaction() as session:
+                claimed = chunks.claim(session, ChunkKind.RENDER, f"w{number}")
+            if claimed is None:
+                return
+            try:
+                if claimed.number % 4 == 3:
+                    with transaction() as session:
+                        chunks.attempt_failed(session, replace(claimed, attempt=9), "no")
+                else:
+                    finish(claimed)
+            except LeaseLostError:
+                pass
+
+    def disturb(number: int) -> None:
+        for walk_id in walks[number::2]:
+            reconcile()
+            cancel(walk_id) if number else None
+            reconcile()
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [*(pool.submit(work, n) for n in range(6)), *(pool.submit(disturb, n) for n in range(2))]:
+            future.result()
+    for walk_id in walks:
+        assert walk(walk_id).status in {WalkStatus.FAILED, WalkStatus.CANCELED}
+    assert nothing_to_claim()

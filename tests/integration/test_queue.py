@@ -58,7 +58,7 @@ def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
     reconciler.reconcile()
     assert queue.waiting(ChunkKind.RENDER) == 20
     with transaction() as session:
-        chunks.claim(session, ChunkKind.RENDER)
+        chunks.claim(session, ChunkKind.RENDER, "here")
     reconciler.reconcile()
     assert queue.waiting(ChunkKind.RENDER) == 20  # one too many, which does no harm
 

@@ -4,8 +4,10 @@ import httpx
 import pytest
 
 from momalisa import storage
-from momalisa.errors import ObjectCorruptError
+from momalisa.errors import LeaseLostError, ObjectCorruptError
+from momalisa.local import free_port
 from momalisa.storage import StoredObject
+from tests.conftest import forget
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -21,10 +23,38 @@ def test_what_was_put_can_be_read(name: str) -> None:
     assert storage.read(stored) == b"picture"
 
 
-def test_an_object_is_never_overwritten(name: str) -> None:
-    first = storage.put(name, b"first", "image/png")
-    assert storage.put(name, b"second, longer", "image/png") == first
-    assert storage.read(first) == b"first"
+def test_the_same_object_is_put_once(name: str) -> None:
+    first = storage.put(name, b"picture", "image/png")
+    generation = storage._bucket().get_blob(name).generation
+    assert storage.put(name, b"picture", "image/png") == first
+    assert storage._bucket().get_blob(name).generation == generation
+
+
+def test_a_damaged_object_is_replaced_by_whoever_still_has_the_right_to(name: str) -> None:
+    storage.put(name, b"dama", "image/png")
+
+    def refuse() -> None:
+        raise LeaseLostError
+
+    with pytest.raises(LeaseLostError):
+        storage.put(name, b"picture", "image/png", confirm=refuse)
+    stored = storage.put(name, b"picture", "image/png")
+    assert (stored.bytes, storage.read(stored)) == (7, b"picture")
+
+
+def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUCKET_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    forget()
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        storage.put(name, b"picture", "image/png", check=stop)
+    with pytest.raises(InterruptedError):
+        storage.read(StoredObject(name, 7, "AAAAAA=="), check=stop)
 
 
 def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
