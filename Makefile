@@ -50,7 +50,7 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "MoMALisa needs Python 3.11 or newer; name one, as in PYTHON=python3.12."; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/run: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing MoMALisa into .venv …"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 
 from api import problems
 from api.routes import health, pages, walks
@@ -19,7 +19,13 @@ Errors are problem documents (RFC 9457, `application/problem+json`) that name th
 
 log.configure()
 
-app = FastAPI(title="MoMALisa", version=__version__, description=DESCRIPTION, redoc_url=None)
+app = FastAPIOffline(
+    title="MoMALisa",
+    version=__version__,
+    description=DESCRIPTION,
+    redoc_url=None,
+    favicon_url="/static/favicon.svg",
+)
 problems.install(app)
 app.include_router(walks.router)
 app.include_router(health.router)

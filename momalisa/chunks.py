@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal,
     not_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -44,7 +45,7 @@ from momalisa.tables import (
     WalkStatus,
 )
 
-RECONCILER_LOCK = 0x6D6F6D61  # "moma": one reconciler works at a time
+VANISHED = "its worker vanished"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Claim:
     token: UUID
     attempt: int
     """1 at the first attempt."""
+    model: str
+    """Name of the model that the walk was made for."""
     spec: WalkSpec
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
@@ -84,13 +87,13 @@ class MadeArtifact:
 def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
     """Lease the best chunk that is due to a worker, or return None if there is none.
 
-    First chunks of waiting walks come before later ones, so that everyone soon sees something; then it goes by
-    turns between owners; then oldest first.
+    Chunks that were in a worker's hands before come first, so that trouble holds nobody up for long; then the first
+    chunks of walks, so that everyone soon sees something; then it goes by turns between owners; then oldest first.
     """
     chunk = session.execute(
         select(Chunk.walk_id, Chunk.number)
         .where(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == kind, Chunk.due_at <= func.now())
-        .order_by(Chunk.number > 0, Chunk.turn, Chunk.created_at)
+        .order_by(Chunk.rank, Chunk.turn, Chunk.created_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     ).one_or_none()
@@ -114,7 +117,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
         .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
     )
-    spec = session.execute(select(Walk.spec).where(Walk.id == chunk.walk_id)).scalar_one()
+    walk = session.execute(select(Walk.spec, Walk.model).where(Walk.id == chunk.walk_id)).one()
     frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
     if kind == ChunkKind.RENDER:
         frames = frames.where(Frame.chunk == chunk.number)
@@ -124,7 +127,8 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         kind=kind,
         token=token,
         attempt=attempt,
-        spec=spec,
+        model=walk.model,
+        spec=walk.spec,
         frames=tuple(ClaimedFrame(frame.position, _stored(frame)) for frame in session.scalars(frames)),
     )
 
@@ -178,7 +182,9 @@ def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, St
     last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
     owner = select(Walk.owner).where(Walk.id == claim.walk_id).scalar_subquery()
     session.execute(
-        insert(Chunk).values(walk_id=claim.walk_id, number=last + 1, kind=ChunkKind.ASSEMBLE, owner=owner, turn=0)
+        insert(Chunk).values(
+            walk_id=claim.walk_id, number=last + 1, kind=ChunkKind.ASSEMBLE, owner=owner, rank=1, turn=0
+        )
     )
     return True
 
@@ -234,7 +240,7 @@ def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> b
     session.execute(
         update(Chunk)
         .where(of_lost)
-        .values(status=ChunkStatus.QUEUED, due_at=func.now(), finished_at=None, error="frames were damaged")
+        .values(**_released(ChunkStatus.QUEUED), due_at=func.now(), finished_at=None, error="frames were damaged")
     )
     session.execute(update(Frame).where(lost).values(object=None, bytes=None, crc32c=None, rendered_at=None))
     session.execute(
@@ -254,10 +260,8 @@ def give_back(session: Session, claim: Claim) -> None:
     _report(session, claim, **_released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1)
 
 
-def attempt_failed(session: Session, claim: Claim, error: str) -> bool:
+def attempt_failed(session: Session, claim: Claim, error: str) -> None:
     """Return a chunk to the queue after a failed attempt, or fail its walk if that was the last attempt.
-
-    Returns whether the chunk will be tried again.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
@@ -266,15 +270,15 @@ def attempt_failed(session: Session, claim: Claim, error: str) -> bool:
         _lock_chunks(session, claim.walk_id)
         _report(session, claim, **_released(ChunkStatus.FAILED), error=error)
         _fail(session, claim.walk_id, claim.kind)
-        return False
-    _report(
-        session,
-        claim,
-        **_released(ChunkStatus.QUEUED),
-        error=error,
-        due_at=_from_now(_backoff_seconds(claim.attempt)),
-    )
-    return True
+        return
+    due_at = _from_now(_backoff_seconds(claim.attempt))
+    _report(session, claim, **_released(ChunkStatus.QUEUED), error=error, due_at=due_at)
+
+
+def model_changed(session: Session, claim: Claim) -> None:
+    """Fail a walk that was made for another model than the one that this worker has."""
+    message = f"This walk was made for the model {claim.model}, which is no longer here; please make it anew."
+    end(session, claim.walk_id, WalkStatus.FAILED, error_code="model_changed", error_message=message)
 
 
 def _report(session: Session, claim: Claim, **values: object) -> None:
@@ -293,48 +297,45 @@ def _report(session: Session, claim: Claim, **values: object) -> None:
         raise LeaseLostError(f"Chunk {claim.number} of walk {claim.walk_id} is no longer ours.")
 
 
-def reconcile(session: Session) -> dict[ChunkKind, int] | None:
-    """Take chunks back whose lease ran out, and return the number of chunks of each kind that are due.
+def take_back(session: Session) -> int:
+    """Put chunks back into the queue whose lease ran out, and return how many.
 
-    Returns None if another reconciler is at work.
+    One that was tried as often as it may fails its walk instead.
     """
-    if not session.execute(select(func.pg_try_advisory_xact_lock(RECONCILER_LOCK))).scalar_one():
-        return None
     # While PostgreSQL was down nobody could send heartbeats: leases start anew with it.
-    up_since = func.pg_postmaster_start_time()
     lost = and_(
         Chunk.status == ChunkStatus.LEASED,
         Chunk.lease_expires_at < func.now(),
-        up_since < _from_now(-settings().lease_seconds),
+        func.pg_postmaster_start_time() < _from_now(-settings().lease_seconds),
     )
-    hopeless = session.scalars(
-        select(Chunk.walk_id).where(lost, Chunk.attempts >= settings().max_attempts).distinct()
-    ).all()
-    for walk_id in sorted(hopeless):
+    hopeless = and_(lost, Chunk.attempts >= settings().max_attempts)
+    for walk_id in session.scalars(select(Chunk.walk_id).where(hopeless).distinct().order_by(Chunk.walk_id)).all():
         _lock_chunks(session, walk_id)
-        kind = session.execute(
+        kind = session.scalars(
             update(Chunk)
-            .where(lost, Chunk.walk_id == walk_id, Chunk.attempts >= settings().max_attempts)
-            .values(**_released(ChunkStatus.FAILED), error="its worker vanished")
+            .where(hopeless, Chunk.walk_id == walk_id)
+            .values(**_released(ChunkStatus.FAILED), error=VANISHED)
             .returning(Chunk.kind)
-        ).scalar()
+        ).first()
         if kind is not None:
             _fail(session, walk_id, kind)
-    session.execute(
+    in_order = select(Chunk.walk_id, Chunk.number).where(lost).order_by(Chunk.walk_id, Chunk.number)
+    taken = session.execute(
         update(Chunk)
-        .where(lost)
-        .values(
-            **_released(ChunkStatus.QUEUED),
-            error="its worker vanished",
-            due_at=func.now(),
-        )
+        .where(tuple_(Chunk.walk_id, Chunk.number).in_(in_order.with_for_update(skip_locked=True)))
+        .values(**_released(ChunkStatus.QUEUED), error=VANISHED, due_at=func.now())
     )
-    due = session.execute(
+    return _rows(taken)
+
+
+def due(session: Session) -> dict[ChunkKind, int]:
+    """Return the number of chunks of each kind that could be claimed now."""
+    counts = session.execute(
         select(Chunk.kind, func.count().label("due"))
         .where(Chunk.status == ChunkStatus.QUEUED, Chunk.due_at <= func.now())
         .group_by(Chunk.kind)
     )
-    return {row.kind: row.due for row in due}
+    return {row.kind: row.due for row in counts}
 
 
 _FAILURES = {
@@ -377,8 +378,8 @@ def _lock_chunks(session: Session, walk_id: UUID) -> None:
 
 
 def _released(status: ChunkStatus) -> dict[str, object]:
-    """Return the values of a chunk that leaves the hands of its worker."""
-    return {"status": status, "lease_token": None, "lease_expires_at": None}
+    """Return the values of a chunk that leaves the hands of its worker; if it is to be done again, then soon."""
+    return {"status": status, "lease_token": None, "lease_expires_at": None, "rank": 0}
 
 
 def _backoff_seconds(attempt: int) -> float:

@@ -1,21 +1,28 @@
 """The `momalisa` command."""
 
+import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from momalisa import __version__
 from momalisa.client import Client, Walk
 from momalisa.errors import MomalisaError
-from momalisa.settings import ROOT
+from momalisa.processes import free_port
+from momalisa.settings import ROOT, settings
 from momalisa.spec import slug
+
+if TYPE_CHECKING:
+    from momalisa.local import System
 
 app = typer.Typer(
     name="momalisa",
@@ -26,8 +33,13 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 
-Port = Annotated[int, typer.Option(min=1, max=65535, envvar="PORT", help="Port of the website and the API.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, envvar="WORKERS", help="Number of render workers.")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Port of the website and the API; or PORT.", show_default="8000"),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Number of render workers; or WORKERS.", show_default="2")
+]
 
 _STATUS = {
     "queued": "waiting for a worker",
@@ -49,21 +61,21 @@ def main(
 
 @app.command()
 def up(
-    port: Port = 8000,
-    workers: Workers = 2,
+    port: Port = None,
+    workers: Workers = None,
     folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = ROOT / ".momalisa",
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     from momalisa import local  # noqa: PLC0415 - only this machine's own system needs its wheels
 
-    with _errors_as_sentences():
-        try:
-            system = local.System(folder, port=port, workers=workers)
-            with _signals_raised(), local.started(system, _tell):
-                _tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
+    with _errors_as_sentences(exit_code_when_stopped=0):
+        system = local.System(folder, port=port or settings().port, workers=workers or settings().workers)
+        with _signals_raised(), _running(system):
+            system.announce()
+            _tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
+            while True:
                 system.supervise(_tell)
-        except _Stopped:
-            _tell("Stopped.")
+                time.sleep(0.5)
 
 
 @app.command()
@@ -73,26 +85,23 @@ def walk(
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="The GIF to write; the MP4 goes beside it.")] = None,
     url: Annotated[
-        str | None, typer.Option(envvar="MOMALISA_URL", help="Server; this machine if left out.")
+        str | None,
+        typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
     ] = None,
-    workers: Workers = 2,
+    workers: Workers = None,
 ) -> None:
     """Make a walk and save it as a GIF and an MP4."""
-    gif = out or Path(f"{slug(prompts)}.gif")
-    if not gif.parent.is_dir():
-        _fail(f"There is no folder {gif.parent} to write {gif.name} to.")
-    options = {} if seed is None else {"seed": seed}
-    with _errors_as_sentences(), _signals_raised(), _server(url, workers) as server, Client(server) as client:
-        made = _watch(client, client.submit(prompts, frames=frames, **options))
-        if made["status"] != "succeeded":
-            reason = made["error"]["message"] if made["error"] else f"It ended as {made['status']}."
-            _fail(f"The walk was not made. {reason}")
-        for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
-            artifact = made["artifacts"][kind]
-            path.write_bytes(client.download(artifact["url"]))
-            console.print(
-                f"Saved {path}  ({artifact['width']}×{artifact['height']}, {artifact['bytes'] / 1000:.0f} kB)"
-            )
+    with _errors_as_sentences(exit_code_when_stopped=130):
+        gif = _writable_gif(out or Path(f"{slug(prompts)}.gif"))
+        options = {} if seed is None else {"seed": seed}
+        with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
+            made = _make(server.url, prompts, {"frames": frames, **options}, tend=server.tend)
+            with Client(server.url) as client:
+                for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
+                    artifact = made["artifacts"][kind]
+                    path.write_bytes(client.download(artifact["url"]))
+                    size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
+                    _tell(f"Saved {path} ({size}).")
         for warning in made["warnings"]:
             _tell(f"Note: {warning}")
 
@@ -104,11 +113,11 @@ def migrate() -> None:
     from alembic.config import Config  # noqa: PLC0415
 
     from momalisa import storage  # noqa: PLC0415
-    from momalisa.settings import settings  # noqa: PLC0415
 
-    command.upgrade(Config(ROOT / "alembic.ini"), "head")
-    if settings().bucket_endpoint:
-        storage.make_bucket()
+    with _errors_as_sentences():
+        command.upgrade(Config(ROOT / "alembic.ini"), "head")
+        if settings().bucket_endpoint:
+            storage.make_bucket()
 
 
 @app.command()
@@ -116,56 +125,99 @@ def reconcile() -> None:
     """Run the reconciler until SIGTERM."""
     from momalisa import log, reconciler  # noqa: PLC0415
 
-    log.configure()
-    reconciler.run()
+    with _errors_as_sentences():
+        log.configure()
+        reconciler.run()
 
 
-def _watch(client: Client, walk: Walk) -> Walk:
-    """Show a progress bar until a walk is done, and return it."""
+def _writable_gif(out: Path) -> Path:
+    """Return the path of the GIF, before anything is rendered that could not be saved."""
+    gif = out if out.suffix.lower() == ".gif" else out.with_name(f"{out.name}.gif")
+    if not gif.parent.is_dir():
+        _fail(f"There is no folder {gif.parent} to write {gif.name} to.")
+    for path in (gif, gif.with_suffix(".mp4")):
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            _fail(f"{path} cannot be written.")
+    return gif
+
+
+def _make(url: str, prompts: list[str], options: dict[str, int], *, tend: Callable[[], None]) -> Walk:
+    """Make a walk, with a progress bar until it is done; Ctrl-C cancels it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Client(url) as client, Progress(*columns, console=console) as progress:
+        walk = client.submit(prompts, **options)
         task = progress.add_task("", total=walk["frames_total"])
-        for seen in client.watch(walk):
-            walk = seen
-            progress.update(
-                task,
-                completed=walk["progress"]["frames_done"],
-                description=_STATUS.get(walk["status"], walk["status"]),
-            )
+        try:
+            for seen in client.watch(walk):
+                tend()
+                walk = seen
+                progress.update(
+                    task,
+                    completed=walk["progress"]["frames_done"],
+                    description=_STATUS.get(walk["status"], walk["status"]),
+                )
+        except _Stopped:
+            client.cancel(walk["id"])
+            raise
+    if walk["status"] != "succeeded":
+        reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
+        _fail(f"The walk was not made. {reason}")
     return walk
 
 
+class _Server(NamedTuple):
+    """A server to talk to, and what to do now and then while it works."""
+
+    url: str
+    tend: Callable[[], None] = lambda: None
+
+
 @contextmanager
-def _server(url: str | None, workers: int) -> Iterator[str]:
-    """Give the URL of a server: the one that was named, the one that runs here, or one started for this walk."""
+def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
+    """Give a server: the one that was named, the one that runs here, or one started for this walk."""
     if url:
-        yield url
+        yield _Server(url)
         return
     from momalisa import local  # noqa: PLC0415
 
     if running := local.running():
-        yield running
+        yield _Server(running)
         return
-    system = local.System(port=local.free_port(), workers=workers)
-    with local.started(system, _tell):
-        yield system.url
+    system = local.System(port=free_port(), workers=workers or settings().workers)
+    with _running(system):
+        yield _Server(system.url, tend=lambda: system.supervise(_tell))
+
+
+@contextmanager
+def _running(system: "System") -> Iterator[None]:
+    """Run a system for the length of a block; signals do not disturb it while it stops."""
+    try:
+        system.start(_tell)
+        yield
+    finally:
+        for name in _SIGNALS:
+            signal.signal(name, signal.SIG_IGN)
+        system.stop()
 
 
 class _Stopped(BaseException):
     """A signal asked us to stop."""
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise _Stopped in the block when a signal asks to stop; further ones do not disturb the cleaning up."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    """Raise _Stopped in the block when a signal asks to stop; one that is ignored (nohup) stays ignored."""
 
     def on_signal(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-        for name in signals:
+        for name in _SIGNALS:
             signal.signal(name, signal.SIG_IGN)
         raise _Stopped
 
-    before = {name: signal.signal(name, on_signal) for name in signals}
+    heeded = [name for name in _SIGNALS if signal.getsignal(name) is not signal.SIG_IGN]
+    before = {name: signal.signal(name, on_signal) for name in heeded}
     try:
         yield
     finally:
@@ -174,20 +226,23 @@ def _signals_raised() -> Iterator[None]:
 
 
 @contextmanager
-def _errors_as_sentences() -> Iterator[None]:
+def _errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
     try:
         yield
     except MomalisaError as error:
         _fail(str(error))
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
+        _fail("The settings are not valid. " + " ".join(wrong))
     except _Stopped:
         _tell("Stopped.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code_when_stopped) from None
 
 
 def _fail(sentence: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(sentence, markup=False)
+    Console(stderr=True, highlight=False).print(sentence, markup=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
 def _tell(sentence: str) -> None:
-    console.print(sentence, markup=False)
+    console.print(sentence, markup=False, soft_wrap=True)

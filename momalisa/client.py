@@ -13,15 +13,30 @@ Walk = dict[str, Any]
 """A walk as the API tells it."""
 
 
+POLL_SECONDS = 1
+PATIENCE_SECONDS = 60
+"""How often to look at a walk, and how long to bear that the server is out of reach."""
+
+
 class ApiError(MomalisaError):
     """The API refused, or could not do, what was asked; the message is what it said."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+        """Whether it is worth asking again."""
 
 
 class Client:
     """Talks to one MoMALisa server."""
 
     def __init__(self, base_url: str) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=10.0, follow_redirects=True)
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise ApiError(f"{base_url!r} is not a URL: {error}.") from error
+        local = url.host in {"127.0.0.1", "localhost", "::1"}  # never through a proxy
+        self._http = httpx.Client(base_url=url, timeout=10.0, follow_redirects=True, trust_env=not local)
 
     def __enter__(self) -> Self:
         return self
@@ -47,18 +62,32 @@ class Client:
         """
         return self._walk("GET", f"/v1/walks/{walk_id}")
 
+    def cancel(self, walk_id: str) -> Walk:
+        """Stop a walk and return it.
+
+        Raises:
+            ApiError: if it is over already, or the server cannot be reached.
+        """
+        return self._walk("POST", f"/v1/walks/{walk_id}/cancel")
+
     def watch(self, walk: Walk) -> Iterator[Walk]:
         """Give a walk as it is now, and again after each look until it is done.
 
         Raises:
-            ApiError: if the server cannot be reached.
+            ApiError: if the server stays out of reach for a minute.
         """
+        reached = time.monotonic()
         while True:
             yield walk
             if walk["done"]:
                 return
-            time.sleep(1)
-            walk = self.get(walk["id"])
+            time.sleep(POLL_SECONDS)
+            try:
+                walk = self.get(walk["id"])
+                reached = time.monotonic()
+            except ApiError as error:
+                if not error.passing or time.monotonic() - reached > PATIENCE_SECONDS:
+                    raise
 
     def download(self, url: str) -> bytes:
         """Return the bytes of a frame or an artifact.
@@ -69,16 +98,21 @@ class Client:
         return self._request("GET", url).content
 
     def _walk(self, method: str, path: str, **arguments: Any) -> Walk:
-        walk: Walk = self._request(method, path, **arguments).json()
+        response = self._request(method, path, **arguments)
+        try:
+            walk: Walk = response.json()
+        except ValueError as error:
+            raise ApiError(f"{response.url} did not answer as MoMALisa does.") from error
         return walk
 
     def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, url, **arguments)
         except httpx.TransportError as error:
-            raise ApiError(f"The server at {self._http.base_url} cannot be reached: {error}") from error
+            sentence = f"The server at {self._http.base_url} cannot be reached: {error}."
+            raise ApiError(sentence, passing=True) from error
         if response.is_error:
-            raise ApiError(_reason(response))
+            raise ApiError(_reason(response), passing=response.status_code in {429, 502, 503, 504})
         return response
 
 

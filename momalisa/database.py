@@ -28,6 +28,7 @@ def engine() -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,  # milliseconds
         },
     )
 
@@ -44,7 +45,7 @@ def transaction() -> Iterator[Session]:
         with Session(engine(), expire_on_commit=False) as session, session.begin():
             yield session
     except (OperationalError, PoolTimeoutError) as error:
-        raise StoreUnavailableError("The database cannot be reached just now; try again soon.") from error
+        raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise

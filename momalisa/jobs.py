@@ -32,8 +32,7 @@ def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Wal
     session.flush()
     positions = maths.positions(spec.frames, len(spec.prompts))
     batches = maths.chunks(spec.frames, settings().batch_size)
-    first_turn = _next_turn(session, owner, first=True)
-    later_turn = _next_turn(session, owner, first=False)
+    turns = {rank: _next_turn(session, owner, rank) for rank in (1, 2)}
     session.execute(
         insert(Chunk),
         [
@@ -42,7 +41,8 @@ def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Wal
                 "number": number,
                 "kind": ChunkKind.RENDER,
                 "owner": owner,
-                "turn": later_turn + number - 1 if number else first_turn,
+                "rank": 2 if number else 1,
+                "turn": turns[2] + number - 1 if number else turns[1],
             }
             for number in range(len(batches))
         ],
@@ -59,18 +59,14 @@ def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Wal
     return walk
 
 
-def _next_turn(session: Session, owner: str, *, first: bool) -> int:
-    """Return the turn of an owner's next chunk, by start-time fair queueing.
+def _next_turn(session: Session, owner: str, rank: int) -> int:
+    """Return the turn of an owner's next chunk in a class of the queue, by start-time fair queueing.
 
     An owner's chunks take turns one after the other, and an owner who had nothing waiting starts at the turn that
     is being served now. So whoever asks for little waits little, however much others have waiting.
     Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
     """
-    queued = and_(
-        Chunk.status == ChunkStatus.QUEUED,
-        Chunk.kind == ChunkKind.RENDER,
-        (Chunk.number == 0) if first else (Chunk.number > 0),
-    )
+    queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank == rank)
     served = select(func.min(Chunk.turn)).where(queued).scalar_subquery()
     last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == owner).scalar_subquery()
     turn: int = session.execute(select(func.greatest(served, last + 1, 0))).scalar_one()

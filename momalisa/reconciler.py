@@ -1,7 +1,9 @@
-"""The reconciler: takes lost work back and keeps the broker supplied with permits, round after round."""
+"""The reconciler: takes lost work back, and keeps the broker supplied with permits, round after round."""
 
 import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import FrameType
 
 from momalisa import chunks, queue
@@ -14,7 +16,10 @@ log = logger(__name__)
 
 
 def run() -> None:
-    """Reconcile until SIGTERM or SIGINT."""
+    """Reconcile until SIGTERM or SIGINT.
+
+    Both duties have a thread of their own, so that a broker that hangs keeps nobody from taking lost work back.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -23,29 +28,50 @@ def run() -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     log.info("reconciler ready")
-    while not stop.is_set():
-        try:
-            reconcile()
-        except StoreUnavailableError as error:
-            log.warning("round skipped", reason=str(error))
-        stop.wait(settings().reconcile_seconds)
+    with ThreadPoolExecutor() as pool:
+        duties = [pool.submit(_every_round, duty, stop) for duty in (take_back, top_up)]
+        done, _ = wait(duties, return_when=FIRST_EXCEPTION)
+        stop.set()  # an error that nobody foresaw ends the process, and whoever looks after it starts it again
+    for duty in done:
+        duty.result()
     log.info("reconciler stopped")
 
 
-def reconcile() -> None:
-    """Do one round: take back chunks whose lease ran out, then top up the permits of the broker.
+def _every_round(duty: Callable[[], None], stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            duty()
+        except StoreUnavailableError as error:
+            log.warning("round skipped", duty=duty.__name__, reason=str(error))
+        stop.wait(settings().reconcile_seconds)
+
+
+def take_back() -> None:
+    """Put chunks back into the queue whose lease ran out.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        due = chunks.reconcile(session)
-    for kind, count in (due or {}).items():
+        taken = chunks.take_back(session)
+    if taken:
+        log.info("chunks taken back", chunks=taken)
+
+
+def top_up() -> None:
+    """See to it that there is a permit for each chunk that is due, as far as the queue has room.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    with transaction() as session:
+        due = chunks.due(session)
+    for kind, count in due.items():
         try:
             missing = min(count, settings().max_permits) - queue.waiting(kind)
         except queue.BROKER_ERRORS as error:
             log.warning("broker not reached", kind=kind, reason=str(error))
-            continue
+            return
         if missing > 0:
             queue.publish(kind, missing)
             log.info("permits topped up", kind=kind, permits=missing)

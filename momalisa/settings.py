@@ -59,15 +59,24 @@ class Settings(BaseSettings):
         description="Guidance scale when a walk names none.",
     )
     batch_size: int = Field(8, ge=1, le=64, description="Frames in a chunk, which a worker renders as one batch.")
-    device: str | None = Field(None, description="torch device of a render worker; unset means the best.")
+    device: str | None = Field(None, description="torch device of a render worker; unset means CUDA, else the CPU.")
     threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
+
+    workers: int = Field(2, ge=1, le=64, description="Render workers of a system on one machine.")
 
     lease_seconds: float = Field(
         30, gt=0, description="A worker that is silent this long loses its chunk; it sends three heartbeats."
     )
+    stall_seconds: float = Field(
+        600, gt=0, description="A worker that makes no step for this long is taken for hung, and replaced."
+    )
     reconcile_seconds: float = Field(5, gt=0, description="Time between two rounds of the reconciler.")
     max_attempts: int = Field(5, ge=1, description="A chunk that failed this often fails its walk.")
     max_permits: int = Field(512, ge=1, description="Messages that may wait in a queue of the broker.")
+
+    momalisa_url: str | None = Field(
+        None, description="The server that the `momalisa` command talks to; unset means this machine's own."
+    )
 
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="How log lines are written; auto means text on a terminal, else JSON."
@@ -87,7 +96,7 @@ class Settings(BaseSettings):
 
 def _embedded(data: dict[str, object]) -> bool:
     """Tell whether the model is the embedded one, which is small and likes little guidance."""
-    return data.get("model") == EMBEDDED_MODEL
+    return Path(str(data.get("model"))).resolve() == Path(EMBEDDED_MODEL)
 
 
 @cache

@@ -159,7 +159,7 @@ def _retry(check: Check) -> Retry:
         check()
         return bool(DEFAULT_RETRY._predicate(error))
 
-    policy: Retry = DEFAULT_RETRY.with_predicate(should_retry)
+    policy: Retry = DEFAULT_RETRY.with_predicate(should_retry).with_delay(initial=0.5, maximum=5)
     return policy
 
 

@@ -166,8 +166,10 @@ class Chunk(Base):
     kind: Mapped[ChunkKind]
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     owner: Mapped[str]
+    rank: Mapped[int]
+    """Class in the queue, lower is sooner: 0 was in a worker's hands before, 1 is a walk's first, 2 the rest."""
     turn: Mapped[int]
-    """Place in the fair order between owners; lower is sooner."""
+    """Place in the fair order between owners, within the class; lower is sooner."""
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     """Claims so far that were not given back."""
@@ -183,15 +185,8 @@ class Chunk(Base):
     __table_args__ = (
         CheckConstraint("(status = 'leased') = (lease_token IS NOT NULL)", name="lease_token"),
         CheckConstraint("(status = 'leased') = (lease_expires_at IS NOT NULL)", name="lease_expires_at"),
-        Index(
-            "chunks_queued",
-            "kind",
-            text("(number > 0)"),
-            "turn",
-            "created_at",
-            postgresql_where=text("status = 'queued'"),
-        ),
-        Index("chunks_turns", "owner", "turn", postgresql_where=text("status = 'queued'")),
+        Index("chunks_queued", "kind", "rank", "turn", "created_at", postgresql_where=text("status = 'queued'")),
+        Index("chunks_turns", "owner", "kind", "rank", "turn", postgresql_where=text("status = 'queued'")),
         Index("chunks_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
     )
 

@@ -39,7 +39,7 @@ def chunks(frames: int, size: int) -> list[list[int]]:
     if frames <= size:
         return [list(range(frames))]
     first = spread(frames, size)
-    rest = [frame for frame in range(frames) if frame not in set(first)]
+    rest = sorted(set(range(frames)) - set(first))
     count = -(-len(rest) // size)
     return [first, *(rest[offset::count] for offset in _bit_reversed(count))]
 

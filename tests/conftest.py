@@ -14,6 +14,7 @@ from momalisa import database, local, queue, storage
 from momalisa.client import Client
 from momalisa.database import transaction
 from momalisa.local import System
+from momalisa.processes import free_port
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Base
@@ -31,7 +32,6 @@ def forget() -> None:
 @pytest.fixture(scope="session")
 def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     system = System(tmp_path_factory.mktemp("services"))
-    (system.folder / "logs").mkdir()
     try:
         system.start_services()
         yield system
@@ -64,7 +64,7 @@ def api(services: System) -> Iterator[TestClient]:
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The whole system with two render workers, in processes of its own."""
-    with local.started(System(tmp_path_factory.mktemp("system"), port=local.free_port())) as running:
+    with local.started(System(tmp_path_factory.mktemp("system"), port=free_port())) as running:
         yield running
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
+from uuid import UUID
 
 import structlog
 from sqlalchemy.orm import Session
@@ -30,6 +31,9 @@ Record = Callable[[Session], ChunkKind | None]
 
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
+
+_failed: set[UUID] = set()
+"""The walks at which this process failed since it last did anything right."""
 
 _stop = mmap.mmap(-1, 1)  # one byte that is shared with the children that Celery forks; no lock to die with
 
@@ -54,6 +58,7 @@ class Lease:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self._ended = threading.Event()
+        self._step = time.monotonic()
         self._lost = threading.Event()
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
@@ -66,6 +71,7 @@ class Lease:
             Stopping: if this worker was told to stop.
             LeaseLostError: if the chunk is no longer ours, as far as the last heartbeat knows.
         """
+        self._step = time.monotonic()
         if stopping():
             raise Stopping
         if self._lost.is_set():
@@ -93,6 +99,9 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._ended.wait(settings().lease_seconds / 3):
+            if time.monotonic() - self._step > settings().stall_seconds:
+                log.critical("hung, so this process ends", seconds=settings().stall_seconds)
+                os._exit(1)  # no exception reaches a thread that hangs in native code
             try:
                 self.confirm()
             except LeaseLostError:
@@ -106,8 +115,8 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     """Claim the best chunk of a kind, do the work, and record it; return at once if there is nothing to do.
 
     Raises:
-        SystemExit: if the work failed in a way that nobody foresaw. It may have left the process in a bad state
-            (a CUDA error, no memory left), so the next chunk gets a fresh one.
+        SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
+            no memory left), so the next chunk gets a fresh one.
     """
     if stopping():
         return
@@ -121,7 +130,11 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
         log.info("nothing to do", kind=kind)
         return
     with structlog.contextvars.bound_contextvars(walk=str(claim.walk_id), chunk=claim.number, kind=kind):
-        _run(claim, work)
+        if claim.model != settings().model_name:
+            log.error("the walk is for another model", model=claim.model)
+            _give_up(claim, lambda session: chunks.model_changed(session, claim))
+        else:
+            _run(claim, work)
 
 
 def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
@@ -131,6 +144,7 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         with Lease(claim) as lease:
             record = work(lease)
             next_kind = _write(record)
+        _failed.clear()
         log.info("done", seconds=round(time.monotonic() - started, 3))
     except Stopping:
         next_kind = _give_up(claim, lambda session: chunks.give_back(session, claim))
@@ -142,7 +156,11 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         log.exception("attempt failed", attempt=claim.attempt)
         reason = f"{type(error).__name__}: {error}"
         _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason))
-        raise SystemExit(1) from error
+        _failed.add(claim.walk_id)
+        if len(_failed) > 1:
+            log.error("this process fails again and again, so it ends")
+            raise SystemExit(1) from error
+        return
     if next_kind is not None:
         queue.publish(next_kind)
 

@@ -2,7 +2,7 @@
 
 Every frame of a walk starts from the same noise and differs from its neighbours only in the text embedding, a
 point on the line between two prompts' embeddings. The embeddings go into the model's own stock pipeline, so that
-any text-to-image pipeline of diffusers that takes embeddings renders walks.
+any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
 """
 
 from collections.abc import Callable, Sequence
@@ -101,8 +101,11 @@ class Renderer:
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
+        if not hasattr(self.pipeline, "unet"):
+            raise ModelError(f"{type(self.pipeline).__name__} of {model!r} is not of the Stable Diffusion family.")
         scheduler = type(self.pipeline.scheduler).__name__
-        if scheduler not in DETERMINISTIC_SCHEDULERS:
+        sde = "sde" in self.pipeline.scheduler.config.get("algorithm_type", "")
+        if sde or scheduler not in DETERMINISTIC_SCHEDULERS:
             raise ModelError(
                 f"The scheduler {scheduler} of {model!r} draws noise at each step or is unknown; "
                 f"a walk needs one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
@@ -140,16 +143,19 @@ class Renderer:
     def render(
         self, spec: WalkSpec, positions: Sequence[float], check: Callable[[], None] = lambda: None
     ) -> Pictures:
-        """Render the frames of a walk at some positions, as one batch.
+        """Render the frames of a walk at some positions, as one batch if there are no more than its size.
 
         Args:
             spec: the walk.
-            positions: at most `batch_size` of them, each in [0, 1].
+            positions: at least one, each in [0, 1].
             check: called before each denoising step; what it raises ends the work.
         """
-        if not 0 < len(positions) <= self.batch_size:
-            raise ValueError(f"a batch has 1 to {self.batch_size} frames, not {len(positions)}")
-        padded = [*positions, *[positions[-1]] * (self.batch_size - len(positions))]
+        size = self.batch_size
+        batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
+        return np.concatenate([self._render_batch(spec, batch, check) for batch in batches])
+
+    def _render_batch(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> Pictures:
+        padded = positions + positions[-1:] * (self.batch_size - len(positions))
         batch = Embedding.batch([self._embedding(spec, position) for position in padded])
 
         def at_step(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
@@ -191,7 +197,7 @@ class Renderer:
                 device=self.device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=guided,
-                negative_prompt=negative_prompt if guided else None,
+                negative_prompt=(negative_prompt or None) if guided else None,
             )
         match encoded:
             case (positive, negative):

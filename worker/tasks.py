@@ -5,6 +5,7 @@ from typing import Any
 from celery import signals
 
 from momalisa import log, queue
+from momalisa.errors import ModelError
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
 from worker import lease, work
@@ -30,12 +31,24 @@ def _configure_logging(**_: Any) -> None:
     log.configure()
 
 
+@signals.worker_init.connect
+def _import_the_renderer(**_: Any) -> None:
+    """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model."""
+    if ChunkKind.RENDER in app.amqp.queues.consume_from:
+        import worker.renderer  # noqa: F401, PLC0415
+
+
 @signals.worker_process_init.connect
 def _load_the_model(**_: Any) -> None:
     """Load the model in the child that will use it, before it reports for work."""
-    if ChunkKind.RENDER in app.amqp.queues.consume_from:
+    if ChunkKind.RENDER not in app.amqp.queues.consume_from:
+        return
+    try:
         work.renderer()
-        logger.info("renderer ready", model=settings().model_name)
+    except ModelError as error:
+        logger.critical("no renderer", reason=str(error))
+        raise SystemExit(1) from error  # Celery would log any other exception and go on
+    logger.info("renderer ready", model=settings().model_name)
 
 
 @signals.worker_shutting_down.connect

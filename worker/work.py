@@ -1,11 +1,11 @@
 """What a worker does with a claimed chunk: render its frames, or assemble its walk."""
 
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+T = TypeVar("T")
+
 TRANSFERS = 8
 """Objects that are uploaded or downloaded at once."""
 
@@ -41,8 +43,7 @@ FILES = {
 def renderer() -> "Renderer":
     """Return the model of this process, loaded and warmed at the first call.
 
-    Torch is imported here and not above: an assembly worker has no use for it, and a process that is yet to fork
-    must not touch the GPU.
+    Torch is imported here and not above, since an assembly worker has no use for it.
     """
     from worker.renderer import Renderer  # noqa: PLC0415
 
@@ -73,8 +74,7 @@ def render(lease: Lease) -> Record:
         data = assembly.encode_png(picture)
         return frame.position, storage.put(name, data, "image/png", check=lease.check, confirm=lease.confirm)
 
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        stored = list(filter(None, pool.map(upload, claim.frames, pictures)))
+    stored = list(filter(None, _at_once(lease, upload, claim.frames, pictures)))
 
     def record(session: Session) -> ChunkKind | None:
         last = chunks.frames_done(session, claim, stored)
@@ -118,7 +118,6 @@ def _download(lease: Lease, folder: Path) -> tuple[list[Path], list[float]]:
     """
 
     def fetch(index: int, frame: ClaimedFrame) -> Path | None:
-        lease.check()
         if frame.stored is None:
             return None
         path = folder / f"{index:03}.png"
@@ -131,8 +130,7 @@ def _download(lease: Lease, folder: Path) -> tuple[list[Path], list[float]]:
         path.write_bytes(data)
         return path
 
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        fetched = list(pool.map(fetch, range(len(lease.claim.frames)), lease.claim.frames))
+    fetched = _at_once(lease, fetch, range(len(lease.claim.frames)), lease.claim.frames)
     files = [path for path in fetched if path is not None]
     lost = [frame.position for frame, path in zip(lease.claim.frames, fetched, strict=True) if path is None]
     return files, lost
@@ -149,3 +147,23 @@ def _upload(lease: Lease, kind: ArtifactKind, file: Path) -> StoredObject:
         check=lease.check,
         confirm=lease.confirm,
     )
+
+
+def _at_once(lease: Lease, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+    """Return what a function gives for each set of arguments, from several threads at once.
+
+    When the work should end, it does not wait for what is under way: those threads stop by themselves before they
+    try anything again, and what they finish does no harm.
+    """
+    pool = ThreadPoolExecutor(TRANSFERS)
+    try:
+        futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
+        pending = set(futures)
+        while pending:
+            lease.check()
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

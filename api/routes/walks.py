@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 
 from api import problems, schemas
 from momalisa import jobs, queue
@@ -52,13 +52,16 @@ def _owner(request: Request) -> str:
         ),
     },
 )
-def create_walk(body: schemas.WalkRequest, request: Request, response: Response) -> schemas.WalkView:
+def create_walk(
+    body: schemas.WalkRequest, request: Request, response: Response, afterwards: BackgroundTasks
+) -> schemas.WalkView:
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
     with transaction() as session:
         walk = jobs.create(session, body.spec(), public=body.public, owner=_owner(request))
         answer = schemas.view(jobs.get(session, walk.id), _base_url(request))
     log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
-    queue.publish(ChunkKind.RENDER, len(chunks(walk.frames_total, settings().batch_size)))
+    # After the answer: a broker that hangs shall not keep a visitor waiting.
+    afterwards.add_task(queue.publish, ChunkKind.RENDER, len(chunks(walk.frames_total, settings().batch_size)))
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = str(POLL_SECONDS)
     return answer
@@ -142,5 +145,5 @@ def _decode_cursor(cursor: str) -> tuple[datetime, UUID]:
         if before.tzinfo is None:
             raise ValueError("a time without a zone")
         return before, UUID(walk_id)
-    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise InvalidFieldError("cursor", "must be the `next_cursor` of another page") from error

@@ -3,9 +3,9 @@ import { announce, fromTemplate, make, setText } from "./dom.js";
 import { words } from "./form-view.js";
 import { followWalk } from "./poll.js";
 import { makeSketch } from "./sketch.js";
-import { countWords, fileName, kilobytes, longDate, statusWords, titleNodes, titleOf } from "./wording.js";
+import { countWords, kilobytes, longDate, statusWords, titleNodes, titleOf } from "./wording.js";
 
-const DOWNLOADS = { gif: "GIF", mp4: "MP4", zip: "ZIP of the frames" };
+const DOWNLOADS = { gif: "GIF", mp4: "MP4" };
 const ENDED_BADLY = ["failed", "canceled", "expired"];
 
 /** One walk, followed until it is done. `walk` is what is known of it already, if anything. onDone(walk) once. */
@@ -88,7 +88,7 @@ export function showWalk({ id, walk: known, stage, label, onDone }) {
     part(".downloads").hidden = !offered.length;
     part(".downloads ul").replaceChildren(...offered.map(([kind, name]) => {
       const { url, bytes } = walk.artifacts[kind];
-      const link = make("a", { href: url, download: fileName(walk, kind) }, name);
+      const link = make("a", { href: url, download: "" }, name);
       return make("li", {}, link, " ", make("span", { className: "size" }, bytes ? kilobytes(bytes) : ""));
     }));
   }

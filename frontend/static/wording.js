@@ -23,12 +23,6 @@ export const kilobytes = (bytes) => `${Math.max(1, Math.round(bytes / 1000)).toL
 
 export const longDate = (iso) => new Date(iso).toLocaleDateString("en-GB", { dateStyle: "long" });
 
-/** A file name out of prompts, short enough for any file system. */
-export function fileName({ prompts }, extension) {
-  const words = prompts.join(" to ").normalize("NFKC").toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-");
-  return `${[...words].slice(0, 60).join("").replace(/^-+|-+$/g, "") || "walk"}.${extension}`;
-}
-
 /** The prompts with arrows between them as nodes, each prompt in its own writing direction. */
 export function titleNodes({ prompts }) {
   return prompts.flatMap((prompt, place) => {

@@ -101,6 +101,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("rank", sa.BigInteger(), nullable=False),
         sa.Column("turn", sa.BigInteger(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
@@ -125,12 +126,16 @@ def upgrade() -> None:
     op.create_index(
         "chunks_queued",
         "chunks",
-        ["kind", sa.literal_column("(number > 0)"), "turn", "created_at"],
+        ["kind", "rank", "turn", "created_at"],
         unique=False,
         postgresql_where=sa.text("status = 'queued'"),
     )
     op.create_index(
-        "chunks_turns", "chunks", ["owner", "turn"], unique=False, postgresql_where=sa.text("status = 'queued'")
+        "chunks_turns",
+        "chunks",
+        ["owner", "kind", "rank", "turn"],
+        unique=False,
+        postgresql_where=sa.text("status = 'queued'"),
     )
     op.create_table(
         "frames",

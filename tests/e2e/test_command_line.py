@@ -6,9 +6,9 @@ import av
 import pytest
 from PIL import Image
 
-from momalisa import local
 from momalisa.local import System
-from momalisa.settings import ROOT
+from momalisa.processes import free_port
+from momalisa.settings import ROOT, environment
 
 
 def momalisa(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +36,7 @@ def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: System, tmp_path: Path) -> 
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
         (["a cat", "x" * 400], "prompts[1]: at most 300 characters, got 400"),
         (["a cat", "a castle", "--out=nowhere/cat.gif"], "There is no folder nowhere to write cat.gif to."),
+        (["a cat", "a castle", "--out=docs.gif/x"], "There is no folder docs.gif to write x.gif to."),
     ],
 )
 def test_a_refusal_is_one_sentence(system: System, arguments: list[str], sentence: str) -> None:
@@ -45,8 +46,35 @@ def test_a_refusal_is_one_sentence(system: System, arguments: list[str], sentenc
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize("out", ["cat", "cat.mp4"])
+def test_the_gif_gets_its_own_name(system: System, tmp_path: Path, out: str) -> None:
+    run = momalisa("walk", "a", "b", "--frames=2", f"--out={tmp_path / out}", f"--url={system.url}")
+    assert run.returncode == 0, run.stderr
+    assert {path.suffix for path in tmp_path.iterdir()} == {".gif", ".mp4"}
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "nonsense", "http://127.0.0.1:1"])
+def test_a_server_that_is_none_is_one_sentence(url: str) -> None:
+    run = momalisa("walk", "a", "b", f"--url={url}")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+
+
+def test_a_setting_that_is_wrong_is_one_sentence() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "momalisa", "migrate"],
+        cwd=ROOT,
+        env=environment(BATCH_SIZE="0"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr == "The settings are not valid. BATCH_SIZE: Input should be greater than or equal to 1.\n"
+
+
 def test_a_server_out_of_reach_is_one_sentence() -> None:
-    run = momalisa("walk", "a", "b", f"--url=http://127.0.0.1:{local.free_port()}")
+    run = momalisa("walk", "a", "b", f"--url=http://127.0.0.1:{free_port()}")
     assert run.returncode == 1
     assert "cannot be reached" in run.stderr
 

@@ -73,9 +73,9 @@ def make_due() -> None:
         session.execute(update(Chunk).values(due_at=func.now() - timedelta(seconds=1)))
 
 
-def reconcile() -> dict[ChunkKind, int] | None:
+def take_back() -> int:
     with transaction() as session:
-        return chunks.reconcile(session)
+        return chunks.take_back(session)
 
 
 def walk(walk_id: UUID) -> Walk:
@@ -128,8 +128,9 @@ def test_the_revision_grows_with_every_change_that_a_client_can_see(make: Callab
 
 def test_first_chunks_come_before_later_ones(make: Callable[..., UUID]) -> None:
     first, second = make(), make()
-    assert [(claim().walk_id, claim().number) for _ in range(1)] == [(first, 0)]
-    assert {claim().walk_id for _ in range(4)} == {first, second}
+    order = [claim() for _ in range(6)]
+    assert [(claimed.walk_id, claimed.number) for claimed in order[:2]] == [(first, 0), (second, 0)]
+    assert {claimed.number for claimed in order[2:]} == {1, 2}
 
 
 def test_owners_take_turns(make: Callable[..., UUID]) -> None:
@@ -172,7 +173,7 @@ def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refu
     make(frames=8)
     zombie = claim()
     run_out(zombie)
-    assert reconcile() == {ChunkKind.RENDER: 1}
+    assert take_back() == 1
     fresh = claim()
     assert (fresh.number, fresh.attempt) == (zombie.number, 2)
     with pytest.raises(LeaseLostError), transaction() as session:
@@ -193,7 +194,7 @@ def test_no_lease_runs_out_while_nobody_could_prolong_it(
     run_out(claimed)
     monkeypatch.setenv("LEASE_SECONDS", "3600")  # PostgreSQL came up less than a lease ago
     settings.cache_clear()
-    assert reconcile() == {}
+    assert take_back() == 0
     assert finish(claimed)
 
 
@@ -203,7 +204,7 @@ def test_a_heartbeat_keeps_the_lease(make: Callable[..., UUID]) -> None:
     run_out(claimed)
     with transaction() as session:
         chunks.heartbeat(session, claimed)
-    assert reconcile() == {}
+    assert take_back() == 0
     assert finish(claimed)
 
 
@@ -214,7 +215,7 @@ def test_a_chunk_that_is_given_back_loses_no_attempt(make: Callable[..., UUID]) 
         assert claimed.attempt == 1
         with transaction() as session:
             chunks.give_back(session, claimed)
-    assert reconcile() == {ChunkKind.RENDER: 1}
+    assert not nothing_to_claim()
 
 
 def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[..., UUID]) -> None:
@@ -224,9 +225,8 @@ def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[.
     for attempt in range(1, settings().max_attempts + 1):
         assert (claimed.walk_id, claimed.number, claimed.attempt) == (bad, 0, attempt)
         with transaction() as session:
-            again = chunks.attempt_failed(session, claimed, "the model said no")
-        assert again == (attempt < settings().max_attempts)
-        if again:
+            chunks.attempt_failed(session, claimed, "the model said no")
+        if attempt < settings().max_attempts:
             assert chunk(claimed).due_at > chunk(claimed).created_at
             make_due()
             claimed = claim()
@@ -243,7 +243,7 @@ def test_a_worker_that_vanishes_every_time_fails_the_walk(make: Callable[..., UU
     walk_id = make(frames=8)
     for _ in range(settings().max_attempts):
         run_out(claim())
-        reconcile()
+        take_back()
     assert (walk(walk_id).status, walk(walk_id).error_code) == (WalkStatus.FAILED, "render_failed")
     assert nothing_to_claim()
 
@@ -290,11 +290,26 @@ def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
     assert walk(walk_id).warnings == ["too long", "too “odd”"]
 
 
-def test_two_reconcilers_do_not_work_at_once(make: Callable[..., UUID]) -> None:
-    make(frames=8)
-    with transaction() as one, transaction() as other:
-        assert chunks.reconcile(one) == {ChunkKind.RENDER: 1}
-        assert chunks.reconcile(other) is None
+def test_two_reconcilers_at_once_take_each_chunk_back_once(make: Callable[..., UUID]) -> None:
+    make(frames=80)
+    for _ in range(10):
+        run_out(claim())
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda _: take_back(), range(8)))
+    assert sum(taken) == 10
+    with transaction() as session:
+        assert chunks.due(session) == {ChunkKind.RENDER: 10}
+
+
+def test_a_chunk_that_was_lost_comes_before_all_others(make: Callable[..., UUID]) -> None:
+    make(frames=20)
+    claim()
+    lost = claim()
+    run_out(lost)
+    take_back()
+    make(frames=20, owner="bob")
+    again = claim()
+    assert (again.walk_id, again.number) == (lost.walk_id, lost.number)
 
 
 def test_nothing_stays_leased_when_all_is_done(make: Callable[..., UUID]) -> None:
@@ -404,9 +419,9 @@ def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make:
 
     def disturb(number: int) -> None:
         for walk_id in walks[number::2]:
-            reconcile()
+            take_back()
             cancel(walk_id) if number else None
-            reconcile()
+            take_back()
 
     with ThreadPoolExecutor(8) as pool:
         for future in [*(pool.submit(work, n) for n in range(6)), *(pool.submit(disturb, n) for n in range(2))]:

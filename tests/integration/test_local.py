@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from momalisa import local
 from momalisa.client import Client
 from momalisa.errors import LocalSystemError
 from momalisa.local import System
+from momalisa.processes import LIMIT, Child, free_port
 from momalisa.settings import ROOT
 
 
@@ -40,7 +42,7 @@ def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: Path) -> None:
-    port = local.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with up(tmp_path, port) as process:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -61,7 +63,7 @@ def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: P
 
 
 def test_when_it_is_killed_its_children_die_and_the_next_start_works(tmp_path: Path) -> None:
-    port = local.free_port()
+    port = free_port()
     with up(tmp_path, port) as process:
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
@@ -84,9 +86,12 @@ def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_gets_one_clear_sentence(system: System) -> None:
-    assert local.running(system.folder) == system.url
+    with pytest.raises(LocalSystemError, match=r"already at work in .*; wait"):
+        System(system.folder, port=free_port()).start()
+    assert local.running(system.folder) is None  # it is not for others
+    system.announce()
     with pytest.raises(LocalSystemError, match=f"already runs in .*, at {system.url}"):
-        System(system.folder, port=local.free_port()).start()
+        System(system.folder, port=free_port()).start()
     assert local.running(system.folder) == system.url
 
 
@@ -97,7 +102,7 @@ def test_a_part_that_ends_by_itself_is_started_again(system: System) -> None:
     before = child.process.pid
     child.process.kill()
     child.process.wait()
-    system.supervise(told.append, once=True)
+    system.supervise(told.append)
     assert told == ["reconciler ended (exit code -9) and is started again."]
     assert child.process.pid != before
     assert child.ended() is None
@@ -105,7 +110,30 @@ def test_a_part_that_ends_by_itself_is_started_again(system: System) -> None:
 
 def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
-    (tmp_path / "postgres" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(LocalSystemError, match="postgres does not start"):
-        System(tmp_path, port=local.free_port()).start()
+        System(tmp_path, port=free_port()).start()
     assert local.running(tmp_path) is None
+
+
+def test_a_part_that_keeps_ending_ends_the_system(tmp_path: Path) -> None:
+    child = Child("broken", [sys.executable, "-c", "print('no luck'); raise SystemExit(3)"], tmp_path / "log")
+    child.start()
+    for _ in range(LIMIT):
+        child.wait_stopped(time.monotonic() + 10)
+        child.restart()
+    child.wait_stopped(time.monotonic() + 10)
+    with pytest.raises(LocalSystemError, match=r"broken keeps ending \(exit code 3\)[^!]*no luck"):
+        child.restart()
+
+
+def test_an_interrupted_first_start_does_no_harm(tmp_path: Path) -> None:
+    """initdb writes under another name until it is complete."""
+    (tmp_path / "postgres.new").mkdir()
+    (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
+    system = System(tmp_path, port=free_port())
+    try:
+        system.start_services()
+    finally:
+        system.stop()
+    assert not (tmp_path / "postgres.new").exists()
+    assert (tmp_path / "postgres" / "PG_VERSION").exists()

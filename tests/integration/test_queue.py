@@ -3,7 +3,8 @@ import redis
 
 from momalisa import chunks, jobs, queue, reconciler
 from momalisa.database import transaction
-from momalisa.local import System, free_port
+from momalisa.local import System
+from momalisa.processes import free_port
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import ChunkKind
@@ -53,13 +54,13 @@ def twenty_chunks(services: System) -> None:
 @pytest.mark.usefixtures("twenty_chunks")
 def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
     queue.publish(ChunkKind.RENDER, 5)
-    reconciler.reconcile()
+    reconciler.top_up()
     assert queue.waiting(ChunkKind.RENDER) == 20
-    reconciler.reconcile()
+    reconciler.top_up()
     assert queue.waiting(ChunkKind.RENDER) == 20
     with transaction() as session:
         chunks.claim(session, ChunkKind.RENDER, "here")
-    reconciler.reconcile()
+    reconciler.top_up()
     assert queue.waiting(ChunkKind.RENDER) == 20  # one too many, which does no harm
 
 
@@ -67,8 +68,9 @@ def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
 def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_PERMITS", "7")
     settings.cache_clear()
-    queue.publish(ChunkKind.RENDER, 100)
-    reconciler.reconcile()
+    for _ in range(3):
+        queue.publish(ChunkKind.RENDER, 4)
+    reconciler.top_up()
     assert queue.waiting(ChunkKind.RENDER) == 7
 
 
@@ -77,4 +79,4 @@ def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.Monke
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     queue.app.cache_clear()
     settings.cache_clear()
-    reconciler.reconcile()
+    reconciler.top_up()

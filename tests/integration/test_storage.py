@@ -5,7 +5,7 @@ import pytest
 
 from momalisa import storage
 from momalisa.errors import LeaseLostError, ObjectCorruptError
-from momalisa.local import free_port
+from momalisa.processes import free_port
 from momalisa.storage import StoredObject
 from tests.conftest import forget
 

@@ -10,6 +10,7 @@ import pytest
 from momalisa import local
 from momalisa.client import Client, Walk
 from momalisa.local import System
+from momalisa.processes import free_port
 from tests.conftest import wait_for_workers
 from worker import assembly
 from worker.assembly import Picture
@@ -57,7 +58,7 @@ def test_any_number_of_workers_gives_the_same_frames_and_shares_the_chunks(
     workers: int, two: list[Picture], tmp_path: Path
 ) -> None:
     with (
-        local.started(System(tmp_path, port=local.free_port(), workers=workers)) as system,
+        local.started(System(tmp_path, port=free_port(), workers=workers)) as system,
         Client(system.url) as client,
     ):
         wait_for_workers(system)

@@ -89,10 +89,12 @@ def test_a_short_batch_is_padded_and_cut(renderer: Renderer, spec: MakeSpec) -> 
     assert difference(whole[:2], short) <= BATCH_TOLERANCE
 
 
-@pytest.mark.parametrize("positions", [[], [0.1] * 5])
-def test_a_batch_of_another_size_is_refused(renderer: Renderer, spec: MakeSpec, positions: list[float]) -> None:
-    with pytest.raises(ValueError, match="1 to 4 frames"):
-        renderer.render(spec(), positions)
+def test_a_chunk_that_was_cut_for_larger_batches_is_rendered_in_several(renderer: Renderer, spec: MakeSpec) -> None:
+    positions = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    many = renderer.render(spec(), positions)
+    assert many.shape[0] == 6
+    assert difference(many[:4], renderer.render(spec(), positions[:4])) == 0
+    assert difference(many[4:], renderer.render(spec(), positions[4:])) == 0
 
 
 def test_each_prompt_is_encoded_once(renderer: Renderer, spec: MakeSpec) -> None:
@@ -129,12 +131,23 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         Renderer(str(tmp_path / "nowhere"), batch_size=1)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside that sampler
-def test_a_sampler_that_draws_noise_at_each_step_is_refused(tmp_path: Path) -> None:
-    model = tmp_path / "ancestral"
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside those samplers
+@pytest.mark.parametrize(
+    ("sampler", "config"),
+    [
+        ("EulerAncestralDiscreteScheduler", {}),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ],
+)
+def test_a_sampler_that_draws_noise_at_each_step_is_refused(
+    tmp_path: Path, sampler: str, config: dict[str, str]
+) -> None:
+    model = tmp_path / "noisy"
     shutil.copytree(settings().model, model)
-    index = json.loads((model / "model_index.json").read_text())
-    index["scheduler"] = ["diffusers", "EulerAncestralDiscreteScheduler"]
-    (model / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="EulerAncestralDiscreteScheduler"):
+    for path, changes in (
+        (model / "model_index.json", {"scheduler": ["diffusers", sampler]}),
+        (model / "scheduler" / "scheduler_config.json", config),
+    ):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ModelError, match=sampler):
         Renderer(str(model), batch_size=1)

@@ -13,6 +13,9 @@ from momalisa.settings import ROOT
 SOURCES = sorted(path for folder in ("momalisa", "api", "worker") for path in (ROOT / folder).rglob("*.py"))
 
 
+READERS = {"environ", "environb", "getenv", "getenvb"}
+
+
 def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -57,6 +60,8 @@ def test_only_the_settings_read_the_environment() -> None:
         path.name
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "getenvb"}
+        if (isinstance(node, ast.Attribute) and node.attr in READERS)
+        or (isinstance(node, ast.alias) and node.name in READERS)
+        or (isinstance(node, ast.keyword) and node.arg == "envvar")
     }
     assert readers == {"settings.py"}

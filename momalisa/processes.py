@@ -1,0 +1,137 @@
+"""Programs as child processes: started, watched, stopped, and never left behind."""
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from momalisa.errors import LocalSystemError
+from momalisa.settings import ROOT, environment
+
+PR_SET_PDEATHSIG = 1
+"""`prctl(2)`: the signal that a child gets when its parent dies."""
+
+LIMIT, WINDOW_SECONDS = 5, 60
+"""A program that ended this often within this time is not started again."""
+
+
+@dataclass
+class Child:
+    """A program that runs as long as the system does."""
+
+    name: str
+    command: list[str]
+    log: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    user: str | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    process: subprocess.Popen[bytes] | None = None
+    ends: list[float] = field(default_factory=list)
+    """When it ended by itself, in monotonic seconds."""
+
+    def start(self) -> None:
+        """Start the program in a session of its own, so that a Ctrl-C reaches us alone."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603
+                self.command,
+                cwd=ROOT,
+                env=environment(**self.variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **as_user(self.user),
+                preexec_fn=self._die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            )
+
+    def ended(self) -> int | None:
+        """Return the exit code, or None while the program runs."""
+        return self.process.poll() if self.process else None
+
+    def restart(self) -> None:
+        """Start the program again after it ended by itself.
+
+        Raises:
+            LocalSystemError: if it keeps ending.
+        """
+        now = time.monotonic()
+        self.ends = [moment for moment in self.ends if now - moment < WINDOW_SECONDS] + [now]
+        if len(self.ends) > LIMIT:
+            raise LocalSystemError(
+                f"{self.name} keeps ending (exit code {self.ended()}). Its log, {self.log}, ends with:\n"
+                f"{self.last_lines()}"
+            )
+        self.start()
+
+    def signal_stop(self) -> None:
+        """Ask the program to stop."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(self.stop_signal)
+
+    def wait_stopped(self, deadline: float) -> None:
+        """Wait until the program has stopped, and kill its whole session at the deadline (monotonic seconds)."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def last_lines(self, count: int = 12) -> str:
+        """Return the end of the program's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def _die_with_parent(self) -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self.stop_signal)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a program could listen on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def as_user(user: str | None) -> dict[str, Any]:
+    """Return the arguments of `subprocess.Popen` that run a program as another user and in its group only."""
+    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+def system_user(name: str) -> str:
+    """Return the name of a system user, which is made if it is not there; only root may.
+
+    Raises:
+        LocalSystemError: if it cannot be made.
+    """
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        useradd = shutil.which("useradd")
+        command = [useradd or "useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
+        if useradd is None or subprocess.run(command, check=False, capture_output=True).returncode:  # noqa: S603
+            raise LocalSystemError(
+                f"PostgreSQL refuses to run as root, and the user {name} cannot be made for it. "
+                "Run MoMALisa as an ordinary user."
+            ) from None
+    return name

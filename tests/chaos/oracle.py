@@ -1,0 +1,246 @@
+"""The oracle: reads the database, the bucket and the API from outside, and says what is wrong.
+
+It shares no code with the product: its queries, its checksums and its decoders are its own.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import av
+import google_crc32c
+import httpx
+from PIL import Image
+
+from tests.chaos.stage import LEASE_SECONDS, Stage
+
+RANK = {"queued": 0, "running": 1, "assembling": 2, "succeeded": 3, "failed": 3, "canceled": 3}
+ARTIFACTS = {"gif": "walk.gif", "mp4": "walk.mp4", "poster": "walk.webp"}
+
+
+NEEDED = {"PostgreSQL", "broker", "reconciler"}
+"""The parts without which a lost chunk cannot be taken up again."""
+
+Injected = tuple[str, datetime, datetime]
+"""The part that a fault hit, and when it began and ended."""
+
+
+@dataclass
+class Verdict:
+    """What a run came to."""
+
+    walks: Counter[str]
+    """By final state."""
+    frames_needed: int
+    frames_rendered: int
+    recoveries: list[float]
+    """Seconds from the end of each fault to the next progress of any walk."""
+    lost: list[float]
+    """Seconds from the loss of a worker to the moment when its chunk was taken up again."""
+    lost_alone: list[float]
+    """The same, of those during which nothing else was out of order that a recovery needs."""
+    wrongs: list[str]
+
+    @property
+    def wasted(self) -> float:
+        """Frames rendered in vain, as a share of the frames needed."""
+        return self.frames_rendered / max(self.frames_needed, 1) - 1
+
+    def lines(self) -> Iterator[str]:
+        """Give the figures as rows of a table."""
+        states = ", ".join(f"{count} {state}" for state, count in sorted(self.walks.items()))
+        yield f"| walks | {self.walks.total()}: {states} |"
+        yield f"| frames rendered ÷ frames needed | {self.frames_rendered} ÷ {self.frames_needed} |"
+        yield f"| wasted work | {self.wasted:.1%} |"
+        yield f"| fault to next progress | {_spread(self.recoveries)} |"
+        yield f"| lost worker to its chunk taken up again | {_spread(self.lost)} |"
+        yield f"| the same, while PostgreSQL, broker and reconciler were up | {_spread(self.lost_alone)} |"
+        yield f"| a lease | {LEASE_SECONDS:.0f} s |"
+        yield f"| wrong | {len(self.wrongs)} |"
+
+
+def _spread(seconds: list[float]) -> str:
+    if not seconds:
+        return "none"
+    ordered = sorted(seconds)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+    return (
+        f"p50 {statistics.median(ordered):.1f} s, p95 {p95:.1f} s, max {ordered[-1]:.1f} s ({len(ordered)} times)"
+    )
+
+
+Reference = dict[int, dict[str, str]]
+"""For each order, the digest of each frame (by position) and artifact (by kind) of a walk without faults."""
+
+
+def reference(stage: Stage, walks: dict[int, str]) -> Reference:
+    """Return what walks look like that no fault met."""
+    return {order: _digests(stage, walk_id) for order, walk_id in walks.items()}
+
+
+def judge(stage: Stage, expected: Reference, faults: list[Injected]) -> Verdict:
+    """Look at everything that a run left behind."""
+    diary = stage.diary
+    wrongs = list(diary.wrongs)
+    walks = {row[0]: row[1] for row in stage.rows("SELECT id::text, status FROM walks")}
+    objects = dict(_objects(stage))
+    lost = diary.accepted.keys() - walks.keys() - diary.removed
+    wrongs += [f"walk {walk_id} was accepted and is lost" for walk_id in lost]
+    for walk_id, status in walks.items():
+        wrongs += _wrongs_of_walk(stage, walk_id, status, objects)
+        if status == "succeeded" and walk_id in diary.accepted:
+            found, wanted = _digests(stage, walk_id), expected[diary.accepted[walk_id]]
+            wrongs += [f"walk {walk_id}: {name} differs" for name in wanted if found.get(name) != wanted[name]]
+    for walk_id, seen in diary.seen.items():
+        ranks = [RANK[status] for status in seen]
+        if ranks != sorted(set(ranks)):
+            wrongs.append(f"walk {walk_id} went backwards: {seen}")
+    wrongs += [f"object {name} belongs to no walk" for name in objects if name.split("/")[1] not in walks]
+    open_chunks = stage.rows("SELECT count(*) FROM chunks WHERE status IN ('queued', 'leased')")
+    if open_chunks != [(0,)]:
+        wrongs.append(f"{open_chunks[0][0]} chunks are still open")
+    needed, rendered = _work(stage)
+    taken_up = _taken_up_again(stage)
+    outages = [(start, end) for part, start, end in faults if part in NEEDED]
+    alone = [(at, back) for at, back in taken_up if not any(start < back and at < end for start, end in outages)]
+    return Verdict(
+        walks=Counter(walks.values()),
+        frames_needed=needed,
+        frames_rendered=rendered,
+        recoveries=_progress(stage, faults),
+        lost=[(back - at).total_seconds() for at, back in taken_up],
+        lost_alone=[(back - at).total_seconds() for at, back in alone],
+        wrongs=wrongs,
+    )
+
+
+def _wrongs_of_walk(stage: Stage, walk_id: str, status: str, objects: dict[str, dict[str, Any]]) -> list[str]:
+    diary = stage.diary
+    wrongs = []
+    allowed = {"succeeded"}
+    if walk_id in diary.canceled:
+        allowed = {"canceled", "succeeded"}
+    if walk_id in diary.poisoned:
+        allowed = {"failed", "canceled"} if walk_id in diary.canceled else {"failed"}
+    if status not in allowed:
+        [(code, message)] = stage.rows("SELECT error_code, error_message FROM walks WHERE id = %s", walk_id)
+        errors = stage.rows("SELECT number, kind, attempts, error FROM chunks WHERE walk_id = %s", walk_id)
+        wrongs.append(f"walk {walk_id} is {status}, not {sorted(allowed)}: {code}, {message}, {errors}")
+    frames = stage.rows("SELECT position, object, bytes, crc32c FROM frames WHERE walk_id = %s", walk_id)
+    recorded = {name: (size, crc32c) for _, name, size, crc32c in frames if name is not None}
+    for name, (size, crc32c) in recorded.items():
+        there = objects.get(name)
+        if there is None:
+            if status != "canceled":
+                wrongs.append(f"walk {walk_id}: {name} is recorded but not there")
+        elif status == "succeeded" and (int(there["size"]), there["crc32c"]) != (size, crc32c):
+            wrongs.append(f"walk {walk_id}: {name} is not what was recorded")
+    owned = {f"walks/{walk_id}/frames/{position:.9f}.png" for position, *_ in frames}
+    owned |= {f"walks/{walk_id}/{name}" for name in ARTIFACTS.values()}
+    mine = {name for name in objects if name.startswith(f"walks/{walk_id}/")}
+    wrongs += [f"object {name} is nobody's" for name in mine - owned]
+    if status == "succeeded":
+        [(total, done)] = stage.rows("SELECT frames_total, frames_done FROM walks WHERE id = %s", walk_id)
+        positions = sorted(position for position, *_ in frames)
+        if not total == done == len(recorded) == len(set(positions)) or (positions[0], positions[-1]) != (0, 1):
+            wrongs.append(f"walk {walk_id} has {len(recorded)} of {total} frames and says {done}")
+        if mine != owned:
+            wrongs.append(f"walk {walk_id} lacks {sorted(owned - mine)}")
+    seen = httpx.get(f"{stage.url}/v1/walks/{walk_id}", timeout=10).json()
+    if (seen["status"], seen["done"]) != (status, True):
+        wrongs.append(f"walk {walk_id} is {status}, but the API says {seen['status']}")
+    return wrongs
+
+
+def _digests(stage: Stage, walk_id: str) -> dict[str, str]:
+    """Return the digest of each frame and artifact of a succeeded walk, as the API names them."""
+    walk = httpx.get(f"{stage.url}/v1/walks/{walk_id}", timeout=10).json()
+    found = {}
+    for frame in walk["frames"]:
+        data = _download(stage, frame["url"])
+        with Image.open(io.BytesIO(data)) as image:
+            found[f"frame {frame['position']:.6f}"] = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+    for kind, artifact in walk["artifacts"].items():
+        data = _download(stage, artifact["url"])
+        if kind == "gif":
+            with Image.open(io.BytesIO(data)) as image:
+                assert getattr(image, "n_frames", 1) == walk["frames_total"], f"the GIF of {walk_id}"
+        if kind == "mp4":
+            with av.open(io.BytesIO(data), "r") as video:
+                assert len(list(video.decode(video=0))) == walk["frames_total"], f"the MP4 of {walk_id}"
+        found[kind] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def _download(stage: Stage, url: str) -> bytes:
+    path = url.split("/", 3)[3]
+    return httpx.get(f"{stage.bucket_url}/{path}", timeout=10).raise_for_status().content
+
+
+def _objects(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give every object with its size and the checksum of the bytes that are really there."""
+    token = None
+    while True:
+        parameters = {"maxResults": "500", **({"pageToken": token} if token else {})}
+        page = httpx.get(f"{stage.bucket_url}/storage/v1/b/momalisa/o", params=parameters, timeout=60).json()
+        for item in page.get("items", []):
+            data = httpx.get(f"{stage.bucket_url}/momalisa/{item['name']}", timeout=10).content
+            crc32c = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+            yield item["name"], {"size": len(data), "crc32c": crc32c}
+        token = page.get("nextPageToken")
+        if not token:
+            return
+
+
+def _events(stage: Stage) -> Iterator[dict[str, Any]]:
+    """Give what the workers logged, part by part."""
+    for log in sorted((stage.folder / "logs").glob("*.log")):
+        for line in log.read_text(errors="replace").splitlines():
+            if line.startswith("{"):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # cut off by a kill
+
+
+def _work(stage: Stage) -> tuple[int, int]:
+    """Return the frames that were needed, and those that workers took on, of walks that went their whole way."""
+    whole = {
+        row[0]: row[1] for row in stage.rows("SELECT id::text, frames_total FROM walks WHERE status = 'succeeded'")
+    }
+    rendered = sum(
+        event["frames"]
+        for event in _events(stage)
+        if event.get("event") == "claimed" and event.get("kind") == "render" and event.get("walk") in whole
+    )
+    return sum(whole.values()), rendered
+
+
+def _progress(stage: Stage, faults: list[Injected]) -> list[float]:
+    done = sorted(row[0] for row in stage.rows("SELECT finished_at FROM chunks WHERE status = 'done'"))
+    return [
+        (min(later) - end).total_seconds()
+        for _, _, end in faults
+        if (later := [moment for moment in done if moment > end])
+    ]
+
+
+def _taken_up_again(stage: Stage) -> list[tuple[datetime, datetime]]:
+    """Return when each lost chunk was lost, and when somebody took it up again, or brought it to its end."""
+    touched: dict[tuple[str, int], list[datetime]] = {}
+    for event in _events(stage):
+        if event.get("event") in {"claimed", "done"} and "walk" in event:
+            moment = datetime.fromisoformat(event["timestamp"])
+            touched.setdefault((event["walk"], event["chunk"]), []).append(moment)
+    return [
+        (lost.at, min(later))
+        for lost in stage.diary.lost
+        if (later := [moment for moment in touched.get((lost.walk_id, lost.number), []) if moment > lost.at])
+    ]

@@ -1,0 +1,254 @@
+"""The stage: the whole system in processes of its own, and the ways to get at its parts from outside."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import redis
+
+from momalisa.local import System
+from momalisa.processes import Child
+from tests.chaos.proxy import Proxy, Trouble
+
+LEASE_SECONDS = 3.0
+BATCH_SIZE = 4
+
+ORDERS: list[dict[str, Any]] = [
+    {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 4},
+    {"prompts": ["a cat", "a castle"], "frames": 9, "seed": 3, "steps": 4},
+    {"prompts": ["an apple", "a planet", "a rocket"], "frames": 14, "seed": 5, "steps": 3, "fps": 24},
+    {"prompts": ["a fox", "a sailing boat"], "frames": 22, "seed": 1, "steps": 3, "guidance": 1.0},
+]
+"""What visitors ask for. Every walk of one order must come out the same."""
+
+
+@dataclass
+class Lost:
+    """A chunk that a fault took from its worker."""
+
+    at: datetime
+    walk_id: str
+    number: int
+
+
+@dataclass
+class Diary:
+    """What happened, for the oracle."""
+
+    accepted: dict[str, int] = field(default_factory=dict)
+    """The order of each walk that was answered with 202."""
+    canceled: set[str] = field(default_factory=set)
+    poisoned: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    seen: dict[str, list[str]] = field(default_factory=dict)
+    """The states in which each walk was seen, in order, without repetition."""
+    lost: list[Lost] = field(default_factory=list)
+    wrongs: list[str] = field(default_factory=list)
+
+
+class Stage(System):
+    """The system, with a proxy in front of its bucket, and handles for faults."""
+
+    def __init__(self, folder: Path, *, port: int, workers: int, seed: int, outage: float) -> None:
+        super().__init__(
+            folder,
+            port=port,
+            workers=workers,
+            variables={
+                "LEASE_SECONDS": str(LEASE_SECONDS),
+                "RECONCILE_SECONDS": "1",
+                "BATCH_SIZE": str(BATCH_SIZE),
+            },
+        )
+        self.random = random.Random(seed)
+        self.diary = Diary()
+        self.held: set[str] = set()
+        """Children that shall stay down for now."""
+        self.bucket_url = ""
+        self._outage = outage
+        self._full_outages: set[str] = set()
+        self._outages = threading.Lock()
+
+    # Parts
+
+    def _start_bucket(self) -> None:
+        super()._start_bucket()
+        self.bucket_url = self._variables["BUCKET_ENDPOINT"]
+        self.proxy = Proxy(self.bucket_url)
+        self._variables["BUCKET_ENDPOINT"] = self.proxy.url
+
+    def tend(self) -> None:
+        """Start children again that ended; only the main thread may, since they die with the thread."""
+        for name, child in self.children.items():
+            if name not in self.held and child.ended() is not None:
+                child.start()
+
+    def child(self, name: str) -> Child:
+        """Return a part by name."""
+        return self.children[name]
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """Return the process of a part, waiting until it is there."""
+        process: subprocess.Popen[bytes] = self.until(
+            lambda: p if (p := self.child(name).process) and p.poll() is None else None
+        )
+        assert process
+        return process
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL, *, group: bool = False) -> None:
+        """Send a signal to a part, or to the whole group of its processes."""
+        pid = self.process(name).pid
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(pid, how)
+
+    def pool_child(self, name: str) -> int | None:
+        """Return the pid of the process in which a Celery worker works."""
+        try:
+            children = psutil.Process(self.process(name).pid).children()
+        except psutil.NoSuchProcess:
+            return None
+        return children[0].pid if children else None
+
+    @contextmanager
+    def down(self, name: str, how: signal.Signals = signal.SIGKILL, *, row: str) -> Iterator[None]:
+        """Keep a part down for the length of a block and of an outage."""
+        self.held.add(name)
+        try:
+            process = self.process(name)
+            process.send_signal(how)
+            process.wait(30)
+            ends = time.monotonic() + self.outage(row)
+            yield
+            time.sleep(max(0.0, ends - time.monotonic()))
+        finally:
+            self.held.discard(name)
+
+    def outage(self, row: str) -> float:
+        """Return how long an outage lasts, in seconds: the whole time at the first of its row, then less."""
+        with self._outages:
+            if row not in self._full_outages:
+                self._full_outages.add(row)
+                return self._outage
+            return self.random.uniform(0.5, 1.5) * LEASE_SECONDS
+
+    @contextmanager
+    def trouble(self, kind: Trouble, row: str) -> Iterator[None]:
+        """Have the bucket meet trouble for an outage, once it is in use."""
+        with self.busy("render"):
+            self.proxy.trouble = kind
+            time.sleep(self.outage(row))
+            self.proxy.trouble = None
+            yield
+
+    # Looking
+
+    @contextmanager
+    def database(self) -> Iterator[psycopg.Connection[Any]]:
+        """Open a connection to PostgreSQL, waiting until it is there."""
+
+        def connect() -> psycopg.Connection[Any] | None:
+            try:
+                return psycopg.connect(host=str(self._sockets), user="momalisa", dbname="postgres", autocommit=True)
+            except psycopg.OperationalError:
+                return None
+
+        connection = self.until(connect)
+        assert connection
+        with connection:
+            yield connection
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Ask PostgreSQL, waiting until it answers."""
+
+        def ask() -> list[tuple[Any, ...]] | None:
+            try:
+                with self.database() as connection:
+                    cursor = connection.execute(query, parameters)
+                    return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                return None
+
+        found = self.until(ask)
+        return found if found is not None else []
+
+    def until(self, look: Callable[[], Any], seconds: float = 60) -> Any:
+        """Look until there is something to see, and return it; None if there is nothing in time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = look()
+            if found is not None and found is not False:
+                return found
+            time.sleep(0.02)
+        return None
+
+    @contextmanager
+    def busy(self, kind: str) -> Iterator[tuple[str, int, str] | None]:
+        """Give a part that works on a chunk of a kind now, its worker's pid, and the walk; None if none does."""
+        found = self.until(lambda: self._busy(kind), seconds=20)
+        yield found
+
+    def _busy(self, kind: str) -> tuple[str, int, str] | None:
+        leased = self.rows(
+            "SELECT walk_id::text, number, worker FROM chunks WHERE status = 'leased' AND kind = %s"
+            " ORDER BY random()",
+            kind,
+        )
+        for walk_id, _, worker in leased:
+            pid = int(worker.split(":")[1])
+            for name, child in list(self.children.items()):
+                process = child.process
+                if not name.startswith(kind) or not process or process.poll() is not None:
+                    continue
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if pid in {grandchild.pid for grandchild in psutil.Process(process.pid).children()}:
+                        return name, pid, walk_id
+        return None
+
+    def mark_lost(self, pid: int) -> None:
+        """Note which chunk the worker with this pid held when a fault hit it."""
+        held = self.rows(
+            "SELECT walk_id::text, number FROM chunks WHERE status = 'leased' AND worker LIKE %s", f"%:{pid}"
+        )
+        for walk_id, number in held:
+            self.diary.lost.append(Lost(datetime.now(UTC), walk_id, number))
+
+    def wrong(self, what: str) -> None:
+        """Note that something is not as it was promised."""
+        self.diary.wrongs.append(what)
+
+    def broker(self) -> redis.Redis:
+        """Return a client of the broker."""
+        return redis.Redis.from_url(self._variables["BROKER_URL"], socket_timeout=5)
+
+    # Visiting
+
+    def submit(self, http: httpx.Client, order: int | None = None) -> str | None:
+        """Submit a walk; None if it was not accepted, or nobody can know."""
+        number = self.random.randrange(len(ORDERS)) if order is None else order
+        try:
+            answer = http.post(f"{self.url}/v1/walks", json=ORDERS[number])
+        except httpx.TransportError:
+            return None
+        if answer.status_code == 503:
+            if "retry-after" not in answer.headers:
+                self.wrong("a 503 without Retry-After")
+            return None
+        if answer.status_code != 202:
+            self.wrong(f"a submission was answered with {answer.status_code}: {answer.text[:200]}")
+            return None
+        walk_id: str = answer.json()["id"]
+        self.diary.accepted[walk_id] = number
+        return walk_id
