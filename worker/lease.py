@@ -29,6 +29,9 @@ T = TypeVar("T")
 Record = Callable[[Session], ChunkKind | None]
 """Writes the result of some work; returns the kind of chunk that waits because of it, if one does."""
 
+STOP_SECONDS = 10
+"""How long the work at hand may take to end when the worker is asked to stop; Spot nodes grant 15 s in all."""
+
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
 
@@ -98,15 +101,23 @@ class Lease:
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._ended.wait(settings().lease_seconds / 3):
-            if time.monotonic() - self._step > settings().stall_seconds:
-                log.critical("hung, so this process ends", seconds=settings().stall_seconds)
-                os._exit(1)  # no exception reaches a thread that hangs in native code
+        """Send heartbeats; and end the process if its main thread hangs, where no exception would reach it."""
+        last_beat, asked_to_stop = time.monotonic(), None
+        interval = settings().lease_seconds / 3
+        while not self._ended.wait(min(interval, 1.0)):
+            now = time.monotonic()
+            if stopping():
+                asked_to_stop = asked_to_stop or now
+            if now - self._step > settings().stall_seconds or now - (asked_to_stop or now) > STOP_SECONDS:
+                log.critical("hung, so this process ends", seconds=round(now - self._step))
+                os._exit(1)
+            if now - last_beat < interval:
+                continue
+            last_beat = now
             try:
                 self.confirm()
             except LeaseLostError:
                 self._lost.set()
-                return
             except StoreUnavailableError as error:
                 log.warning("heartbeat not sent", reason=str(error))
 
@@ -146,9 +157,9 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
             next_kind = _write(record)
         _failed.clear()
         log.info("done", seconds=round(time.monotonic() - started, 3))
-    except Stopping:
+    except (Stopping, StoreUnavailableError) as reason:
         next_kind = _give_up(claim, lambda session: chunks.give_back(session, claim))
-        log.info("given back")
+        log.info("given back", reason=type(reason).__name__)
     except LeaseLostError:
         next_kind = None
         log.warning("dropped, because the lease is lost")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 
 from momalisa import local
 from momalisa.processes import free_port
@@ -24,7 +25,7 @@ from tests.chaos import oracle
 from tests.chaos.faults import MATRIX, Fault, Miss
 from tests.chaos.stage import ORDERS, Stage
 
-AT_ONCE = 8
+AT_ONCE = 12
 """Walks in the system at once."""
 
 OPEN_WALKS = "SELECT count(*) FROM walks WHERE status IN ('queued', 'running', 'assembling')"
@@ -114,8 +115,8 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
         start = datetime.now(UTC)
         try:
             fault.inject(stage)
-        except Miss:
-            return
+        except (Miss, psycopg.OperationalError, httpx.TransportError):
+            return  # nothing to hit, or another fault came in between
         end = datetime.now(UTC)
         injected.append((fault, start, end))
         with (stage.folder / "faults.log").open("a") as log:
@@ -125,6 +126,7 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
         return {fault for fault, *_ in injected} != set(MATRIX)
 
     program = _program(stage.random)
+    told = 0
     with ThreadPoolExecutor(4) as pool:
         while len(injected) < faults or len(stage.diary.accepted) < walks or missing(injected):
             together = next(program) if len(injected) < faults or missing(injected) else []
@@ -138,8 +140,9 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
             while time.monotonic() < ends:
                 stage.tend()
                 time.sleep(0.05)
-            if together and len(injected) % 25 == 0:
-                _say(f"{len(injected)} faults, {len(stage.diary.accepted)} walks")
+            if len(injected) >= told + 25:
+                told = len(injected)
+                _say(f"{told} faults, {len(stage.diary.accepted)} walks")
     over.set()
     for visitor in visitors:
         visitor.join()

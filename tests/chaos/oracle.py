@@ -21,6 +21,8 @@ from PIL import Image
 
 from tests.chaos.stage import LEASE_SECONDS, Stage
 
+HTTP = httpx.Client(timeout=60)
+
 RANK = {"queued": 0, "running": 1, "assembling": 2, "succeeded": 3, "failed": 3, "canceled": 3}
 ARTIFACTS = {"gif": "walk.gif", "mp4": "walk.mp4", "poster": "walk.webp"}
 
@@ -93,6 +95,7 @@ def judge(stage: Stage, expected: Reference, faults: list[Injected]) -> Verdict:
     objects = dict(_objects(stage))
     lost = diary.accepted.keys() - walks.keys() - diary.removed
     wrongs += [f"walk {walk_id} was accepted and is lost" for walk_id in lost]
+    known = walks.keys() | diary.removed
     for walk_id, status in walks.items():
         wrongs += _wrongs_of_walk(stage, walk_id, status, objects)
         if status == "succeeded" and walk_id in diary.accepted:
@@ -102,7 +105,7 @@ def judge(stage: Stage, expected: Reference, faults: list[Injected]) -> Verdict:
         ranks = [RANK[status] for status in seen]
         if ranks != sorted(set(ranks)):
             wrongs.append(f"walk {walk_id} went backwards: {seen}")
-    wrongs += [f"object {name} belongs to no walk" for name in objects if name.split("/")[1] not in walks]
+    wrongs += [f"object {name} belongs to no walk" for name in objects if name.split("/")[1] not in known]
     open_chunks = stage.rows("SELECT count(*) FROM chunks WHERE status IN ('queued', 'leased')")
     if open_chunks != [(0,)]:
         wrongs.append(f"{open_chunks[0][0]} chunks are still open")
@@ -153,7 +156,7 @@ def _wrongs_of_walk(stage: Stage, walk_id: str, status: str, objects: dict[str, 
             wrongs.append(f"walk {walk_id} has {len(recorded)} of {total} frames and says {done}")
         if mine != owned:
             wrongs.append(f"walk {walk_id} lacks {sorted(owned - mine)}")
-    seen = httpx.get(f"{stage.url}/v1/walks/{walk_id}", timeout=10).json()
+    seen = HTTP.get(f"{stage.url}/v1/walks/{walk_id}").json()
     if (seen["status"], seen["done"]) != (status, True):
         wrongs.append(f"walk {walk_id} is {status}, but the API says {seen['status']}")
     return wrongs
@@ -161,7 +164,7 @@ def _wrongs_of_walk(stage: Stage, walk_id: str, status: str, objects: dict[str, 
 
 def _digests(stage: Stage, walk_id: str) -> dict[str, str]:
     """Return the digest of each frame and artifact of a succeeded walk, as the API names them."""
-    walk = httpx.get(f"{stage.url}/v1/walks/{walk_id}", timeout=10).json()
+    walk = HTTP.get(f"{stage.url}/v1/walks/{walk_id}").json()
     found = {}
     for frame in walk["frames"]:
         data = _download(stage, frame["url"])
@@ -181,7 +184,7 @@ def _digests(stage: Stage, walk_id: str) -> dict[str, str]:
 
 def _download(stage: Stage, url: str) -> bytes:
     path = url.split("/", 3)[3]
-    return httpx.get(f"{stage.bucket_url}/{path}", timeout=10).raise_for_status().content
+    return HTTP.get(f"{stage.bucket_url}/{path}").raise_for_status().content
 
 
 def _objects(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -189,9 +192,9 @@ def _objects(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
     token = None
     while True:
         parameters = {"maxResults": "500", **({"pageToken": token} if token else {})}
-        page = httpx.get(f"{stage.bucket_url}/storage/v1/b/momalisa/o", params=parameters, timeout=60).json()
+        page = HTTP.get(f"{stage.bucket_url}/storage/v1/b/momalisa/o", params=parameters).json()
         for item in page.get("items", []):
-            data = httpx.get(f"{stage.bucket_url}/momalisa/{item['name']}", timeout=10).content
+            data = HTTP.get(f"{stage.bucket_url}/momalisa/{item['name']}").content
             crc32c = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
             yield item["name"], {"size": len(data), "crc32c": crc32c}
         token = page.get("nextPageToken")

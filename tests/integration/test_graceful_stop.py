@@ -1,0 +1,49 @@
+"""Ctrl-C in the middle of a walk: it goes on where it was, and no frame is rendered twice."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from momalisa import local
+from momalisa.client import Client
+from momalisa.local import System
+from momalisa.processes import free_port
+from tests.conftest import wait_for_workers
+
+FRAMES = 40
+
+
+def finished_chunks(system: System, walk_id: str) -> Counter[int]:
+    """Count how often each chunk of a walk was brought to its end, by the logs of this run."""
+    done: Counter[int] = Counter()
+    for log in (system.folder / "logs").glob("render-*.log"):
+        for line in log.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {}
+            if event.get("event") == "done" and event.get("walk") == walk_id:
+                done[event["chunk"]] += 1
+    return done
+
+
+def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
+    def system() -> System:
+        return System(tmp_path, port=free_port(), workers=2, variables={"BATCH_SIZE": "4"})
+
+    with local.started(system()) as before:
+        wait_for_workers(before)
+        with Client(before.url) as client:
+            walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=8)
+            for seen in client.watch(walk):
+                if seen["progress"]["frames_done"]:
+                    break
+        assert not seen["done"]
+    done = finished_chunks(before, walk["id"])
+    given_back = [log.read_text().count('"given back"') for log in (tmp_path / "logs").glob("render-*.log")]
+    assert sum(given_back) >= 1  # at least one worker was in the middle of a chunk
+
+    with local.started(system()) as after, Client(after.url) as client:
+        walk = client.get(walk["id"])
+        assert walk["progress"]["frames_done"] == sum(done.values()) * 4
+        *_, walk = client.watch(walk)
+        assert walk["status"] == "succeeded"
+    done += finished_chunks(after, walk["id"])
+    assert done == Counter(range(FRAMES // 4))  # each chunk once

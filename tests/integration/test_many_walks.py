@@ -1,0 +1,112 @@
+"""A long queue slows nobody down."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from momalisa import chunks, jobs, queue, reconciler
+from momalisa.database import engine, transaction
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import ChunkKind, Walk
+
+QUEUED = 2000
+
+
+@pytest.fixture
+def two_thousand_walks(services: object, spec: Callable[..., WalkSpec]) -> Walk:
+    """Submitted by one owner; some are done, as in a table that has lived."""
+    with transaction() as session:
+        for number in range(QUEUED):
+            walk = jobs.create(session, spec(frames=24, seed=number), public=True, owner="ann")
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    return walk
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """Collect the SQL that is sent in a block, with its parameters."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(engine(), "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine(), "before_cursor_execute", note)
+
+
+def rows_read(statement: str, parameters: Any) -> int:
+    """Return the number of rows that PostgreSQL reads to answer a statement."""
+    with engine().connect() as connection, connection.begin() as undone:
+        explained = connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters
+        ).scalar_one()
+        undone.rollback()
+    plan = (explained if isinstance(explained, list) else json.loads(explained))[0]["Plan"]
+
+    def read(node: dict[str, Any]) -> int:
+        removed = node.get("Rows Removed by Filter", 0)
+        own = (node["Actual Rows"] + removed) * node["Actual Loops"] if "Relation Name" in node else 0
+        return int(own) + sum(read(child) for child in node.get("Plans", []))
+
+    return read(plan)
+
+
+def test_two_thousand_queued_walks_slow_nobody_down(
+    two_thousand_walks: Walk, spec: Callable[..., WalkSpec]
+) -> None:
+    """What a poll, a claim and a submission cost does not depend on the length of the queue."""
+    with statements() as polling, transaction() as session:
+        jobs.revision(session, two_thousand_walks.id)
+        jobs.get(session, two_thousand_walks.id)
+    with statements() as claiming, transaction() as session:
+        assert chunks.claim(session, ChunkKind.RENDER, "here")
+    with statements() as submitting, transaction() as session:
+        jobs.create(session, spec(frames=4), public=True, owner="bob")
+    for sent in (polling, claiming, submitting):
+        for statement, parameters in sent:
+            if statement.startswith(("SELECT", "UPDATE")):
+                assert rows_read(statement, parameters) < 100, statement
+
+
+def test_a_small_walk_does_not_wait_for_two_thousand(
+    two_thousand_walks: Walk, spec: Callable[..., WalkSpec]
+) -> None:
+    with transaction() as session:
+        small = jobs.create(session, spec(frames=12), public=True, owner="bob")
+    claimed = []
+    for _ in range(4):
+        with transaction() as session:
+            found = chunks.claim(session, ChunkKind.RENDER, "here")
+            assert found
+            claimed.append((found.walk_id, found.number))
+            chunks.frames_done(session, found, [])
+    assert (small.id, 0) in claimed[:2]
+
+
+def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec: Callable[..., WalkSpec]) -> None:
+    """Once everybody's first chunks are done, its later chunks take turns with the others' one to one."""
+    with transaction() as session:
+        session.execute(text("UPDATE chunks SET status = 'done' WHERE number = 0"))
+        small = jobs.create(session, spec(frames=24), public=True, owner="bob")
+    claimed = []
+    for _ in range(7):
+        with transaction() as session:
+            found = chunks.claim(session, ChunkKind.RENDER, "here")
+            assert found
+            claimed.append((found.walk_id, found.number))
+    assert [number for walk_id, number in claimed if walk_id == small.id] == [0, 1, 2]
+
+
+def test_the_broker_stays_small(two_thousand_walks: Walk) -> None:
+    for _ in range(3):
+        reconciler.top_up()
+    assert queue.waiting(ChunkKind.RENDER) == settings().max_permits < QUEUED
