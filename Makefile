@@ -10,9 +10,9 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE
 
-.PHONY: help walk up test check format unit integration e2e clean
+.PHONY: help walk up test check format unit integration e2e chaos clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -39,10 +39,14 @@ unit: .venv/dev ## Test without services.
 	$(BIN)/pytest tests/unit
 
 integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration tests/chaos
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(BIN)/pytest tests/e2e
+
+chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
+	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
+		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa

@@ -157,9 +157,9 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
             next_kind = _write(record)
         _failed.clear()
         log.info("done", seconds=round(time.monotonic() - started, 3))
-    except (Stopping, StoreUnavailableError) as reason:
+    except (Stopping, StoreUnavailableError) as cause:
         next_kind = _give_up(claim, lambda session: chunks.give_back(session, claim))
-        log.info("given back", reason=type(reason).__name__)
+        log.info("given back", cause=type(cause).__name__)
     except LeaseLostError:
         next_kind = None
         log.warning("dropped, because the lease is lost")
