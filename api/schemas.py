@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from momalisa import storage
+from momalisa.outlook import Outlook
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import ArtifactKind, Walk, WalkStatus
@@ -77,6 +78,9 @@ class WalkRequest(BaseModel):
     )
     fps: int = Field(12, ge=1, le=50, description="Frames per second of the animation.")
     public: bool = Field(True, description="Whether the walk is shown in the gallery.")
+    deadline_seconds: int | None = Field(
+        None, ge=1, le=7 * 24 * 3600, description="A walk that is not finished after so many seconds fails."
+    )
 
     @field_validator("width", "height")
     @classmethod
@@ -125,6 +129,16 @@ class Progress(BaseModel):
 
     frames_done: int
     frames_total: int
+
+
+class Prospect(Progress):
+    """How far the walk has come, and what lies ahead of it."""
+
+    queue_position: int | None = Field(
+        description="Batches of anybody that come before its first, at most 1,000; null once it has started."
+    )
+    eta_seconds: int | None = Field(description="Time until its last frame; null if nothing is known.")
+    started_at: datetime | None
 
 
 class FrameView(BaseModel):
@@ -182,6 +196,7 @@ class WalkSummary(BaseModel):
 class WalkView(WalkSummary):
     """A walk with its frames."""
 
+    progress: Prospect
     frames: list[FrameView] = Field(description="Every frame, in the order of the walk.")
 
 
@@ -222,10 +237,18 @@ def summary(walk: Walk, base_url: str) -> WalkSummary:
     )
 
 
-def view(walk: Walk, base_url: str) -> WalkView:
+def view(walk: Walk, ahead: Outlook, base_url: str) -> WalkView:
     """Return all that the API tells about a walk; `base_url` ends without a slash."""
+    common = dict(summary(walk, base_url))
+    progress = Prospect(
+        **dict(common.pop("progress")),
+        queue_position=ahead.queue_position,
+        eta_seconds=ahead.eta_seconds,
+        started_at=walk.started_at,
+    )
     return WalkView(
-        **dict(summary(walk, base_url)),
+        **common,
+        progress=progress,
         frames=[
             FrameView(
                 index=index,

@@ -107,6 +107,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
             status=ChunkStatus.LEASED,
             lease_token=token,
             worker=worker,
+            claimed_at=func.now(),
             lease_expires_at=_from_now(settings().lease_seconds),
             attempts=Chunk.attempts + 1,
         )

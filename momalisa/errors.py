@@ -19,6 +19,38 @@ class WalkNotFoundError(MomalisaError):
     title = "No such walk"
 
 
+class WalkExpiredError(MomalisaError):
+    """The walk is past its retention, and its files are gone."""
+
+    status = HTTPStatus.GONE
+    type = "walk-expired"
+    title = "The walk has expired"
+
+
+class FrameNotThereError(MomalisaError):
+    """The walk has no such frame, or it is not rendered yet."""
+
+    status = HTTPStatus.NOT_FOUND
+    type = "frame-not-there"
+    title = "No such frame yet"
+
+
+class IdempotencyKeyError(MomalisaError):
+    """The Idempotency-Key header is not what it must be."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "idempotency-key-malformed"
+    title = "The idempotency key is malformed"
+
+
+class IdempotencyKeyReusedError(MomalisaError):
+    """The same Idempotency-Key came with another request."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    type = "idempotency-key-reused"
+    title = "The idempotency key belongs to another request"
+
+
 class WalkOverError(MomalisaError):
     """The walk has ended, so that this can no longer be done to it."""
 

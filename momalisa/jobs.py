@@ -4,21 +4,25 @@ Each function works inside the transaction of its caller (`database.transaction`
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, func, insert, select, tuple_
+from sqlalchemy import and_, func, insert, select, tuple_, update
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, selectinload
 
 from momalisa import chunks
 from momalisa import walk as maths
-from momalisa.errors import WalkNotFoundError, WalkOverError
+from momalisa.errors import WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, IdempotencyKey, Walk, WalkStatus
 
 
-def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Walk:
+def create(
+    session: Session, spec: WalkSpec, *, public: bool, owner: str, deadline_seconds: int | None = None
+) -> Walk:
     """Write a walk, its chunks and its frames. The caller publishes permits after the commit."""
     walk = Walk(
         id=uuid4(),
@@ -27,6 +31,7 @@ def create(session: Session, spec: WalkSpec, *, public: bool, owner: str) -> Wal
         spec=spec,
         model=settings().model_name,
         frames_total=spec.frames,
+        deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
     )
     session.add(walk)
     session.flush()
@@ -78,11 +83,51 @@ def get(session: Session, walk_id: UUID) -> Walk:
 
     Raises:
         WalkNotFoundError: if there is none with this id.
+        WalkExpiredError: if it is past its retention.
     """
-    walk = session.get(Walk, walk_id, options=[selectinload(Walk.frames), selectinload(Walk.artifacts)])
-    if walk is None:
-        raise WalkNotFoundError(f"There is no walk {walk_id}.")
+    walk = session.scalars(
+        select(Walk)
+        .where(Walk.id == walk_id, Walk.deleted_at.is_(None))
+        .options(selectinload(Walk.frames), selectinload(Walk.artifacts))
+    ).one_or_none()
+    _refuse_what_is_gone(walk_id, None if walk is None else walk.status)
+    assert walk
     return walk
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """As much of a walk as it takes to know whether to look closer."""
+
+    revision: int
+    """Grows with every change that a client can see."""
+    status: WalkStatus
+    age_seconds: float
+
+
+def glimpse(session: Session, walk_id: UUID) -> Glimpse:
+    """Return the revision and the status of a walk, by one query for one row.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+        WalkExpiredError: if it is past its retention.
+    """
+    age = func.extract("epoch", func.now() - Walk.created_at).label("age")
+    row = session.execute(
+        select(Walk.revision, Walk.status, age).where(Walk.id == walk_id, Walk.deleted_at.is_(None))
+    ).one_or_none()
+    _refuse_what_is_gone(walk_id, None if row is None else row.status)
+    assert row
+    return Glimpse(row.revision, row.status, float(row.age))
+
+
+def _refuse_what_is_gone(walk_id: UUID, status: WalkStatus | None) -> None:
+    if status is None:
+        raise WalkNotFoundError(f"There is no walk {walk_id}.")
+    if status == WalkStatus.EXPIRED:
+        raise WalkExpiredError(
+            f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
+        )
 
 
 def cancel(session: Session, walk_id: UUID) -> Walk:
@@ -101,16 +146,17 @@ def cancel(session: Session, walk_id: UUID) -> Walk:
     return walk
 
 
-def revision(session: Session, walk_id: UUID) -> int:
-    """Return a number that grows with every change of a walk that a client can see.
+def delete(session: Session, walk_id: UUID) -> None:
+    """Remove a walk: nobody sees it from now on, and `remove_objects` does the rest.
 
     Raises:
         WalkNotFoundError: if there is none with this id.
+        WalkExpiredError: if it is past its retention.
     """
-    found = session.execute(select(Walk.revision).where(Walk.id == walk_id)).scalar_one_or_none()
-    if found is None:
-        raise WalkNotFoundError(f"There is no walk {walk_id}.")
-    return found
+    get(session, walk_id)
+    chunks.end(session, walk_id, WalkStatus.CANCELED)
+    session.execute(update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now()))
+    session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.walk_id == walk_id))
 
 
 def page(
@@ -122,7 +168,7 @@ def page(
     """
     query = (
         select(Walk)
-        .where(Walk.public)
+        .where(Walk.public, Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
         .order_by(Walk.created_at.desc(), Walk.id.desc())
         .limit(limit)
         .options(selectinload(Walk.artifacts))

@@ -1,4 +1,4 @@
-"""The reconciler: takes lost work back, and keeps the broker supplied with permits, round after round."""
+"""The reconciler: takes lost work back, keeps the broker supplied with permits, and clears away what is past."""
 
 import signal
 import threading
@@ -6,7 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import FrameType
 
-from momalisa import chunks, queue
+import requests
+from google.api_core.exceptions import GoogleAPIError
+
+from momalisa import chunks, idempotency, queue, retention
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import logger
@@ -18,7 +21,7 @@ log = logger(__name__)
 def run() -> None:
     """Reconcile until SIGTERM or SIGINT.
 
-    Both duties have a thread of their own, so that a broker that hangs keeps nobody from taking lost work back.
+    Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done.
     """
     stop = threading.Event()
 
@@ -29,7 +32,7 @@ def run() -> None:
     signal.signal(signal.SIGINT, on_signal)
     log.info("reconciler ready")
     with ThreadPoolExecutor() as pool:
-        duties = [pool.submit(_every_round, duty, stop) for duty in (take_back, top_up)]
+        duties = [pool.submit(_every_round, duty, stop) for duty in (take_back, top_up, clear_away)]
         done, _ = wait(duties, return_when=FIRST_EXCEPTION)
         stop.set()  # an error that nobody foresaw ends the process, and whoever looks after it starts it again
     for duty in done:
@@ -41,7 +44,7 @@ def _every_round(duty: Callable[[], None], stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             duty()
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, GoogleAPIError, requests.RequestException) as error:
             log.warning("round skipped", duty=duty.__name__, reason=str(error))
         stop.wait(settings().reconcile_seconds)
 
@@ -56,6 +59,22 @@ def take_back() -> None:
         taken = chunks.take_back(session)
     if taken:
         log.info("chunks taken back", chunks=taken)
+
+
+def clear_away() -> None:
+    """End what is past its deadline or its retention, and remove what deleted and expired walks left behind.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+        google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
+    """
+    with transaction() as session:
+        overdue = retention.end_overdue(session)
+        retention.expire(session)
+        idempotency.forget_old(session)
+    removed = retention.remove_objects()
+    if overdue or removed:
+        log.info("walks cleared away", overdue=overdue, removed=removed)
 
 
 def top_up() -> None:

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
         600, gt=0, description="A worker that makes no step for this long is taken for hung, and replaced."
     )
     reconcile_seconds: float = Field(5, gt=0, description="Time between two rounds of the reconciler.")
+    retention_days: float = Field(30, gt=0, description="Finished walks expire after this time, with their files.")
     max_attempts: int = Field(5, ge=1, description="A chunk that failed this often fails its walk.")
     max_permits: int = Field(512, ge=1, description="Messages that may wait in a queue of the broker.")
 

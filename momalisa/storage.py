@@ -1,6 +1,7 @@
 """The bucket: Google Cloud Storage, or an emulator of the same API, by one code path."""
 
 import base64
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -54,14 +55,19 @@ def _bucket() -> storage.Bucket:
 def _go_on() -> None: ...
 
 
+def folder_name(walk_id: UUID) -> str:
+    """Return what the names of all objects of a walk begin with."""
+    return f"walks/{walk_id}/"
+
+
 def frame_name(walk_id: UUID, position: float) -> str:
     """Return the name of the object that holds a frame: the same at every attempt, sorted by position."""
-    return f"walks/{walk_id}/frames/{position:.9f}.png"
+    return f"{folder_name(walk_id)}frames/{position:.9f}.png"
 
 
 def artifact_name(walk_id: UUID, filename: str) -> str:
     """Return the name of the object that holds an artifact."""
-    return f"walks/{walk_id}/{filename}"
+    return f"{folder_name(walk_id)}{filename}"
 
 
 def put(
@@ -135,6 +141,17 @@ def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     if _crc32c(data) != stored.crc32c:
         raise ObjectCorruptError(f"{stored.name} is not what was recorded")
     return data
+
+
+def delete_all(prefix: str) -> None:
+    """Delete every object whose name begins so; those that are gone already do no harm.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT):
+        with contextlib.suppress(NotFound):
+            blob.delete(timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
 def url(name: str) -> str:

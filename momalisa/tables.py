@@ -69,6 +69,7 @@ class ArtifactKind(StrEnum):
     GIF = "gif"
     MP4 = "mp4"
     POSTER = "poster"
+    ZIP = "zip"  # the frames, and a walk.json that makes the same walk again
 
 
 class SpecType(TypeDecorator[WalkSpec]):
@@ -145,13 +146,24 @@ class Walk(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
+    """A walk that is not over by then fails."""
+    deleted_at: Mapped[datetime | None]
+    """Its owner removed it: nobody sees it any more, and the row goes once its objects are gone."""
+    purged_at: Mapped[datetime | None]
+    """Its objects are gone; set on expired walks."""
 
     frames: Mapped[list["Frame"]] = relationship(order_by="Frame.position", viewonly=True)
     artifacts: Mapped[list["Artifact"]] = relationship(order_by="Artifact.kind", viewonly=True)
 
     __table_args__ = (
         CheckConstraint("frames_done BETWEEN 0 AND frames_total", name="frames_done"),
-        Index("walks_gallery", created_at.desc(), id.desc(), postgresql_where=text("public")),
+        Index(
+            "walks_gallery", created_at.desc(), id.desc(), postgresql_where=text("public AND deleted_at IS NULL")
+        ),
+        Index("walks_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
+        Index("walks_finished", "finished_at", postgresql_where=text("purged_at IS NULL")),
+        Index("walks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     )
 
 
@@ -180,6 +192,8 @@ class Chunk(Base):
     error: Mapped[str | None]
     """What went wrong at the last attempt."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    claimed_at: Mapped[datetime | None]
+    """When its last attempt began."""
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (
@@ -187,6 +201,7 @@ class Chunk(Base):
         CheckConstraint("(status = 'leased') = (lease_expires_at IS NOT NULL)", name="lease_expires_at"),
         Index("chunks_queued", "kind", "rank", "turn", "created_at", postgresql_where=text("status = 'queued'")),
         Index("chunks_turns", "owner", "kind", "rank", "turn", postgresql_where=text("status = 'queued'")),
+        Index("chunks_done", "kind", "finished_at", postgresql_where=text("status = 'done'")),
         Index("chunks_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
     )
 
@@ -229,3 +244,18 @@ class Artifact(Base):
     crc32c: Mapped[str]
     width: Mapped[int]
     height: Mapped[int]
+
+
+class IdempotencyKey(Base):
+    """A key under which a caller submitted a walk, so that a repeated request makes no second one."""
+
+    __tablename__ = "idempotency_keys"
+
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request: Mapped[str]
+    """SHA-256 of the request, in hexadecimal digits."""
+    walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("idempotency_keys_age", "created_at"), Index("idempotency_keys_walk", "walk_id"))

@@ -1,6 +1,7 @@
 """From the frames of a walk to its artifacts, as a stream: the frames are never all in memory."""
 
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def decode_png(data: bytes) -> Picture:
 def write_poster(path: Path, picture: Picture) -> None:
     """Write the still that stands for a walk, as WebP."""
     iio.imwrite(path, picture, extension=".webp", quality=90)
+
+
+def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write files into a ZIP, uncompressed, since PNG is; the same files always give the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files:
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
 
 
 def write_gif(path: Path, frames: Frames, fps: int) -> None:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +36,7 @@ FILES = {
     ArtifactKind.GIF: ("gif", "image/gif"),
     ArtifactKind.MP4: ("mp4", "video/mp4"),
     ArtifactKind.POSTER: ("webp", "image/webp"),
+    ArtifactKind.ZIP: ("zip", "application/zip"),
 }
 """The extension and the content type of each artifact."""
 
@@ -102,6 +104,9 @@ def assemble(lease: Lease) -> Record:
         assembly.write_mp4(made[ArtifactKind.MP4], frames, claim.spec.fps)
         middle = assembly.decode_png(files[len(files) // 2].read_bytes())
         assembly.write_poster(made[ArtifactKind.POSTER], middle)
+        description = claim.spec.model_dump_json(indent=2).encode()
+        contents = ((file.name, file.read_bytes()) for file in files)
+        assembly.write_zip(made[ArtifactKind.ZIP], chain([("walk.json", description)], contents))
         height, width = middle.shape[:2]
         artifacts = [MadeArtifact(kind, _upload(lease, kind, path), width, height) for kind, path in made.items()]
 

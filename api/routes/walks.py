@@ -1,19 +1,23 @@
-"""Walks: make one, look at one, look at many."""
+"""Walks: make one, look at one, look at many, stop or remove one."""
 
 import base64
 import binascii
 import json
+from collections.abc import AsyncIterator
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from api import problems, schemas
-from momalisa import jobs, queue
+from api import problems, schemas, waiting
+from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
-from momalisa.errors import InvalidFieldError
+from momalisa.errors import FrameNotThereError, InvalidFieldError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind, Walk, WalkStatus
@@ -22,17 +26,20 @@ from momalisa.walk import chunks
 log = logger(__name__)
 router = APIRouter(prefix="/v1/walks", tags=["Walks"])
 
-POLL_SECONDS = 1
-"""How long a client should wait before it looks again."""
+RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
 
 
-def _base_url(request: Request) -> str:
+def base_url(request: Request) -> str:
+    """Return the address of this site as the caller sees it, without a slash at its end."""
     return (settings().public_url or str(request.base_url)).rstrip("/")
 
 
 def _owner(request: Request) -> str:
     """Return who asks, as the fair order of the queue tells people apart."""
     return f"address:{request.client.host if request.client else 'unknown'}"
+
+
+Base = Annotated[str, Depends(base_url)]
 
 
 @router.post(
@@ -44,7 +51,7 @@ def _owner(request: Request) -> str:
             "description": "The walk is queued. Poll its `Location` until `done`.",
             "headers": {
                 "Location": {"description": "The walk.", "schema": {"type": "string"}},
-                "Retry-After": {"description": "Seconds to wait before polling.", "schema": {"type": "integer"}},
+                "Retry-After": RETRY_AFTER,
             },
         },
         **problems.responses(
@@ -53,17 +60,47 @@ def _owner(request: Request) -> str:
     },
 )
 def create_walk(
-    body: schemas.WalkRequest, request: Request, response: Response, afterwards: BackgroundTasks
+    body: schemas.WalkRequest,
+    request: Request,
+    response: Response,
+    afterwards: BackgroundTasks,
+    base: Base,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="The same key and body make the same walk, within 24 hours, however often sent."),
+    ] = None,
 ) -> schemas.WalkView:
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
+    if idempotency_key is not None:
+        idempotency.check(idempotency_key)
+    owner = _owner(request)
     with transaction() as session:
-        walk = jobs.create(session, body.spec(), public=body.public, owner=_owner(request))
-        answer = schemas.view(jobs.get(session, walk.id), _base_url(request))
-    log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
-    # After the answer: a broker that hangs shall not keep a visitor waiting.
-    afterwards.add_task(queue.publish, ChunkKind.RENDER, len(chunks(walk.frames_total, settings().batch_size)))
+        savepoint = session.begin_nested()
+        walk = jobs.create(
+            session, body.spec(), public=body.public, owner=owner, deadline_seconds=body.deadline_seconds
+        )
+        made = walk.id
+        if idempotency_key is not None:
+            made = idempotency.remember(
+                session,
+                caller=owner,
+                key=idempotency_key,
+                request=body.model_dump_json().encode(),
+                walk_id=walk.id,
+            )
+        if made == walk.id:
+            savepoint.commit()
+        else:
+            savepoint.rollback()
+        found = jobs.get(session, made)
+        answer = schemas.view(found, outlook.look(session, found), base)
+    if made == walk.id:
+        log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
+        # After the answer: a broker that hangs shall not keep a visitor waiting.
+        permits = len(chunks(walk.frames_total, settings().batch_size))
+        afterwards.add_task(queue.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
-    response.headers["Retry-After"] = str(POLL_SECONDS)
+    response.headers["Retry-After"] = "1"
     return answer
 
 
@@ -72,50 +109,168 @@ def create_walk(
     summary="Look at a walk",
     response_model=schemas.WalkView,
     responses={
+        HTTPStatus.OK.value: {
+            "headers": {
+                "ETag": {
+                    "description": "Send it back as `If-None-Match` to be told only what is new.",
+                    "schema": {"type": "string"},
+                },
+                "Retry-After": {**RETRY_AFTER, "description": "As in 202; not sent when the walk is done."},
+            }
+        },
         HTTPStatus.NOT_MODIFIED.value: {"description": "Nothing has changed since the `ETag` that was given."},
-        **problems.responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+        **problems.responses(
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.GONE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
     },
 )
-def read_walk(
+async def read_walk(
     walk_id: UUID,
     request: Request,
     response: Response,
+    base: Base,
     if_none_match: Annotated[str | None, Header(description="`ETag` of the last answer.")] = None,
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=N` answers as soon as something changes, or after N seconds, at most 30."),
+    ] = None,
 ) -> schemas.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
-    with transaction() as session:
-        headers = {"ETag": f'W/"{jobs.revision(session, walk_id)}"', "Retry-After": str(POLL_SECONDS)}
-        if if_none_match == headers["ETag"]:
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        walk = jobs.get(session, walk_id)
-        answer = schemas.view(walk, _base_url(request))
-    headers["ETag"] = f'W/"{walk.revision}"'
-    if answer.done:
-        del headers["Retry-After"]
+    seconds = waiting.wished(prefer)
+    if seconds:
+        seen = await waiting.for_change(request, walk_id, if_none_match, seconds)
+    else:
+        seen = await run_in_threadpool(waiting.look, walk_id)
+    headers = {"ETag": waiting.etag(seen)}
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    if not seen.status.done:
+        headers["Retry-After"] = str(waiting.retry_after(seen))
+    if waiting.matches(if_none_match, seen):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    answer = await run_in_threadpool(_read, walk_id, base)
     response.headers.update(headers)
     return answer
+
+
+def _read(walk_id: UUID, base: str) -> schemas.WalkView:
+    with transaction() as session:
+        walk = jobs.get(session, walk_id)
+        return schemas.view(walk, outlook.look(session, walk), base)
+
+
+async def _existing_walk(walk_id: UUID) -> UUID:
+    """Refuse what is unknown before a stream begins, since after that there is no status to tell it by."""
+    await run_in_threadpool(waiting.look, walk_id)
+    return walk_id
+
+
+@router.get(
+    "/{walk_id}/events",
+    summary="Follow a walk",
+    response_class=EventSourceResponse,
+    responses=problems.responses(
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.GONE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+async def follow_walk(
+    walk_id: Annotated[UUID, Depends(_existing_walk)],
+    request: Request,
+    base: Base,
+    last_event_id: Annotated[str | None, Header(description="Where a broken stream goes on.")] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream a walk as server-sent events: one `walk` event for each change, until it is done."""
+    known = last_event_id
+    while True:
+        seen = await run_in_threadpool(waiting.look, walk_id)
+        if str(seen.revision) != known:
+            known = str(seen.revision)
+            walk = await run_in_threadpool(_read, walk_id, base)
+            yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
+        if seen.status.done:
+            return
+        await waiting.for_change(request, walk_id, waiting.etag(seen), waiting.LONGEST_SECONDS)
+
+
+@router.get(
+    "/{walk_id}/frames/{index}",
+    summary="Get a frame",
+    status_code=HTTPStatus.TEMPORARY_REDIRECT,
+    response_class=RedirectResponse,
+    responses=problems.responses(
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.GONE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+def read_frame(walk_id: UUID, index: int) -> str:
+    """Redirect to the picture, a PNG file that never changes."""
+    with transaction() as session:
+        frames = jobs.get(session, walk_id).frames
+        if not 0 <= index < len(frames):
+            raise FrameNotThereError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
+        name = frames[index].object
+    if name is None:
+        raise FrameNotThereError(f"Frame {index} of walk {walk_id} is not rendered yet.")
+    return storage.url(name)
 
 
 @router.post(
     "/{walk_id}/cancel",
     summary="Stop a walk",
     responses=problems.responses(
-        HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.GONE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-def cancel_walk(walk_id: UUID, request: Request) -> schemas.WalkView:
+def cancel_walk(walk_id: UUID, base: Base) -> schemas.WalkView:
     """Stop a walk; the frames that are there stay. Too late is a conflict; canceling again changes nothing."""
     with transaction() as session:
-        return schemas.view(jobs.cancel(session, walk_id), _base_url(request))
+        walk = jobs.cancel(session, walk_id)
+        return schemas.view(walk, outlook.look(session, walk), base)
+
+
+@router.delete(
+    "/{walk_id}",
+    summary="Remove a walk",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=problems.responses(
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.GONE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+def delete_walk(walk_id: UUID) -> None:
+    """Stop a walk if it is not over, and remove it with all its files; nobody sees it from now on."""
+    with transaction() as session:
+        jobs.delete(session, walk_id)
 
 
 @router.get(
     "",
     summary="Look at the gallery",
-    responses=problems.responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+    responses={
+        HTTPStatus.OK.value: {
+            "headers": {"Link": {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}}}
+        },
+        **problems.responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+    },
 )
 def list_walks(
     request: Request,
+    response: Response,
+    base: Base,
     limit: Annotated[int, Query(ge=1, le=100, description="Walks on a page.")] = 20,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
@@ -126,10 +281,11 @@ def list_walks(
             session, limit=limit + 1, before=None if cursor is None else _decode_cursor(cursor), status=status
         )
         shown = walks[:limit]
-        return schemas.WalkPage(
-            walks=[schemas.summary(walk, _base_url(request)) for walk in shown],
-            next_cursor=_encode_cursor(shown[-1]) if len(walks) > limit else None,
-        )
+        next_cursor = _encode_cursor(shown[-1]) if len(walks) > limit else None
+        if next_cursor is not None:
+            url = request.url.include_query_params(cursor=next_cursor)
+            response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'
+        return schemas.WalkPage(walks=[schemas.summary(walk, base) for walk in shown], next_cursor=next_cursor)
 
 
 def _encode_cursor(walk: Walk) -> str:

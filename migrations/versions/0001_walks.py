@@ -1,4 +1,4 @@
-"""Walks, their chunks, their frames and their artifacts."""
+"""Walks, their chunks, frames and artifacts, and the keys under which they were submitted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -47,15 +47,27 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("purged_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("frames_done BETWEEN 0 AND frames_total", name=op.f("walks_frames_done_check")),
         sa.PrimaryKeyConstraint("id", name=op.f("walks_pkey")),
+    )
+    op.create_index(
+        "walks_deadline", "walks", ["deadline_at"], unique=False, postgresql_where=sa.text("finished_at IS NULL")
+    )
+    op.create_index(
+        "walks_deleted", "walks", ["deleted_at"], unique=False, postgresql_where=sa.text("deleted_at IS NOT NULL")
+    )
+    op.create_index(
+        "walks_finished", "walks", ["finished_at"], unique=False, postgresql_where=sa.text("purged_at IS NULL")
     )
     op.create_index(
         "walks_gallery",
         "walks",
         [sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
         unique=False,
-        postgresql_where=sa.text("public"),
+        postgresql_where=sa.text("public AND deleted_at IS NULL"),
     )
     op.create_table(
         "artifacts",
@@ -63,7 +75,14 @@ def upgrade() -> None:
         sa.Column(
             "kind",
             sa.Enum(
-                "gif", "mp4", "poster", name="artifactkind", native_enum=False, create_constraint=True, length=16
+                "gif",
+                "mp4",
+                "poster",
+                "zip",
+                name="artifactkind",
+                native_enum=False,
+                create_constraint=True,
+                length=16,
             ),
             nullable=False,
         ),
@@ -110,6 +129,7 @@ def upgrade() -> None:
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
             "(status = 'leased') = (lease_expires_at IS NOT NULL)", name=op.f("chunks_lease_expires_at_check")
@@ -119,6 +139,9 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["walk_id"], ["walks.id"], name=op.f("chunks_walk_id_fkey"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("walk_id", "number", name=op.f("chunks_pkey")),
+    )
+    op.create_index(
+        "chunks_done", "chunks", ["kind", "finished_at"], unique=False, postgresql_where=sa.text("status = 'done'")
     )
     op.create_index(
         "chunks_leased", "chunks", ["lease_expires_at"], unique=False, postgresql_where=sa.text("status = 'leased'")
@@ -137,6 +160,20 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'queued'"),
     )
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("caller", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("request", sa.Text(), nullable=False),
+        sa.Column("walk_id", sa.Uuid(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["walk_id"], ["walks.id"], name=op.f("idempotency_keys_walk_id_fkey"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("caller", "key", name=op.f("idempotency_keys_pkey")),
+    )
+    op.create_index("idempotency_keys_age", "idempotency_keys", ["created_at"], unique=False)
+    op.create_index("idempotency_keys_walk", "idempotency_keys", ["walk_id"], unique=False)
     op.create_table(
         "frames",
         sa.Column("walk_id", sa.Uuid(), nullable=False),
@@ -166,10 +203,17 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("frames_chunk", table_name="frames")
     op.drop_table("frames")
+    op.drop_index("idempotency_keys_walk", table_name="idempotency_keys")
+    op.drop_index("idempotency_keys_age", table_name="idempotency_keys")
+    op.drop_table("idempotency_keys")
     op.drop_index("chunks_turns", table_name="chunks", postgresql_where=sa.text("status = 'queued'"))
     op.drop_index("chunks_queued", table_name="chunks", postgresql_where=sa.text("status = 'queued'"))
     op.drop_index("chunks_leased", table_name="chunks", postgresql_where=sa.text("status = 'leased'"))
+    op.drop_index("chunks_done", table_name="chunks", postgresql_where=sa.text("status = 'done'"))
     op.drop_table("chunks")
     op.drop_table("artifacts")
-    op.drop_index("walks_gallery", table_name="walks", postgresql_where=sa.text("public"))
+    op.drop_index("walks_gallery", table_name="walks", postgresql_where=sa.text("public AND deleted_at IS NULL"))
+    op.drop_index("walks_finished", table_name="walks", postgresql_where=sa.text("purged_at IS NULL"))
+    op.drop_index("walks_deleted", table_name="walks", postgresql_where=sa.text("deleted_at IS NOT NULL"))
+    op.drop_index("walks_deadline", table_name="walks", postgresql_where=sa.text("finished_at IS NULL"))
     op.drop_table("walks")

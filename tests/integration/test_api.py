@@ -52,7 +52,8 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
         "fps": 12,
     }
     assert (walk["frames_total"], walk["model"], walk["public"]) == (16, "momalisa-mini", True)
-    assert walk["progress"] == {"frames_done": 0, "frames_total": 16}
+    prospect = {"queue_position": 0, "eta_seconds": None, "started_at": None}
+    assert walk["progress"] == {"frames_done": 0, "frames_total": 16, **prospect}
     assert [frame["index"] for frame in walk["frames"]] == list(range(16))
     assert [frame["position"] for frame in walk["frames"]] == pytest.approx([index / 15 for index in range(16)])
     assert {frame["url"] for frame in walk["frames"]} == {None}
@@ -110,6 +111,20 @@ def test_nothing_is_sent_again_while_nothing_changes(api: TestClient) -> None:
     assert unchanged.headers["retry-after"] == "1"
     render_a_chunk()
     assert api.get(url, headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_a_frame_is_found_by_its_number(api: TestClient) -> None:
+    walk_id = make(api)["id"]
+    render_a_chunk()
+    found = api.get(f"/v1/walks/{walk_id}/frames/15", follow_redirects=False)
+    assert (found.status_code, found.headers["location"]) == (
+        307,
+        f"{settings().bucket_endpoint}/momalisa/w/1.0.png",
+    )
+    for index, words in ((1, "not rendered yet"), (16, "must be 0 to 15, got 16"), (-1, "must be 0 to 15, got -1")):
+        missing = api.get(f"/v1/walks/{walk_id}/frames/{index}")
+        assert (missing.status_code, missing.json()["type"]) == (404, "/problems/frame-not-there")
+        assert words in missing.json()["detail"]
 
 
 def test_a_failed_walk_says_why(api: TestClient) -> None:
@@ -221,6 +236,9 @@ def test_the_gallery_lists_public_walks_newest_first_page_by_page(api: TestClien
     made_meanwhile = make(api)["id"]
     second = api.get("/v1/walks", params={"limit": 2, "cursor": first["next_cursor"]}).json()
     third = api.get("/v1/walks", params={"limit": 2, "cursor": second["next_cursor"]}).json()
+    linked = api.get("/v1/walks?limit=2&status=queued").links["next"]["url"]
+    assert linked.startswith("http://testserver/v1/walks?limit=2&status=queued&cursor=")
+    assert api.get(linked).status_code == 200
     pages = [[walk["id"] for walk in page["walks"]] for page in (first, second, third)]
     assert pages == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
     assert third["next_cursor"] is None

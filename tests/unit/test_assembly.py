@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,19 @@ def test_a_poster_is_a_small_webp(tmp_path: Path) -> None:
     with Image.open(tmp_path / "walk.webp") as image:
         assert (image.format, image.size) == ("WEBP", (96, 64))
         assert psnr(np.asarray(image.convert("RGB")), picture) > 28
+
+
+def test_a_zip_holds_its_files_and_is_always_the_same(tmp_path: Path) -> None:
+    files = {"walk.json": b"{}", "000.png": b"picture"}
+    for name in ("a.zip", "b.zip"):
+        assembly.write_zip(tmp_path / name, files.items())
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            "walk.json": b"{}",
+            "000.png": b"picture",
+        }
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
 LONG_WALK = """

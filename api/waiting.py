@@ -1,0 +1,89 @@
+"""Looking at a walk cheaply, again and again: entity tags, pauses between looks, and waiting for a change."""
+
+import asyncio
+import re
+import time
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from momalisa import jobs
+from momalisa.database import transaction
+from momalisa.errors import InvalidFieldError
+from momalisa.jobs import Glimpse
+from momalisa.tables import WalkStatus
+
+LONGEST_SECONDS = 30
+"""How long an answer is held back at most."""
+
+LOOK_SECONDS = 0.5
+"""Time between two looks while an answer is held back; no database connection is held meanwhile."""
+
+QUEUE_SECONDS = 10
+"""How often the place of a queued walk is worth telling anew; it changes without the walk's doing."""
+
+
+def look(walk_id: UUID) -> Glimpse:
+    """Return a glimpse of a walk, by one query.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+        WalkExpiredError: if it is past its retention.
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    with transaction() as session:
+        return jobs.glimpse(session, walk_id)
+
+
+def etag(seen: Glimpse) -> str:
+    """Return the entity tag of a walk: it changes with its revision, and while it is queued with time."""
+    if seen.status == WalkStatus.QUEUED:
+        return f'W/"{seen.revision}.{time.time() // QUEUE_SECONDS:.0f}"'
+    return f'W/"{seen.revision}"'
+
+
+def matches(if_none_match: str | None, seen: Glimpse) -> bool:
+    """Tell whether an If-None-Match header names the walk as it is; compared weakly (RFC 9110, 8.8.3.2)."""
+    if if_none_match is None:
+        return False
+    given = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in given or etag(seen).removeprefix("W/") in given
+
+
+def retry_after(seen: Glimpse) -> int:
+    """Return how long a client should wait before it looks again, in seconds: longer the longer the queue is."""
+    if seen.status != WalkStatus.QUEUED or seen.age_seconds < 10:  # noqa: PLR2004
+        return 1
+    return 5 if seen.age_seconds < 60 else QUEUE_SECONDS  # noqa: PLR2004
+
+
+def wished(prefer: str | None) -> int:
+    """Return how long a Prefer header (RFC 7240) asks to wait, in seconds, at most LONGEST_SECONDS.
+
+    Raises:
+        InvalidFieldError: if it asks for a time that is no whole number. Other preferences are ignored.
+    """
+    for preference in (prefer or "").split(","):
+        name, _, value = preference.strip().partition("=")
+        if name.strip().lower() == "wait":
+            if not re.fullmatch(r"[0-9]{1,6}", value.strip()):
+                raise InvalidFieldError("Prefer", "wait must be a whole number of seconds, as in wait=10")
+            return min(int(value), LONGEST_SECONDS)
+    return 0
+
+
+async def for_change(request: Request, walk_id: UUID, if_none_match: str | None, seconds: float) -> Glimpse:
+    """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up.
+
+    The caller knows what `if_none_match` names, or else the walk as it is now.
+    """
+    ends = time.monotonic() + seconds
+    seen = await run_in_threadpool(look, walk_id)
+    known = if_none_match or etag(seen)
+    while matches(known, seen) and not seen.status.done and time.monotonic() < ends:
+        await asyncio.sleep(LOOK_SECONDS)
+        if await request.is_disconnected():
+            break
+        seen = await run_in_threadpool(look, walk_id)
+    return seen

@@ -1,0 +1,212 @@
+"""Looking at a walk again and again, cheaply: entity tags, held-back answers and streams."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import event, update
+
+from api import waiting
+from momalisa import chunks
+from momalisa.database import engine, transaction
+from momalisa.jobs import Glimpse
+from momalisa.storage import StoredObject
+from momalisa.tables import Chunk, ChunkKind, Walk, WalkStatus
+
+
+@pytest.fixture
+def make(api: TestClient) -> Callable[..., dict[str, Any]]:
+    def make_walk(**changes: Any) -> dict[str, Any]:
+        order = {"prompts": ["a giraffe", "a battleship"], "frames": 16, **changes}
+        walk: dict[str, Any] = api.post("/v1/walks", json=order).json()
+        return walk
+
+    return make_walk
+
+
+def render_a_chunk() -> None:
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert claim
+        stored = [(frame.position, StoredObject("w", 9, "AAAAAA==")) for frame in claim.frames]
+        chunks.frames_done(session, claim, stored)
+
+
+def end(status: WalkStatus) -> None:
+    with transaction() as session:
+        session.execute(update(Walk).values(status=status, revision=Walk.revision + 1))
+
+
+@contextmanager
+def queries() -> Iterator[list[str]]:
+    """Collect the SELECTs that are sent in a block."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT") and "pg_catalog" not in statement:
+            sent.append(statement)
+
+    event.listen(engine(), "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine(), "before_cursor_execute", note)
+
+
+def test_two_thousand_polls_cost_one_query_each_and_no_body(
+    api: TestClient, make: Callable[..., dict[str, Any]]
+) -> None:
+    url = f"/v1/walks/{make()['id']}"
+    render_a_chunk()
+    etag = api.get(url).headers["etag"]
+    with queries() as sent:
+        answers = [api.get(url, headers={"If-None-Match": etag}) for _ in range(2000)]
+    assert {(answer.status_code, answer.content) for answer in answers} == {(304, b"")}
+    assert len(sent) == 2000
+
+
+@pytest.mark.parametrize("given", ['W/"3"', '"3"', 'W/"1", W/"3"', "*"])
+def test_tags_are_compared_weakly_and_in_lists(given: str) -> None:
+    assert waiting.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
+
+
+@pytest.mark.parametrize("given", [None, "", 'W/"2"', "3", 'W/"33"'])
+def test_other_tags_do_not_match(given: str | None) -> None:
+    assert not waiting.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
+
+
+def test_the_tag_of_a_queued_walk_changes_with_time_since_its_place_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    queued = Glimpse(1, WalkStatus.QUEUED, 0)
+    monkeypatch.setattr("api.waiting.time.time", lambda: 1000.0)
+    now = waiting.etag(queued)
+    monkeypatch.setattr("api.waiting.time.time", lambda: 1000.0 + waiting.QUEUE_SECONDS)
+    assert waiting.etag(queued) != now
+
+
+@pytest.mark.parametrize(
+    ("status", "age", "pause"),
+    [
+        (WalkStatus.QUEUED, 1, 1),
+        (WalkStatus.QUEUED, 30, 5),
+        (WalkStatus.QUEUED, 300, 10),
+        (WalkStatus.RUNNING, 300, 1),
+    ],
+)
+def test_a_client_is_asked_to_wait_longer_in_a_long_queue(status: WalkStatus, age: float, pause: int) -> None:
+    assert waiting.retry_after(Glimpse(1, status, age)) == pause
+
+
+def test_an_answer_is_held_back_until_something_changes(
+    api: TestClient, make: Callable[..., dict[str, Any]]
+) -> None:
+    url = f"/v1/walks/{make(frames=8)['id']}"
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+    assert claim
+    etag = api.get(url).headers["etag"]
+    looked = threading.Event()
+
+    def render_once_somebody_waits() -> None:
+        assert looked.wait(10)
+        with transaction() as session:
+            stored = [(frame.position, StoredObject("w", 9, "AAAAAA==")) for frame in claim.frames]
+            chunks.frames_done(session, claim, stored)
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "walks.revision" in statement:
+            looked.set()
+
+    renderer = threading.Thread(target=render_once_somebody_waits)
+    event.listen(engine(), "after_cursor_execute", note)
+    renderer.start()
+    answer = api.get(url, headers={"Prefer": "respond-async, wait=30", "If-None-Match": etag})
+    renderer.join()
+    event.remove(engine(), "after_cursor_execute", note)
+    assert (answer.status_code, answer.json()["status"]) == (200, "assembling")
+    assert answer.headers["preference-applied"] == "wait=30"
+
+
+def test_while_an_answer_is_held_back_no_connection_is(
+    api: TestClient, make: Callable[..., dict[str, Any]]
+) -> None:
+    url = f"/v1/walks/{make()['id']}"
+    render_a_chunk()
+    etag = api.get(url).headers["etag"]
+    answer = api.get(url, headers={"Prefer": "wait=1", "If-None-Match": etag})
+    assert (answer.status_code, answer.headers["preference-applied"]) == (304, "wait=1")
+    assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_a_walk_that_is_done_is_told_at_once(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+    walk = make()
+    end(WalkStatus.FAILED)
+    with queries() as sent:
+        assert api.get(f"/v1/walks/{walk['id']}", headers={"Prefer": "wait=30"}).json()["done"]
+    assert sum("walks.revision" in query for query in sent) <= 2  # it was not looked at again
+
+
+@pytest.mark.parametrize("prefer", ["wait=x", "wait=", "wait=-1", "wait=1.5"])
+def test_a_bad_wish_is_refused(api: TestClient, make: Callable[..., dict[str, Any]], prefer: str) -> None:
+    answer = api.get(f"/v1/walks/{make()['id']}", headers={"Prefer": prefer})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Prefer")
+
+
+def test_a_wish_is_cut_to_thirty_seconds() -> None:
+    assert [waiting.wished(prefer) for prefer in (None, "", "wait=7", "WAIT = 100")] == [0, 0, 7, 30]
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the id and the data of each server-sent event."""
+    found = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
+        if fields.get("event") == "walk":
+            found.append((fields["id"], json.loads(fields["data"])))
+    return found
+
+
+def test_a_stream_tells_a_walk_to_its_end(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+    walk = make()
+    end(WalkStatus.CANCELED)
+    answer = api.get(f"/v1/walks/{walk['id']}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    [(number, told)] = events(answer.text)
+    assert (number, told["status"], told["id"]) == ("2", "canceled", walk["id"])
+    again = api.get(f"/v1/walks/{walk['id']}/events", headers={"Last-Event-ID": number})
+    assert events(again.text) == []
+
+
+def test_a_stream_of_an_unknown_walk_is_a_problem(api: TestClient) -> None:
+    answer = api.get(f"/v1/walks/{uuid4()}/events")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/walk-not-found")
+
+
+def test_a_walk_knows_its_place_in_the_queue(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+    first, second = make(frames=8), make(frames=24)
+    places = [api.get(f"/v1/walks/{walk['id']}").json()["progress"]["queue_position"] for walk in (first, second)]
+    assert places == [0, 1]
+    render_a_chunk()
+    assert api.get(f"/v1/walks/{first['id']}").json()["progress"]["queue_position"] is None
+    assert api.get(f"/v1/walks/{second['id']}").json()["progress"]["queue_position"] == 0
+
+
+def test_the_time_left_comes_from_recent_chunks(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+    walk = make(frames=40)
+    url = f"/v1/walks/{walk['id']}"
+    assert api.get(url).json()["progress"]["eta_seconds"] is None
+    render_a_chunk()
+    with transaction() as session:
+        session.execute(
+            update(Chunk).where(Chunk.number == 0).values(claimed_at=Chunk.finished_at - timedelta(seconds=10))
+        )
+    progress = api.get(url).json()["progress"]
+    assert progress["eta_seconds"] == 40  # four chunks of ten seconds each
+    assert progress["started_at"] is not None
+    heavy = make(frames=8, steps=40)
+    assert api.get(f"/v1/walks/{heavy['id']}").json()["progress"]["eta_seconds"] >= 20
