@@ -1,5 +1,6 @@
 """The `momalisa` command."""
 
+import json
 import os
 import signal
 import time
@@ -37,6 +38,12 @@ Port = Annotated[
     int | None,
     typer.Option(min=1, max=65535, help="Port of the website and the API; or PORT.", show_default="8000"),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
+]
+Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API says, as JSON.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, max=64, help="Number of render workers; or WORKERS.", show_default="2")
 ]
@@ -84,11 +91,9 @@ def walk(
     frames: Annotated[int, typer.Option(help="Number of frames, 2 to 240.")] = 24,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="The GIF to write; the MP4 goes beside it.")] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
-    ] = None,
+    url: Url = None,
     workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a walk and save it as a GIF and an MP4."""
     with _errors_as_sentences(exit_code_when_stopped=130):
@@ -96,14 +101,68 @@ def walk(
         options = {} if seed is None else {"seed": seed}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
             made = _make(server.url, prompts, {"frames": frames, **options}, tend=server.tend)
-            with Client(server.url) as client:
+            with _client(server.url) as client:
                 for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
-                    artifact = made["artifacts"][kind]
-                    path.write_bytes(client.download(artifact["url"]))
+                    artifact = client.save(made, kind, path)
                     size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
                     _tell(f"Saved {path} ({size}).")
         for warning in made["warnings"]:
             _tell(f"Note: {warning}")
+        if as_json:
+            _print_json(made)
+
+
+@app.command()
+def status(walk_id: Id, url: Url = None, as_json: AsJson = False) -> None:
+    """Tell where a walk stands; the exit code is 1 if it failed or was canceled."""
+    with _errors_as_sentences(), _client(_known_server(url)) as client:
+        found = client.get(walk_id)
+    _print_json(found) if as_json else _tell(_line(found))
+    if found["done"] and found["status"] != "succeeded":
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Number of walks.")] = 20,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest walks of the gallery."""
+    with _errors_as_sentences(), _client(_known_server(url)) as client:
+        page = client.page(limit=limit)
+    if as_json:
+        _print_json(page)
+        return
+    for found in page["walks"]:
+        _tell(_line(found))
+
+
+@app.command()
+def cancel(walk_id: Id, url: Url = None) -> None:
+    """Stop a walk; the frames that are there stay."""
+    with _errors_as_sentences(), _client(_known_server(url)) as client:
+        _tell(_line(client.cancel(walk_id)))
+
+
+@app.command()
+def download(
+    walk_id: Id,
+    kind: Annotated[str, typer.Option(help="gif, mp4, poster or zip.")] = "gif",
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default=False)] = None,
+    url: Url = None,
+) -> None:
+    """Save a file of a finished walk."""
+    with _errors_as_sentences(), _client(_known_server(url)) as client:
+        found = client.get(walk_id)
+        if kind not in found["artifacts"]:
+            there = ", ".join(sorted(found["artifacts"])) or f"nothing, it is {found['status']}"
+            _fail(f"This walk has no {kind}; it has {there}.")
+        path = out or Path(f"{slug(found['prompts'])}.{'webp' if kind == 'poster' else kind}")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            _fail(f"{path} cannot be written.")
+        client.save(found, kind, path)
+        _tell(f"Saved {path}.")
 
 
 @app.command()
@@ -144,7 +203,7 @@ def _writable_gif(out: Path) -> Path:
 def _make(url: str, prompts: list[str], options: dict[str, int], *, tend: Callable[[], None]) -> Walk:
     """Make a walk, with a progress bar until it is done; Ctrl-C cancels it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Client(url) as client, Progress(*columns, console=console) as progress:
+    with _client(url) as client, Progress(*columns, console=console) as progress:
         walk = client.submit(prompts, **options)
         task = progress.add_task("", total=walk["frames_total"])
         try:
@@ -163,6 +222,32 @@ def _make(url: str, prompts: list[str], options: dict[str, int], *, tend: Callab
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
         _fail(f"The walk was not made. {reason}")
     return walk
+
+
+def _client(url: str) -> Client:
+    key = settings().momalisa_api_key
+    return Client(url, key.get_secret_value() if key else None)
+
+
+def _known_server(url: str | None) -> str:
+    """Return the URL of the server that was named, or of the one that runs here."""
+    from momalisa import local  # noqa: PLC0415
+
+    found = url or settings().momalisa_url or local.running()
+    if found is None:
+        _fail("No server runs here; start one with `momalisa up`, or name one with --url or MOMALISA_URL.")
+    return found
+
+
+def _line(walk: Walk) -> str:
+    """Return a walk in one line."""
+    progress = f"{walk['progress']['frames_done']}/{walk['frames_total']}"
+    reason = f": {walk['error']['message']}" if walk["error"] else ""
+    return f"{walk['id']}  {walk['status']:<10} {progress:>7}  {' → '.join(walk['prompts'])}{reason}"
+
+
+def _print_json(value: object) -> None:
+    console.print(json.dumps(value, ensure_ascii=False, indent=2), markup=False, soft_wrap=True)
 
 
 class _Server(NamedTuple):

@@ -1,42 +1,119 @@
-"""A Python client of the REST API."""
+"""A Python client of the REST API, for programs that wait (`Client`) and for asynchronous ones (`AsyncClient`).
 
+with Client("http://127.0.0.1:8000") as client:
+    for walk in client.walk(["a giraffe", "a battleship"], frames=24):
+        print(walk["progress"])
+    client.save(walk, "gif", Path("walk.gif"))
+"""
+
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
+from uuid import uuid4
 
 import httpx
 
 from momalisa.errors import MomalisaError
 
-Walk = dict[str, Any]
-"""A walk as the API tells it."""
-
-
-POLL_SECONDS = 1
 PATIENCE_SECONDS = 60
-"""How often to look at a walk, and how long to bear that the server is out of reach."""
+"""How long to go on trying while the server is out of reach, where trying again is safe."""
+
+WAIT_SECONDS = 10
+"""How long the server may hold an answer back until something changes."""
+
+
+class Progress(TypedDict):
+    """How far a walk has come."""
+
+    frames_done: int
+    frames_total: int
+    queue_position: int | None
+    eta_seconds: int | None
+    started_at: str | None
+
+
+class Frame(TypedDict):
+    """A picture on a walk."""
+
+    index: int
+    position: float
+    url: str | None
+
+
+class Artifact(TypedDict):
+    """A file of a finished walk."""
+
+    url: str
+    bytes: int
+    width: int
+    height: int
+
+
+class WalkError(TypedDict):
+    """Why a walk failed."""
+
+    code: str
+    message: str
+
+
+class Walk(TypedDict):
+    """A walk as the API tells it; those of a list have no frames."""
+
+    id: str
+    status: str
+    done: bool
+    prompts: list[str]
+    frames_total: int
+    settings: dict[str, Any]
+    model: str
+    public: bool
+    progress: Progress
+    frames: list[Frame]
+    artifacts: dict[str, Artifact]
+    warnings: list[str]
+    error: WalkError | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    urls: dict[str, str]
+
+
+class Page(TypedDict):
+    """Walks, newest first."""
+
+    walks: list[Walk]
+    next_cursor: str | None
 
 
 class ApiError(MomalisaError):
     """The API refused, or could not do, what was asked; the message is what it said."""
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        problem: str = "",
+        errors: Sequence[dict[str, str]] = (),
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
-        self.passing = passing
-        """Whether it is worth asking again."""
+        self.problem = problem
+        """The type of the problem without its path, such as "walk-not-found"; empty if there was no answer."""
+        self.errors = list(errors)
+        """What is wrong with which field: {"field", "message"}."""
+        self.retry_after = retry_after
+        """Seconds after which it is worth asking again, or None if it is not."""
 
 
 class Client:
-    """Talks to one MoMALisa server."""
+    """Talks to one MoMALisa server. Methods raise ApiError if it refuses, or stays out of reach."""
 
-    def __init__(self, base_url: str) -> None:
-        try:
-            url = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            raise ApiError(f"{base_url!r} is not a URL: {error}.") from error
-        local = url.host in {"127.0.0.1", "localhost", "::1"}  # never through a proxy
-        self._http = httpx.Client(base_url=url, timeout=10.0, follow_redirects=True, trust_env=not local)
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        self._http = httpx.Client(**_settings(base_url, api_key))
+        self._reached = False
 
     def __enter__(self) -> Self:
         return self
@@ -46,78 +123,195 @@ class Client:
     ) -> None:
         self._http.close()
 
+    def walk(self, prompts: Sequence[str], **options: Any) -> Iterator[Walk]:
+        """Make a walk, and give it again and again as it changes, until it is done."""
+        return self.watch(self.submit(prompts, **options))
+
     def submit(self, prompts: Sequence[str], **options: Any) -> Walk:
-        """Queue a walk; `options` are the other fields of the request.
-
-        Raises:
-            ApiError: if the server refuses it or cannot be reached.
-        """
-        return self._walk("POST", "/v1/walks", json={"prompts": list(prompts), **options})
-
-    def get(self, walk_id: str) -> Walk:
-        """Return a walk.
-
-        Raises:
-            ApiError: if there is none with this id, or the server cannot be reached.
-        """
-        return self._walk("GET", f"/v1/walks/{walk_id}")
-
-    def cancel(self, walk_id: str) -> Walk:
-        """Stop a walk and return it.
-
-        Raises:
-            ApiError: if it is over already, or the server cannot be reached.
-        """
-        return self._walk("POST", f"/v1/walks/{walk_id}/cancel")
-
-    def watch(self, walk: Walk) -> Iterator[Walk]:
-        """Give a walk as it is now, and again after each look until it is done.
-
-        Raises:
-            ApiError: if the server stays out of reach for a minute.
-        """
-        reached = time.monotonic()
-        while True:
-            yield walk
-            if walk["done"]:
-                return
-            time.sleep(POLL_SECONDS)
-            try:
-                walk = self.get(walk["id"])
-                reached = time.monotonic()
-            except ApiError as error:
-                if not error.passing or time.monotonic() - reached > PATIENCE_SECONDS:
-                    raise
-
-    def download(self, url: str) -> bytes:
-        """Return the bytes of a frame or an artifact.
-
-        Raises:
-            ApiError: if it cannot be fetched.
-        """
-        return self._request("GET", url).content
-
-    def _walk(self, method: str, path: str, **arguments: Any) -> Walk:
-        response = self._request(method, path, **arguments)
-        try:
-            walk: Walk = response.json()
-        except ValueError as error:
-            raise ApiError(f"{response.url} did not answer as MoMALisa does.") from error
+        """Queue a walk, once however often it is sent; `options` are the other fields of the request."""
+        walk: Walk = self._request(**_order(prompts, options)).json()
         return walk
 
+    def get(self, walk_id: str) -> Walk:
+        """Return a walk."""
+        walk: Walk = self._request("GET", f"/v1/walks/{walk_id}").json()
+        return walk
+
+    def page(self, *, limit: int = 20, cursor: str | None = None, status: str | None = None) -> Page:
+        """Return a page of the gallery."""
+        page: Page = self._request(
+            "GET", "/v1/walks", params=_present(limit=limit, cursor=cursor, status=status)
+        ).json()
+        return page
+
+    def watch(self, walk: Walk) -> Iterator[Walk]:
+        """Give a walk as it is now, and again whenever it has changed, until it is done."""
+        url, tag = f"/v1/walks/{walk['id']}", None
+        yield walk
+        while not walk["done"]:
+            response = self._request("GET", url, headers=_wait_for_change(tag))
+            tag = response.headers["ETag"]
+            if response.status_code != httpx.codes.NOT_MODIFIED:
+                walk = response.json()
+                yield walk
+
+    def cancel(self, walk_id: str) -> Walk:
+        """Stop a walk and return it."""
+        walk: Walk = self._request("POST", f"/v1/walks/{walk_id}/cancel").json()
+        return walk
+
+    def download(self, url: str) -> bytes:
+        """Return the bytes of a frame or an artifact."""
+        return self._request("GET", url).content
+
+    def save(self, walk: Walk, kind: str, path: Path) -> Artifact:
+        """Save the "gif", "mp4", "poster" or "zip" of a finished walk, and return what the API tells of it."""
+        artifact = walk["artifacts"][kind]
+        path.write_bytes(self.download(artifact["url"]))
+        return artifact
+
     def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, url, **arguments)
-        except httpx.TransportError as error:
-            sentence = f"The server at {self._http.base_url} cannot be reached: {error}."
-            raise ApiError(sentence, passing=True) from error
-        if response.is_error:
-            raise ApiError(_reason(response), passing=response.status_code in {429, 502, 503, 504})
-        return response
+        patience = _Patience(self._reached)
+        while True:
+            try:
+                response = _checked(self._http.request(method, url, **arguments))
+                self._reached = True
+                return response
+            except (httpx.TransportError, ApiError) as error:
+                time.sleep(patience.pause(error, self._http.base_url))
 
 
-def _reason(response: httpx.Response) -> str:
+class AsyncClient:
+    """Talks to one MoMALisa server from asynchronous code. Methods raise ApiError like those of `Client`."""
+
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        self._http = httpx.AsyncClient(**_settings(base_url, api_key))
+        self._reached = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def walk(self, prompts: Sequence[str], **options: Any) -> AsyncIterator[Walk]:
+        """Make a walk, and give it again and again as it changes, until it is done."""
+        async for walk in self.watch(await self.submit(prompts, **options)):
+            yield walk
+
+    async def submit(self, prompts: Sequence[str], **options: Any) -> Walk:
+        """Queue a walk, once however often it is sent; `options` are the other fields of the request."""
+        walk: Walk = (await self._request(**_order(prompts, options))).json()
+        return walk
+
+    async def get(self, walk_id: str) -> Walk:
+        """Return a walk."""
+        walk: Walk = (await self._request("GET", f"/v1/walks/{walk_id}")).json()
+        return walk
+
+    async def watch(self, walk: Walk) -> AsyncIterator[Walk]:
+        """Give a walk as it is now, and again whenever it has changed, until it is done."""
+        url, tag = f"/v1/walks/{walk['id']}", None
+        yield walk
+        while not walk["done"]:
+            response = await self._request("GET", url, headers=_wait_for_change(tag))
+            tag = response.headers["ETag"]
+            if response.status_code != httpx.codes.NOT_MODIFIED:
+                walk = response.json()
+                yield walk
+
+    async def cancel(self, walk_id: str) -> Walk:
+        """Stop a walk and return it."""
+        walk: Walk = (await self._request("POST", f"/v1/walks/{walk_id}/cancel")).json()
+        return walk
+
+    async def download(self, url: str) -> bytes:
+        """Return the bytes of a frame or an artifact."""
+        return (await self._request("GET", url)).content
+
+    async def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
+        patience = _Patience(self._reached)
+        while True:
+            try:
+                response = _checked(await self._http.request(method, url, **arguments))
+                self._reached = True
+                return response
+            except (httpx.TransportError, ApiError) as error:
+                await asyncio.sleep(patience.pause(error, self._http.base_url))
+
+
+class _Patience:
+    """Decides whether to try again, and when. Every request of the clients is safe to send twice."""
+
+    def __init__(self, reached: bool) -> None:
+        """`reached` tells whether the server has ever answered: if not, its address may well be wrong."""
+        self._reached = reached
+        self._ends = time.monotonic() + PATIENCE_SECONDS
+        self._pause = 0.5
+
+    def pause(self, error: httpx.TransportError | ApiError, base_url: httpx.URL) -> float:
+        """Return the seconds to wait before the next try, or raise an ApiError if there shall be none."""
+        if isinstance(error, ApiError):
+            wait, refusal = error.retry_after, error
+        else:
+            wait = self._pause if self._reached else None
+            refusal = ApiError(f"The server at {base_url} cannot be reached: {error}.")
+            self._pause = min(2 * self._pause, 8.0)
+        if wait is None or time.monotonic() + wait > self._ends:
+            raise refusal from None
+        return wait
+
+
+def _settings(base_url: str, api_key: str | None) -> dict[str, Any]:
+    """Return the arguments of an httpx client, the same for both kinds."""
     try:
-        return str(response.json()["detail"])
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ApiError(f"{base_url!r} is not a URL: {error}.") from error
+    local = url.host in {"127.0.0.1", "localhost", "::1"}  # never through a proxy
+    return {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": httpx.Timeout(10.0, read=WAIT_SECONDS + 10.0),
+        "follow_redirects": True,
+        "trust_env": not local,
+    }
+
+
+def _order(prompts: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the request that submits a walk, under a key of its own."""
+    return {
+        "method": "POST",
+        "url": "/v1/walks",
+        "json": {"prompts": list(prompts), **options},
+        "headers": {"Idempotency-Key": uuid4().hex},
+    }
+
+
+def _wait_for_change(tag: str | None) -> dict[str, str]:
+    """Return the headers of a look at a walk that shall be answered once it is not what `tag` names."""
+    return {} if tag is None else {"If-None-Match": tag, "Prefer": f"wait={WAIT_SECONDS}"}
+
+
+def _present(**parameters: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    """Return an answer, or raise what it says is wrong."""
+    if not response.is_error:
+        return response
+    try:
+        problem = response.json()
+        message = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"{response.request.method} {response.url} answered {response.status_code}"
+        problem, message = {}, f"{response.request.method} {response.url} answered {response.status_code}"
+    passing = response.status_code in {429, 502, 503, 504}
+    raise ApiError(
+        message,
+        problem=str(problem.get("type", "")).rpartition("/")[2],
+        errors=problem.get("errors", ()),
+        retry_after=float(response.headers.get("Retry-After", 2)) if passing else None,
+    )

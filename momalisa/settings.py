@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     momalisa_url: str | None = Field(
         None, description="The server that the `momalisa` command talks to; unset means this machine's own."
     )
+    momalisa_api_key: SecretStr | None = Field(None, description="The key that the `momalisa` command shows it.")
 
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="How log lines are written; auto means text on a terminal, else JSON."

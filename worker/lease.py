@@ -1,5 +1,6 @@
 """Working under a lease: claim a chunk, keep it by heartbeats, record the result, or give it up cleanly."""
 
+import contextlib
 import contextvars
 import mmap
 import os
@@ -110,6 +111,8 @@ class Lease:
                 asked_to_stop = asked_to_stop or now
             if now - self._step > settings().stall_seconds or now - (asked_to_stop or now) > STOP_SECONDS:
                 log.critical("hung, so this process ends", seconds=round(now - self._step))
+                with contextlib.suppress(LeaseLostError, StoreUnavailableError), transaction() as session:
+                    chunks.attempt_failed(session, self.claim, "its worker hung")
                 os._exit(1)
             if now - last_beat < interval:
                 continue
@@ -154,7 +157,7 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
     try:
         with Lease(claim) as lease:
             record = work(lease)
-            next_kind = _write(record)
+            next_kind = _write(record, lease.check)
         _failed.clear()
         log.info("done", seconds=round(time.monotonic() - started, 3))
     except (Stopping, StoreUnavailableError) as cause:
@@ -189,8 +192,8 @@ def _give_up(claim: Claim, report: Callable[[Session], object]) -> ChunkKind | N
     return claim.kind
 
 
-def _write(write: Callable[[Session], T]) -> T:
-    """Write in a transaction of its own, again and again while the database is away.
+def _write(write: Callable[[Session], T], check: Callable[[], None] = lambda: None) -> T:
+    """Write in a transaction of its own, again and again while the database is away and `check` does not raise.
 
     What is written is fenced by the lease token, so that a write whose commit went unanswered does no harm when it
     is made again: it finds the chunk closed.
@@ -205,3 +208,4 @@ def _write(write: Callable[[Session], T]) -> T:
                 raise
             log.warning("waiting for the database", reason=str(error))
             time.sleep(1)
+            check()

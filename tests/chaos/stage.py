@@ -70,7 +70,7 @@ class Stage(System):
             variables={
                 "LEASE_SECONDS": str(LEASE_SECONDS),
                 "RECONCILE_SECONDS": "1",
-                "STALL_SECONDS": "15",
+                "STALL_SECONDS": str(2 * LEASE_SECONDS),
                 "BATCH_SIZE": str(BATCH_SIZE),
             },
         )

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,18 @@ def test_a_server_out_of_reach_is_one_sentence() -> None:
 
 def test_the_version_is_told() -> None:
     assert momalisa("--version").stdout.startswith("momalisa ")
+
+
+def test_a_walk_can_be_looked_at_listed_canceled_and_fetched(system: System, tmp_path: Path) -> None:
+    url = f"--url={system.url}"
+    run = momalisa("walk", "a", "b", "--frames=2", f"--out={tmp_path / 'x'}", url, "--json")
+    made = json.loads(run.stdout[run.stdout.index("\n{") :])
+    assert "succeeded" in momalisa("status", made["id"], url).stdout
+    assert json.loads(momalisa("status", made["id"], url, "--json").stdout)["id"] == made["id"]
+    assert made["id"] in momalisa("list", url).stdout
+    saved = momalisa("download", made["id"], "--kind=zip", f"--out={tmp_path / 'frames.zip'}", url)
+    assert (saved.returncode, (tmp_path / "frames.zip").stat().st_size) == (0, made["artifacts"]["zip"]["bytes"])
+    late = momalisa("cancel", made["id"], url)
+    assert (late.returncode, "can no longer be canceled" in late.stderr) == (1, True)
+    wrong = momalisa("download", made["id"], "--kind=psd", url)
+    assert (wrong.returncode, "it has gif, mp4, poster, zip" in wrong.stderr) == (1, True)

@@ -28,7 +28,7 @@ def make_walk(client: Client) -> Walk:
 
 
 def pictures(client: Client, walk: Walk) -> list[Picture]:
-    return [assembly.decode_png(client.download(frame["url"])) for frame in walk["frames"]]
+    return [assembly.decode_png(client.download(frame["url"] or "")) for frame in walk["frames"]]
 
 
 def chunks_by_worker(system: System, walk: Walk) -> Counter[str]:

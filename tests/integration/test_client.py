@@ -1,0 +1,113 @@
+"""The Python client, against the whole real system."""
+
+import asyncio
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from momalisa import client as module
+from momalisa.client import ApiError, AsyncClient, Client
+from momalisa.local import System
+
+ORDER = {"frames": 10, "steps": 2, "seed": 7}
+
+
+def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) -> None:
+    seen = list(client.walk(["a cat", "a castle"], **ORDER))
+    assert seen[-1]["status"] == "succeeded"
+    counts = [walk["progress"]["frames_done"] for walk in seen]
+    assert counts == sorted(counts)
+    assert any(0 < count < 10 for count in counts)
+    for kind in ("gif", "mp4", "poster", "zip"):
+        artifact = client.save(seen[-1], kind, tmp_path / kind)
+        assert (tmp_path / kind).stat().st_size == artifact["bytes"]
+    with zipfile.ZipFile(tmp_path / "zip") as archive:
+        assert archive.namelist() == ["walk.json", *(f"{index:03}.png" for index in range(10))]
+        again = httpx.post(
+            f"{client._http.base_url}/v1/walks",
+            content=archive.read("walk.json"),
+            headers={"Content-Type": "application/json"},
+        ).json()
+    assert (again["prompts"], again["settings"]) == (seen[-1]["prompts"], seen[-1]["settings"])
+    client.cancel(again["id"])
+
+
+def test_the_same_from_asynchronous_code(system: System) -> None:
+    async def walk() -> str:
+        async with AsyncClient(system.url) as client:
+            async for seen in client.walk(["a cat", "a castle"], **ORDER):
+                last = seen
+            assert len(await client.download(last["artifacts"]["gif"]["url"])) == last["artifacts"]["gif"]["bytes"]
+            assert (await client.get(last["id"]))["done"]
+            with pytest.raises(ApiError) as refused:
+                await client.cancel(last["id"])
+            assert refused.value.problem == "walk-over"
+        return last["status"]
+
+    assert asyncio.run(walk()) == "succeeded"
+
+
+def test_a_walk_can_be_canceled_and_found_in_the_gallery(client: Client) -> None:
+    walk = client.submit(["a fox", "a boat"], frames=240, steps=50)
+    assert client.cancel(walk["id"])["status"] == "canceled"
+    page = client.page(limit=1, status="canceled")
+    assert page["walks"][0]["id"] == walk["id"]
+
+
+def test_a_refusal_tells_its_problem_and_its_fields(client: Client) -> None:
+    with pytest.raises(ApiError, match="frames: at most 240, got 500") as refused:
+        client.submit(["a cat", "a castle"], frames=500)
+    assert (refused.value.problem, refused.value.retry_after) == ("invalid-request", None)
+    assert refused.value.errors == [{"field": "frames", "message": "at most 240, got 500"}]
+    with pytest.raises(ApiError) as missing:
+        client.get("00000000-0000-4000-8000-000000000000")
+    assert missing.value.problem == "walk-not-found"
+
+
+def answers(*statuses: int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """A server that gives these statuses one after the other, 0 for a broken connection; and what it was asked."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        status = statuses[len(asked) - 1]
+        if not status:
+            raise httpx.ReadError("broken", request=request)
+        return httpx.Response(status, json={"id": "7", "done": True, "detail": "no"}, headers={"Retry-After": "0"})
+
+    return httpx.MockTransport(answer), asked
+
+
+def with_answers(transport: httpx.MockTransport) -> Client:
+    client = Client("http://server")
+    client._http = httpx.Client(base_url="http://server", transport=transport)
+    return client
+
+
+def test_a_request_that_may_have_been_done_is_sent_again_under_the_same_key() -> None:
+    transport, asked = answers(202, 0, 503, 429, 202)
+    client = with_answers(transport)
+    client.submit(["a", "b"])
+    assert client.submit(["a", "b"])["id"] == "7"
+    keys = [request.headers["idempotency-key"] for request in asked]
+    assert (len(asked), len(set(keys))) == (5, 2)
+    assert len(set(keys[1:])) == 1
+
+
+def test_a_server_that_never_answered_is_not_waited_for() -> None:
+    transport, asked = answers(0, 0)
+    with pytest.raises(ApiError, match="cannot be reached"):
+        with_answers(transport).get("7")
+    assert len(asked) == 1
+
+
+def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0)
+    transport, asked = answers(200, 0, 0)
+    client = with_answers(transport)
+    client.get("7")
+    with pytest.raises(ApiError, match="cannot be reached"):
+        client.get("7")
+    assert len(asked) == 2
