@@ -1,0 +1,238 @@
+"""How a worker keeps a chunk, and how it lets go of it."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Never
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from momalisa import chunks, jobs, queue
+from momalisa.database import transaction
+from momalisa.errors import LeaseLostError, StoreUnavailableError
+from momalisa.local import System
+from momalisa.processes import free_port
+from momalisa.settings import ROOT, environment, settings
+from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from worker import lease, work
+from worker.lease import Lease
+
+MakeSpec = Callable[..., WalkSpec]
+
+
+@pytest.fixture
+def make(services: System, spec: MakeSpec) -> Iterator[Callable[[], UUID]]:
+    def make_walk() -> UUID:
+        with transaction() as session:
+            return jobs.create(session, spec(frames=8), public=True, owner="ann").id
+
+    lease._failed.clear()
+    yield make_walk
+    lease._failed.clear()
+    lease._stop[0] = 0
+
+
+def chunk() -> Chunk:
+    with transaction() as session:
+        return session.scalars(select(Chunk).order_by(Chunk.created_at)).first() or Chunk()
+
+
+def done(kept: Lease) -> lease.Record:
+    stored = [(frame.position, StoredObject("w", 1, "AAAAAA==")) for frame in kept.claim.frames]
+
+    def record(session: Session) -> ChunkKind | None:
+        return ChunkKind.ASSEMBLE if chunks.frames_done(session, kept.claim, stored) else None
+
+    return record
+
+
+def failing(error: Exception) -> Callable[[Lease], Never]:
+    def fail(kept: Lease) -> Never:
+        raise error
+
+    return fail
+
+
+def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(make: Callable[[], UUID]) -> None:
+    make()
+    lease.run(ChunkKind.RENDER, done)
+    assert chunk().status == ChunkStatus.DONE
+    assert queue.waiting(ChunkKind.ASSEMBLE) == 1
+
+
+def test_a_permit_too_many_finds_nothing(make: Callable[[], UUID]) -> None:
+    lease.run(ChunkKind.RENDER, failing(AssertionError("there was nothing to do")))
+
+
+def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make: Callable[[], UUID]) -> None:
+    make()
+
+    def work_until_told(kept: Lease) -> lease.Record:
+        lease.stop()
+        kept.check()
+        raise AssertionError("it was told to stop")
+
+    lease.run(ChunkKind.RENDER, work_until_told)
+    assert (chunk().status, chunk().attempts, chunk().rank) == (ChunkStatus.QUEUED, 0, 0)
+    assert queue.waiting(ChunkKind.RENDER) == 1
+    lease.run(ChunkKind.RENDER, failing(AssertionError("it claimed more")))
+
+
+def test_a_database_that_is_away_is_no_failed_attempt(make: Callable[[], UUID]) -> None:
+    make()
+    lease.run(ChunkKind.RENDER, failing(StoreUnavailableError("away")))
+    assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
+
+
+def test_a_failed_attempt_is_counted_and_waits(make: Callable[[], UUID]) -> None:
+    make()
+    lease.run(ChunkKind.RENDER, failing(ValueError("no")))
+    assert (chunk().status, chunk().attempts, chunk().error) == (ChunkStatus.QUEUED, 1, "ValueError: no")
+    assert queue.waiting(ChunkKind.RENDER) == 0  # it is not due yet
+
+
+def test_a_process_that_fails_at_two_walks_in_a_row_ends(make: Callable[[], UUID]) -> None:
+    for _ in range(3):
+        make()
+    lease.run(ChunkKind.RENDER, failing(MemoryError()))
+    with pytest.raises(SystemExit):
+        lease.run(ChunkKind.RENDER, failing(MemoryError()))
+    lease._failed.clear()
+    lease.run(ChunkKind.RENDER, done)
+
+
+def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
+    walk_id = make()
+    for _ in range(settings().max_attempts):
+        with transaction() as session:
+            session.execute(update(Chunk).values(due_at=func.now()))
+        lease.run(ChunkKind.RENDER, failing(ValueError("no")))
+    with transaction() as session:
+        assert jobs.get(session, walk_id).status == WalkStatus.FAILED
+
+
+def test_a_walk_for_another_model_fails_at_once(make: Callable[[], UUID]) -> None:
+    walk_id = make()
+    with transaction() as session:
+        session.execute(update(Walk).values(model="another"))
+    lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
+    with transaction() as session:
+        walk = jobs.get(session, walk_id)
+    assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "model_changed")
+
+
+def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
+    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEASE_SECONDS", "0.3")
+    settings.cache_clear()
+    walk_id = make()
+
+    def work_past_the_lease(kept: Lease) -> lease.Record:
+        before = chunk().lease_expires_at
+        while chunk().lease_expires_at == before:
+            kept.check()
+        with transaction() as session:
+            jobs.cancel(session, walk_id)
+        while True:
+            kept.check()
+
+    lease.run(ChunkKind.RENDER, work_past_the_lease)
+    assert chunk().status == ChunkStatus.DROPPED
+
+
+def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
+    """A thread that hangs in an upload keeps nobody from giving the chunk back."""
+    make()
+    released = threading.Event()
+
+    def upload_for_ever(kept: Lease) -> lease.Record:
+        def upload(_: int) -> None:
+            lease.stop()
+            released.wait(60)
+
+        work._at_once(kept, upload, range(3))
+        raise AssertionError("it was told to stop")
+
+    lease.run(ChunkKind.RENDER, upload_for_ever)
+    assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
+    released.set()
+
+
+HANGS = """
+import threading
+from momalisa.tables import ChunkKind
+from worker import lease
+def hang(kept):
+    threading.Event().wait()
+lease.run(ChunkKind.RENDER, hang)
+"""
+
+
+def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(make: Callable[[], UUID], services: System) -> None:
+    make()
+    variables = {**services.variables, "STALL_SECONDS": "1", "LEASE_SECONDS": "3"}
+    hung = subprocess.run(
+        [sys.executable, "-c", HANGS], cwd=ROOT, env=environment(**variables), timeout=60, check=False
+    )
+    assert hung.returncode == 1
+    assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
+
+
+def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
+    make: Callable[[], UUID], services: System
+) -> None:
+    make()
+    with transaction() as session:
+        assert chunks.claim(session, ChunkKind.RENDER, "here")
+        session.execute(update(Chunk).values(lease_expires_at=func.now() - text("interval '1 second'")))
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
+        broker = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        variables = {**services.variables, "BROKER_URL": broker, "LEASE_SECONDS": "0.1", "RECONCILE_SECONDS": "0.2"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "momalisa", "reconcile"],
+            cwd=ROOT,
+            env=environment(**variables),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 30
+            while chunk().status == ChunkStatus.LEASED:
+                assert time.monotonic() < deadline
+            for _ in range(3):  # and again, while the other duty still waits for the broker
+                with transaction() as session:
+                    session.execute(
+                        update(Chunk).values(
+                            status=ChunkStatus.LEASED,
+                            lease_token=func.gen_random_uuid(),
+                            lease_expires_at=func.now() - text("interval '1 second'"),
+                        )
+                    )
+                deadline = time.monotonic() + 5
+                while chunk().status == ChunkStatus.LEASED:
+                    assert time.monotonic() < deadline
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) -> None:
+    make()
+
+    def lose_it(kept: Lease) -> lease.Record:
+        with transaction() as session:
+            chunks.give_back(session, kept.claim)
+        with pytest.raises(LeaseLostError):
+            kept.confirm()
+        return done(kept)
+
+    lease.run(ChunkKind.RENDER, lose_it)
+    assert (chunk().status, chunk().finished_at) == (ChunkStatus.QUEUED, None)
