@@ -101,6 +101,13 @@ class LeaseLostError(MomalisaError):
     title = "The work was handed to somebody else"
 
 
+class AddressRefusedError(MomalisaError):
+    """The address is not one that we connect to for strangers."""
+
+    type = "address-refused"
+    title = "We do not connect to this address"
+
+
 class LocalSystemError(MomalisaError):
     """The system cannot be started on this machine."""
 
