@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
 )
 
-from momalisa import storage
+from momalisa import storage, webhooks
 from momalisa.outlook import Outlook
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -47,6 +47,7 @@ def _readable(value: str) -> str:
 Readable = AfterValidator(_readable)
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT), Readable]
 NegativePrompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT), Readable]
+WebhookUrl = Annotated[str, StringConstraints(max_length=webhooks.MAX_URL), AfterValidator(webhooks.checked_url)]
 
 
 class WalkRequest(BaseModel):
@@ -80,6 +81,12 @@ class WalkRequest(BaseModel):
     public: bool = Field(True, description="Whether the walk is shown in the gallery.")
     deadline_seconds: int | None = Field(
         None, ge=1, le=7 * 24 * 3600, description="A walk that is not finished after so many seconds fails."
+    )
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="An https URL to which a message is posted when the walk ends: walk.succeeded, walk.failed or "
+        "walk.canceled, signed as Standard Webhooks say.",
+        examples=["https://example.com/hook"],
     )
 
     @field_validator("width", "height")

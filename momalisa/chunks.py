@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from momalisa import webhooks
 from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -217,6 +218,7 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
         .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
         .values(status=WalkStatus.SUCCEEDED, finished_at=func.now(), revision=Walk.revision + 1)
     )
+    webhooks.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
 
 def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> bool:
@@ -370,6 +372,7 @@ def end(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> b
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
         .values(**_released(ChunkStatus.DROPPED), finished_at=func.now())
     )
+    webhooks.announce(session, walk_id, status)
     return True
 
 

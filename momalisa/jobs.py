@@ -21,7 +21,13 @@ from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, IdempotencyKey
 
 
 def create(
-    session: Session, spec: WalkSpec, *, public: bool, owner: str, deadline_seconds: int | None = None
+    session: Session,
+    spec: WalkSpec,
+    *,
+    public: bool,
+    owner: str,
+    deadline_seconds: int | None = None,
+    webhook_url: str | None = None,
 ) -> Walk:
     """Write a walk, its chunks and its frames. The caller publishes permits after the commit."""
     walk = Walk(
@@ -32,6 +38,7 @@ def create(
         model=settings().model_name,
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
+        webhook_url=webhook_url,
     )
     session.add(walk)
     session.flush()

@@ -3,10 +3,12 @@
 PostgreSQL, Valkey and the emulator of the bucket come as wheels. They are the same engines as in production.
 """
 
+import base64
 import fcntl
 import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -99,6 +101,8 @@ class System:
         """Start PostgreSQL, Valkey and the bucket only, with the schema in place."""
         for name in ("logs", "valkey", "bucket"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if settings().webhook_secret is None:
+            self._variables.setdefault("WEBHOOK_SECRET", _kept_secret(self.folder / "webhook-secret"))
         self._start_postgres(tell)
         self._start_valkey()
         self._start_bucket()
@@ -283,6 +287,17 @@ def running(folder: Path = FOLDER) -> str | None:
             return None
     except (FileNotFoundError, PermissionError, ValueError, KeyError):
         return None
+
+
+def _kept_secret(file: Path) -> str:
+    """Return the secret that webhooks are signed with, which is drawn at the first call and kept in a file."""
+    if not file.exists():
+        new = file.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        new.touch(mode=0o600)
+        new.write_text(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
+        new.rename(file)
+    return file.read_text().strip()
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""The reconciler: takes lost work back, keeps the broker supplied with permits, and clears away what is past."""
+"""The reconciler: takes lost work back, tops permits up, delivers webhooks, and clears away what is past."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from types import FrameType
 import requests
 from google.api_core.exceptions import GoogleAPIError
 
-from momalisa import chunks, idempotency, queue, retention
+from momalisa import chunks, idempotency, queue, retention, webhooks
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import logger
@@ -17,11 +17,15 @@ from momalisa.settings import settings
 
 log = logger(__name__)
 
+SENDERS = 8
+"""Webhooks that are on their way at once, so that slow receivers hold up nobody but each other."""
+
 
 def run() -> None:
     """Reconcile until SIGTERM or SIGINT.
 
-    Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done.
+    Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done; to
+    deliver webhooks is the duty of several.
     """
     stop = threading.Event()
 
@@ -31,19 +35,22 @@ def run() -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     log.info("reconciler ready")
-    with ThreadPoolExecutor() as pool:
-        duties = [pool.submit(_every_round, duty, stop) for duty in (take_back, top_up, clear_away)]
-        done, _ = wait(duties, return_when=FIRST_EXCEPTION)
+    duties = (take_back, top_up, clear_away, *[deliver] * SENDERS)
+    with ThreadPoolExecutor(len(duties)) as pool:
+        threads = [pool.submit(_every_round, duty, stop) for duty in duties]
+        done, _ = wait(threads, return_when=FIRST_EXCEPTION)
         stop.set()  # an error that nobody foresaw ends the process, and whoever looks after it starts it again
-    for duty in done:
-        duty.result()
+    for thread in done:
+        thread.result()
     log.info("reconciler stopped")
 
 
-def _every_round(duty: Callable[[], None], stop: threading.Event) -> None:
+def _every_round(duty: Callable[[], bool | None], stop: threading.Event) -> None:
+    """Do a duty once a round, and again at once where it returns that there may be more to do."""
     while not stop.is_set():
         try:
-            duty()
+            if duty():
+                continue
         except (StoreUnavailableError, GoogleAPIError, requests.RequestException) as error:
             log.warning("round skipped", duty=duty.__name__, reason=str(error))
         stop.wait(settings().reconcile_seconds)
@@ -94,3 +101,22 @@ def top_up() -> None:
         if missing > 0:
             queue.publish(kind, missing)
             log.info("permits topped up", kind=kind, permits=missing)
+
+
+def deliver() -> bool:
+    """Send the webhook that has been due the longest, and return whether there was one.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached. What was sent by then is sent again later.
+    """
+    if settings().webhook_secret is None:
+        return False
+    with transaction() as session:
+        message = webhooks.claim(session)
+    if message is None:
+        return False
+    outcome = webhooks.send(message)
+    with transaction() as session:
+        status = webhooks.record(session, message, outcome)
+    log.info("webhook sent", message=message.id, attempt=message.attempt, status=status, error=outcome.error)
+    return True

@@ -1,11 +1,12 @@
 """Every setting of MoMALisa, typed and read once; the only module that reads the environment."""
 
+import base64
 import os
 from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,7 +18,7 @@ EMBEDDED_MODEL = str(ROOT / "models" / "momalisa-mini")
 class Settings(BaseSettings):
     """What an operator can set, each by the environment variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address on which the API listens.")
     port: int = Field(8000, ge=1, le=65535, description="Port on which the API listens.")
@@ -75,6 +76,20 @@ class Settings(BaseSettings):
     max_attempts: int = Field(5, ge=1, description="A chunk that failed this often fails its walk.")
     max_permits: int = Field(512, ge=1, description="Messages that may wait in a queue of the broker.")
 
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="What webhooks are signed with: whsec_ and 24 to 64 bytes in base64; unset means no webhooks.",
+    )
+    webhook_loopback: bool = Field(
+        False, description="Whether webhooks may go to this machine itself, by http, too; for development."
+    )
+    webhook_ca: FilePath | None = Field(
+        None, description="PEM file of the authorities that receivers are trusted by; unset means certifi's."
+    )
+    webhook_seconds: float = Field(
+        15, gt=0, le=30, description="Time that a receiver has to take a webhook, from the first look at its name."
+    )
+
     momalisa_url: str | None = Field(
         None, description="The server that the `momalisa` command talks to; unset means this machine's own."
     )
@@ -89,6 +104,19 @@ class Settings(BaseSettings):
         if self.image_size > self.max_size:
             raise ValueError(f"IMAGE_SIZE ({self.image_size}) is larger than MAX_SIZE ({self.max_size})")
         return self
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret_can_sign(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            prefix, _, encoded = value.get_secret_value().partition("_")
+            try:
+                length = len(base64.b64decode(encoded, validate=True))
+            except ValueError:
+                length = 0
+            if prefix != "whsec" or not 24 <= length <= 64:  # noqa: PLR2004 - as Standard Webhooks say
+                raise ValueError("must be whsec_ followed by 24 to 64 bytes in base64")
+        return value
 
     @property
     def model_name(self) -> str:

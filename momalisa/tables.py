@@ -72,6 +72,22 @@ class ArtifactKind(StrEnum):
     ZIP = "zip"  # the frames, and a walk.json that makes the same walk again
 
 
+class WebhookEvent(StrEnum):
+    """What a webhook tells, by the name that its receiver reads."""
+
+    SUCCEEDED = "walk.succeeded"
+    FAILED = "walk.failed"
+    CANCELED = "walk.canceled"
+
+
+class DeliveryStatus(StrEnum):
+    """Where the delivery of a webhook stands."""
+
+    PENDING = "pending"  # to be sent, once `due_at` is past
+    DELIVERED = "delivered"  # the receiver took it
+    GIVEN_UP = "given_up"  # the receiver wants no more, or did not take it for a day
+
+
 class SpecType(TypeDecorator[WalkSpec]):
     """A WalkSpec, stored as JSON."""
 
@@ -121,6 +137,8 @@ class Base(DeclarativeBase):
         ChunkKind: _status(ChunkKind),
         ChunkStatus: _status(ChunkStatus),
         ArtifactKind: _status(ArtifactKind),
+        WebhookEvent: _status(WebhookEvent),
+        DeliveryStatus: _status(DeliveryStatus),
     }
 
 
@@ -143,6 +161,8 @@ class Walk(Base):
     warnings: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
+    webhook_url: Mapped[str | None]
+    """Who wants to be told that it has ended; for nobody else to see."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -259,3 +279,30 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (Index("idempotency_keys_age", "created_at"), Index("idempotency_keys_walk", "walk_id"))
+
+
+class WebhookDelivery(Base):
+    """A message that tells that a walk has ended, and how its delivery goes."""
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """The id of the message, the same at every attempt."""
+    walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), unique=True)
+    event: Mapped[WebhookEvent]
+    url: Mapped[str]
+    status: Mapped[DeliveryStatus] = mapped_column(server_default=DeliveryStatus.PENDING)
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When it is sent next; while somebody sends it, when their lease runs out."""
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    lease_token: Mapped[UUID | None]
+    """Set while somebody sends it, or vanished while they did."""
+    error: Mapped[str | None]
+    """What went wrong at the last attempt."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("(status = 'pending') = (finished_at IS NULL)", name="finished_at"),
+        Index("webhook_deliveries_pending", "due_at", postgresql_where=text("status = 'pending'")),
+    )

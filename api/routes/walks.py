@@ -77,7 +77,12 @@ def create_walk(
     with transaction() as session:
         savepoint = session.begin_nested()
         walk = jobs.create(
-            session, body.spec(), public=body.public, owner=owner, deadline_seconds=body.deadline_seconds
+            session,
+            body.spec(),
+            public=body.public,
+            owner=owner,
+            deadline_seconds=body.deadline_seconds,
+            webhook_url=body.webhook_url,
         )
         made = walk.id
         if idempotency_key is not None:

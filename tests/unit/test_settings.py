@@ -30,6 +30,23 @@ def test_a_setting_out_of_bounds_is_refused_by_name(name: str, value: str, monke
         Settings()
 
 
+@pytest.mark.parametrize("secret", ["bm8gcHJlZml4", "whsec_c2hvcnQ=", "whsec_not base64!", "whsec_", "whsec_é"])
+def test_a_secret_that_cannot_sign_is_refused_and_not_repeated(
+    secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    with pytest.raises(ValidationError, match="24 to 64 bytes in base64") as refused:
+        Settings()
+    assert secret not in str(refused.value).replace("whsec_ followed", "")
+
+
+def test_a_secret_is_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "whsec_" + "MDEy" * 8  # 24 bytes
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    assert Settings().webhook_secret
+    assert secret not in repr(Settings()) + Settings().model_dump_json()
+
+
 def test_a_child_gets_this_environment_with_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT", "1")
     monkeypatch.setenv("REMOVED", "1")

@@ -1,0 +1,562 @@
+"""Webhooks from the end of a walk to a real HTTPS receiver, and to nobody else."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, timedelta
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select, update
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from momalisa import chunks, jobs, local, outbound, reconciler, webhooks
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
+from momalisa.tables import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
+from momalisa.webhooks import Message, Outcome
+from tests import receiver
+from tests.receiver import Receiver
+
+MakeSpec = Callable[..., WalkSpec]
+ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7}
+
+
+@pytest.fixture
+def barred(services: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A receiver on this machine, which this process trusts but may not reach."""
+    with receiver.listening(tmp_path) as listening:
+        monkeypatch.setenv("WEBHOOK_CA", str(listening.authority))
+        settings.cache_clear()
+        yield listening
+
+
+@pytest.fixture
+def hook(barred: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    """A receiver that this process may reach, by the name `receiver.test`."""
+    monkeypatch.setenv("WEBHOOK_LOOPBACK", "true")
+    settings.cache_clear()
+    return barred
+
+
+@pytest.fixture
+def canceled(services: System, spec: MakeSpec) -> Callable[[str], UUID]:
+    """Make a walk with a webhook, and end it, so that there is something to deliver."""
+
+    def make(url: str) -> UUID:
+        with transaction() as session:
+            walk_id = jobs.create(session, spec(), public=True, owner="ann", webhook_url=url).id
+        with transaction() as session:
+            jobs.cancel(session, walk_id)
+        return walk_id
+
+    return make
+
+
+def claim() -> Message | None:
+    with transaction() as session:
+        return webhooks.claim(session)
+
+
+def attempt(resolve: outbound.Resolve) -> DeliveryStatus | None:
+    """Claim the delivery that is due, send it, and record what came of it."""
+    message = claim()
+    assert message is not None
+    outcome = webhooks.send(message, resolve)
+    with transaction() as session:
+        return webhooks.record(session, message, outcome)
+
+
+def deliveries() -> list[WebhookDelivery]:
+    with transaction() as session:
+        return list(session.scalars(select(WebhookDelivery)))
+
+
+def delivery() -> WebhookDelivery:
+    (only,) = deliveries()
+    return only
+
+
+def make_due(**changes: Any) -> None:
+    """Let the time pass until a delivery is due, or the lease of its sender has run out."""
+    with transaction() as session:
+        session.execute(update(WebhookDelivery).values(due_at=func.now() - timedelta(seconds=1), **changes))
+
+
+def verify(got: receiver.Delivery) -> dict[str, Any]:
+    """Check a signature as a receiver does, and return what was told."""
+    secret = settings().webhook_secret
+    assert secret
+    told: dict[str, Any] = Webhook(secret.get_secret_value()).verify(got.body, got.headers)
+    return told
+
+
+def finish(walk_id: UUID) -> None:
+    """Render and assemble the only walk there is."""
+    with transaction() as session:
+        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert claimed
+        stored = [(frame.position, StoredObject("x", 1, "AAAAAA==")) for frame in claimed.frames]
+        assert chunks.frames_done(session, claimed, stored)
+    with transaction() as session:
+        claimed = chunks.claim(session, ChunkKind.ASSEMBLE, "here")
+        assert claimed
+        assert claimed.walk_id == walk_id
+        gif = chunks.MadeArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
+        chunks.assembled(session, claimed, [gif])
+
+
+def fail(walk_id: UUID) -> None:
+    with transaction() as session:
+        chunks.end(session, walk_id, WalkStatus.FAILED, error_code="render_failed", error_message="It broke.")
+
+
+def cancel(walk_id: UUID) -> None:
+    with transaction() as session:
+        jobs.cancel(session, walk_id)
+
+
+def finished_at(walk_id: UUID) -> str:
+    with transaction() as session:
+        moment = jobs.get(session, walk_id).finished_at
+    assert moment
+    return moment.astimezone(UTC).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("end", "event", "error"),
+    [
+        (finish, "walk.succeeded", None),
+        (fail, "walk.failed", {"code": "render_failed", "message": "It broke."}),
+        (cancel, "walk.canceled", None),
+    ],
+)
+def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
+    api: TestClient,
+    hook: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[UUID], None],
+    event: str,
+    error: dict[str, str] | None,
+) -> None:
+    monkeypatch.setenv("PUBLIC_URL", "https://walks.example/")
+    settings.cache_clear()
+    walk = api.post("/v1/walks", json={**ORDER, "prompts": ["モナ・リザ", "b"], "webhook_url": hook.url}).json()
+    assert deliveries() == []
+    end(UUID(walk["id"]))
+    assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
+    (got,) = hook.got
+    told = verify(got)
+    assert told == {
+        "type": event,
+        "timestamp": finished_at(UUID(walk["id"])),
+        "data": {
+            "id": walk["id"],
+            "status": event.removeprefix("walk."),
+            "prompts": ["モナ・リザ", "b"],
+            "error": error,
+            "urls": {
+                "self": f"https://walks.example/v1/walks/{walk['id']}",
+                "web": f"https://walks.example/walks/{walk['id']}",
+            },
+        },
+    }
+    assert (got.path, got.headers["host"]) == ("/hook?walk=1", f"receiver.test:{hook.port}")
+    assert got.headers["content-type"] == "application/json"
+    with pytest.raises(WebhookVerificationError):
+        verify(receiver.Delivery(got.path, got.headers, got.body.replace(event, "walk.other")))
+    assert delivery().finished_at is not None
+    make_due()
+    assert claim() is None
+
+
+def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: MakeSpec) -> None:
+    with transaction() as session:
+        walk_id = jobs.create(session, spec(), public=True, owner="ann", webhook_url="https://example.com/").id
+    with transaction() as session:
+        jobs.cancel(session, walk_id)
+        session.rollback()
+    assert deliveries() == []
+    cancel(walk_id)
+    cancel(walk_id)
+    assert delivery().walk_id == walk_id
+
+
+def test_a_walk_without_a_webhook_tells_nobody(services: System, spec: MakeSpec) -> None:
+    with transaction() as session:
+        walk_id = jobs.create(session, spec(), public=True, owner="ann").id
+    cancel(walk_id)
+    assert deliveries() == []
+
+
+def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    hook.answers = [receiver.status(500), receiver.status(503), receiver.status(200)]
+    canceled(hook.url)
+    for number in (1, 2):
+        before = delivery().due_at
+        assert attempt(hook.resolve) == DeliveryStatus.PENDING
+        assert delivery().due_at > before
+        assert delivery().attempts == number
+        assert claim() is None  # not before its time
+        make_due()
+    assert delivery().error == "it answered 503"
+    assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
+    assert len({got.headers["webhook-id"] for got in hook.got}) == 1
+    assert len({got.body for got in hook.got}) == 1
+    assert [verify(got)["type"] for got in hook.got] == ["walk.canceled"] * 3
+    assert (delivery().attempts, delivery().error) == (3, None)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(hook: Receiver, canceled: Callable[[str], UUID], code: int) -> None:
+    hook.answers = [receiver.status(code, location=f"https://receiver.test:{hook.port}/elsewhere")]
+    canceled(hook.url)
+    assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    assert [got.path for got in hook.got] == ["/hook?walk=1"]
+    assert delivery().error == f"it answered {code}"
+
+
+def test_a_receiver_that_is_gone_is_not_asked_again(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    hook.answers = [receiver.status(410)]
+    canceled(hook.url)
+    assert attempt(hook.resolve) == DeliveryStatus.GIVEN_UP
+    assert delivery().finished_at is not None
+    make_due()
+    assert claim() is None
+
+
+def test_after_a_day_a_delivery_is_given_up(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    hook.answers = [receiver.status(500)]
+    canceled(hook.url)
+    make_due(created_at=func.now() - timedelta(hours=23))
+    assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    make_due(created_at=func.now() - timedelta(hours=24))
+    assert attempt(hook.resolve) == DeliveryStatus.GIVEN_UP
+    assert delivery().error == "it answered 500"
+
+
+def test_the_pauses_grow_from_seconds_to_hours() -> None:
+    for number, seconds in [(1, 5), (2, 10), (3, 20), (10, 2560), (12, 7200), (5000, 7200)]:
+        pauses = {webhooks.backoff_seconds(number) for _ in range(20)}
+        assert len(pauses) > 1
+        assert all(0.75 * seconds <= pause <= 1.25 * seconds for pause in pauses)
+
+
+def silent(stop: threading.Event) -> receiver.Answer:
+    return lambda _: (stop.wait(20), None)[1]
+
+
+def dripping(stop: threading.Event) -> receiver.Answer:
+    """Send a header without end, a byte at a time, each soon enough for a time-out that counts from the last."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nx: ")
+        while not stop.wait(0.05):
+            request.wfile.write(b"y")
+
+    return answer
+
+
+@pytest.mark.parametrize("answer", [silent, dripping])
+def test_a_receiver_that_takes_too_long_is_left_and_tried_again(
+    hook: Receiver,
+    canceled: Callable[[str], UUID],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[threading.Event], receiver.Answer],
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECONDS", "1")
+    settings.cache_clear()
+    stop = threading.Event()
+    hook.answers = [answer(stop)]
+    canceled(hook.url)
+    started = time.monotonic()
+    assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    assert time.monotonic() - started < 5
+    assert "ReadTimeout" in (delivery().error or "")
+    stop.set()
+
+
+def test_a_receiver_that_takes_the_call_and_says_no_word_is_left(
+    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        canceled(f"https://receiver.test:{mute.getsockname()[1]}/")
+        assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    assert "ConnectTimeout" in (delivery().error or "")
+
+
+def test_an_answer_without_end_is_not_read(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    hung_up = threading.Event()
+
+    def endless(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        try:
+            while True:
+                request.wfile.write(b"x" * 65536)
+        except OSError:
+            hung_up.set()
+
+    hook.answers = [endless]
+    canceled(hook.url)
+    assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
+    assert hung_up.wait(10)
+
+
+def test_a_certificate_for_another_name_is_refused(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    canceled(f"https://other.test:{hook.port}/")
+    assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    assert "CERTIFICATE_VERIFY_FAILED" in (delivery().error or "")
+    assert hook.got == []
+
+
+def test_a_certificate_of_an_authority_that_nobody_knows_is_refused(
+    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEBHOOK_CA")
+    settings.cache_clear()
+    canceled(hook.url)
+    assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    assert "CERTIFICATE_VERIFY_FAILED" in (delivery().error or "")
+    assert hook.got == []
+
+
+def test_many_senders_at_once_send_each_message_once(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    for _ in range(6):
+        canceled(hook.url)
+
+    def send_all(_: int) -> int:
+        sent = 0
+        while message := claim():
+            outcome = webhooks.send(message, hook.resolve)
+            with transaction() as session:
+                assert webhooks.record(session, message, outcome) == DeliveryStatus.DELIVERED
+            sent += 1
+        return sent
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(send_all, range(8))) == 6
+    assert len({got.headers["webhook-id"] for got in hook.got}) == len(hook.got) == 6
+
+
+def test_while_one_sender_is_at_it_no_other_is(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+    canceled(hook.url)
+    assert claim() is not None
+    assert claim() is None
+
+
+def test_a_sender_that_dies_before_it_records_leaves_the_message_to_another(
+    hook: Receiver, canceled: Callable[[str], UUID]
+) -> None:
+    canceled(hook.url)
+    message = claim()
+    assert message
+    outcome = webhooks.send(message, hook.resolve)
+    make_due()  # the sender died here, and its lease has run out
+    assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
+    assert [got.headers["webhook-id"] for got in hook.got] == [delivery().id] * 2
+    with transaction() as session:  # it was only asleep, and comes too late
+        assert webhooks.record(session, message, Outcome(DeliveryStatus.PENDING, "late")) is None
+    assert outcome.status == delivery().status == DeliveryStatus.DELIVERED
+    assert delivery().error is None
+
+
+def test_a_sender_that_slept_past_its_deadline_sends_nothing(
+    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canceled(hook.url)
+    message = claim()
+    assert message
+    monkeypatch.setattr(time, "monotonic", lambda: message.deadline + 1)
+    assert webhooks.send(message, hook.resolve).status == DeliveryStatus.PENDING
+    assert hook.got == []
+
+
+@contextmanager
+def reconciling() -> Iterator[None]:
+    """Run the duty of delivering, in as many threads as the reconciler does."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(reconciler.SENDERS) as pool:
+        rounds = [pool.submit(reconciler._every_round, reconciler.deliver, stop) for _ in range(reconciler.SENDERS)]
+        try:
+            yield
+        finally:
+            stop.set()
+    for thread in rounds:
+        thread.result()
+
+
+def test_the_reconciler_delivers_while_slow_receivers_keep_it_waiting(
+    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", hook.port))])
+    monkeypatch.setenv("RECONCILE_SECONDS", "0.05")
+    settings.cache_clear()
+    release, prompt_ones_came = threading.Event(), threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if request.path == "/slow":
+            release.wait(20)
+        elif sum(got.path != "/slow" for got in hook.got) == 5:
+            prompt_ones_came.set()
+        receiver.status(204)(request)
+
+    hook.answers = [answer]
+    for _ in range(3):
+        canceled(hook.url.replace("/hook?walk=1", "/slow"))
+    for _ in range(5):
+        canceled(hook.url)
+    with reconciling():
+        assert prompt_ones_came.wait(10)
+        assert not release.is_set()
+        release.set()
+    assert {row.status for row in deliveries()} <= {DeliveryStatus.DELIVERED, DeliveryStatus.PENDING}
+    assert len([got for got in hook.got if got.path != "/slow"]) == 5
+
+
+def test_without_a_secret_the_reconciler_leaves_deliveries_for_later(
+    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canceled(hook.url)
+    monkeypatch.delenv("WEBHOOK_SECRET")
+    settings.cache_clear()
+    assert reconciler.deliver() is False
+    assert delivery().attempts == 0
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "169.254.169.254", "[::1]", "10.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433"]
+)
+def test_nothing_is_sent_to_addresses_that_are_not_public(
+    barred: Receiver, canceled: Callable[[str], UUID], host: str
+) -> None:
+    canceled(f"https://{host}:{barred.port}/")
+    assert attempt(outbound.resolve) == DeliveryStatus.PENDING
+    assert (delivery().error or "").startswith("AddressRefusedError: ")
+    assert barred.got == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "fe80::1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe"])
+def test_nothing_is_sent_to_a_name_that_leads_to_a_private_address(
+    barred: Receiver, canceled: Callable[[str], UUID], address: str
+) -> None:
+    canceled(barred.url)
+    assert attempt(lambda *_: [address]) == DeliveryStatus.PENDING
+    assert (delivery().error or "") == (
+        f"AddressRefusedError: receiver.test leads to {address}, which is not on the public Internet."
+    )
+    assert barred.got == []
+
+
+def test_a_name_that_rebinds_to_this_machine_between_two_looks_gains_nothing(
+    barred: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], *_: object, **__: object) -> None:
+        called.append(address)
+        raise ConnectionRefusedError
+
+    answers = iter([["93.184.216.34"], ["127.0.0.1"]])
+    canceled(barred.url)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "create_connection", refuse)
+        assert attempt(lambda *_: next(answers)) == DeliveryStatus.PENDING
+    assert called == [("93.184.216.34", barred.port)]
+    make_due()
+    assert attempt(lambda *_: next(answers)) == DeliveryStatus.PENDING
+    assert "leads to 127.0.0.1" in (delivery().error or "")
+    assert barred.got == []
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://example.com/", "must begin with https://"),
+        ("http://127.0.0.1/", "must begin with https://"),
+        ("ftp://example.com/", "must begin with https://"),
+        ("example.com/hook", "must begin with https://"),
+        ("https://", "must lead to a host"),
+        ("https:///hook", "must lead to a host"),
+        ("https://ann:secret@example.com/", "user name or a password"),
+        ("https://ann@example.com/", "user name or a password"),
+        ("https://127.0.0.1/", "public Internet"),
+        ("https://[::1]/", "public Internet"),
+        ("https://[::ffff:10.0.0.1]/", "public Internet"),
+        ("https://169.254.169.254/latest/meta-data", "public Internet"),
+        ("https://exa\x00mple.com/", "must be a URL"),
+        ("https://example.com/\ud800", "string"),
+        ("https://example.com:99999/", "must have a port of 1 to 65535, got 99999"),
+        ("https://example.com:0/", "must have a port of 1 to 65535, got 0"),
+        ("https://[::1/", "must be a URL"),
+        ("https://example.com/" + "x" * 1981, "at most 2000 characters, got 2001"),
+        (7, "must be a string"),
+    ],
+)
+def test_a_webhook_that_could_not_be_sent_is_refused_by_field(api: TestClient, url: object, words: str) -> None:
+    body = json.dumps({**ORDER, "webhook_url": url})
+    answer = api.post("/v1/walks", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "webhook_url"
+    assert words in error["message"]
+    assert "ann:secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "https://example.com:8443/hook?token=1",
+        "https://1.1.1.1/",
+        "https://müller.example/é",
+        "https://example.com/" + "x" * 1980,
+        None,
+    ],
+)
+def test_a_webhook_is_kept_and_shown_to_nobody(api: TestClient, url: str | None) -> None:
+    walk = api.post("/v1/walks", json={**ORDER, "webhook_url": url})
+    assert walk.status_code == 202
+    with transaction() as session:
+        assert (session.scalars(select(Walk.webhook_url)).one() is None) == (url is None)
+    for seen in (walk, api.get(f"/v1/walks/{walk.json()['id']}"), api.get("/v1/walks")):
+        assert "webhook" not in seen.text
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://localhost:9/", "https://[::1]:9/"])
+def test_a_webhook_to_this_machine_is_taken_where_the_operator_allows_it(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    assert api.post("/v1/walks", json={**ORDER, "webhook_url": url}).status_code == 422
+    monkeypatch.setenv("WEBHOOK_LOOPBACK", "true")
+    settings.cache_clear()
+    assert api.post("/v1/walks", json={**ORDER, "webhook_url": url}).status_code == 202
+    outside = api.post("/v1/walks", json={**ORDER, "webhook_url": "http://example.com/"})
+    assert "must begin with https://" in outside.json()["detail"]
+
+
+def test_a_server_without_a_secret_refuses_webhooks(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEBHOOK_SECRET")
+    settings.cache_clear()
+    answer = api.post("/v1/walks", json={**ORDER, "webhook_url": "https://example.com/"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "webhook_url")
+    assert "sends no webhooks" in answer.json()["detail"]
+    assert api.post("/v1/walks", json=ORDER).status_code == 202
+
+
+def test_a_system_on_one_machine_keeps_its_secret_to_itself(services: System) -> None:
+    file = services.folder / "webhook-secret"
+    assert services.variables["WEBHOOK_SECRET"] == local._kept_secret(file) == file.read_text().strip()
+    assert file.stat().st_mode & 0o777 == 0o600
