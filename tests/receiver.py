@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+NAMES = ("receiver.test", "localhost")
+"""What a receiver's certificate is for."""
+
 Answer = Callable[[BaseHTTPRequestHandler], None]
 """Answers a request whose body has been read."""
 
@@ -33,7 +36,7 @@ class Receiver:
 
     port: int
     authority: Path
-    """PEM file of the authority that its certificate, for `receiver.test`, is from."""
+    """PEM file of the authority that its certificate is from."""
     answers: list[Answer]
     """How it answers, one request after the other; the last for all further ones."""
     got: list[Delivery] = field(default_factory=list)
@@ -94,10 +97,10 @@ def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
 
 
 def _certificates(folder: Path) -> tuple[Path, Path]:
-    """Write an authority, and a certificate with its key for `receiver.test`; return both files."""
+    """Write an authority, and a certificate with its key for the receiver's names; return both files."""
     now = datetime.now(UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    authority_name, name = (
+    authority_name, subject = (
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)]) for common in ("An authority", "receiver.test")
     )
 
@@ -118,8 +121,8 @@ def _certificates(folder: Path) -> tuple[Path, Path]:
         .sign(authority_key, hashes.SHA256())
     )
     certificate = (
-        builder(name, key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("receiver.test")]), critical=False)
+        builder(subject, key.public_key())
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in NAMES]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

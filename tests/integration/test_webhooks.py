@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from momalisa import chunks, jobs, local, outbound, reconciler, webhooks
 from momalisa.database import transaction
 from momalisa.local import System
-from momalisa.settings import settings
+from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
@@ -424,6 +426,48 @@ def test_the_reconciler_delivers_while_slow_receivers_keep_it_waiting(
         release.set()
     assert {row.status for row in deliveries()} <= {DeliveryStatus.DELIVERED, DeliveryStatus.PENDING}
     assert len([got for got in hook.got if got.path != "/slow"]) == 5
+
+
+@contextmanager
+def reconciler_process(receiver: Receiver) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a reconciler as operators do; it is killed if the block has not stopped it."""
+    variables = environment(WEBHOOK_CA=str(receiver.authority), WEBHOOK_LOOPBACK="true", RECONCILE_SECONDS="0.05")
+    with subprocess.Popen([sys.executable, "-m", "momalisa", "reconcile"], cwd=ROOT, env=variables) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_reconciler_that_is_killed_while_it_sends_leaves_the_message_to_the_next(
+    hook: Receiver, canceled: Callable[[str], UUID]
+) -> None:
+    arrived = [threading.Event(), threading.Event()]
+    release = threading.Event()
+
+    def answer_the_second(request: BaseHTTPRequestHandler) -> None:
+        first = not arrived[0].is_set()
+        arrived[0 if first else 1].set()
+        if first:
+            release.wait(30)
+        else:
+            receiver.status(204)(request)
+
+    hook.answers = [answer_the_second]
+    canceled(f"https://localhost:{hook.port}/")
+    with reconciler_process(hook) as process:
+        assert arrived[0].wait(30)
+        process.kill()
+        process.wait()
+    release.set()
+    assert (delivery().status, delivery().attempts) == (DeliveryStatus.PENDING, 1)
+    make_due()
+    with reconciler_process(hook) as process:
+        assert arrived[1].wait(30)
+        process.terminate()  # it records what it has sent, and ends
+        assert process.wait(30) == 0
+    assert [got.headers["webhook-id"] for got in hook.got] == [delivery().id] * 2
+    assert (delivery().status, delivery().attempts) == (DeliveryStatus.DELIVERED, 2)
 
 
 def test_without_a_secret_the_reconciler_leaves_deliveries_for_later(
