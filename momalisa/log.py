@@ -4,6 +4,7 @@ import logging
 import sys
 
 import structlog
+import structlog.tracebacks
 
 from momalisa.settings import settings
 
@@ -18,10 +19,12 @@ def configure() -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     as_json = settings().log_format == "json" or (settings().log_format == "auto" and not sys.stderr.isatty())
+    # Tracebacks without the values of local variables, among which are keys and passwords.
+    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderer: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer()]
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[
