@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+from uuid import UUID
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from momalisa import __version__
+from momalisa import __version__, keys
 from momalisa.client import Client, Walk
+from momalisa.database import transaction
 from momalisa.errors import MomalisaError
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, settings
@@ -32,6 +34,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+keys_app = typer.Typer(
+    help="Make, list and revoke API keys, in the database that DATABASE_URL names.", no_args_is_help=True
+)
+app.add_typer(keys_app, name="keys")
 console = Console(highlight=False)
 
 Port = Annotated[
@@ -187,6 +193,32 @@ def reconcile() -> None:
     with _errors_as_sentences():
         log.configure()
         reconciler.run()
+
+
+@keys_app.command("create")
+def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")]) -> None:
+    """Make an API key and show it, this once."""
+    with _errors_as_sentences(), transaction() as session:
+        key, secret = keys.create(session, name)
+    _tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
+    _tell(secret)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List all API keys by their ids."""
+    with _errors_as_sentences(), transaction() as session:
+        for key in keys.listed(session):
+            revoked = f", revoked {key.revoked_at:%Y-%m-%d %H:%M %Z}" if key.revoked_at else ""
+            _tell(f"{key.id} {key.name} (made {key.created_at:%Y-%m-%d %H:%M %Z}{revoked})")
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
+    """Make an API key worthless at once; the walks that were made with it stay."""
+    with _errors_as_sentences(), transaction() as session:
+        key = keys.revoke(session, key_id)
+    _tell(f"{key.id} {key.name} is revoked.")
 
 
 def _writable_gif(out: Path) -> Path:

@@ -51,6 +51,51 @@ class IdempotencyKeyReusedError(MomalisaError):
     title = "The idempotency key belongs to another request"
 
 
+class UnauthorizedError(MomalisaError):
+    """The caller named no key where one is needed, or one that does not hold."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    type = "unauthorized"
+    title = "A valid API key is needed"
+
+
+class NotOwnerError(MomalisaError):
+    """The walk can be seen by everybody, but this can be done by its owner only."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "not-owner"
+    title = "Not your walk"
+
+
+class KeyNotFoundError(MomalisaError):
+    """There is no API key with this id."""
+
+    status = HTTPStatus.NOT_FOUND
+    type = "key-not-found"
+    title = "No such API key"
+
+
+class TooLargeError(MomalisaError):
+    """The body of the request is larger than is taken."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "too-large"
+    title = "The request is too large"
+
+
+class LimitExceededError(MomalisaError):
+    """The caller asked for more than its share; later it may ask again."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "limit-exceeded"
+    title = "Too much at once"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds."""
+
+
 class WalkOverError(MomalisaError):
     """The walk has ended, so that this can no longer be done to it."""
 

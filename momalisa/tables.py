@@ -1,4 +1,4 @@
-"""The tables of MoMALisa: walks, their chunks, their frames and what is made of them."""
+"""The tables of MoMALisa: walks, their chunks, their frames and what is made of them; API keys."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -150,8 +150,9 @@ class Walk(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[WalkStatus] = mapped_column(server_default=WalkStatus.QUEUED)
     owner: Mapped[str]
-    """Who asked for it, as the fair order of the queue tells people apart."""
+    """Who made it, and may do with it what others may not: `key:ID` or `visitor:ID`."""
     public: Mapped[bool]
+    """Whether others may see it."""
     spec: Mapped[WalkSpec]
     model: Mapped[str]
     frames_total: Mapped[int]
@@ -184,6 +185,7 @@ class Walk(Base):
         Index("walks_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
         Index("walks_finished", "finished_at", postgresql_where=text("purged_at IS NULL")),
         Index("walks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index("walks_owner", "owner", created_at.desc(), id.desc()),
     )
 
 
@@ -198,6 +200,7 @@ class Chunk(Base):
     kind: Mapped[ChunkKind]
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     owner: Mapped[str]
+    """Who takes turns with others in the fair order: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
     rank: Mapped[int]
     """Class in the queue, lower is sooner: 0 was in a worker's hands before, 1 is a walk's first, 2 the rest."""
     turn: Mapped[int]
@@ -306,3 +309,16 @@ class WebhookDelivery(Base):
         CheckConstraint("(status = 'pending') = (finished_at IS NULL)", name="finished_at"),
         Index("webhook_deliveries_pending", "due_at", postgresql_where=text("status = 'pending'")),
     )
+
+
+class ApiKey(Base):
+    """What a program shows to say who it is. The secret itself is not kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    hash: Mapped[str] = mapped_column(unique=True)
+    """SHA-256 of the secret, in hexadecimal digits."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]
