@@ -11,5 +11,6 @@ uvicorn.run(
     log_config=None,
     access_log=False,
     server_header=False,
+    proxy_headers=False,  # whom to believe is for TRUSTED_PROXIES to say (`access.client_address`)
     timeout_graceful_shutdown=10,
 )

@@ -6,7 +6,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from api import problems
+from api import limits, problems, security
 from api.routes import health, pages, walks
 from momalisa import __version__, log
 
@@ -23,10 +23,12 @@ app = FastAPIOffline(
     title="MoMALisa",
     version=__version__,
     description=DESCRIPTION,
+    docs_url=None,  # `pages.docs` serves it under a stricter policy
     redoc_url=None,
-    favicon_url="/static/favicon.svg",
 )
 problems.install(app)
+app.add_middleware(limits.BodyLimit)
+security.install(app)
 app.include_router(walks.router)
 app.include_router(health.router)
 app.include_router(pages.router)
@@ -43,6 +45,10 @@ def openapi() -> dict[str, Any]:
         problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(problem.pop("$defs"))
         schemas["Problem"] = problem
+        for path in document["paths"].values():
+            for operation in path.values():
+                if "security" in operation:
+                    operation["security"].append({})  # visitors need no key, unless ANONYMOUS is off
         app.openapi_schema = document
     return app.openapi_schema
 

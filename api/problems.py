@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from momalisa.errors import InvalidFieldError, MomalisaError
+from api import security
+from momalisa.errors import InvalidFieldError, LimitExceededError, MomalisaError, UnauthorizedError
 from momalisa.log import logger
 
 log = logger(__name__)
@@ -74,9 +75,8 @@ def _answer(
     )
 
 
-async def _momalisa_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-    assert isinstance(error, MomalisaError)
-    unavailable = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+def answer(error: MomalisaError) -> JSONResponse:
+    """Return the problem document that tells an error to a client."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request failed", reason=str(error))
     return _answer(
@@ -87,8 +87,23 @@ async def _momalisa_error(request: Request, error: Exception) -> JSONResponse:  
         errors=[FieldError(field=error.field, message=error.message)]
         if isinstance(error, InvalidFieldError)
         else None,
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if unavailable else None,
+        headers=_headers(error),
     )
+
+
+def _headers(error: MomalisaError) -> dict[str, str]:
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, LimitExceededError):
+        return {"Retry-After": str(error.retry_after)}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return {}
+
+
+async def _momalisa_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    assert isinstance(error, MomalisaError)
+    return answer(error)
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
@@ -127,6 +142,7 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:  # no
         MomalisaError.title,
         MomalisaError.status,
         "An error that we did not foresee. It is logged; please try again.",
+        headers=security.HEADERS,  # this answer is made outside of the middleware that adds them
     )
 
 

@@ -24,16 +24,16 @@ QUEUE_SECONDS = 10
 """How often the place of a queued walk is worth telling anew; it changes without the walk's doing."""
 
 
-def look(walk_id: UUID) -> Glimpse:
+def look(walk_id: UUID, viewer: str | None) -> Glimpse:
     """Return a glimpse of a walk, by one query.
 
     Raises:
-        WalkNotFoundError: if there is none with this id.
+        WalkNotFoundError: if there is none with this id that the viewer may see.
         WalkExpiredError: if it is past its retention.
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        return jobs.glimpse(session, walk_id)
+        return jobs.glimpse(session, walk_id, viewer=viewer)
 
 
 def etag(seen: Glimpse) -> str:
@@ -73,17 +73,19 @@ def wished(prefer: str | None) -> int:
     return 0
 
 
-async def for_change(request: Request, walk_id: UUID, if_none_match: str | None, seconds: float) -> Glimpse:
+async def for_change(
+    request: Request, walk_id: UUID, viewer: str | None, if_none_match: str | None, seconds: float
+) -> Glimpse:
     """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up.
 
     The caller knows what `if_none_match` names, or else the walk as it is now.
     """
     ends = time.monotonic() + seconds
-    seen = await run_in_threadpool(look, walk_id)
+    seen = await run_in_threadpool(look, walk_id, viewer)
     known = if_none_match or etag(seen)
     while matches(known, seen) and not seen.status.done and time.monotonic() < ends:
         await asyncio.sleep(LOOK_SECONDS)
         if await request.is_disconnected():
             break
-        seen = await run_in_threadpool(look, walk_id)
+        seen = await run_in_threadpool(look, walk_id, viewer)
     return seen

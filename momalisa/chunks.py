@@ -182,7 +182,7 @@ def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, St
         return False
     session.execute(update(Walk).where(Walk.id == claim.walk_id).values(status=WalkStatus.ASSEMBLING))
     last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
-    owner = select(Walk.owner).where(Walk.id == claim.walk_id).scalar_subquery()
+    owner = select(Chunk.owner).where(Chunk.walk_id == claim.walk_id, Chunk.number == 0).scalar_subquery()
     session.execute(
         insert(Chunk).values(
             walk_id=claim.walk_id, number=last + 1, kind=ChunkKind.ASSEMBLE, owner=owner, rank=1, turn=0

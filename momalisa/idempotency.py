@@ -29,10 +29,9 @@ def check(key: str) -> None:
 
 
 def remember(session: Session, *, caller: str, key: str, request: bytes, walk_id: UUID) -> UUID:
-    """Remember the walk of a key, and return it; or the earlier one, if the key was used before.
+    """Remember which walk a key makes, before it is made, and return it; or the earlier one, if the key is known.
 
-    Of several transactions with one key, one goes on and the others wait for its end. Whoever gets another id than
-    its own back rolls back what it has written.
+    Of several transactions with one key, one goes on and the others wait for its end.
 
     Raises:
         IdempotencyKeyReusedError: if the key was used before for another request.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, tuple_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, selectinload
 
 from momalisa import chunks
 from momalisa import walk as maths
-from momalisa.errors import WalkExpiredError, WalkNotFoundError, WalkOverError
+from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, IdempotencyKey, Walk, WalkStatus
@@ -26,12 +26,19 @@ def create(
     *,
     public: bool,
     owner: str,
+    party: str | None = None,
     deadline_seconds: int | None = None,
     webhook_url: str | None = None,
+    walk_id: UUID | None = None,
 ) -> Walk:
-    """Write a walk, its chunks and its frames. The caller publishes permits after the commit."""
+    """Write a walk, its chunks and its frames. The caller publishes permits after the commit.
+
+    `party` is who takes turns with others in the fair order of the queue: the owner, if it is left out. `walk_id`
+    is drawn if it is left out.
+    """
+    party = party or owner
     walk = Walk(
-        id=uuid4(),
+        id=walk_id or uuid4(),
         owner=owner,
         public=public,
         spec=spec,
@@ -44,7 +51,7 @@ def create(
     session.flush()
     positions = maths.positions(spec.frames, len(spec.prompts))
     batches = maths.chunks(spec.frames, settings().batch_size)
-    turns = {rank: _next_turn(session, owner, rank) for rank in (1, 2)}
+    turns = {rank: _next_turn(session, party, rank) for rank in (1, 2)}
     session.execute(
         insert(Chunk),
         [
@@ -52,7 +59,7 @@ def create(
                 "walk_id": walk.id,
                 "number": number,
                 "kind": ChunkKind.RENDER,
-                "owner": owner,
+                "owner": party,
                 "rank": 2 if number else 1,
                 "turn": turns[2] + number - 1 if number else turns[1],
             }
@@ -71,30 +78,42 @@ def create(
     return walk
 
 
-def _next_turn(session: Session, owner: str, rank: int) -> int:
-    """Return the turn of an owner's next chunk in a class of the queue, by start-time fair queueing.
+def _next_turn(session: Session, party: str, rank: int) -> int:
+    """Return the turn of a party's next chunk in a class of the queue, by start-time fair queueing.
 
-    An owner's chunks take turns one after the other, and an owner who had nothing waiting starts at the turn that
-    is being served now. So whoever asks for little waits little, however much others have waiting.
+    A party's chunks take turns one after the other, and one that had nothing waiting starts at the turn that is
+    being served now. So whoever asks for little waits little, however much others have waiting.
     Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
     """
     queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank == rank)
     served = select(func.min(Chunk.turn)).where(queued).scalar_subquery()
-    last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == owner).scalar_subquery()
+    last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == party).scalar_subquery()
     turn: int = session.execute(select(func.greatest(served, last + 1, 0))).scalar_one()
     return turn
 
 
-def get(session: Session, walk_id: UUID) -> Walk:
+def waiting(session: Session, party: str) -> int:
+    """Return how many walks of a party still wait for a worker with some of their work.
+
+    Until the end of the transaction nobody else is told, so that two submissions cannot both take the last place.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(party, 0))))
+    walks = select(func.count(Chunk.walk_id.distinct())).where(
+        Chunk.status == ChunkStatus.QUEUED, Chunk.owner == party
+    )
+    return session.execute(walks).scalar_one()
+
+
+def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
     """Return a walk with its frames and artifacts.
 
     Raises:
-        WalkNotFoundError: if there is none with this id.
+        WalkNotFoundError: if there is none with this id that the viewer may see.
         WalkExpiredError: if it is past its retention.
     """
     walk = session.scalars(
         select(Walk)
-        .where(Walk.id == walk_id, Walk.deleted_at.is_(None))
+        .where(Walk.id == walk_id, _visible(viewer))
         .options(selectinload(Walk.frames), selectinload(Walk.artifacts))
     ).one_or_none()
     _refuse_what_is_gone(walk_id, None if walk is None else walk.status)
@@ -112,16 +131,16 @@ class Glimpse:
     age_seconds: float
 
 
-def glimpse(session: Session, walk_id: UUID) -> Glimpse:
+def glimpse(session: Session, walk_id: UUID, *, viewer: str | None) -> Glimpse:
     """Return the revision and the status of a walk, by one query for one row.
 
     Raises:
-        WalkNotFoundError: if there is none with this id.
+        WalkNotFoundError: if there is none with this id that the viewer may see.
         WalkExpiredError: if it is past its retention.
     """
     age = func.extract("epoch", func.now() - Walk.created_at).label("age")
     row = session.execute(
-        select(Walk.revision, Walk.status, age).where(Walk.id == walk_id, Walk.deleted_at.is_(None))
+        select(Walk.revision, Walk.status, age).where(Walk.id == walk_id, _visible(viewer))
     ).one_or_none()
     _refuse_what_is_gone(walk_id, None if row is None else row.status)
     assert row
@@ -137,14 +156,15 @@ def _refuse_what_is_gone(walk_id: UUID, status: WalkStatus | None) -> None:
         )
 
 
-def cancel(session: Session, walk_id: UUID) -> Walk:
+def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
     """Stop a walk and return it; the frames that are there stay. Canceling a canceled walk changes nothing.
 
     Raises:
-        WalkNotFoundError: if there is none with this id.
+        WalkNotFoundError: if there is none with this id that `owner` may see.
+        NotOwnerError: if it is somebody else's.
         WalkOverError: if it has ended otherwise.
     """
-    walk = get(session, walk_id)
+    walk = _owned(session, walk_id, owner)
     if not chunks.end(session, walk_id, WalkStatus.CANCELED):
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
@@ -153,29 +173,48 @@ def cancel(session: Session, walk_id: UUID) -> Walk:
     return walk
 
 
-def delete(session: Session, walk_id: UUID) -> None:
+def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
     """Remove a walk: nobody sees it from now on, and `remove_objects` does the rest.
 
     Raises:
-        WalkNotFoundError: if there is none with this id.
+        WalkNotFoundError: if there is none with this id that the viewer may see.
         WalkExpiredError: if it is past its retention.
+        NotOwnerError: if it is somebody else's.
     """
-    get(session, walk_id)
+    _owned(session, walk_id, owner)
     chunks.end(session, walk_id, WalkStatus.CANCELED)
     session.execute(update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now()))
     session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.walk_id == walk_id))
 
 
+def _owned(session: Session, walk_id: UUID, owner: str | None) -> Walk:
+    walk = get(session, walk_id, viewer=owner)
+    if walk.owner != owner:
+        raise NotOwnerError(f"Only who made the walk {walk_id} can do this to it.")
+    return walk
+
+
+def owner(session: Session, walk_id: UUID) -> str:
+    """Return who owns a walk that is known to be there."""
+    return session.execute(select(Walk.owner).where(Walk.id == walk_id)).scalar_one()
+
+
 def page(
-    session: Session, *, limit: int, before: tuple[datetime, UUID] | None, status: WalkStatus | None
+    session: Session,
+    *,
+    limit: int,
+    before: tuple[datetime, UUID] | None,
+    status: WalkStatus | None,
+    owner: str | None = None,
 ) -> Sequence[Walk]:
-    """Return up to `limit` public walks, newest first, with their artifacts.
+    """Return up to `limit` walks, newest first, with their artifacts: all of an owner's, or else the public ones.
 
     `before` is the time of creation and the id of the last walk of the page before.
     """
     query = (
         select(Walk)
-        .where(Walk.public, Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
+        .where(Walk.public if owner is None else Walk.owner == owner)
+        .where(Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
         .order_by(Walk.created_at.desc(), Walk.id.desc())
         .limit(limit)
         .options(selectinload(Walk.artifacts))
@@ -185,3 +224,8 @@ def page(
     if status is not None:
         query = query.where(Walk.status == status)
     return session.scalars(query).all()
+
+
+def _visible(viewer: str | None) -> ColumnElement[bool]:
+    """Return the condition that somebody may see a walk; None is somebody who owns nothing."""
+    return and_(Walk.deleted_at.is_(None), or_(Walk.public, Walk.owner == viewer))

@@ -64,8 +64,10 @@ class System:
         self.workers = workers
         self.children: dict[str, Child] = {}
         self._port = port
-        # Nothing here is to go through a proxy.
-        self._variables = {"NO_PROXY": "*", "no_proxy": "*", **(variables or {})}
+        # Nothing here is to go through a proxy; nobody but this machine's user can call, so he is held to no limits
+        # unless he asks for them.
+        limits = "on" if "rate_limits" in settings().model_fields_set and settings().rate_limits else "off"
+        self._variables = {"NO_PROXY": "*", "no_proxy": "*", "RATE_LIMITS": limits, **(variables or {})}
         self._lock: IO[str] | None = None
         self._sockets: Path | None = None
 
@@ -232,8 +234,24 @@ class System:
             self._start(name, [*celery, "-Q", "render", "-n", name], THREADS=str(threads))
         self._start("assemble-1", [*celery, "-Q", "assemble", "-n", "assemble-1"])
         self._start("reconciler", [*python, "momalisa", "reconcile"])
-        self._start("api", [*python, "api"], HOST="127.0.0.1", PORT=str(self._port))
+        secret = self._secret_key()
+        self._start("api", [*python, "api"], HOST="127.0.0.1", PORT=str(self._port), SECRET_KEY=secret)
         self._until_ready("api", lambda: httpx.get(f"{self.url}/readyz", trust_env=False).raise_for_status())
+
+    def _secret_key(self) -> str:
+        """Return the secret that signs the cookies of visitors: SECRET_KEY, or one that is made once and kept."""
+        if given := self._variables.get("SECRET_KEY"):
+            return given
+        if configured := settings().secret_key:
+            return configured.get_secret_value()
+        file = self.folder / "secret-key"
+        if not file.exists():
+            new = file.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_urlsafe(32))
+            new.rename(file)
+        return file.read_text()
 
     def _start(
         self,

@@ -4,15 +4,24 @@ import base64
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, FilePath, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: `models/`, `frontend/` and `migrations/` lie beside the packages."""
 
 EMBEDDED_MODEL = str(ROOT / "models" / "momalisa-mini")
+
+
+def _split(value: object) -> object:
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+Word = TypeVar("Word")
+Words = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(_split)]
+"""Several values in one environment variable, separated by commas."""
 
 
 class Settings(BaseSettings):
@@ -25,9 +34,12 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         "postgresql+psycopg://momalisa@localhost/momalisa",
+        repr=False,  # it may hold a password
         description="SQLAlchemy URL of PostgreSQL, which holds the truth.",
     )
-    broker_url: str = Field("redis://localhost:6379/0", description="URL of Redis or Valkey, which carries hints.")
+    broker_url: str = Field(
+        "redis://localhost:6379/0", repr=False, description="URL of Redis or Valkey, which carries hints."
+    )
 
     bucket: str = Field("momalisa", description="Name of the Google Cloud Storage bucket.")
     bucket_endpoint: str | None = Field(
@@ -64,6 +76,32 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
 
     workers: int = Field(2, ge=1, le=64, description="Render workers of a system on one machine.")
+
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Signs the cookies of visitors; all API processes need the same. Unset means one that lasts as "
+        "long as the process.",
+    )
+    anonymous: bool = Field(True, description="Whether walks can be made without an API key.")
+    trusted_proxies: Words[IPvAnyNetwork] = Field(
+        (),
+        description="Networks, separated by commas, of the proxies whose X-Forwarded-For is believed.",
+    )
+    cors_origins: Words[str] = Field(
+        (), description="Origins, separated by commas, whose pages may call the API from a browser."
+    )
+
+    rate_limits: bool = Field(True, description="Whether callers are held to the limits below; on or off.")
+    requests_per_minute: int = Field(600, ge=1, description="Requests of an API key, or else of an address.")
+    submissions_per_minute: int = Field(20, ge=1, description="Walks that one of them may submit in a minute.")
+    max_waiting_walks: int = Field(20, ge=1, description="Walks of one of them that may wait for workers at once.")
+    pixel_steps_per_day: int = Field(
+        20_000_000_000,
+        ge=1,
+        le=10**15 - 1,
+        description="Work that one of them may order in 24 hours: frames × width × height × denoising steps.",
+    )
 
     lease_seconds: float = Field(
         30, gt=0, description="A worker that is silent this long loses its chunk; it sends three heartbeats."

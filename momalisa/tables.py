@@ -278,7 +278,10 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     request: Mapped[str]
     """SHA-256 of the request, in hexadecimal digits."""
-    walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"))
+    walk_id: Mapped[UUID] = mapped_column(
+        ForeignKey("walks.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
+    )
+    """Known before the walk is written, in the same transaction."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (Index("idempotency_keys_age", "created_at"), Index("idempotency_keys_walk", "walk_id"))

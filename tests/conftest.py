@@ -31,7 +31,7 @@ def forget() -> None:
 
 @pytest.fixture(scope="session")
 def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("services"))
+    system = System(tmp_path_factory.mktemp("services"), variables={"RATE_LIMITS": "off", "SECRET_KEY": "s" * 32})
     try:
         system.start_services()
         yield system

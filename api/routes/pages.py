@@ -1,9 +1,13 @@
-"""The website: one page, for the home and for every walk, and its static files."""
+"""The website: one page, for the home and for every walk; and the documentation of the API."""
 
+import base64
+import hashlib
+import re
 from uuid import UUID
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from momalisa.settings import ROOT, settings
 
@@ -27,7 +31,6 @@ def _page() -> FileResponse:
         headers={
             "Content-Security-Policy": content_security_policy(),
             "Cache-Control": "no-cache",
-            "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",
         },
     )
@@ -43,6 +46,28 @@ def home() -> FileResponse:
 def walk(walk_id: UUID) -> FileResponse:  # noqa: ARG001
     """Serve the page of a walk; the browser asks the API for it."""
     return _page()
+
+
+@router.get("/docs")
+def docs() -> HTMLResponse:
+    """Serve the documentation of the API; of the scripts in the page, its own may run."""
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="MoMALisa: the API",
+        swagger_js_url="/static-offline-docs/swagger-ui-bundle.js",
+        swagger_css_url="/static-offline-docs/swagger-ui.css",
+        swagger_favicon_url="/static/favicon.svg",
+    )
+    digests = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
+        for script in re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    ]
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' {' '.join(digests)}; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    )
+    return page
 
 
 @router.get("/favicon.ico")

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from api import problems, schemas, waiting
+from api import access, limits, problems, schemas, waiting
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
 from momalisa.errors import FrameNotThereError, InvalidFieldError
@@ -24,7 +24,16 @@ from momalisa.tables import ChunkKind, Walk, WalkStatus
 from momalisa.walk import chunks
 
 log = logger(__name__)
-router = APIRouter(prefix="/v1/walks", tags=["Walks"])
+router = APIRouter(
+    prefix="/v1/walks",
+    tags=["Walks"],
+    responses=problems.responses(
+        HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS
+    ),
+)
+
+Caller = Annotated[access.Caller, Depends(access.caller)]
+Submitter = Annotated[access.Owner, Depends(access.submitter)]
 
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
 
@@ -32,11 +41,6 @@ RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema":
 def base_url(request: Request) -> str:
     """Return the address of this site as the caller sees it, without a slash at its end."""
     return (settings().public_url or str(request.base_url)).rstrip("/")
-
-
-def _owner(request: Request) -> str:
-    """Return who asks, as the fair order of the queue tells people apart."""
-    return f"address:{request.client.host if request.client else 'unknown'}"
 
 
 Base = Annotated[str, Depends(base_url)]
@@ -65,6 +69,7 @@ def create_walk(
     response: Response,
     afterwards: BackgroundTasks,
     base: Base,
+    caller: Submitter,
     idempotency_key: Annotated[
         str | None,
         Header(description="The same key and body make the same walk, within 24 hours, however often sent."),
@@ -73,36 +78,37 @@ def create_walk(
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
     if idempotency_key is not None:
         idempotency.check(idempotency_key)
-    owner = _owner(request)
+    spec = body.spec()
+    new = made = uuid4()
+    owner = caller.owner
     with transaction() as session:
-        savepoint = session.begin_nested()
-        walk = jobs.create(
-            session,
-            body.spec(),
-            public=body.public,
-            owner=owner,
-            deadline_seconds=body.deadline_seconds,
-            webhook_url=body.webhook_url,
-        )
-        made = walk.id
         if idempotency_key is not None:
+            # By party: a visitor whose first answer was lost has no cookie yet to be known by.
+            request_ = body.model_dump_json().encode()
             made = idempotency.remember(
-                session,
-                caller=owner,
-                key=idempotency_key,
-                request=body.model_dump_json().encode(),
-                walk_id=walk.id,
+                session, caller=caller.party, key=idempotency_key, request=request_, walk_id=new
             )
-        if made == walk.id:
-            savepoint.commit()
+        if made == new:
+            limits.admit(request.scope, session, caller.party, spec)
+            jobs.create(
+                session,
+                spec,
+                public=body.public,
+                owner=owner,
+                party=caller.party,
+                deadline_seconds=body.deadline_seconds,
+                webhook_url=body.webhook_url,
+                walk_id=new,
+            )
         else:
-            savepoint.rollback()
-        found = jobs.get(session, made)
-        answer = schemas.view(found, outlook.look(session, found), base)
-    if made == walk.id:
-        log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
+            owner = jobs.owner(session, made)
+            access.recognize(request, response, owner)
+        walk = jobs.get(session, made, viewer=owner)
+        answer = schemas.view(walk, outlook.look(session, walk), base)
+    if made == new:
+        log.info("walk queued", walk=str(new), frames=spec.frames)
         # After the answer: a broker that hangs shall not keep a visitor waiting.
-        permits = len(chunks(walk.frames_total, settings().batch_size))
+        permits = len(chunks(spec.frames, settings().batch_size))
         afterwards.add_task(queue.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
@@ -137,6 +143,7 @@ async def read_walk(
     request: Request,
     response: Response,
     base: Base,
+    caller: Caller,
     if_none_match: Annotated[str | None, Header(description="`ETag` of the last answer.")] = None,
     prefer: Annotated[
         str | None,
@@ -146,9 +153,9 @@ async def read_walk(
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
     seconds = waiting.wished(prefer)
     if seconds:
-        seen = await waiting.for_change(request, walk_id, if_none_match, seconds)
+        seen = await waiting.for_change(request, walk_id, caller.owner, if_none_match, seconds)
     else:
-        seen = await run_in_threadpool(waiting.look, walk_id)
+        seen = await run_in_threadpool(waiting.look, walk_id, caller.owner)
     headers = {"ETag": waiting.etag(seen)}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -156,20 +163,20 @@ async def read_walk(
         headers["Retry-After"] = str(waiting.retry_after(seen))
     if waiting.matches(if_none_match, seen):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    answer = await run_in_threadpool(_read, walk_id, base)
+    answer = await run_in_threadpool(_read, walk_id, caller.owner, base)
     response.headers.update(headers)
     return answer
 
 
-def _read(walk_id: UUID, base: str) -> schemas.WalkView:
+def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
     with transaction() as session:
-        walk = jobs.get(session, walk_id)
+        walk = jobs.get(session, walk_id, viewer=viewer)
         return schemas.view(walk, outlook.look(session, walk), base)
 
 
-async def _existing_walk(walk_id: UUID) -> UUID:
+async def _existing_walk(walk_id: UUID, caller: Caller) -> UUID:
     """Refuse what is unknown before a stream begins, since after that there is no status to tell it by."""
-    await run_in_threadpool(waiting.look, walk_id)
+    await run_in_threadpool(waiting.look, walk_id, caller.owner)
     return walk_id
 
 
@@ -188,19 +195,20 @@ async def follow_walk(
     walk_id: Annotated[UUID, Depends(_existing_walk)],
     request: Request,
     base: Base,
+    caller: Caller,
     last_event_id: Annotated[str | None, Header(description="Where a broken stream goes on.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream a walk as server-sent events: one `walk` event for each change, until it is done."""
     known = last_event_id
     while True:
-        seen = await run_in_threadpool(waiting.look, walk_id)
+        seen = await run_in_threadpool(waiting.look, walk_id, caller.owner)
         if str(seen.revision) != known:
             known = str(seen.revision)
-            walk = await run_in_threadpool(_read, walk_id, base)
+            walk = await run_in_threadpool(_read, walk_id, caller.owner, base)
             yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
         if seen.status.done:
             return
-        await waiting.for_change(request, walk_id, waiting.etag(seen), waiting.LONGEST_SECONDS)
+        await waiting.for_change(request, walk_id, caller.owner, waiting.etag(seen), waiting.LONGEST_SECONDS)
 
 
 @router.get(
@@ -215,10 +223,10 @@ async def follow_walk(
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-def read_frame(walk_id: UUID, index: int) -> str:
+def read_frame(walk_id: UUID, index: int, caller: Caller) -> str:
     """Redirect to the picture, a PNG file that never changes."""
     with transaction() as session:
-        frames = jobs.get(session, walk_id).frames
+        frames = jobs.get(session, walk_id, viewer=caller.owner).frames
         if not 0 <= index < len(frames):
             raise FrameNotThereError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
         name = frames[index].object
@@ -231,6 +239,7 @@ def read_frame(walk_id: UUID, index: int) -> str:
     "/{walk_id}/cancel",
     summary="Stop a walk",
     responses=problems.responses(
+        HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
         HTTPStatus.CONFLICT,
         HTTPStatus.GONE,
@@ -238,10 +247,10 @@ def read_frame(walk_id: UUID, index: int) -> str:
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-def cancel_walk(walk_id: UUID, base: Base) -> schemas.WalkView:
-    """Stop a walk; the frames that are there stay. Too late is a conflict; canceling again changes nothing."""
+def cancel_walk(walk_id: UUID, base: Base, caller: Caller) -> schemas.WalkView:
+    """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
-        walk = jobs.cancel(session, walk_id)
+        walk = jobs.cancel(session, walk_id, owner=caller.owner)
         return schemas.view(walk, outlook.look(session, walk), base)
 
 
@@ -250,16 +259,17 @@ def cancel_walk(walk_id: UUID, base: Base) -> schemas.WalkView:
     summary="Remove a walk",
     status_code=HTTPStatus.NO_CONTENT,
     responses=problems.responses(
+        HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
         HTTPStatus.GONE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-def delete_walk(walk_id: UUID) -> None:
-    """Stop a walk if it is not over, and remove it with all its files; nobody sees it from now on."""
+def delete_walk(walk_id: UUID, caller: Caller) -> None:
+    """Stop a walk of yours if it is not over, and remove it with all its files; nobody sees it from now on."""
     with transaction() as session:
-        jobs.delete(session, walk_id)
+        jobs.delete(session, walk_id, owner=caller.owner)
 
 
 @router.get(
@@ -276,14 +286,19 @@ def list_walks(
     request: Request,
     response: Response,
     base: Base,
+    caller: Caller,
     limit: Annotated[int, Query(ge=1, le=100, description="Walks on a page.")] = 20,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
+    mine: Annotated[bool, Query(description="Your own walks, public or not.")] = False,
 ) -> schemas.WalkPage:
-    """List public walks, newest first."""
+    """List public walks, or your own, newest first."""
+    if mine and caller.owner is None:
+        return schemas.WalkPage(walks=[], next_cursor=None)
+    before = None if cursor is None else _decode_cursor(cursor)
     with transaction() as session:
         walks = jobs.page(
-            session, limit=limit + 1, before=None if cursor is None else _decode_cursor(cursor), status=status
+            session, limit=limit + 1, before=before, status=status, owner=caller.owner if mine else None
         )
         shown = walks[:limit]
         next_cursor = _encode_cursor(shown[-1]) if len(walks) > limit else None

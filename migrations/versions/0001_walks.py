@@ -168,7 +168,12 @@ def upgrade() -> None:
         sa.Column("walk_id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(
-            ["walk_id"], ["walks.id"], name=op.f("idempotency_keys_walk_id_fkey"), ondelete="CASCADE"
+            ["walk_id"],
+            ["walks.id"],
+            name=op.f("idempotency_keys_walk_id_fkey"),
+            ondelete="CASCADE",
+            deferrable=True,
+            initially="DEFERRED",
         ),
         sa.PrimaryKeyConstraint("caller", "key", name=op.f("idempotency_keys_pkey")),
     )

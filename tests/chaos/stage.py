@@ -19,12 +19,14 @@ import psutil
 import psycopg
 import redis
 
+from api import access
 from momalisa.local import System
 from momalisa.processes import Child
 from tests.chaos.proxy import Proxy, Trouble
 
 LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
+SECRET_KEY = "not so secret, for this is a stage"  # noqa: S105
 
 ORDERS: list[dict[str, Any]] = [
     {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 3},
@@ -72,6 +74,8 @@ class Stage(System):
                 "RECONCILE_SECONDS": "1",
                 "STALL_SECONDS": str(2 * LEASE_SECONDS),
                 "BATCH_SIZE": str(BATCH_SIZE),
+                "RATE_LIMITS": "off",
+                "SECRET_KEY": SECRET_KEY,
             },
         )
         self.random = random.Random(seed)
@@ -237,6 +241,10 @@ class Stage(System):
         return redis.Redis.from_url(self._variables["BROKER_URL"], socket_timeout=5)
 
     # Visiting
+
+    def cookies(self, owner: str) -> dict[str, str]:
+        """Return the cookies of the visitor who owns a walk."""
+        return {access.COOKIE: access.signed(owner.removeprefix("visitor:"), SECRET_KEY)}
 
     def submit(self, http: httpx.Client, order: int | None = None) -> str | None:
         """Submit a walk; None if it was not accepted, or nobody can know."""

@@ -80,7 +80,7 @@ def take_back() -> int:
 
 def walk(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return jobs.get(session, walk_id)
+        return jobs.get(session, walk_id, viewer=None)
 
 
 def chunk(claimed: Claim) -> Chunk:
@@ -365,7 +365,7 @@ def test_frames_that_are_damaged_again_and_again_fail_the_walk(make: Callable[..
 
 def cancel(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return jobs.cancel(session, walk_id)
+        return jobs.cancel(session, walk_id, owner="ann")
 
 
 def test_a_canceled_walk_keeps_its_frames_and_refuses_its_workers(make: Callable[..., UUID]) -> None:

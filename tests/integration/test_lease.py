@@ -116,7 +116,7 @@ def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
             session.execute(update(Chunk).values(due_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(ValueError("no")))
     with transaction() as session:
-        assert jobs.get(session, walk_id).status == WalkStatus.FAILED
+        assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
 
 
 def test_a_walk_for_another_model_fails_at_once(make: Callable[[], UUID]) -> None:
@@ -125,7 +125,7 @@ def test_a_walk_for_another_model_fails_at_once(make: Callable[[], UUID]) -> Non
         session.execute(update(Walk).values(model="another"))
     lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
     with transaction() as session:
-        walk = jobs.get(session, walk_id)
+        walk = jobs.get(session, walk_id, viewer=None)
     assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "model_changed")
 
 
@@ -141,7 +141,7 @@ def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
         while chunk().lease_expires_at == before:
             kept.check()
         with transaction() as session:
-            jobs.cancel(session, walk_id)
+            jobs.cancel(session, walk_id, owner="ann")
         while True:
             kept.check()
 

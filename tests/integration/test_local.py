@@ -45,6 +45,8 @@ def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: P
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with up(tmp_path, port) as process:
+        secret = (tmp_path / "secret-key").read_text()
+        assert (tmp_path / "secret-key").stat().st_mode & 0o777 == 0o600
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 8  # PostgreSQL, Valkey, bucket, API, two workers, reconciler
         with Client(url) as client:
@@ -55,6 +57,7 @@ def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: P
         psutil.wait_procs(children, timeout=5)
         assert [child for child in children if child.is_running()] == []
     with up(tmp_path, port) as process, Client(url) as client:
+        assert (tmp_path / "secret-key").read_text() == secret
         again = client.get(walk["id"])
         assert again["status"] == done["status"] == "succeeded"
         assert len(client.download(again["artifacts"]["gif"]["url"])) == done["artifacts"]["gif"]["bytes"]

@@ -65,8 +65,8 @@ def test_two_thousand_queued_walks_slow_nobody_down(
 ) -> None:
     """What a poll, a claim and a submission cost does not depend on the length of the queue."""
     with statements() as polling, transaction() as session:
-        jobs.glimpse(session, two_thousand_walks.id)
-        jobs.get(session, two_thousand_walks.id)
+        jobs.glimpse(session, two_thousand_walks.id, viewer=None)
+        jobs.get(session, two_thousand_walks.id, viewer=None)
     with statements() as claiming, transaction() as session:
         assert chunks.claim(session, ChunkKind.RENDER, "here")
     with statements() as submitting, transaction() as session:

@@ -60,7 +60,7 @@ def canceled(services: System, spec: MakeSpec) -> Callable[[str], UUID]:
         with transaction() as session:
             walk_id = jobs.create(session, spec(), public=True, owner="ann", webhook_url=url).id
         with transaction() as session:
-            jobs.cancel(session, walk_id)
+            jobs.cancel(session, walk_id, owner="ann")
         return walk_id
 
     return make
@@ -126,12 +126,12 @@ def fail(walk_id: UUID) -> None:
 
 def cancel(walk_id: UUID) -> None:
     with transaction() as session:
-        jobs.cancel(session, walk_id)
+        jobs.cancel(session, walk_id, owner="ann")
 
 
 def finished_at(walk_id: UUID) -> str:
     with transaction() as session:
-        moment = jobs.get(session, walk_id).finished_at
+        moment = jobs.get(session, walk_id, viewer=None).finished_at
     assert moment
     return moment.astimezone(UTC).isoformat()
 
@@ -187,7 +187,7 @@ def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: Mak
     with transaction() as session:
         walk_id = jobs.create(session, spec(), public=True, owner="ann", webhook_url="https://example.com/").id
     with transaction() as session:
-        jobs.cancel(session, walk_id)
+        jobs.cancel(session, walk_id, owner="ann")
         session.rollback()
     assert deliveries() == []
     cancel(walk_id)

@@ -1,0 +1,170 @@
+"""Who asks: the owner of an API key, a visitor with a cookie, or an address."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from fastapi.security import HTTPBearer
+
+from api import limits
+from momalisa import keys
+from momalisa.database import transaction
+from momalisa.errors import UnauthorizedError
+from momalisa.log import logger
+from momalisa.settings import settings
+
+log = logger(__name__)
+
+COOKIE = "visitor"
+COOKIE_SECONDS = 365 * 24 * 3600
+
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="api_key", description="An API key, as `momalisa keys` makes them."
+)
+"""For the documentation only: it takes a malformed header for none."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    owner: str | None
+    """Who owns what it makes: `key:ID` or `visitor:ID`; None for a visitor who has made nothing yet."""
+    party: str
+    """Who takes turns with others and is held to limits: `key:ID` or `address:NETWORK`."""
+
+
+@dataclass(frozen=True)
+class Owner(Caller):
+    """A caller who may own what it makes."""
+
+    owner: str
+
+
+def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
+    """Return who sent a request, after counting it.
+
+    Raises:
+        UnauthorizedError: if it shows something that is no API key that holds.
+        LimitExceededError: if it is one too many.
+    """
+    client = request.client.host if request.client else ""
+    forwarded = request.headers.getlist("x-forwarded-for")
+    party = f"address:{neighbourhood(client_address(client, forwarded, settings().trusted_proxies))}"
+    owner = None
+    try:
+        if shown := request.headers.getlist("authorization"):
+            owner = party = f"key:{_key(shown)}"
+        elif visitor := verified(request.cookies.get(COOKIE, ""), _secret()):
+            owner = f"visitor:{visitor}"
+    finally:
+        limits.count_request(request.scope, party)  # also those that try keys
+    return Caller(owner, party)
+
+
+def submitter(request: Request, response: Response, caller: Annotated[Caller, Depends(caller)]) -> Owner:
+    """Return who submits a walk; a visitor without a cookie gets one.
+
+    Raises:
+        UnauthorizedError: if an API key is needed and there is none.
+    """
+    if not settings().anonymous and not caller.party.startswith("key:"):
+        raise UnauthorizedError("Walks are made here with an API key only: send it as `Authorization: Bearer …`.")
+    if caller.owner is not None:
+        return Owner(caller.owner, caller.party)
+    owner = f"visitor:{secrets.token_urlsafe(16)}"
+    recognize(request, response, owner)
+    return Owner(owner, caller.party)
+
+
+def recognize(request: Request, response: Response, owner: str) -> None:
+    """Give a visitor the cookie by which it will be known again; the owner of a key needs none."""
+    kind, _, visitor = owner.partition(":")
+    if kind != "visitor":
+        return
+    response.set_cookie(
+        COOKIE,
+        signed(visitor, _secret()),
+        max_age=COOKIE_SECONDS,
+        httponly=True,
+        samesite="lax",
+        secure=(settings().public_url or str(request.base_url)).startswith("https:"),
+    )
+
+
+def signed(visitor: str, secret: str) -> str:
+    """Return the cookie of a visitor: its id and the proof that it is from us."""
+    return f"{visitor}.{_signature(visitor, secret)}"
+
+
+def verified(cookie: str, secret: str) -> str | None:
+    """Return the visitor whose cookie this is, or None if it is not from us."""
+    visitor, _, signature = cookie.rpartition(".")
+    genuine = hmac.compare_digest(signature.encode(), _signature(visitor, secret).encode())
+    return visitor if visitor and genuine else None
+
+
+def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str:
+    """Return the address that a request came from, as far as it is known from those who can be believed.
+
+    Args:
+        peer: the address at the other end of the connection.
+        forwarded: the X-Forwarded-For headers of the request. Each proxy adds at the end whom it talked to; a
+            client can write there what it likes, so only what a trusted proxy added counts: from the right, up to
+            the first address that is not of a trusted proxy.
+        trusted: networks of the trusted proxies.
+    """
+    address = peer
+    for hop in reversed(",".join(forwarded).split(",")):
+        here, before = _parsed(address), _parsed(hop.strip())
+        if here is None or before is None or not any(here in network for network in trusted):
+            break
+        address = str(before)
+    return address
+
+
+def neighbourhood(address: str) -> str:
+    """Return the network that counts as one party: an IPv4 address, or the /64 that an IPv6 line has at least."""
+    parsed = _parsed(address)
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((int(parsed), 64), strict=False))
+    return address if parsed is None else str(parsed)
+
+
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return None
+    return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
+
+
+def _key(shown: Sequence[str]) -> str:
+    scheme, _, secret = shown[0].partition(" ")
+    if len(shown) > 1 or scheme.lower() != "bearer":
+        raise UnauthorizedError("An API key is sent as `Authorization: Bearer …`, once.")
+    with transaction() as session:
+        return str(keys.find(session, secret.strip()))
+
+
+def _secret() -> str:
+    secret = settings().secret_key
+    return secret.get_secret_value() if secret else _passing_secret()
+
+
+@cache
+def _passing_secret() -> str:
+    log.warning("SECRET_KEY is not set: visitors lose their walks when this process ends")
+    return secrets.token_urlsafe(32)
+
+
+def _signature(visitor: str, secret: str) -> str:
+    digest = hmac.digest(secret.encode(), f"{COOKIE}:{visitor}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

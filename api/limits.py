@@ -1,0 +1,205 @@
+"""How much a caller may ask for, by the counters that all API processes share in Redis.
+
+Redis carries hints here, too: while it is down, nobody is held to a limit that is counted there.
+"""
+
+import math
+import time
+from functools import cache
+
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute, WindowStats
+from limits.errors import StorageError
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy.orm import Session
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from api.security import answer_headers
+from momalisa import jobs
+from momalisa.errors import InvalidFieldError, LimitExceededError, TooLargeError
+from momalisa.log import logger
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+
+log = logger(__name__)
+
+KEY_PREFIX = "momalisa:limits"
+
+BODY_BYTES = 64 * 1024
+
+REDIS_SECONDS = 0.25
+"""How long a request waits for Redis."""
+
+PAUSE_SECONDS = 5
+"""How long Redis is left alone after it did not answer, so that not every request waits for it."""
+
+WAITING_RETRY_SECONDS = 30
+"""When to come back after having too many walks in the queue; their turn comes when it comes."""
+
+
+def count_request(scope: Scope, party: str) -> None:
+    """Count a request of a party, and have its answer tell what is left.
+
+    Raises:
+        LimitExceededError: if it is one too many.
+    """
+    if settings().rate_limits:
+        _take(scope, RateLimitItemPerMinute(settings().requests_per_minute, namespace="requests"), party)
+
+
+def admit(scope: Scope, session: Session, party: str, spec: WalkSpec) -> None:
+    """Count a walk that a party submits, and have the answer tell what is left.
+
+    Raises:
+        InvalidFieldError: if the walk alone is more work than anybody may order in a day.
+        LimitExceededError: if it is one too many in this minute or in the queue, or too much for this day.
+    """
+    if not settings().rate_limits:
+        return
+    work, budget = spec.frames * spec.width * spec.height * spec.steps, settings().pixel_steps_per_day
+    if work > budget:
+        raise InvalidFieldError(
+            "frames", f"frames × width × height × steps is at most {budget} in a day, got {work}"
+        )
+    waiting = jobs.waiting(session, party)
+    if waiting >= settings().max_waiting_walks:
+        raise LimitExceededError(
+            f"{waiting} of your walks wait for workers already, and no more may wait at once.",
+            retry_after=WAITING_RETRY_SECONDS,
+        )
+    _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), party)
+    _take(scope, RateLimitItemPerDay(budget, namespace="pixel-steps"), party, work)
+
+
+def seconds_until_room(
+    cost: int, limit: int, window: float, previous: int, previous_left: float, current: int, current_left: float
+) -> int:
+    """Return in how many seconds a sliding window has room for a cost, if nothing else is taken.
+
+    It estimates what was taken in the last `window` seconds: all of the current count, and of the previous one the
+    part of its window that is still in sight.
+
+    Args:
+        cost: what is to be taken, at most `limit`.
+        limit: what may be taken in a window.
+        window: length of a window in seconds.
+        previous: count of the window before.
+        previous_left: seconds that some of it is in sight.
+        current: count of the current window.
+        current_left: seconds until all of it is out of sight.
+    """
+    allowed = limit - cost
+    if previous and current <= allowed:
+        seconds = previous_left - (allowed - current) * window / previous
+    else:
+        seconds = current_left - window * min(allowed / current, 1) if current else 0
+    return max(1, math.ceil(seconds))
+
+
+class BodyLimit:
+    """Refuses bodies of more than BODY_BYTES, also those that do not tell their length beforehand."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection; a body is read whole before anything is done with it."""
+        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if len(body) > BODY_BYTES:
+                error = TooLargeError(f"The body of a request has at most {BODY_BYTES} bytes.")
+                await problems.answer(error)(scope, receive, send)
+                return
+            more = message.get("more_body", False)
+        read = False
+
+        async def receive_again() -> Message:
+            nonlocal read
+            if read:
+                return await receive()
+            read = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self._app(scope, receive_again, send)
+
+
+class _Counters:
+    """The counters in one Redis."""
+
+    def __init__(self, url: str) -> None:
+        self._storage = RedisStorage(
+            url,
+            key_prefix=KEY_PREFIX,
+            wrap_exceptions=True,
+            socket_connect_timeout=REDIS_SECONDS,
+            socket_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
+        )
+        self._limiter = SlidingWindowCounterRateLimiter(self._storage)
+        self._left_alone_until = 0.0  # monotonic seconds
+
+    def take(self, item: RateLimitItem, party: str, cost: int) -> WindowStats | None:
+        """Take from what a party has left, and return what is left then; None while Redis is down.
+
+        Raises:
+            LimitExceededError: if there is not enough.
+        """
+        if time.monotonic() < self._left_alone_until:
+            return None
+        try:
+            if self._limiter.hit(item, party, cost=cost):
+                return self._limiter.get_window_stats(item, party)
+            window = item.get_expiry()
+            counts = self._storage.get_sliding_window(item.key_for(party), window)
+        except StorageError as error:
+            self._left_alone_until = time.monotonic() + PAUSE_SECONDS
+            log.warning("limits are not counted", reason=str(error.storage_error), pause_seconds=PAUSE_SECONDS)
+            return None
+        raise LimitExceededError(
+            f"At most {item.amount} {item.namespace} are free in {window} seconds, and this is beyond.",
+            retry_after=seconds_until_room(cost, item.amount, window, *counts),
+        )
+
+
+@cache
+def _counters(url: str) -> _Counters:
+    return _Counters(url)
+
+
+def _take(scope: Scope, item: RateLimitItem, party: str, cost: int = 1) -> None:
+    """Take from what a party has left, and have the answer tell what that leaves; nothing while Redis is down.
+
+    Raises:
+        LimitExceededError: if there is not enough.
+    """
+    try:
+        left = _counters(settings().broker_url).take(item, party, cost)
+    except LimitExceededError as error:
+        _tell(scope, item, remaining=0, seconds=error.retry_after)
+        raise
+    if left:
+        _tell(scope, item, remaining=left.remaining, seconds=max(1, math.ceil(left.reset_time - time.time())))
+
+
+def _tell(scope: Scope, item: RateLimitItem, *, remaining: int, seconds: int) -> None:
+    """Put a policy, and what is left of it, into the headers of the answer.
+
+    Source: draft-ietf-httpapi-ratelimit-headers-10.
+    """
+    headers = answer_headers(scope)
+    for name, value in (
+        ("RateLimit-Policy", f'"{item.namespace}";q={item.amount};w={item.get_expiry()}'),
+        ("RateLimit", f'"{item.namespace}";r={remaining};t={seconds}'),
+    ):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value

@@ -1,0 +1,275 @@
+"""Who may do what: keys, visitors and strangers, over real PostgreSQL."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from sqlalchemy import func, select
+from typer.testing import CliRunner
+
+from api.access import COOKIE
+from momalisa import cli, keys
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.settings import ROOT, environment, settings
+from momalisa.tables import ApiKey, Chunk, Walk
+
+ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
+
+
+def somebody(api: TestClient, secret: str | None = None) -> TestClient:
+    """Return another client of the same API, with no cookies yet."""
+    return TestClient(api.app, headers={"Authorization": f"Bearer {secret}"} if secret else {})
+
+
+def new_key(*, revoked: bool = False) -> str:
+    with transaction() as session:
+        key, secret = keys.create(session, "a test")
+        if revoked:
+            keys.revoke(session, key.id)
+    return secret
+
+
+def submit(client: TestClient, **changes: Any) -> str:
+    answer = client.post("/v1/walks", json={**ORDER, **changes})
+    assert answer.status_code == 202, answer.text
+    walk_id: str = answer.json()["id"]
+    return walk_id
+
+
+def read(client: TestClient, walk_id: str) -> Response:
+    return client.get(f"/v1/walks/{walk_id}")
+
+
+def read_again(client: TestClient, walk_id: str) -> Response:
+    return client.get(f"/v1/walks/{walk_id}", headers={"If-None-Match": 'W/"1"'})
+
+
+def cancel(client: TestClient, walk_id: str) -> Response:
+    return client.post(f"/v1/walks/{walk_id}/cancel")
+
+
+def make_one(client: TestClient, walk_id: str) -> Response:
+    return client.post("/v1/walks", json=ORDER)
+
+
+def look_at_all(client: TestClient, walk_id: str) -> Response:
+    return client.get("/v1/walks")
+
+
+def look_at_mine(client: TestClient, walk_id: str) -> Response:
+    return client.get("/v1/walks?mine=true")
+
+
+CALLERS = ("owner", "another key", "nobody", "another visitor", "revoked key")
+
+ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]]] = [
+    # what, on a public walk?, the status for each of CALLERS
+    (read, True, (200, 200, 200, 200, 401)),
+    (read, False, (200, 404, 404, 404, 401)),
+    (read_again, True, (304, 304, 304, 304, 401)),
+    (read_again, False, (304, 404, 404, 404, 401)),
+    (cancel, True, (200, 403, 403, 403, 401)),
+    (cancel, False, (200, 404, 404, 404, 401)),
+    (make_one, True, (202, 202, 202, 202, 401)),
+    (look_at_all, True, (200, 200, 200, 200, 401)),
+    (look_at_all, False, (200, 200, 200, 200, 401)),
+    (look_at_mine, True, (200, 200, 200, 200, 401)),
+    (look_at_mine, False, (200, 200, 200, 200, 401)),
+]
+
+
+@pytest.mark.parametrize("owner_has_a_key", [True, False], ids=["owned by a key", "owned by a visitor"])
+@pytest.mark.parametrize(
+    ("operation", "public", "statuses"),
+    ALLOWED,
+    ids=[f"{operation.__name__}-{'public' if public else 'private'}" for operation, public, _ in ALLOWED],
+)
+def test_each_may_do_what_is_his(
+    api: TestClient,
+    operation: Callable[[TestClient, str], Response],
+    public: bool,
+    statuses: tuple[int, ...],
+    owner_has_a_key: bool,
+) -> None:
+    visitor = somebody(api)
+    submit(visitor)
+    callers = {
+        "owner": somebody(api, new_key() if owner_has_a_key else None),
+        "another key": somebody(api, new_key()),
+        "nobody": somebody(api),
+        "another visitor": visitor,
+        "revoked key": somebody(api, new_key(revoked=True)),
+    }
+    walk_id = submit(callers["owner"], public=public)
+    for caller, status in reversed(list(zip(CALLERS, statuses, strict=True))):  # the owner last: he can cancel
+        answer = operation(callers[caller], walk_id)
+        assert answer.status_code == status, (caller, answer.text)
+        if operation in {look_at_all, look_at_mine} and status == 200:
+            shown = walk_id in [walk["id"] for walk in answer.json()["walks"]]
+            assert shown == (public if operation is look_at_all else caller == "owner"), caller
+        if status == 404:
+            assert answer.json() == {
+                **read(callers["nobody"], str(uuid4())).json(),
+                "detail": answer.json()["detail"],
+            }
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer x",
+        "Bearer momalisa_" + "x" * 43,
+        "Bearer momalisa_" + "é" * 43,
+        "Basic YTpi",
+        "momalisa_" + "x" * 43,
+    ],
+)
+def test_what_is_no_key_is_refused_and_not_taken_for_nobody(api: TestClient, header: str) -> None:
+    submit(api)
+    for method, path in (("GET", "/v1/walks"), ("POST", "/v1/walks"), ("GET", f"/v1/walks/{uuid4()}")):
+        answer = api.request(method, path, json=ORDER, headers={b"Authorization": header.encode()})
+        assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_two_keys_at_once_are_none(api: TestClient) -> None:
+    secrets = [("Authorization", f"Bearer {new_key()}") for _ in range(2)]
+    assert api.get("/v1/walks", headers=secrets).status_code == 401
+
+
+def test_a_key_counts_more_than_a_cookie(api: TestClient) -> None:
+    walk_id = submit(api, public=False)
+    assert read(api, walk_id).status_code == 200
+    with_both = api.get(f"/v1/walks/{walk_id}", headers={"Authorization": f"Bearer {new_key()}"})
+    assert with_both.status_code == 404
+
+
+def test_a_visitor_gets_a_cookie_with_the_first_walk_and_keeps_it(api: TestClient) -> None:
+    assert "set-cookie" not in api.get("/v1/walks").headers
+    first, second = (api.post("/v1/walks", json=ORDER) for _ in range(2))
+    cookie = first.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age="))
+    assert "Secure" not in cookie
+    assert "set-cookie" not in second.headers
+    mine = [walk["id"] for walk in api.get("/v1/walks?mine=true").json()["walks"]]
+    assert mine == [second.json()["id"], first.json()["id"]]
+
+
+def test_behind_https_the_cookie_stays_there(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
+    settings.cache_clear()
+    assert "Secure" in api.post("/v1/walks", json=ORDER).headers["set-cookie"]
+
+
+def test_a_forged_cookie_is_none(api: TestClient) -> None:
+    walk_id = submit(api, public=False)
+    visitor, signature = api.cookies[COOKIE].split(".")
+    for forged in (f"{visitor}.{signature[:-2]}AA", f"x.{signature}", visitor):
+        assert (
+            somebody(api).get(f"/v1/walks/{walk_id}", headers={"Cookie": f"{COOKIE}={forged}"}).status_code == 404
+        )
+
+
+def test_whoever_drops_his_cookie_still_waits_for_his_turn(api: TestClient) -> None:
+    walks = [submit(somebody(api)) for _ in range(3)]
+    submit(somebody(api, new_key()))
+    with transaction() as session:
+        owners = session.scalars(select(Walk.owner).where(Walk.id.in_(walks))).all()
+        counts = session.execute(select(Chunk.owner, func.count()).group_by(Chunk.owner)).all()
+    parties = {party: chunks for party, chunks in counts}  # noqa: C416
+    assert len(set(owners)) == 3
+    assert parties.pop("address:testclient") == 6
+    assert [party.split(":")[0] for party in parties] == ["key"]
+
+
+def test_walks_may_be_for_the_holders_of_keys_only(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANONYMOUS", "false")
+    settings.cache_clear()
+    refused = api.post("/v1/walks", json=ORDER)
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert "set-cookie" not in refused.headers
+    assert api.get("/v1/walks").status_code == 200
+    submit(somebody(api, new_key()))
+
+
+def test_the_command_line_makes_lists_and_revokes_keys(api: TestClient) -> None:
+    run = CliRunner().invoke
+    made = run(cli.app, ["keys", "create", "the gallery"])
+    key_id, secret = made.output.split()[0], made.output.split()[-1]
+    client = somebody(api, secret)
+    assert client.get("/v1/walks").status_code == 200
+    listed = run(cli.app, ["keys", "list"]).output
+    assert f"{key_id} the gallery" in listed
+    assert secret not in listed
+    assert "is revoked" in run(cli.app, ["keys", "revoke", key_id]).output
+    assert client.get("/v1/walks").status_code == 401
+    assert "revoked 20" in run(cli.app, ["keys", "list"]).output
+    unknown = run(cli.app, ["keys", "revoke", str(uuid4())])
+    assert (unknown.exit_code, "There is no API key" in unknown.output) == (1, True)
+
+
+def test_the_database_does_not_know_the_secret(services: System) -> None:
+    secret = new_key()
+    with transaction() as session:
+        row = session.scalars(select(ApiKey)).one()
+        kept = " ".join(str(value) for value in vars(row).values())
+    assert isinstance(row.id, UUID)
+    assert secret not in kept
+    assert secret.removeprefix(keys.PREFIX) not in kept
+
+
+VISITS = """
+import sys
+from fastapi.testclient import TestClient
+from api.app import app
+from momalisa import jobs
+from momalisa.settings import settings
+
+key, revoked = sys.argv[1:]
+api = TestClient(app, raise_server_exceptions=False)
+order = {"prompts": ["a cat", "a castle"], "frames": 2}
+for secret in (key, revoked, "momalisa_malformed"):
+    api.post("/v1/walks", json=order, headers={"Authorization": f"Bearer {secret}"})
+api.post("/v1/walks", json=order)
+print("COOKIE", api.cookies["visitor"])
+jobs.create = lambda *_, **__: 1 / 0
+for headers in ({}, {"Authorization": f"Bearer {key}"}):
+    try:
+        TestClient(app).post("/v1/walks", json=order, headers=headers)
+    except ZeroDivisionError:
+        import logging
+        logging.getLogger("server").exception("unforeseen")
+logging.getLogger("settings").warning("%r %s", settings(), settings())
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_secrets_are_never_logged(services: System, log_format: str) -> None:
+    key, revoked = new_key(), new_key(revoked=True)
+    secrets = {
+        "SECRET_KEY": "a-secret-for-cookies-" + "x" * 20,
+        "BROKER_URL": "redis://:a-broker-password@127.0.0.1:1",
+    }
+    database = settings().database_url.replace("momalisa@", "momalisa:a-database-password@")
+    run = subprocess.run(
+        [sys.executable, "-c", VISITS, key, revoked],
+        cwd=ROOT,
+        env=environment(**secrets, DATABASE_URL=database, RATE_LIMITS="on", LOG_FORMAT=log_format),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    cookie = run.stdout.split()[-1]
+    for event in ("walk queued", "limits are not counted", "permits not sent", "ZeroDivisionError", "SecretStr"):
+        assert event in run.stderr
+    hidden = ("momalisa_malformed", "a-secret-for-cookies", "a-broker-password", "a-database-password")
+    for secret in (key, revoked, cookie, *hidden):
+        assert secret not in run.stderr

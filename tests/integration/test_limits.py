@@ -1,0 +1,215 @@
+"""How much a caller may ask for, over real PostgreSQL and Valkey."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from httpx2 import Response
+
+from api import limits, security
+from momalisa import queue
+from momalisa.settings import settings
+from tests.integration.test_access import ORDER, new_key, somebody, submit
+
+Limit = Callable[..., None]
+
+
+@pytest.fixture
+def limit(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Limit:
+    """Switch limits on, with nothing counted so far."""
+    broker = redis.Redis.from_url(settings().broker_url)
+    for key in broker.scan_iter(f"{limits.KEY_PREFIX}:*"):
+        broker.delete(key)
+    broker.close()
+
+    def set_limits(**changes: Any) -> None:
+        for name, value in {"rate_limits": "on", **changes}.items():
+            monkeypatch.setenv(name.upper(), str(value))
+        settings.cache_clear()
+
+    return set_limits
+
+
+def assert_refused(answer: Response, words: str) -> None:
+    assert (answer.status_code, answer.json()["type"]) == (429, "/problems/limit-exceeded"), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) > 0
+    assert words in answer.json()["detail"]
+
+
+def test_requests_are_counted_for_each_key_and_for_each_address(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=3)
+    one, other = somebody(api, new_key()), somebody(api, new_key())
+    left = [one.get("/v1/walks").headers for _ in range(3)]
+    assert [headers["ratelimit"].split(";")[:2] for headers in left] == [
+        ['"requests"', f"r={n}"] for n in (2, 1, 0)
+    ]
+    assert {headers["ratelimit-policy"] for headers in left} == {'"requests";q=3;w=60'}
+    refused = one.get("/v1/walks")
+    assert_refused(refused, "At most 3 requests")
+    assert refused.headers["ratelimit"] == f'"requests";r=0;t={refused.headers["retry-after"]}'
+    assert int(refused.headers["retry-after"]) <= 120
+    for client in (other, api):
+        assert client.get("/v1/walks").status_code == 200
+
+
+def test_whoever_tries_keys_is_counted_by_his_address(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=3)
+    guesses = [somebody(api, f"momalisa_{number:043}").get("/v1/walks").status_code for number in range(5)]
+    assert guesses == [401, 401, 401, 429, 429]
+
+
+def test_dropping_the_cookie_does_not_help(api: TestClient, limit: Limit) -> None:
+    limit(submissions_per_minute=2)
+    for _ in range(2):
+        submit(somebody(api))
+    refused = somebody(api).post("/v1/walks", json=ORDER)
+    assert_refused(refused, "At most 2 submissions")
+    assert refused.headers["ratelimit-policy"] == '"requests";q=600;w=60, "submissions";q=2;w=60'
+    assert len(api.get("/v1/walks").json()["walks"]) == 2
+
+
+def test_an_address_that_a_stranger_claims_is_not_counted(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=1)
+    claims = [api.get("/v1/walks", headers={"X-Forwarded-For": f"198.51.100.{n}"}).status_code for n in (1, 2)]
+    assert claims == [200, 429]
+
+
+def test_behind_a_trusted_proxy_each_client_counts(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=1, trusted_proxies="10.0.0.0/8")
+    proxy = TestClient(api.app, client=("10.0.0.1", 4711))
+    answers = [
+        proxy.get("/v1/walks", headers={"X-Forwarded-For": claimed}).status_code
+        for claimed in ("198.51.100.1", "198.51.100.2", "1.2.3.4, 198.51.100.1")
+    ]
+    assert answers == [200, 200, 429]
+
+
+def test_only_so_many_walks_of_one_wait_at_once(api: TestClient, limit: Limit) -> None:
+    limit(max_waiting_walks=2)
+    walks = [submit(api) for _ in range(2)]
+    assert_refused(api.post("/v1/walks", json=ORDER), "2 of your walks wait")
+    submit(somebody(api, new_key()))
+    api.post(f"/v1/walks/{walks[0]}/cancel")
+    submit(api)
+
+
+def test_of_submissions_at_the_same_time_no_more_are_taken_than_may_wait(api: TestClient, limit: Limit) -> None:
+    limit(max_waiting_walks=2)
+    client = somebody(api, new_key())
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/walks", json=ORDER).status_code, range(8)))
+    assert sorted(answers) == [202] * 2 + [429] * 6
+
+
+def test_a_day_has_a_budget_of_pixels_and_steps(api: TestClient, limit: Limit) -> None:
+    work = 16 * 128 * 128 * 20
+    limit(pixel_steps_per_day=2 * work)
+    first = api.post("/v1/walks", json=ORDER)
+    assert f'"pixel-steps";r={work};t=' in first.headers["ratelimit"]
+    refused = api.post("/v1/walks", json={**ORDER, "frames": 17})
+    assert_refused(refused, "pixel-steps")
+    assert int(refused.headers["retry-after"]) > 3600
+    submit(api)
+    assert_refused(api.post("/v1/walks", json={**ORDER, "frames": 2, "steps": 1}), "pixel-steps")
+
+
+def test_a_walk_that_no_day_has_room_for_is_refused_for_good(api: TestClient, limit: Limit) -> None:
+    limit(pixel_steps_per_day=1000)
+    answer = api.post("/v1/walks", json=ORDER)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "frames")
+    assert "at most 1000 in a day" in answer.json()["detail"]
+
+
+def test_while_redis_is_down_walks_are_taken(
+    api: TestClient, limit: Limit, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit(requests_per_minute=1, submissions_per_minute=1, broker_url="redis://127.0.0.1:1/0")
+    queue.app.cache_clear()
+    for _ in range(3):
+        answer = api.post("/v1/walks", json=ORDER)
+        assert answer.status_code == 202
+        assert "ratelimit" not in answer.headers
+    assert sum("limits are not counted" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_limits_can_be_switched_off(api: TestClient, limit: Limit) -> None:
+    limit(rate_limits="off", requests_per_minute=1, submissions_per_minute=1, max_waiting_walks=1)
+    for _ in range(3):
+        assert "ratelimit" not in api.post("/v1/walks", json=ORDER).headers
+
+
+def chunks_of(size: int) -> Iterator[bytes]:
+    yield from (b" " * 1024 for _ in range(size // 1024))
+
+
+@pytest.mark.parametrize("body", [b" " * (64 * 1024 + 1), lambda: chunks_of(65 * 1024)], ids=["whole", "chunked"])
+@pytest.mark.parametrize("path", ["/v1/walks", "/v1/walks/0/cancel", "/nowhere"])
+def test_a_body_that_is_too_large_is_refused(
+    api: TestClient, body: bytes | Callable[[], Iterator[bytes]], path: str
+) -> None:
+    answer = api.post(path, content=body() if callable(body) else body)
+    assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_body_of_64_kib_is_read_in_chunks_or_whole(api: TestClient) -> None:
+    order = b'{"prompts": ["a", "b"], "frames": 2}'
+    for content in (order + b" " * (64 * 1024 - len(order)), iter([order[:9], order[9:]])):
+        assert (
+            api.post("/v1/walks", content=content, headers={"Content-Type": "application/json"}).status_code == 202
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/walks"),
+        ("GET", "/v1/walks/0"),
+        ("GET", "/nowhere"),
+        ("DELETE", "/v1/walks"),
+        ("GET", "/"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/static/app.js"),
+        ("POST", "/v1/walks"),
+    ],
+)
+def test_every_answer_is_under_a_strict_policy(
+    api: TestClient, method: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("momalisa.jobs.create", lambda *_, **__: 1 / 0)  # so that the POST ends in a 500
+    answer = api.request(method, path, json=ORDER if method == "POST" else None)
+    assert answer.status_code == 500 if method == "POST" else answer.status_code < 500
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] in {"no-referrer", "same-origin"}
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert "'unsafe-inline'" not in policy.split("style-src")[0]
+    assert "server" not in answer.headers
+
+
+def test_answers_that_depend_on_the_caller_are_not_shared(api: TestClient) -> None:
+    headers = api.get("/v1/walks").headers
+    assert (headers["cache-control"], headers["vary"]) == ("private, no-cache", "Authorization, Cookie")
+
+
+def test_pages_of_other_origins_may_call_if_they_are_named(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"Origin": "https://museum.example"}
+    assert "access-control-allow-origin" not in api.get("/v1/walks", headers=here).headers
+    monkeypatch.setenv("CORS_ORIGINS", "https://museum.example, https://gallery.example")
+    settings.cache_clear()
+    app = FastAPI()
+    security.install(app)
+    client = TestClient(app)
+    answer = client.get("/", headers=here)
+    assert answer.headers["access-control-allow-origin"] == here["Origin"]
+    assert "access-control-allow-credentials" not in answer.headers
+    assert "access-control-allow-origin" not in client.get("/", headers={"Origin": "https://x.example"}).headers

@@ -1,0 +1,62 @@
+from ipaddress import ip_network
+
+import pytest
+
+from api.access import client_address, neighbourhood, signed, verified
+
+INSIDE = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("203.0.113.9", [], "203.0.113.9"),
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # a stranger may say what he likes
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["1.2.3.4, 198.51.100.1"], "198.51.100.1"),  # the client made the first one up
+        ("10.0.0.1", ["198.51.100.1, 10.0.0.2"], "198.51.100.1"),
+        ("10.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),  # a header each
+        ("10.0.0.1", ["1.2.3.4, 198.51.100.1, 10.0.0.2"], "198.51.100.1"),
+        ("10.0.0.1", ["10.0.0.3,10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["198.51.100.1, unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["unknown, 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1,"], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1:4711"], "10.0.0.1"),
+        ("fd00::1", ["2001:db8::5"], "2001:db8::5"),
+        ("::ffff:10.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
+        ("testclient", ["198.51.100.1"], "testclient"),
+        ("", ["198.51.100.1"], ""),
+    ],
+)
+def test_the_address_of_a_client_is_what_trusted_proxies_say(
+    peer: str, forwarded: list[str], expected: str
+) -> None:
+    assert client_address(peer, forwarded, INSIDE) == expected
+
+
+def test_without_trusted_proxies_nobody_is_believed() -> None:
+    assert client_address("10.0.0.1", ["198.51.100.1"], []) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("198.51.100.1", "198.51.100.1"),
+        ("::ffff:198.51.100.1", "198.51.100.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_the_many_addresses_of_one_line_count_as_one(address: str, expected: str) -> None:
+    assert neighbourhood(address) == expected
+
+
+def test_a_cookie_holds_for_whom_it_was_made_and_with_our_secret() -> None:
+    cookie = signed("ann", "secret")
+    assert verified(cookie, "secret") == "ann"
+    for forged in ("", ".", "ann", "ann.", f"bob.{cookie.split('.')[1]}", cookie[:-1], cookie + "x", "ann.ü"):
+        assert verified(forged, "secret") is None
+    assert verified(cookie, "another") is None
