@@ -47,11 +47,15 @@ def read(client: TestClient, walk_id: str) -> Response:
 
 
 def read_again(client: TestClient, walk_id: str) -> Response:
-    return client.get(f"/v1/walks/{walk_id}", headers={"If-None-Match": 'W/"1"'})
+    return client.get(f"/v1/walks/{walk_id}", headers={"If-None-Match": "*"})
 
 
 def cancel(client: TestClient, walk_id: str) -> Response:
     return client.post(f"/v1/walks/{walk_id}/cancel")
+
+
+def remove(client: TestClient, walk_id: str) -> Response:
+    return client.delete(f"/v1/walks/{walk_id}")
 
 
 def make_one(client: TestClient, walk_id: str) -> Response:
@@ -76,6 +80,8 @@ ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]
     (read_again, False, (304, 404, 404, 404, 401)),
     (cancel, True, (200, 403, 403, 403, 401)),
     (cancel, False, (200, 404, 404, 404, 401)),
+    (remove, True, (204, 403, 403, 403, 401)),
+    (remove, False, (204, 404, 404, 404, 401)),
     (make_one, True, (202, 202, 202, 202, 401)),
     (look_at_all, True, (200, 200, 200, 200, 401)),
     (look_at_all, False, (200, 200, 200, 200, 401)),

@@ -126,7 +126,7 @@ def fail(walk_id: UUID) -> None:
 
 def cancel(walk_id: UUID) -> None:
     with transaction() as session:
-        jobs.cancel(session, walk_id, owner="ann")
+        jobs.cancel(session, walk_id, owner=jobs.owner(session, walk_id))
 
 
 def finished_at(walk_id: UUID) -> str:
