@@ -1,5 +1,6 @@
 """Errors as problem documents (RFC 9457), which name the field and the limit."""
 
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -131,9 +132,20 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     detail = f"{request.method} {request.url.path}: {status.description or status.phrase}."
-    return _answer(
-        status.phrase.lower().replace(" ", "-"), status.phrase, status, detail, headers=dict(error.headers or {})
-    )
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
+        headers["Allow"] = ", ".join(sorted(allowed))
+    return _answer(status.phrase.lower().replace(" ", "-"), status.phrase, status, detail, headers=headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """Return the documented methods of the path of a request; the framework names those of one route alone."""
+    return {
+        method.upper()
+        for template, operations in request.app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), request.url.path)
+        for method in operations
+    }
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001

@@ -19,6 +19,9 @@ from momalisa.local import System
 from momalisa.processes import LIMIT, Child, free_port
 from momalisa.settings import ROOT
 
+STOP = 90
+"""Seconds in which a system must have stopped, on however slow a machine."""
+
 
 @contextmanager
 def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
@@ -53,7 +56,7 @@ def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: P
             walk = client.submit(["a cat", "a castle"], frames=2, steps=1)
             *_, done = client.watch(walk)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(STOP) == 0
         psutil.wait_procs(children, timeout=5)
         assert [child for child in children if child.is_running()] == []
     with up(tmp_path, port) as process, Client(url) as client:
@@ -62,7 +65,7 @@ def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: P
         assert again["status"] == done["status"] == "succeeded"
         assert len(client.download(again["artifacts"]["gif"]["url"])) == done["artifacts"]["gif"]["bytes"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(STOP) == 0
 
 
 def test_when_it_is_killed_its_children_die_and_the_next_start_works(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_when_it_is_killed_its_children_die_and_the_next_start_works(tmp_path: P
         assert alive == []
     with up(tmp_path, port) as process:
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(STOP) == 0
 
 
 def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
