@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="drawn if left out")
     parser.add_argument("--walks", type=int, default=40, help="walks to submit (at least)")
     parser.add_argument("--faults", type=int, default=len(MATRIX), help="faults to inject")
-    parser.add_argument("--workers", type=int, default=4, help="render workers")
+    parser.add_argument("--workers", type=int, default=3, help="render workers")
     parser.add_argument("--outage", type=float, default=6, help="seconds of the longest outage of each kind")
     parser.add_argument("--keep", action="store_true", help="keep the folder with all data and logs")
     parser.add_argument("--report", type=Path, help="write the table to this file, too")
