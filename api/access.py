@@ -1,26 +1,19 @@
 """Who asks: the owner of an API key, a visitor with a cookie, or an address."""
 
-import base64
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 
-from api import limits
+from api import limits, signing
 from momalisa import keys
 from momalisa.database import transaction
 from momalisa.errors import UnauthorizedError
-from momalisa.log import logger
 from momalisa.settings import settings
-
-log = logger(__name__)
 
 COOKIE = "visitor"
 COOKIE_SECONDS = 365 * 24 * 3600
@@ -62,7 +55,7 @@ def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
     try:
         if shown := request.headers.getlist("authorization"):
             owner = party = f"key:{_key(shown)}"
-        elif visitor := verified(request.cookies.get(COOKIE, ""), _secret()):
+        elif visitor := signing.verified(request.cookies.get(COOKIE, ""), COOKIE):
             owner = f"visitor:{visitor}"
     finally:
         limits.count_request(request.scope, party)  # also those that try keys
@@ -91,24 +84,12 @@ def recognize(request: Request, response: Response, owner: str) -> None:
         return
     response.set_cookie(
         COOKIE,
-        signed(visitor, _secret()),
+        signing.signed(visitor, COOKIE),
         max_age=COOKIE_SECONDS,
         httponly=True,
         samesite="lax",
         secure=(settings().public_url or str(request.base_url)).startswith("https:"),
     )
-
-
-def signed(visitor: str, secret: str) -> str:
-    """Return the cookie of a visitor: its id and the proof that it is from us."""
-    return f"{visitor}.{_signature(visitor, secret)}"
-
-
-def verified(cookie: str, secret: str) -> str | None:
-    """Return the visitor whose cookie this is, or None if it is not from us."""
-    visitor, _, signature = cookie.rpartition(".")
-    genuine = hmac.compare_digest(signature.encode(), _signature(visitor, secret).encode())
-    return visitor if visitor and genuine else None
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str:
@@ -152,19 +133,3 @@ def _key(shown: Sequence[str]) -> str:
         raise UnauthorizedError("An API key is sent as `Authorization: Bearer …`, once.")
     with transaction() as session:
         return str(keys.find(session, secret.strip()))
-
-
-def _secret() -> str:
-    secret = settings().secret_key
-    return secret.get_secret_value() if secret else _passing_secret()
-
-
-@cache
-def _passing_secret() -> str:
-    log.warning("SECRET_KEY is not set: visitors lose their walks when this process ends")
-    return secrets.token_urlsafe(32)
-
-
-def _signature(visitor: str, secret: str) -> str:
-    digest = hmac.digest(secret.encode(), f"{COOKIE}:{visitor}".encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

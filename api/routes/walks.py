@@ -1,10 +1,6 @@
 """Walks: make one, look at one, look at many, stop or remove one."""
 
-import base64
-import binascii
-import json
 from collections.abc import AsyncIterator
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -14,13 +10,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from api import access, limits, problems, schemas, waiting
+from api import access, cursors, limits, problems, schemas, waiting
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
-from momalisa.errors import FrameNotThereError, InvalidFieldError
+from momalisa.errors import FrameNotThereError
 from momalisa.log import logger
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind, Walk, WalkStatus
+from momalisa.tables import ChunkKind, WalkStatus
 from momalisa.walk import chunks
 
 log = logger(__name__)
@@ -295,31 +291,14 @@ def list_walks(
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:
         return schemas.WalkPage(walks=[], next_cursor=None)
-    before = None if cursor is None else _decode_cursor(cursor)
+    before = None if cursor is None else cursors.place(cursor)
     with transaction() as session:
         walks = jobs.page(
             session, limit=limit + 1, before=before, status=status, owner=caller.owner if mine else None
         )
         shown = walks[:limit]
-        next_cursor = _encode_cursor(shown[-1]) if len(walks) > limit else None
+        next_cursor = cursors.after(shown[-1]) if len(walks) > limit else None
         if next_cursor is not None:
             url = request.url.include_query_params(cursor=next_cursor)
             response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'
         return schemas.WalkPage(walks=[schemas.summary(walk, base) for walk in shown], next_cursor=next_cursor)
-
-
-def _encode_cursor(walk: Walk) -> str:
-    place = json.dumps([walk.created_at.isoformat(), str(walk.id)])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        place = base64.urlsafe_b64decode(cursor.encode("ascii") + b"==")
-        created_at, walk_id = json.loads(place)
-        before = datetime.fromisoformat(created_at)
-        if before.tzinfo is None:
-            raise ValueError("a time without a zone")
-        return before, UUID(walk_id)
-    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
-        raise InvalidFieldError("cursor", "must be the `next_cursor` of another page") from error

@@ -442,10 +442,9 @@ def _cancel(stage: Stage, status: str) -> None:
     found = stage.until(
         lambda: (
             stage.rows(
-                "SELECT id::text, owner FROM walks WHERE status = %s AND id <> ALL(%s::uuid[])"
-                " ORDER BY random() LIMIT 1",
+                "SELECT id::text FROM walks WHERE status = %s AND id = ANY(%s::uuid[]) ORDER BY random() LIMIT 1",
                 status,
-                list(stage.diary.poisoned),
+                list(stage.diary.accepted.keys() - stage.diary.poisoned),
             )
             or None
         ),
@@ -453,9 +452,10 @@ def _cancel(stage: Stage, status: str) -> None:
     )
     if not found:
         raise Miss
-    walk_id, owner = found[0]
+    [(walk_id,)] = found
+    cookies = stage.diary.cookies[walk_id]
     try:
-        answer = httpx.post(f"{stage.url}/v1/walks/{walk_id}/cancel", cookies=stage.cookies(owner), timeout=10)
+        answer = httpx.post(f"{stage.url}/v1/walks/{walk_id}/cancel", cookies=cookies, timeout=10)
     except httpx.TransportError:
         stage.diary.canceled.add(walk_id)  # it may have been done
         raise Miss from None

@@ -19,14 +19,12 @@ import psutil
 import psycopg
 import redis
 
-from api import access
 from momalisa.local import System
 from momalisa.processes import Child
 from tests.chaos.proxy import Proxy, Trouble
 
 LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
-SECRET_KEY = "not so secret, for this is a stage"  # noqa: S105
 
 ORDERS: list[dict[str, Any]] = [
     {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 3},
@@ -52,6 +50,8 @@ class Diary:
 
     accepted: dict[str, int] = field(default_factory=dict)
     """The order of each walk that was answered with 202."""
+    cookies: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By which the visitor is known who made a walk."""
     canceled: set[str] = field(default_factory=set)
     poisoned: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
@@ -75,7 +75,6 @@ class Stage(System):
                 "STALL_SECONDS": str(2 * LEASE_SECONDS),
                 "BATCH_SIZE": str(BATCH_SIZE),
                 "RATE_LIMITS": "off",
-                "SECRET_KEY": SECRET_KEY,
             },
         )
         self.random = random.Random(seed)
@@ -242,10 +241,6 @@ class Stage(System):
 
     # Visiting
 
-    def cookies(self, owner: str) -> dict[str, str]:
-        """Return the cookies of the visitor who owns a walk."""
-        return {access.COOKIE: access.signed(owner.removeprefix("visitor:"), SECRET_KEY)}
-
     def submit(self, http: httpx.Client, order: int | None = None) -> str | None:
         """Submit a walk; None if it was not accepted, or nobody can know."""
         number = self.random.randrange(len(ORDERS)) if order is None else order
@@ -262,5 +257,6 @@ class Stage(System):
             self.wrong(f"a submission was answered with {answer.status_code}: {answer.text[:200]}")
             return None
         walk_id: str = answer.json()["id"]
+        self.diary.cookies[walk_id] = dict(http.cookies)
         self.diary.accepted[walk_id] = number
         return walk_id

@@ -247,6 +247,18 @@ def test_the_gallery_lists_public_walks_newest_first_page_by_page(api: TestClien
     assert api.get("/v1/walks?limit=1").json()["walks"][0]["id"] == made_meanwhile
 
 
+def test_a_cursor_that_was_tampered_with_is_refused(api: TestClient) -> None:
+    for seed in range(2):
+        make(api, seed=seed)
+    cursor = api.get("/v1/walks?limit=1").json()["next_cursor"]
+    assert api.get("/v1/walks", params={"cursor": cursor}).status_code == 200
+    place, _, signature = cursor.partition(".")
+    changed = place[:-1] + ("A" if place[-1] != "A" else "B")
+    for forged in (f"{changed}.{signature}", place, f"{place}.{signature[::-1]}"):
+        answer = api.get("/v1/walks", params={"cursor": forged})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "cursor")
+
+
 def test_the_gallery_can_be_narrowed_to_a_state(api: TestClient) -> None:
     make(api)
     assert api.get("/v1/walks?status=succeeded").json()["walks"] == []

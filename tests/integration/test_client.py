@@ -1,6 +1,7 @@
 """The Python client, against the whole real system."""
 
 import asyncio
+import json
 import zipfile
 from pathlib import Path
 
@@ -24,12 +25,9 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
         assert (tmp_path / kind).stat().st_size == artifact["bytes"]
     with zipfile.ZipFile(tmp_path / "zip") as archive:
         assert archive.namelist() == ["walk.json", *(f"{index:03}.png" for index in range(10))]
-        again = httpx.post(
-            f"{client._http.base_url}/v1/walks",
-            content=archive.read("walk.json"),
-            headers={"Content-Type": "application/json"},
-        ).json()
+        again = client.submit(**json.loads(archive.read("walk.json")))
     assert (again["prompts"], again["settings"]) == (seen[-1]["prompts"], seen[-1]["settings"])
+    assert client.cancel(again["id"])["status"] == "canceled"
 
 
 def test_the_same_from_asynchronous_code(system: System) -> None:
