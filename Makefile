@@ -10,7 +10,7 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG
 
 .PHONY: help walk up test check format unit integration e2e chaos clean
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= 
 up: .venv/run ## Run the whole system until Ctrl-C: PORT= WORKERS=
 	@$(BIN)/momalisa up
 
-test: check unit integration e2e ## Run every test.
+test: check unit integration e2e ## Run every test; LONG=1 tries ten times as many requests on the API.
 
 check: .venv/dev ## Lint, format, types.
 	$(BIN)/ruff check .
@@ -39,7 +39,7 @@ unit: .venv/dev ## Test without services.
 	$(BIN)/pytest tests/unit
 
 integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
-	$(BIN)/pytest tests/integration tests/chaos
+	$(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(BIN)/pytest tests/e2e

@@ -1,10 +1,11 @@
 """Who asks: the owner of an API key, a visitor with a cookie, or an address."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
@@ -32,6 +33,8 @@ class Caller:
     """Who owns what it makes: `key:ID` or `visitor:ID`; None for a visitor who has made nothing yet."""
     party: str
     """Who takes turns with others and is held to limits: `key:ID` or `address:NETWORK`."""
+    key: UUID | None
+    """The API key that it showed."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,36 @@ def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
         UnauthorizedError: if it shows something that is no API key that holds.
         LimitExceededError: if it is one too many.
     """
+    return _counted(request, _find)
+
+
+def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
+    """Return who polls, like `caller`, but a key that was seen before is for the query to confirm that follows.
+
+    So a poll costs one query, and a key that is revoked is worthless at once all the same.
+    """
+    return _counted(request, lambda secret: keys.recall(secret) or _find(secret))
+
+
+def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
     client = request.client.host if request.client else ""
     forwarded = request.headers.getlist("x-forwarded-for")
     party = f"address:{neighbourhood(client_address(client, forwarded, settings().trusted_proxies))}"
-    owner = None
+    owner = key = None
     try:
         if shown := request.headers.getlist("authorization"):
-            owner = party = f"key:{_key(shown)}"
+            key = find(_secret(shown))
+            owner = party = f"key:{key}"
         elif visitor := signing.verified(request.cookies.get(COOKIE, ""), COOKIE):
             owner = f"visitor:{visitor}"
     finally:
         limits.count_request(request.scope, party)  # also those that try keys
-    return Caller(owner, party)
+    return Caller(owner, party, key)
+
+
+def _find(secret: str) -> UUID:
+    with transaction() as session:
+        return keys.find(session, secret)
 
 
 def submitter(request: Request, response: Response, caller: Annotated[Caller, Depends(caller)]) -> Owner:
@@ -71,10 +92,10 @@ def submitter(request: Request, response: Response, caller: Annotated[Caller, De
     if not settings().anonymous and not caller.party.startswith("key:"):
         raise UnauthorizedError("Walks are made here with an API key only: send it as `Authorization: Bearer …`.")
     if caller.owner is not None:
-        return Owner(caller.owner, caller.party)
+        return Owner(caller.owner, caller.party, caller.key)
     owner = f"visitor:{secrets.token_urlsafe(16)}"
     recognize(request, response, owner)
-    return Owner(owner, caller.party)
+    return Owner(owner, caller.party, caller.key)
 
 
 def recognize(request: Request, response: Response, owner: str) -> None:
@@ -127,9 +148,8 @@ def _parsed(address: str) -> IPv4Address | IPv6Address | None:
     return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
 
 
-def _key(shown: Sequence[str]) -> str:
+def _secret(shown: Sequence[str]) -> str:
     scheme, _, secret = shown[0].partition(" ")
     if len(shown) > 1 or scheme.lower() != "bearer":
         raise UnauthorizedError("An API key is sent as `Authorization: Bearer …`, once.")
-    with transaction() as session:
-        return str(keys.find(session, secret.strip()))
+    return secret.strip()

@@ -6,8 +6,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from api import limits, problems, security
-from api.routes import health, pages, walks
+from api import body, problems, security
+from api.routes import health, pages, walks, webhooks
 from momalisa import __version__, log
 
 DESCRIPTION = """
@@ -25,11 +25,13 @@ app = FastAPIOffline(
     description=DESCRIPTION,
     docs_url=None,  # `pages.docs` serves it under a stricter policy
     redoc_url=None,
+    generate_unique_id_function=lambda route: route.name,
 )
 problems.install(app)
-app.add_middleware(limits.BodyLimit)
+app.add_middleware(body.BodyLimit)
 security.install(app)
 app.include_router(walks.router)
+app.include_router(webhooks.router)
 app.include_router(health.router)
 app.include_router(pages.router)
 app.mount("/static", StaticFiles(directory=pages.FRONTEND / "static", check_dir=False), name="static")

@@ -14,12 +14,11 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.orm import Session
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from api import problems
 from api.security import answer_headers
 from momalisa import jobs
-from momalisa.errors import InvalidFieldError, LimitExceededError, TooLargeError
+from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -27,8 +26,6 @@ from momalisa.spec import WalkSpec
 log = logger(__name__)
 
 KEY_PREFIX = "momalisa:limits"
-
-BODY_BYTES = 64 * 1024
 
 REDIS_SECONDS = 0.25
 """How long a request waits for Redis."""
@@ -97,41 +94,6 @@ def seconds_until_room(
     else:
         seconds = current_left - window * min(allowed / current, 1) if current else 0
     return max(1, math.ceil(seconds))
-
-
-class BodyLimit:
-    """Refuses bodies of more than BODY_BYTES, also those that do not tell their length beforehand."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection; a body is read whole before anything is done with it."""
-        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
-            await self._app(scope, receive, send)
-            return
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            if len(body) > BODY_BYTES:
-                error = TooLargeError(f"The body of a request has at most {BODY_BYTES} bytes.")
-                await problems.answer(error)(scope, receive, send)
-                return
-            more = message.get("more_body", False)
-        read = False
-
-        async def receive_again() -> Message:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self._app(scope, receive_again, send)
 
 
 class _Counters:

@@ -1,6 +1,7 @@
 """Errors as problem documents (RFC 9457), which name the field and the limit."""
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,14 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from api import security
-from momalisa.errors import InvalidFieldError, LimitExceededError, MomalisaError, UnauthorizedError
+from momalisa.errors import (
+    InvalidFieldError,
+    InvalidJsonError,
+    InvalidRequestError,
+    LimitExceededError,
+    MomalisaError,
+    UnauthorizedError,
+)
 from momalisa.log import logger
 
 log = logger(__name__)
@@ -39,15 +47,32 @@ class Problem(BaseModel):
     errors: list[FieldError] = Field([], description="The fields that are wrong, if that is the problem.")
 
 
-def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """Return what an operation's documentation says about its problems."""
+def responses(*errors: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
+    """Return what an operation's documentation says about its problems: an example of each type, by status."""
+    by_status: dict[HTTPStatus, list[type[MomalisaError]]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, []).append(error)
     return {
         status.value: {
-            "description": status.phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "description": "; ".join(error.title for error in found) + ".",
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {error.type: {"value": _example(error)} for error in found},
+                }
+            },
         }
-        for status in statuses
+        for status, found in by_status.items()
     }
+
+
+def _example(error: type[MomalisaError]) -> dict[str, Any]:
+    problem = Problem(type=_reference(error), title=error.title, status=error.status, detail=error.__doc__ or "")
+    return problem.model_dump(mode="json", exclude_defaults=True)
+
+
+def _reference(error: MomalisaError | type[MomalisaError]) -> str:
+    return f"/problems/{error.type}"
 
 
 def install(app: FastAPI) -> None:
@@ -58,38 +83,25 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _answer(
-    type_: str,
-    title: str,
-    status: HTTPStatus,
-    detail: str,
-    *,
-    errors: list[FieldError] | None = None,
-    headers: dict[str, str] | None = None,
-) -> JSONResponse:
-    problem = Problem(type=f"/problems/{type_}", title=title, status=status, detail=detail, errors=errors or [])
+def _answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(
         problem.model_dump(mode="json", exclude_defaults=True),
-        status_code=status,
+        status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=headers,
     )
 
 
-def answer(error: MomalisaError) -> JSONResponse:
-    """Return the problem document that tells an error to a client."""
+def answer(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONResponse:
+    """Return the problem document that tells an error to a client, with the fields that are wrong."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request failed", reason=str(error))
-    return _answer(
-        error.type,
-        error.title,
-        error.status,
-        str(error),
-        errors=[FieldError(field=error.field, message=error.message)]
-        if isinstance(error, InvalidFieldError)
-        else None,
-        headers=_headers(error),
+    if isinstance(error, InvalidFieldError):
+        errors = [FieldError(field=error.field, message=error.message)]
+    problem = Problem(
+        type=_reference(error), title=error.title, status=error.status, detail=str(error), errors=list(errors)
     )
+    return _answer(problem, _headers(error))
 
 
 def _headers(error: MomalisaError) -> dict[str, str]:
@@ -112,30 +124,28 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse: 
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         reason = found[0]["ctx"]["error"]
-        return _answer(
-            "invalid-json",
-            "The body is not JSON",
-            HTTPStatus.BAD_REQUEST,
-            f"The body of the request must be a JSON object: {reason} at character {found[0]['loc'][-1]}.",
+        return answer(
+            InvalidJsonError(
+                f"The body of the request must be a JSON object: {reason} at character {found[0]['loc'][-1]}."
+            )
         )
     errors = [FieldError(field=_field(item["loc"]), message=_message(item)) for item in found]
-    return _answer(
-        "invalid-request",
-        "The request is not valid",
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "; ".join(f"{item.field}: {item.message}" for item in errors) + ".",
-        errors=errors,
-    )
+    return answer(InvalidRequestError("; ".join(f"{item.field}: {item.message}" for item in errors) + "."), errors)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}."
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
         headers["Allow"] = ", ".join(sorted(allowed))
-    return _answer(status.phrase.lower().replace(" ", "-"), status.phrase, status, detail, headers=headers)
+    problem = Problem(
+        type=f"/problems/{status.phrase.lower().replace(' ', '-')}",
+        title=status.phrase,
+        status=status,
+        detail=f"{request.method} {request.url.path}: {status.description or status.phrase}.",
+    )
+    return _answer(problem, headers)
 
 
 def _allowed(request: Request) -> set[str]:
@@ -149,13 +159,9 @@ def _allowed(request: Request) -> set[str]:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-    return _answer(
-        MomalisaError.type,
-        MomalisaError.title,
-        MomalisaError.status,
-        "An error that we did not foresee. It is logged; please try again.",
-        headers=security.HEADERS,  # this answer is made outside of the middleware that adds them
-    )
+    unforeseen = answer(MomalisaError("An error that we did not foresee. It is logged; please try again."))
+    unforeseen.headers.update(security.HEADERS)  # it is sent outside of the middleware that adds them
+    return unforeseen
 
 
 def _field(location: tuple[int | str, ...]) -> str:

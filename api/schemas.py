@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
 )
 
-from momalisa import storage, webhooks
+from momalisa import moderation, storage, webhooks
 from momalisa.outlook import Outlook
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -44,8 +44,20 @@ def _readable(value: str) -> str:
     return value
 
 
+def _wanted(value: str) -> str:
+    """Refuse what the operator's blocklist holds."""
+    if found := moderation.unwanted(value):
+        raise ValueError(f"“{found}” is not wanted in prompts here")
+    return value
+
+
 Readable = AfterValidator(_readable)
-Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT), Readable]
+Prompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
+    Readable,
+    AfterValidator(_wanted),
+]
 NegativePrompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT), Readable]
 WebhookUrl = Annotated[str, StringConstraints(max_length=webhooks.MAX_URL), AfterValidator(webhooks.checked_url)]
 
@@ -192,6 +204,9 @@ class WalkSummary(BaseModel):
     public: bool
     progress: Progress
     artifacts: dict[ArtifactKind, ArtifactView] = Field(description="Empty until the walk has succeeded.")
+    urls_expire_at: datetime | None = Field(
+        description="Until when the URLs of frames and artifacts hold; look again for new ones. Null: for ever."
+    )
     warnings: list[str] = Field(description="What a visitor should know about this walk.")
     error: WalkError | None
     created_at: datetime
@@ -235,6 +250,7 @@ def summary(walk: Walk, base_url: str) -> WalkSummary:
             )
             for artifact in walk.artifacts
         },
+        urls_expire_at=storage.urls_expire_at(),
         warnings=walk.warnings,
         error=WalkError(code=walk.error_code, message=walk.error_message or "") if walk.error_code else None,
         created_at=walk.created_at,

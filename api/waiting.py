@@ -8,7 +8,8 @@ from uuid import UUID
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from momalisa import jobs
+from api.access import Caller
+from momalisa import jobs, storage
 from momalisa.database import transaction
 from momalisa.errors import InvalidFieldError
 from momalisa.jobs import Glimpse
@@ -24,23 +25,27 @@ QUEUE_SECONDS = 10
 """How often the place of a queued walk is worth telling anew; it changes without the walk's doing."""
 
 
-def look(walk_id: UUID, viewer: str | None) -> Glimpse:
+def look(walk_id: UUID, caller: Caller) -> Glimpse:
     """Return a glimpse of a walk, by one query.
 
     Raises:
-        WalkNotFoundError: if there is none with this id that the viewer may see.
+        UnauthorizedError: if the caller's API key no longer holds.
+        WalkNotFoundError: if there is none with this id that the caller may see.
         WalkExpiredError: if it is past its retention.
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        return jobs.glimpse(session, walk_id, viewer=viewer)
+        return jobs.glimpse(session, walk_id, viewer=caller.owner, key=caller.key)
 
 
 def etag(seen: Glimpse) -> str:
-    """Return the entity tag of a walk: it changes with its revision, and while it is queued with time."""
+    """Return the entity tag of a walk: it changes with its revision, in the queue with time, and with its URLs."""
+    parts = [seen.revision]
     if seen.status == WalkStatus.QUEUED:
-        return f'W/"{seen.revision}.{time.time() // QUEUE_SECONDS:.0f}"'
-    return f'W/"{seen.revision}"'
+        parts.append(int(time.time() // QUEUE_SECONDS))
+    if expires_at := storage.urls_expire_at():
+        parts.append(int(expires_at.timestamp()))
+    return f'W/"{".".join(map(str, parts))}"'
 
 
 def matches(if_none_match: str | None, seen: Glimpse) -> bool:
@@ -74,18 +79,18 @@ def wished(prefer: str | None) -> int:
 
 
 async def for_change(
-    request: Request, walk_id: UUID, viewer: str | None, if_none_match: str | None, seconds: float
+    request: Request, walk_id: UUID, caller: Caller, if_none_match: str | None, seconds: float
 ) -> Glimpse:
     """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up.
 
     The caller knows what `if_none_match` names, or else the walk as it is now.
     """
     ends = time.monotonic() + seconds
-    seen = await run_in_threadpool(look, walk_id, viewer)
+    seen = await run_in_threadpool(look, walk_id, caller)
     known = if_none_match or etag(seen)
     while matches(known, seen) and not seen.status.done and time.monotonic() < ends:
         await asyncio.sleep(LOOK_SECONDS)
         if await request.is_disconnected():
             break
-        seen = await run_in_threadpool(look, walk_id, viewer)
+        seen = await run_in_threadpool(look, walk_id, caller)
     return seen

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.orm import Session
 
-from momalisa import __version__, keys
+from momalisa import __version__, keys, moderation
 from momalisa.client import Client, Walk
 from momalisa.database import transaction
 from momalisa.errors import MomalisaError
 from momalisa.processes import free_port
-from momalisa.settings import ROOT, settings
+from momalisa.settings import ROOT, override, settings
 from momalisa.spec import slug
 
 if TYPE_CHECKING:
@@ -34,10 +36,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(
-    help="Make, list and revoke API keys, in the database that DATABASE_URL names.", no_args_is_help=True
-)
+_WHERE = "in the database that DATABASE_URL names, or of the system that runs here"
+keys_app = typer.Typer(help=f"Make, list and revoke API keys, {_WHERE}.", no_args_is_help=True)
+moderate_app = typer.Typer(help=f"Hide, show and delete walks of anybody, {_WHERE}.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(moderate_app, name="moderate")
 console = Console(highlight=False)
 
 Port = Annotated[
@@ -48,6 +51,7 @@ Url = Annotated[
     str | None,
     typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
 ]
+WalkId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of the walk.", show_default=False)]
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API says, as JSON.")]
 Workers = Annotated[
@@ -106,7 +110,7 @@ def walk(
         gif = _writable_gif(out or Path(f"{slug(prompts)}.gif"))
         options = {} if seed is None else {"seed": seed}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
-            made = _make(server.url, prompts, {"frames": frames, **options}, tend=server.tend)
+            made = _make(server, prompts, {"frames": frames, **options})
             with _client(server.url) as client:
                 for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
                     artifact = client.save(made, kind, path)
@@ -198,7 +202,7 @@ def reconcile() -> None:
 @keys_app.command("create")
 def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")]) -> None:
     """Make an API key and show it, this once."""
-    with _errors_as_sentences(), transaction() as session:
+    with _operating() as session:
         key, secret = keys.create(session, name)
     _tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
     _tell(secret)
@@ -207,7 +211,7 @@ def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it
 @keys_app.command("list")
 def list_keys() -> None:
     """List all API keys by their ids."""
-    with _errors_as_sentences(), transaction() as session:
+    with _operating() as session:
         for key in keys.listed(session):
             revoked = f", revoked {key.revoked_at:%Y-%m-%d %H:%M %Z}" if key.revoked_at else ""
             _tell(f"{key.id} {key.name} (made {key.created_at:%Y-%m-%d %H:%M %Z}{revoked})")
@@ -216,9 +220,45 @@ def list_keys() -> None:
 @keys_app.command("revoke")
 def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
     """Make an API key worthless at once; the walks that were made with it stay."""
-    with _errors_as_sentences(), transaction() as session:
+    with _operating() as session:
         key = keys.revoke(session, key_id)
     _tell(f"{key.id} {key.name} is revoked.")
+
+
+@moderate_app.command("hide")
+def hide_walk(walk_id: WalkId) -> None:
+    """Take a walk out of the gallery at once; only its owner still sees it."""
+    with _operating() as session:
+        moderation.hide(session, walk_id)
+    _tell(f"{walk_id} is hidden.")
+
+
+@moderate_app.command("show")
+def show_walk(walk_id: WalkId) -> None:
+    """Show a walk again that was hidden."""
+    with _operating() as session:
+        moderation.show(session, walk_id)
+    _tell(f"{walk_id} is shown.")
+
+
+@moderate_app.command("delete")
+def delete_walk(walk_id: WalkId) -> None:
+    """Stop a walk and remove it, with all its files."""
+    with _operating() as session:
+        moderation.delete(session, walk_id)
+    _tell(f"{walk_id} is removed; its files go within a minute.")
+
+
+@contextmanager
+def _operating() -> Iterator[Session]:
+    """Open a transaction in the database that DATABASE_URL names, or else in that of the system that runs here."""
+    from momalisa import local  # noqa: PLC0415
+
+    with _errors_as_sentences():
+        if "database_url" not in settings().model_fields_set and (found := local.running_database()):
+            override(DATABASE_URL=found)
+        with transaction() as session:
+            yield session
 
 
 def _writable_gif(out: Path) -> Path:
@@ -232,15 +272,15 @@ def _writable_gif(out: Path) -> Path:
     return gif
 
 
-def _make(url: str, prompts: list[str], options: dict[str, int], *, tend: Callable[[], None]) -> Walk:
-    """Make a walk, with a progress bar until it is done; Ctrl-C cancels it."""
+def _make(server: "_Server", prompts: list[str], options: dict[str, int]) -> Walk:
+    """Make a walk, with a progress bar until it is done; Ctrl-C offers to cancel it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _client(url) as client, Progress(*columns, console=console) as progress:
+    with _client(server.url) as client, Progress(*columns, console=console) as progress:
         walk = client.submit(prompts, **options)
         task = progress.add_task("", total=walk["frames_total"])
         try:
             for seen in client.watch(walk):
-                tend()
+                server.tend()
                 walk = seen
                 progress.update(
                     task,
@@ -248,7 +288,12 @@ def _make(url: str, prompts: list[str], options: dict[str, int], *, tend: Callab
                     description=_STATUS.get(walk["status"], walk["status"]),
                 )
         except _Stopped:
-            client.cancel(walk["id"])
+            progress.stop()
+            # A system that was started for this walk ends with it, and a script cannot be asked.
+            if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
+                client.cancel(walk["id"])
+            else:
+                _tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
@@ -286,6 +331,8 @@ class _Server(NamedTuple):
     """A server to talk to, and what to do now and then while it works."""
 
     url: str
+    ours: bool = False
+    """Whether it was started for this walk."""
     tend: Callable[[], None] = lambda: None
 
 
@@ -302,7 +349,7 @@ def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
         return
     system = local.System(port=free_port(), workers=workers or settings().workers)
     with _running(system):
-        yield _Server(system.url, tend=lambda: system.supervise(_tell))
+        yield _Server(system.url, ours=True, tend=lambda: system.supervise(_tell))
 
 
 @contextmanager

@@ -73,6 +73,7 @@ class Walk(TypedDict):
     progress: Progress
     frames: list[Frame]
     artifacts: dict[str, Artifact]
+    urls_expire_at: str | None
     warnings: list[str]
     error: WalkError | None
     created_at: str
@@ -264,6 +265,21 @@ class _Patience:
         return wait
 
 
+class _KeyForItsServer(httpx.Auth):
+    """Shows an API key to the server that it is for; the bucket, where files lie, shall not learn it."""
+
+    def __init__(self, server: httpx.URL, api_key: str) -> None:
+        self._server = server
+        self._api_key = api_key
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        """Give the request, with the key if it goes to the server."""
+        url, server = request.url, self._server
+        if (url.scheme, url.host, url.port) == (server.scheme, server.host, server.port):
+            request.headers["Authorization"] = f"Bearer {self._api_key}"
+        yield request
+
+
 def _settings(base_url: str, api_key: str | None) -> dict[str, Any]:
     """Return the arguments of an httpx client, the same for both kinds."""
     try:
@@ -273,7 +289,7 @@ def _settings(base_url: str, api_key: str | None) -> dict[str, Any]:
     local = url.host in {"127.0.0.1", "localhost", "::1"}  # never through a proxy
     return {
         "base_url": url,
-        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "auth": _KeyForItsServer(url, api_key) if api_key else None,
         "timeout": httpx.Timeout(10.0, read=WAIT_SECONDS + 10.0),
         "follow_redirects": True,
         "trust_env": not local,

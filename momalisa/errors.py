@@ -11,6 +11,14 @@ class MomalisaError(Exception):
     title = "Something went wrong on our side"
 
 
+class InvalidJsonError(MomalisaError):
+    """The body of the request is not JSON."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid-json"
+    title = "The body is not JSON"
+
+
 class WalkNotFoundError(MomalisaError):
     """There is no walk with this id."""
 
@@ -83,6 +91,14 @@ class TooLargeError(MomalisaError):
     title = "The request is too large"
 
 
+class TooSlowError(MomalisaError):
+    """The request took too long to be sent."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    type = "too-slow"
+    title = "The request came too slowly"
+
+
 class LimitExceededError(MomalisaError):
     """The caller asked for more than its share; later it may ask again."""
 
@@ -104,12 +120,16 @@ class WalkOverError(MomalisaError):
     title = "The walk is over"
 
 
-class InvalidFieldError(MomalisaError):
-    """A field of the request is not what it must be."""
+class InvalidRequestError(MomalisaError):
+    """Some fields of the request are not what they must be."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "invalid-request"
     title = "The request is not valid"
+
+
+class InvalidFieldError(InvalidRequestError):
+    """A field of the request is not what it must be."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}.")
@@ -144,6 +164,14 @@ class LeaseLostError(MomalisaError):
 
     type = "lease-lost"
     title = "The work was handed to somebody else"
+
+
+class WebhooksOffError(MomalisaError):
+    """This server sends no webhooks, because it has nothing to sign them with."""
+
+    status = HTTPStatus.NOT_FOUND
+    type = "webhooks-off"
+    title = "No webhooks here"
 
 
 class AddressRefusedError(MomalisaError):

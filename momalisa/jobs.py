@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, selectinload
 
-from momalisa import chunks
+from momalisa import chunks, keys
 from momalisa import walk as maths
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
@@ -131,17 +131,25 @@ class Glimpse:
     age_seconds: float
 
 
-def glimpse(session: Session, walk_id: UUID, *, viewer: str | None) -> Glimpse:
+def glimpse(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | None = None) -> Glimpse:
     """Return the revision and the status of a walk, by one query for one row.
 
+    The query also confirms that the API key still holds by which the viewer is known, if there is one.
+
     Raises:
+        UnauthorizedError: if the key does not hold.
         WalkNotFoundError: if there is none with this id that the viewer may see.
         WalkExpiredError: if it is past its retention.
     """
     age = func.extract("epoch", func.now() - Walk.created_at).label("age")
+    key_holds = true() if key is None else keys.holds(key)
     row = session.execute(
-        select(Walk.revision, Walk.status, age).where(Walk.id == walk_id, _visible(viewer))
+        select(Walk.revision, Walk.status, age, key_holds.label("key_holds")).where(
+            Walk.id == walk_id, _visible(viewer)
+        )
     ).one_or_none()
+    if not (row.key_holds if row else session.scalar(select(key_holds))):
+        keys.refuse()
     _refuse_what_is_gone(walk_id, None if row is None else row.status)
     assert row
     return Glimpse(row.revision, row.status, float(row.age))
@@ -174,7 +182,7 @@ def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
 
 
 def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
-    """Remove a walk: nobody sees it from now on, and `remove_objects` does the rest.
+    """Remove a walk for its owner.
 
     Raises:
         WalkNotFoundError: if there is none with this id that the viewer may see.
@@ -182,6 +190,11 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
         NotOwnerError: if it is somebody else's.
     """
     _owned(session, walk_id, owner)
+    remove(session, walk_id)
+
+
+def remove(session: Session, walk_id: UUID) -> None:
+    """Remove a walk: nobody sees it from now on, and `retention.remove_objects` does the rest."""
     chunks.end(session, walk_id, WalkStatus.CANCELED)
     session.execute(update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now()))
     session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.walk_id == walk_id))
@@ -213,7 +226,7 @@ def page(
     """
     query = (
         select(Walk)
-        .where(Walk.public if owner is None else Walk.owner == owner)
+        .where(_SHOWN if owner is None else Walk.owner == owner)
         .where(Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
         .order_by(Walk.created_at.desc(), Walk.id.desc())
         .limit(limit)
@@ -226,6 +239,10 @@ def page(
     return session.scalars(query).all()
 
 
+_SHOWN = and_(Walk.public, Walk.hidden_at.is_(None))
+"""That everybody may see a walk."""
+
+
 def _visible(viewer: str | None) -> ColumnElement[bool]:
     """Return the condition that somebody may see a walk; None is somebody who owns nothing."""
-    return and_(Walk.deleted_at.is_(None), or_(Walk.public, Walk.owner == viewer))
+    return and_(Walk.deleted_at.is_(None), or_(_SHOWN, Walk.owner == viewer))

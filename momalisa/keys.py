@@ -7,9 +7,10 @@ import hashlib
 import re
 import secrets
 from collections.abc import Sequence
+from typing import NoReturn
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from momalisa.errors import KeyNotFoundError, UnauthorizedError
@@ -19,6 +20,12 @@ PREFIX = "momalisa_"
 """Lets people, and scanners of leaked secrets, recognise a key."""
 
 SECRET_BYTES = 32
+
+REMEMBERED = 10_000
+"""Keys of which a process knows the ids by heart; an id never changes."""
+
+_found: dict[str, UUID] = {}
+"""Ids by hash."""
 
 _SHAPE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
@@ -63,8 +70,29 @@ def find(session: Session, secret: str) -> UUID:
     if _SHAPE.fullmatch(secret):
         found = session.scalar(select(ApiKey.id).where(ApiKey.hash == _hash(secret), ApiKey.revoked_at.is_(None)))
     if found is None:
-        raise UnauthorizedError("This API key is not known here, or it was revoked.")
+        refuse()
+    if len(_found) >= REMEMBERED:
+        _found.clear()
+    _found[_hash(secret)] = found
     return found
+
+
+def recall(secret: str) -> UUID | None:
+    """Return the id of a key that this process has found before, without a look at the database.
+
+    Whether it still holds is for `holds` to say.
+    """
+    return _found.get(_hash(secret))
+
+
+def holds(key_id: UUID) -> ColumnElement[bool]:
+    """Return the condition that a key is there and was not revoked, for a query that has other work to do."""
+    return exists().where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+
+
+def refuse() -> NoReturn:
+    """Raise what is told to whoever shows a key that does not hold; nobody is told why."""
+    raise UnauthorizedError("This API key is not known here, or it was revoked.")
 
 
 def _hash(secret: str) -> str:

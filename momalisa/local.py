@@ -123,7 +123,7 @@ class System:
         """Let other commands on this machine find the system (`running`)."""
         assert self._lock
         self._lock.truncate(0)
-        self._lock.write(json.dumps({"url": self.url}))
+        self._lock.write(json.dumps({"url": self.url, "database_url": self._variables["DATABASE_URL"]}))
         self._lock.flush()
 
     def supervise(self, tell: Tell) -> None:
@@ -296,15 +296,25 @@ def started(system: System, tell: Callable[[str], None] = lambda _: None) -> Ite
 
 def running(folder: Path = FOLDER) -> str | None:
     """Return the URL of the system that runs in a folder and was announced, or None."""
+    return _announced(folder).get("url")
+
+
+def running_database(folder: Path = FOLDER) -> str | None:
+    """Return the SQLAlchemy URL of the database of the system that runs in a folder, or None."""
+    return _announced(folder).get("database_url")
+
+
+def _announced(folder: Path) -> dict[str, str]:
     try:
         with (folder / "lock").open("r+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                return str(json.load(lock)["url"])
-            return None
-    except (FileNotFoundError, PermissionError, ValueError, KeyError):
-        return None
+                told: dict[str, str] = json.load(lock)
+                return told
+            return {}
+    except (FileNotFoundError, PermissionError, ValueError):
+        return {}
 
 
 def _kept_secret(file: Path) -> str:

@@ -9,10 +9,17 @@ from sqlalchemy.orm import Session
 from momalisa import chunks, storage
 from momalisa.database import transaction
 from momalisa.settings import settings
-from momalisa.tables import ACTIVE, Walk, WalkStatus
+from momalisa.tables import ACTIVE, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
 
 AT_ONCE = 20
 """Walks that are dealt with in one round."""
+
+_TO_BE_TOLD = (
+    select(WebhookDelivery.id)
+    .where(WebhookDelivery.walk_id == Walk.id, WebhookDelivery.status == DeliveryStatus.PENDING)
+    .exists()
+)
+"""Whether a walk's end is still to be told to somebody."""
 
 
 def end_overdue(session: Session) -> int:
@@ -41,8 +48,9 @@ def expire(session: Session) -> None:
 def remove_objects() -> int:
     """Remove the objects of deleted and expired walks, and return of how many walks.
 
-    The row of a deleted walk goes after its objects, so that nothing is left over if this process dies in between.
-    A deleted walk is left alone for a lease, in which its workers learn that it is gone.
+    The row of a deleted walk goes after its objects, so that nothing is left over if this process dies in between,
+    and after its end is told to whoever asked for that. A deleted walk is left alone for a lease, in which its
+    workers learn that it is gone.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -53,12 +61,15 @@ def remove_objects() -> int:
     for walk_id in gone:
         storage.delete_all(storage.folder_name(walk_id))
         with transaction() as session:
-            session.execute(delete(Walk).where(Walk.id == walk_id, Walk.deleted_at.is_not(None)))
+            session.execute(delete(Walk).where(Walk.id == walk_id, Walk.deleted_at.is_not(None), ~_TO_BE_TOLD))
             session.execute(update(Walk).where(Walk.id == walk_id).values(purged_at=func.now()))
     return len(gone)
 
 
 def _gone(session: Session) -> list[UUID]:
-    deleted = Walk.deleted_at < func.now() - timedelta(seconds=settings().lease_seconds)
+    deleted = and_(
+        Walk.deleted_at < func.now() - timedelta(seconds=settings().lease_seconds),
+        or_(Walk.purged_at.is_(None), ~_TO_BE_TOLD),
+    )
     expired = and_(Walk.status == WalkStatus.EXPIRED, Walk.purged_at.is_(None))
     return list(session.scalars(select(Walk.id).where(or_(deleted, expired)).limit(AT_ONCE)))

@@ -19,6 +19,9 @@ def _split(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
+SECRETS = Path("/run/secrets")
+"""Settings may also be files here, named like their variables in lower case, as containers are given secrets."""
+
 Word = TypeVar("Word")
 Words = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(_split)]
 """Several values in one environment variable, separated by commas."""
@@ -44,6 +47,17 @@ class Settings(BaseSettings):
     bucket: str = Field("momalisa", description="Name of the Google Cloud Storage bucket.")
     bucket_endpoint: str | None = Field(
         None, description="Base URL of an emulator of the bucket API; unset means Google's own."
+    )
+    signed_urls: bool = Field(
+        False,
+        description="Whether the bucket is private: then its files are had by signed URLs only, which the API "
+        "signs with its credentials: a service account's key, or IAM.",
+    )
+    signed_url_seconds: int = Field(
+        24 * 3600,
+        ge=60,
+        le=7 * 24 * 3600,
+        description="How long a signed URL holds; one that is told now holds for at least half of it.",
     )
     public_url: str | None = Field(
         None, description="Base URL of the website as visitors see it; unset means as each request came in."
@@ -92,6 +106,10 @@ class Settings(BaseSettings):
         (), description="Origins, separated by commas, whose pages may call the API from a browser."
     )
 
+    blocklist: FilePath | None = Field(
+        None, description="Text file with words and phrases, one a line, that no prompt may hold; unset means none."
+    )
+
     rate_limits: bool = Field(True, description="Whether callers are held to the limits below; on or off.")
     requests_per_minute: int = Field(600, ge=1, description="Requests of an API key, or else of an address.")
     submissions_per_minute: int = Field(20, ge=1, description="Walks that one of them may submit in a minute.")
@@ -116,7 +134,8 @@ class Settings(BaseSettings):
 
     webhook_secret: SecretStr | None = Field(
         None,
-        description="What webhooks are signed with: whsec_ and 24 to 64 bytes in base64; unset means no webhooks.",
+        description="What the secrets of all who get webhooks are made from: whsec_ and 24 to 64 bytes in base64; "
+        "unset means no webhooks.",
     )
     webhook_loopback: bool = Field(
         False, description="Whether webhooks may go to this machine itself, by http, too; for development."
@@ -170,7 +189,13 @@ def _embedded(data: dict[str, object]) -> bool:
 @cache
 def settings() -> Settings:
     """Return the settings of this process, read from the environment at the first call."""
-    return Settings()
+    return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
+
+
+def override(**variables: str) -> None:
+    """Put variables in place of those of the environment, from now on."""
+    os.environ.update(variables)
+    settings.cache_clear()
 
 
 def environment(**changes: str | None) -> dict[str, str]:

@@ -2,24 +2,29 @@
 
 import base64
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
+import google.auth
 import google_crc32c
 from google.api_core.exceptions import Conflict, NotFound, PreconditionFailed
 from google.api_core.retry import Retry
-from google.auth.credentials import AnonymousCredentials
+from google.auth.credentials import AnonymousCredentials, Signing
+from google.auth.transport.requests import Request
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from momalisa.errors import ObjectCorruptError
 from momalisa.settings import settings
 
-FOREVER = "public, max-age=31536000, immutable"
-"""Objects never change, so browsers and CDNs may keep them."""
+FOREVER = "max-age=31536000, immutable"
+"""Objects never change, so browsers may keep them, and CDNs those of a public bucket."""
 
 TIMEOUT = (3.05, 10.0)
 """Seconds to connect, and to wait for bytes, at each try."""
@@ -98,7 +103,7 @@ def put(
     blob = _bucket().blob(name)
     generation = 0  # "must not exist"
     while True:
-        blob.cache_control = FOREVER
+        blob.cache_control = f"{'private' if settings().signed_urls else 'public'}, {FOREVER}"
         blob.content_disposition = f'attachment; filename="{download_as}"' if download_as else None
         try:
             blob.upload_from_string(
@@ -155,9 +160,53 @@ def delete_all(prefix: str) -> None:
 
 
 def url(name: str) -> str:
-    """Return the URL at which a browser finds an object."""
+    """Return the URL at which a browser finds an object: for ever, or until `urls_expire_at`."""
+    expires_at = urls_expire_at()
+    if expires_at is not None:
+        return _signed_url(name, expires_at)
     base = settings().bucket_endpoint or "https://storage.googleapis.com"
     return f"{base}/{settings().bucket}/{quote(name)}"
+
+
+def urls_expire_at() -> datetime | None:
+    """Return until when the URLs hold that are given now, or None if they hold for ever.
+
+    It is the same moment for half the lifetime of a URL, so that a browser finds what it has in its cache.
+    """
+    if not settings().signed_urls:
+        return None
+    half = settings().signed_url_seconds / 2
+    return datetime.fromtimestamp((time.time() // half + 2) * half, UTC)
+
+
+@lru_cache(maxsize=100_000)
+def _signed_url(name: str, expires_at: datetime) -> str:
+    """Return a V4 signed URL. Remembered, since a signature takes a millisecond, or a request to IAM."""
+    credentials = _signing_credentials()
+    by_iam = {}
+    if not isinstance(credentials, Signing):
+        if not credentials.valid:
+            credentials.refresh(Request())
+        by_iam = {"service_account_email": credentials.service_account_email, "access_token": credentials.token}
+    signed: str = (
+        _bucket()
+        .blob(name)
+        .generate_signed_url(
+            version="v4",
+            expiration=expires_at,
+            credentials=credentials,
+            api_access_endpoint=settings().bucket_endpoint,
+            **by_iam,
+        )
+    )
+    return signed
+
+
+@cache
+def _signing_credentials() -> Any:
+    """Return the credentials of this process, which sign even where an emulator asks for none."""
+    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    return credentials
 
 
 def make_bucket() -> None:

@@ -169,6 +169,8 @@ class Walk(Base):
     finished_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
     """A walk that is not over by then fails."""
+    hidden_at: Mapped[datetime | None]
+    """An operator took it out of the gallery: only its owner sees it."""
     deleted_at: Mapped[datetime | None]
     """Its owner removed it: nobody sees it any more, and the row goes once its objects are gone."""
     purged_at: Mapped[datetime | None]
@@ -180,7 +182,10 @@ class Walk(Base):
     __table_args__ = (
         CheckConstraint("frames_done BETWEEN 0 AND frames_total", name="frames_done"),
         Index(
-            "walks_gallery", created_at.desc(), id.desc(), postgresql_where=text("public AND deleted_at IS NULL")
+            "walks_gallery",
+            created_at.desc(),
+            id.desc(),
+            postgresql_where=text("public AND hidden_at IS NULL AND deleted_at IS NULL"),
         ),
         Index("walks_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
         Index("walks_finished", "finished_at", postgresql_where=text("purged_at IS NULL")),

@@ -7,6 +7,9 @@ The functions that take a session work inside the transaction of their caller, w
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
+import base64
+import hashlib
+import hmac
 import json
 import secrets
 import ssl
@@ -24,7 +27,7 @@ from sqlalchemy.orm import Session
 from standardwebhooks import Webhook
 
 from momalisa import __version__, outbound
-from momalisa.errors import AddressRefusedError
+from momalisa.errors import AddressRefusedError, WebhooksOffError
 from momalisa.settings import settings
 from momalisa.tables import DeliveryStatus, Walk, WalkStatus, WebhookDelivery, WebhookEvent
 
@@ -51,6 +54,7 @@ class Message:
     token: UUID
     attempt: int
     """1 at the first attempt."""
+    owner: str
     url: str
     body: str
     created_at: datetime
@@ -136,12 +140,14 @@ def claim(session: Session) -> Message | None:
         .returning(WebhookDelivery)
     ).one()
     assert delivery.lease_token
+    walk = session.get_one(Walk, delivery.walk_id)
     return Message(
         id=delivery.id,
+        owner=walk.owner,
         token=delivery.lease_token,
         attempt=delivery.attempts,
         url=delivery.url,
-        body=_body(delivery, session.get_one(Walk, delivery.walk_id)),
+        body=_body(delivery, walk),
         created_at=delivery.created_at,
         deadline=deadline,
     )
@@ -180,7 +186,7 @@ def send(message: Message, resolve: outbound.Resolve = outbound.resolve) -> Outc
         "user-agent": f"MoMALisa/{__version__}",
         "webhook-id": message.id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": _signer().sign(message.id, now, message.body),
+        "webhook-signature": Webhook(secret(message.owner)).sign(message.id, now, message.body),
     }
     network = outbound.GuardedBackend(
         deadline=message.deadline, loopback=settings().webhook_loopback, resolve=resolve
@@ -197,10 +203,19 @@ def send(message: Message, resolve: outbound.Resolve = outbound.resolve) -> Outc
         return Outcome(DeliveryStatus.PENDING, f"{type(error).__name__}: {error}")
 
 
-def _signer() -> Webhook:
-    secret = settings().webhook_secret
-    assert secret, "without a secret there are no webhooks"
-    return Webhook(secret.get_secret_value())
+def secret(owner: str) -> str:
+    """Return what the webhooks of an owner are signed with, so that only the owner can verify or forge them.
+
+    It is made from WEBHOOK_SECRET and not kept, so there is nothing to store and nothing to lose.
+
+    Raises:
+        WebhooksOffError: if this server sends none.
+    """
+    master = settings().webhook_secret
+    if master is None:
+        raise WebhooksOffError("This server sends no webhooks.")
+    digest = hmac.digest(master.get_secret_value().encode(), f"webhooks:{owner}".encode(), hashlib.sha256)
+    return f"whsec_{base64.b64encode(digest).decode()}"
 
 
 def _judge(status: int) -> Outcome:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
@@ -20,12 +21,21 @@ from momalisa.spec import WalkSpec
 from momalisa.tables import Base
 from worker.renderer import Renderer
 
+hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
+
 
 def forget() -> None:
     """Forget what this process remembers of its settings and of what it made with them."""
     if database.engine.cache_info().currsize:
         database.engine().dispose()
-    for remembered in (settings, database.engine, queue.app, storage._bucket):
+    for remembered in (
+        settings,
+        database.engine,
+        queue.app,
+        storage._bucket,
+        storage._signed_url,
+        storage._signing_credentials,
+    ):
         remembered.cache_clear()
 
 

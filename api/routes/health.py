@@ -1,13 +1,12 @@
 """Whether the API is alive, and whether it can do its work."""
 
-from http import HTTPStatus
-
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from api import problems
 from momalisa.database import transaction
+from momalisa.errors import StoreUnavailableError
 
 router = APIRouter(tags=["Health"])
 
@@ -15,7 +14,7 @@ router = APIRouter(tags=["Health"])
 class Health(BaseModel):
     """All is well."""
 
-    status: str = "ok"
+    status: str = Field("ok", examples=["ok"])
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -27,7 +26,7 @@ def healthz() -> Health:
 @router.get(
     "/readyz",
     summary="Can walks be taken?",
-    responses=problems.responses(HTTPStatus.SERVICE_UNAVAILABLE),
+    responses=problems.responses(StoreUnavailableError),
 )
 def readyz() -> Health:
     """Answer 200 while the database can be reached; the broker is not needed to take a walk."""

@@ -5,15 +5,29 @@ from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from api import access, cursors, limits, problems, schemas, waiting
+from api import access, cursors, examples, limits, problems, schemas, waiting
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
-from momalisa.errors import FrameNotThereError
+from momalisa.errors import (
+    FrameNotThereError,
+    IdempotencyKeyError,
+    IdempotencyKeyReusedError,
+    InvalidJsonError,
+    InvalidRequestError,
+    LimitExceededError,
+    NotOwnerError,
+    StoreUnavailableError,
+    TooLargeError,
+    UnauthorizedError,
+    WalkExpiredError,
+    WalkNotFoundError,
+    WalkOverError,
+)
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind, WalkStatus
@@ -24,11 +38,13 @@ router = APIRouter(
     prefix="/v1/walks",
     tags=["Walks"],
     responses=problems.responses(
-        HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS
+        UnauthorizedError, TooLargeError, InvalidRequestError, LimitExceededError, StoreUnavailableError
     ),
 )
 
+WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.WALK_ID])]
 Caller = Annotated[access.Caller, Depends(access.caller)]
+Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
 
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
@@ -53,10 +69,13 @@ Base = Annotated[str, Depends(base_url)]
                 "Location": {"description": "The walk.", "schema": {"type": "string"}},
                 "Retry-After": RETRY_AFTER,
             },
+            "links": {
+                name: {"operationId": name, "parameters": {"walk_id": "$response.body#/id"}}
+                for name in ("read_walk", "follow_walk", "cancel_walk", "delete_walk")
+            },
+            **examples.shown(examples.QUEUED),
         },
-        **problems.responses(
-            HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
-        ),
+        **problems.responses(InvalidJsonError, IdempotencyKeyError, InvalidRequestError, IdempotencyKeyReusedError),
     },
 )
 def create_walk(
@@ -123,23 +142,19 @@ def create_walk(
                     "schema": {"type": "string"},
                 },
                 "Retry-After": {**RETRY_AFTER, "description": "As in 202; not sent when the walk is done."},
-            }
+            },
+            **examples.shown(examples.WALK),
         },
         HTTPStatus.NOT_MODIFIED.value: {"description": "Nothing has changed since the `ETag` that was given."},
-        **problems.responses(
-            HTTPStatus.NOT_FOUND,
-            HTTPStatus.GONE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
+        **problems.responses(WalkNotFoundError, WalkExpiredError),
     },
 )
 async def read_walk(
-    walk_id: UUID,
+    walk_id: WalkId,
     request: Request,
     response: Response,
     base: Base,
-    caller: Caller,
+    caller: Poller,
     if_none_match: Annotated[str | None, Header(description="`ETag` of the last answer.")] = None,
     prefer: Annotated[
         str | None,
@@ -149,9 +164,9 @@ async def read_walk(
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
     seconds = waiting.wished(prefer)
     if seconds:
-        seen = await waiting.for_change(request, walk_id, caller.owner, if_none_match, seconds)
+        seen = await waiting.for_change(request, walk_id, caller, if_none_match, seconds)
     else:
-        seen = await run_in_threadpool(waiting.look, walk_id, caller.owner)
+        seen = await run_in_threadpool(waiting.look, walk_id, caller)
     headers = {"ETag": waiting.etag(seen)}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -170,9 +185,9 @@ def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
         return schemas.view(walk, outlook.look(session, walk), base)
 
 
-async def _existing_walk(walk_id: UUID, caller: Caller) -> UUID:
+async def _existing_walk(walk_id: WalkId, caller: Poller) -> UUID:
     """Refuse what is unknown before a stream begins, since after that there is no status to tell it by."""
-    await run_in_threadpool(waiting.look, walk_id, caller.owner)
+    await run_in_threadpool(waiting.look, walk_id, caller)
     return walk_id
 
 
@@ -180,31 +195,32 @@ async def _existing_walk(walk_id: UUID, caller: Caller) -> UUID:
     "/{walk_id}/events",
     summary="Follow a walk",
     response_class=EventSourceResponse,
-    responses=problems.responses(
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.GONE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
+    responses={
+        HTTPStatus.OK.value: {
+            "description": "A stream that ends when the walk is done.",
+            "content": {"text/event-stream": {"example": 'event: walk\nid: 3\ndata: {"status": "running", …}\n\n'}},
+        },
+        **problems.responses(WalkNotFoundError, WalkExpiredError),
+    },
 )
 async def follow_walk(
     walk_id: Annotated[UUID, Depends(_existing_walk)],
     request: Request,
     base: Base,
-    caller: Caller,
+    caller: Poller,
     last_event_id: Annotated[str | None, Header(description="Where a broken stream goes on.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream a walk as server-sent events: one `walk` event for each change, until it is done."""
     known = last_event_id
     while True:
-        seen = await run_in_threadpool(waiting.look, walk_id, caller.owner)
+        seen = await run_in_threadpool(waiting.look, walk_id, caller)
         if str(seen.revision) != known:
             known = str(seen.revision)
             walk = await run_in_threadpool(_read, walk_id, caller.owner, base)
             yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
         if seen.status.done:
             return
-        await waiting.for_change(request, walk_id, caller.owner, waiting.etag(seen), waiting.LONGEST_SECONDS)
+        await waiting.for_change(request, walk_id, caller, waiting.etag(seen), waiting.LONGEST_SECONDS)
 
 
 @router.get(
@@ -212,14 +228,17 @@ async def follow_walk(
     summary="Get a frame",
     status_code=HTTPStatus.TEMPORARY_REDIRECT,
     response_class=RedirectResponse,
-    responses=problems.responses(
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.GONE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
+    responses={
+        HTTPStatus.TEMPORARY_REDIRECT.value: {
+            "description": "The picture is at `Location`.",
+            "headers": {"Location": {"schema": {"type": "string"}}},
+        },
+        **problems.responses(WalkNotFoundError, FrameNotThereError, WalkExpiredError),
+    },
 )
-def read_frame(walk_id: UUID, index: int, caller: Caller) -> str:
+def read_frame(
+    walk_id: WalkId, index: Annotated[int, Path(description="0 is the first stop.", examples=[0])], caller: Caller
+) -> str:
     """Redirect to the picture, a PNG file that never changes."""
     with transaction() as session:
         frames = jobs.get(session, walk_id, viewer=caller.owner).frames
@@ -234,16 +253,12 @@ def read_frame(walk_id: UUID, index: int, caller: Caller) -> str:
 @router.post(
     "/{walk_id}/cancel",
     summary="Stop a walk",
-    responses=problems.responses(
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.GONE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
+    responses={
+        HTTPStatus.OK.value: examples.shown(examples.CANCELED),
+        **problems.responses(NotOwnerError, WalkNotFoundError, WalkOverError, WalkExpiredError),
+    },
 )
-def cancel_walk(walk_id: UUID, base: Base, caller: Caller) -> schemas.WalkView:
+def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView:
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
         walk = jobs.cancel(session, walk_id, owner=caller.owner)
@@ -254,15 +269,9 @@ def cancel_walk(walk_id: UUID, base: Base, caller: Caller) -> schemas.WalkView:
     "/{walk_id}",
     summary="Remove a walk",
     status_code=HTTPStatus.NO_CONTENT,
-    responses=problems.responses(
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.GONE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
+    responses=problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
 )
-def delete_walk(walk_id: UUID, caller: Caller) -> None:
+def delete_walk(walk_id: WalkId, caller: Caller) -> None:
     """Stop a walk of yours if it is not over, and remove it with all its files; nobody sees it from now on."""
     with transaction() as session:
         jobs.delete(session, walk_id, owner=caller.owner)
@@ -273,9 +282,12 @@ def delete_walk(walk_id: UUID, caller: Caller) -> None:
     summary="Look at the gallery",
     responses={
         HTTPStatus.OK.value: {
-            "headers": {"Link": {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}}}
-        },
-        **problems.responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+            "headers": {"Link": {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}}},
+            "links": {
+                "next": {"operationId": "list_walks", "parameters": {"cursor": "$response.body#/next_cursor"}}
+            },
+            **examples.shown(examples.PAGE),
+        }
     },
 )
 def list_walks(

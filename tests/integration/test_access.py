@@ -9,15 +9,16 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from typer.testing import CliRunner
 
 from api.access import COOKIE
+from api.app import app
 from momalisa import cli, keys
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.settings import ROOT, environment, settings
-from momalisa.tables import ApiKey, Chunk, Walk
+from momalisa.tables import ApiKey, Chunk, Frame, Walk, WalkStatus
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
 
@@ -50,6 +51,23 @@ def read_again(client: TestClient, walk_id: str) -> Response:
     return client.get(f"/v1/walks/{walk_id}", headers={"If-None-Match": "*"})
 
 
+def follow(client: TestClient, walk_id: str) -> Response:
+    with transaction() as session:  # a stream goes on until its walk is done
+        session.execute(update(Walk).where(Walk.id == walk_id).values(status=WalkStatus.FAILED))
+    return client.get(f"/v1/walks/{walk_id}/events")
+
+
+def get_frame(client: TestClient, walk_id: str) -> Response:
+    with transaction() as session:
+        recorded = {"object": "x", "bytes": 1, "crc32c": "AAAAAA==", "rendered_at": func.now()}
+        session.execute(update(Frame).where(Frame.walk_id == walk_id).values(**recorded))
+    return client.get(f"/v1/walks/{walk_id}/frames/0", follow_redirects=False)
+
+
+def get_webhook_secret(client: TestClient, walk_id: str) -> Response:
+    return client.get("/v1/webhook-secret")
+
+
 def cancel(client: TestClient, walk_id: str) -> Response:
     return client.post(f"/v1/walks/{walk_id}/cancel")
 
@@ -78,6 +96,11 @@ ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]
     (read, False, (200, 404, 404, 404, 401)),
     (read_again, True, (304, 304, 304, 304, 401)),
     (read_again, False, (304, 404, 404, 404, 401)),
+    (follow, True, (200, 200, 200, 200, 401)),
+    (follow, False, (200, 404, 404, 404, 401)),
+    (get_frame, True, (307, 307, 307, 307, 401)),
+    (get_frame, False, (307, 404, 404, 404, 401)),
+    (get_webhook_secret, True, (200, 200, 200, 200, 401)),
     (cancel, True, (200, 403, 403, 403, 401)),
     (cancel, False, (200, 404, 404, 404, 401)),
     (remove, True, (204, 403, 403, 403, 401)),
@@ -124,6 +147,25 @@ def test_each_may_do_what_is_his(
                 **read(callers["nobody"], str(uuid4())).json(),
                 "detail": answer.json()["detail"],
             }
+
+
+def test_the_table_names_every_operation() -> None:
+    named = {operation.__name__ for operation, *_ in ALLOWED}
+    documented = [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
+    operations = sum(len(app.openapi()["paths"][path]) for path in documented)
+    assert len(named) == operations + 2  # one's own walks, and a look that asks only for what is new
+
+
+def test_a_key_that_is_revoked_between_two_polls_is_worthless_at_the_second(api: TestClient) -> None:
+    with transaction() as session:
+        key, secret = keys.create(session, "a test")
+    client = somebody(api, secret)
+    walk_id = submit(client, public=False)
+    assert read_again(client, walk_id).status_code == 304
+    with transaction() as session:
+        keys.revoke(session, key.id)
+    assert read_again(client, walk_id).status_code == 401
+    assert read(client, str(uuid4())).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event, update
 
 from api import waiting
-from momalisa import chunks
+from momalisa import chunks, keys
 from momalisa.database import engine, transaction
 from momalisa.jobs import Glimpse
 from momalisa.storage import StoredObject
@@ -59,10 +59,14 @@ def queries() -> Iterator[list[str]]:
         event.remove(engine(), "before_cursor_execute", note)
 
 
+@pytest.mark.parametrize("has_key", [False, True], ids=["a visitor", "a program with a key"])
 def test_two_thousand_polls_cost_one_query_each_and_no_body(
-    api: TestClient, make: Callable[..., dict[str, Any]]
+    api: TestClient, make: Callable[..., dict[str, Any]], has_key: bool
 ) -> None:
-    url = f"/v1/walks/{make()['id']}"
+    if has_key:
+        with transaction() as session:
+            api.headers["Authorization"] = f"Bearer {keys.create(session, 'a program')[1]}"
+    url = f"/v1/walks/{make(public=False)['id']}"
     render_a_chunk()
     etag = api.get(url).headers["etag"]
     with queries() as sent:

@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from momalisa import chunks, jobs, local, outbound, reconciler, webhooks
+from momalisa import chunks, jobs, keys, local, outbound, reconciler, webhooks
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.settings import ROOT, environment, settings
@@ -96,11 +96,9 @@ def make_due(**changes: Any) -> None:
         session.execute(update(WebhookDelivery).values(due_at=func.now() - timedelta(seconds=1), **changes))
 
 
-def verify(got: receiver.Delivery) -> dict[str, Any]:
-    """Check a signature as a receiver does, and return what was told."""
-    secret = settings().webhook_secret
-    assert secret
-    told: dict[str, Any] = Webhook(secret.get_secret_value()).verify(got.body, got.headers)
+def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
+    """Check a signature as a receiver does, with the secret of its owner, and return what was told."""
+    told: dict[str, Any] = Webhook(secret or webhooks.secret("ann")).verify(got.body, got.headers)
     return told
 
 
@@ -152,6 +150,7 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
     event: str,
     error: dict[str, str] | None,
 ) -> None:
+    secret = api.get("/v1/webhook-secret").json()["secret"]
     monkeypatch.setenv("PUBLIC_URL", "https://walks.example/")
     settings.cache_clear()
     walk = api.post("/v1/walks", json={**ORDER, "prompts": ["モナ・リザ", "b"], "webhook_url": hook.url}).json()
@@ -159,7 +158,7 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
     end(UUID(walk["id"]))
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     (got,) = hook.got
-    told = verify(got)
+    told = verify(got, secret)
     assert told == {
         "type": event,
         "timestamp": finished_at(UUID(walk["id"])),
@@ -177,10 +176,54 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
     assert (got.path, got.headers["host"]) == ("/hook?walk=1", f"receiver.test:{hook.port}")
     assert got.headers["content-type"] == "application/json"
     with pytest.raises(WebhookVerificationError):
-        verify(receiver.Delivery(got.path, got.headers, got.body.replace(event, "walk.other")))
+        verify(receiver.Delivery(got.path, got.headers, got.body.replace(event, "walk.other")), secret)
     assert delivery().finished_at is not None
     make_due()
     assert claim() is None
+
+
+def test_each_key_and_each_visitor_has_a_secret_of_its_own_and_keeps_it(api: TestClient) -> None:
+    def secret(client: TestClient) -> str:
+        return str(client.get("/v1/webhook-secret").raise_for_status().json()["secret"])
+
+    with transaction() as session:
+        made = [keys.create(session, name)[1] for name in ("ann", "bob")]
+    callers = [
+        api,
+        TestClient(api.app),
+        *(TestClient(api.app, headers={"Authorization": f"Bearer {key}"}) for key in made),
+    ]
+    secrets = [secret(caller) for caller in callers]
+    assert len(set(secrets)) == 4
+    assert [secret(caller) for caller in callers] == secrets
+    master = settings().webhook_secret
+    assert master
+    assert master.get_secret_value() not in secrets
+
+
+def test_a_walk_that_is_removed_while_it_runs_is_told_as_canceled_before_it_is_forgotten(
+    api: TestClient, hook: Receiver
+) -> None:
+    walk = api.post("/v1/walks", json={**ORDER, "webhook_url": hook.url}).json()
+    assert api.delete(f"/v1/walks/{walk['id']}").status_code == 204
+    with transaction() as session:
+        session.execute(update(Walk).values(deleted_at=func.now() - timedelta(hours=1)))
+    reconciler.clear_away()
+    assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
+    told = verify(hook.got[0], api.get("/v1/webhook-secret").json()["secret"])
+    assert (told["type"], told["data"]["id"]) == ("walk.canceled", walk["id"])
+    reconciler.clear_away()
+    with transaction() as session:
+        assert session.scalars(select(func.count()).select_from(Walk)).one() == 0
+
+
+def test_a_walk_that_is_removed_after_its_end_is_told_once_as_it_ended(api: TestClient, hook: Receiver) -> None:
+    walk = api.post("/v1/walks", json={**ORDER, "webhook_url": hook.url}).json()
+    finish(UUID(walk["id"]))
+    assert api.delete(f"/v1/walks/{walk['id']}").status_code == 204
+    assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
+    assert claim() is None
+    assert [json.loads(got.body)["type"] for got in hook.got] == ["walk.succeeded"]
 
 
 def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: MakeSpec) -> None:
@@ -598,6 +641,8 @@ def test_a_server_without_a_secret_refuses_webhooks(api: TestClient, monkeypatch
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "webhook_url")
     assert "sends no webhooks" in answer.json()["detail"]
     assert api.post("/v1/walks", json=ORDER).status_code == 202
+    secret = api.get("/v1/webhook-secret")
+    assert (secret.status_code, secret.json()["type"]) == (404, "/problems/webhooks-off")
 
 
 def test_a_system_on_one_machine_keeps_its_secret_to_itself(services: System) -> None:

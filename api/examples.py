@@ -1,0 +1,74 @@
+"""What the documentation of the API shows of its answers."""
+
+from typing import Any
+
+WALK_ID = "0b0ff9a4-0c4c-4d3a-9c3e-6a1f0a3f6f57"
+_BUCKET = f"https://storage.googleapis.com/momalisa/walks/{WALK_ID}"
+_API = f"https://momalisa.example/v1/walks/{WALK_ID}"
+
+SUMMARY: dict[str, Any] = {
+    "id": WALK_ID,
+    "status": "succeeded",
+    "done": True,
+    "prompts": ["a giraffe", "a battleship"],
+    "frames_total": 2,
+    "settings": {
+        "seed": 7,
+        "negative_prompt": "",
+        "steps": 20,
+        "guidance": 4.0,
+        "width": 128,
+        "height": 128,
+        "fps": 12,
+    },
+    "model": "momalisa-mini",
+    "public": True,
+    "progress": {"frames_done": 2, "frames_total": 2},
+    "artifacts": {"gif": {"url": f"{_BUCKET}/walk.gif", "bytes": 23456, "width": 128, "height": 128}},
+    "urls_expire_at": None,
+    "warnings": [],
+    "error": None,
+    "created_at": "2026-11-23T12:00:00Z",
+    "started_at": "2026-11-23T12:00:01Z",
+    "finished_at": "2026-11-23T12:00:04Z",
+    "urls": {"self": _API, "web": f"https://momalisa.example/walks/{WALK_ID}"},
+}
+"""A walk as the gallery shows it."""
+
+WALK: dict[str, Any] = SUMMARY | {
+    "progress": {
+        **SUMMARY["progress"],
+        "queue_position": None,
+        "eta_seconds": None,
+        "started_at": "2026-11-23T12:00:01Z",
+    },
+    "frames": [
+        {"index": 0, "position": 0.0, "url": f"{_BUCKET}/frames/0.000000000.png"},
+        {"index": 1, "position": 1.0, "url": f"{_BUCKET}/frames/1.000000000.png"},
+    ],
+}
+
+QUEUED: dict[str, Any] = WALK | {
+    "status": "queued",
+    "done": False,
+    "progress": {
+        "frames_done": 0,
+        "frames_total": 2,
+        "queue_position": 0,
+        "eta_seconds": 3,
+        "started_at": None,
+    },
+    "artifacts": {},
+    "started_at": None,
+    "finished_at": None,
+    "frames": [{**frame, "url": None} for frame in WALK["frames"]],
+}
+
+CANCELED: dict[str, Any] = WALK | {"status": "canceled", "artifacts": {}}
+
+PAGE: dict[str, Any] = {"walks": [SUMMARY], "next_cursor": None}
+
+
+def shown(example: object) -> dict[str, Any]:
+    """Return the part of an answer's documentation that shows an example of its JSON."""
+    return {"content": {"application/json": {"example": example}}}

@@ -1,0 +1,32 @@
+"""What a receiver of webhooks needs to know."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from api import access, examples, problems
+from momalisa import webhooks
+from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WebhooksOffError
+
+router = APIRouter(prefix="/v1", tags=["Webhooks"])
+
+
+class WebhookSecret(BaseModel):
+    """What the webhooks of one caller are signed with."""
+
+    secret: str = Field(description="As the libraries of Standard Webhooks take it. Keep it to yourself.")
+
+
+@router.get(
+    "/webhook-secret",
+    summary="Get the secret of your webhooks",
+    responses={
+        HTTPStatus.OK.value: examples.shown({"secret": "whsec_ubRNeyjxnCbWSsmoVhwhmAUBTSH93YrOBQ3Zl1zkPC4="}),
+        **problems.responses(UnauthorizedError, WebhooksOffError, LimitExceededError, StoreUnavailableError),
+    },
+)
+def read_webhook_secret(caller: Annotated[access.Owner, Depends(access.submitter)]) -> WebhookSecret:
+    """Tell what your webhooks are signed with: each API key, and each visitor, has a secret of its own."""
+    return WebhookSecret(secret=webhooks.secret(caller.owner))

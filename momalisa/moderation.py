@@ -1,0 +1,77 @@
+"""What an operator does not want: words in prompts, and walks in the gallery."""
+
+import re
+import unicodedata
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from momalisa import jobs
+from momalisa.errors import WalkNotFoundError
+from momalisa.settings import settings
+from momalisa.tables import Walk
+
+
+def unwanted(prompt: str) -> str | None:
+    """Return the first word or phrase of the blocklist that a prompt holds, or None.
+
+    Case, accents and the width of letters make no difference, and only whole words count: "class" does not hold
+    what a part of it spells.
+    """
+    blocklist = settings().blocklist
+    pattern = None if blocklist is None else _pattern(blocklist)
+    found = pattern.search(_plain(prompt)) if pattern else None
+    return found[0] if found else None
+
+
+@cache
+def _pattern(blocklist: Path) -> re.Pattern[str] | None:
+    """Return what matches any line of a file, without blank lines and comments (#); None if nothing is left."""
+    lines = (_plain(line.partition("#")[0]) for line in blocklist.read_text(encoding="utf-8").splitlines())
+    phrases = [r"\W+".join(map(re.escape, line.split())) for line in lines if line]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)") if phrases else None
+
+
+def _plain(text: str) -> str:
+    """Return a text in lower case, without accents, in the plainest form of its letters."""
+    decomposed = unicodedata.normalize("NFKD", text).casefold().strip()
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def hide(session: Session, walk_id: UUID) -> None:
+    """Take a walk out of the gallery: only its owner sees it from now on. Again changes nothing.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    _change(session, walk_id, hidden_at=func.coalesce(Walk.hidden_at, func.now()))
+
+
+def show(session: Session, walk_id: UUID) -> None:
+    """Let a walk be seen again that was hidden.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    _change(session, walk_id, hidden_at=None)
+
+
+def delete(session: Session, walk_id: UUID) -> None:
+    """Stop a walk if it is not over, and remove it with all its files, as its owner could.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    hide(session, walk_id)
+    jobs.remove(session, walk_id)
+
+
+def _change(session: Session, walk_id: UUID, **values: object) -> None:
+    changed = session.scalar(
+        update(Walk).where(Walk.id == walk_id, Walk.deleted_at.is_(None)).values(**values).returning(Walk.id)
+    )
+    if changed is None:
+        raise WalkNotFoundError(f"There is no walk {walk_id}.")

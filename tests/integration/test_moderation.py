@@ -1,0 +1,83 @@
+"""What an operator takes out of the gallery, and what no prompt may hold."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from momalisa import cli
+from momalisa.settings import settings
+from tests.integration.test_access import ORDER, somebody, submit
+
+
+def moderate(*words: str) -> str:
+    run = CliRunner().invoke(cli.app, ["moderate", *words])
+    assert run.exit_code == (1 if "There is no walk" in run.output else 0), run.output
+    return run.output
+
+
+def shown(client: TestClient, walk_id: str) -> tuple[bool, int]:
+    """Return whether a walk is in the gallery, and how a look at it is answered."""
+    gallery = [walk["id"] for walk in client.get("/v1/walks").json()["walks"]]
+    return walk_id in gallery, client.get(f"/v1/walks/{walk_id}").status_code
+
+
+def test_a_hidden_walk_is_there_for_its_owner_only_until_it_is_shown_again(api: TestClient) -> None:
+    walk_id = submit(api)
+    assert "is hidden" in moderate("hide", walk_id)
+    moderate("hide", walk_id)
+    assert shown(somebody(api), walk_id) == (False, 404)
+    assert shown(api, walk_id) == (False, 200)
+    assert [walk["id"] for walk in api.get("/v1/walks?mine=true").json()["walks"]] == [walk_id]
+    assert "is shown" in moderate("show", walk_id)
+    assert shown(somebody(api), walk_id) == (True, 200)
+
+
+def test_a_walk_that_an_operator_deletes_is_gone_for_everybody(api: TestClient) -> None:
+    walk_id = submit(api)
+    assert "is removed" in moderate("delete", walk_id)
+    assert shown(api, walk_id) == (False, 404)
+    for command in ("hide", "show", "delete"):
+        assert f"There is no walk {walk_id}." in moderate(command, walk_id)
+    assert "There is no walk" in moderate("delete", str(uuid4()))
+
+
+@pytest.fixture
+def blocklist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "blocklist.txt"
+    file.write_text("# what we do not want\nugly\nbad  word # two of them\nMÜLL\n\n")
+    monkeypatch.setenv("BLOCKLIST", str(file))
+    settings.cache_clear()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("an ugly duck", "ugly"),
+        ("UGLY", "ugly"),
+        ("ｕｇｌｙ", "ugly"),
+        ("an úgly duck", "ugly"),
+        ("a bad word", "bad word"),
+        ("a bad, word", "bad, word"),
+        ("müll", "mull"),
+    ],
+)
+def test_a_prompt_with_a_blocked_word_is_refused_by_field(
+    api: TestClient, blocklist: Path, prompt: str, found: str
+) -> None:
+    answer = api.post("/v1/walks", json={**ORDER, "prompts": ["a duck", prompt]})
+    assert answer.status_code == 422
+    message = f"“{found}” is not wanted in prompts here"
+    assert answer.json()["errors"] == [{"field": "prompts[1]", "message": message}]
+
+
+@pytest.mark.parametrize("prompt", ["an uglysaurus", "smugly", "a word, bad", "two of them", "what we do not want"])
+def test_words_that_only_look_like_it_are_taken(api: TestClient, blocklist: Path, prompt: str) -> None:
+    submit(api, prompts=["a duck", prompt])
+
+
+def test_what_shall_not_be_shown_may_be_named(api: TestClient, blocklist: Path) -> None:
+    submit(api, negative_prompt="ugly")
