@@ -136,6 +136,8 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse: 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
+    if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
+        return answer(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
         headers["Allow"] = ", ".join(sorted(allowed))

@@ -39,6 +39,13 @@ def forget() -> None:
         remembered.cache_clear()
 
 
+def empty() -> None:
+    """Remove all rows and all messages."""
+    with transaction() as session:
+        session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+    queue.app().control.purge()
+
+
 @pytest.fixture(scope="session")
 def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     system = System(tmp_path_factory.mktemp("services"), variables={"RATE_LIMITS": "off", "SECRET_KEY": "s" * 32})
@@ -55,9 +62,7 @@ def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sys
     for name, value in _services.variables.items():
         monkeypatch.setenv(name, value)
     forget()
-    with transaction() as session:
-        session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
-    queue.app().control.purge()
+    empty()
     yield _services
     forget()
 

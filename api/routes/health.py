@@ -1,23 +1,27 @@
 """Whether the API is alive, and whether it can do its work."""
 
+from http import HTTPStatus
+
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from sqlalchemy import text
 
-from api import problems
+from api import examples, problems
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 
 router = APIRouter(tags=["Health"])
 
+OK = examples.shown({"status": "ok"})
+
 
 class Health(BaseModel):
     """All is well."""
 
-    status: str = Field("ok", examples=["ok"])
+    status: str = "ok"
 
 
-@router.get("/healthz", summary="Is the process alive?")
+@router.get("/healthz", summary="Is the process alive?", responses={HTTPStatus.OK.value: OK})
 def healthz() -> Health:
     """Answer as long as the process does."""
     return Health()
@@ -26,7 +30,7 @@ def healthz() -> Health:
 @router.get(
     "/readyz",
     summary="Can walks be taken?",
-    responses=problems.responses(StoreUnavailableError),
+    responses={HTTPStatus.OK.value: OK, **problems.responses(StoreUnavailableError)},
 )
 def readyz() -> Health:
     """Answer 200 while the database can be reached; the broker is not needed to take a walk."""

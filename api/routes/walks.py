@@ -87,7 +87,11 @@ def create_walk(
     caller: Submitter,
     idempotency_key: Annotated[
         str | None,
-        Header(description="The same key and body make the same walk, within 24 hours, however often sent."),
+        Header(
+            description="The same key and body make the same walk, within 24 hours, however often sent.",
+            json_schema_extra={"pattern": f"^{idempotency.VALID.pattern}$"},  # told here, and checked below: 400
+            examples=["4f0c2a1e-giraffe"],
+        ),
     ] = None,
 ) -> schemas.WalkView:
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""

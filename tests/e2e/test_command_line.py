@@ -7,14 +7,20 @@ import av
 import pytest
 from PIL import Image
 
+from momalisa.client import Client
 from momalisa.local import System
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment
 
 
-def momalisa(*arguments: str) -> subprocess.CompletedProcess[str]:
+def momalisa(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "momalisa", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "momalisa", *arguments],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -62,16 +68,19 @@ def test_a_server_that_is_none_is_one_sentence(url: str) -> None:
 
 
 def test_a_setting_that_is_wrong_is_one_sentence() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "momalisa", "migrate"],
-        cwd=ROOT,
-        env=environment(BATCH_SIZE="0"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = momalisa("migrate", BATCH_SIZE="0")
     assert run.returncode == 1
     assert run.stderr == "The settings are not valid. BATCH_SIZE: Input should be greater than or equal to 1.\n"
+
+
+def test_with_a_key_from_the_environment_a_walk_is_canceled_by_the_next_command(system: System) -> None:
+    made = momalisa("keys", "create", "a program", **system.variables)
+    key = {"MOMALISA_API_KEY": made.stdout.split()[-1], "MOMALISA_URL": system.url}
+    with Client(system.url, key["MOMALISA_API_KEY"]) as client:
+        walk = client.submit(["a", "b"], frames=240, steps=100, public=False)
+    assert momalisa("status", walk["id"], **key).returncode == 0
+    assert "There is no walk" in momalisa("status", walk["id"], MOMALISA_URL=system.url).stderr
+    assert "canceled" in momalisa("cancel", walk["id"], **key).stdout
 
 
 def test_a_server_out_of_reach_is_one_sentence() -> None:

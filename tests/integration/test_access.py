@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from api.access import COOKIE
 from api.app import app
-from momalisa import cli, keys
+from momalisa import cli, keys, local
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.settings import ROOT, environment, settings
 from momalisa.tables import ApiKey, Chunk, Frame, Walk, WalkStatus
+from tests.conftest import forget
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
 
@@ -262,6 +263,19 @@ def test_the_command_line_makes_lists_and_revokes_keys(api: TestClient) -> None:
     assert "revoked 20" in run(cli.app, ["keys", "list"]).output
     unknown = run(cli.app, ["keys", "revoke", str(uuid4())])
     assert (unknown.exit_code, "There is no API key" in unknown.output) == (1, True)
+
+
+def test_an_operator_reaches_the_system_that_runs_here_by_itself(
+    services: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = settings().database_url
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setattr(local, "running_database", lambda: here)
+    forget()
+    made = CliRunner().invoke(cli.app, ["keys", "create", "an operator's"])
+    assert "is the id of the key" in made.output
+    with transaction() as session:
+        assert [key.name for key in keys.listed(session)] == ["an operator's"]
 
 
 def test_the_database_does_not_know_the_secret(services: System) -> None:

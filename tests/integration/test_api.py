@@ -207,6 +207,12 @@ def test_a_body_that_is_no_order_gets_a_problem(api: TestClient, body: bytes) ->
     assert answer.json()["detail"]
 
 
+def test_a_body_that_is_not_even_text_is_told_so(api: TestClient) -> None:
+    answer = api.post("/v1/walks", content=b'{"prompts": "\xff"}', headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-json")
+    assert "in UTF-8" in answer.json()["detail"]
+
+
 def test_a_body_that_is_not_json_is_told_where_it_breaks(api: TestClient) -> None:
     answer = api.post("/v1/walks", content=b'{"prompts": oops}', headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-json")

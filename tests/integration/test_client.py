@@ -82,6 +82,32 @@ def with_answers(transport: httpx.MockTransport) -> Client:
     return client
 
 
+def test_the_key_is_shown_to_its_server_and_to_nobody_else() -> None:
+    """The files lie in a bucket, elsewhere, and a redirect may lead there, too."""
+    shown: list[tuple[str, str | None]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        shown.append((request.url.host, request.headers.get("authorization")))
+        if request.url.path == "/v1/walks/7/frames/0":
+            return httpx.Response(307, headers={"Location": "https://bucket.example/frame.png"})
+        return httpx.Response(200, json={"id": "7", "done": True})
+
+    client = Client("https://walks.example", "momalisa_secret")
+    client._http._mounts = {}
+    client._http._transport = httpx.MockTransport(answer)
+    client.get("7")
+    client.download("https://bucket.example/walk.gif")
+    client.download("https://walks.example:8443/walk.gif")
+    client.download("/v1/walks/7/frames/0")
+    assert shown == [
+        ("walks.example", "Bearer momalisa_secret"),
+        ("bucket.example", None),
+        ("walks.example", None),
+        ("walks.example", "Bearer momalisa_secret"),
+        ("bucket.example", None),
+    ]
+
+
 def test_a_request_that_may_have_been_done_is_sent_again_under_the_same_key() -> None:
     transport, asked = answers(202, 0, 503, 429, 202)
     client = with_answers(transport)

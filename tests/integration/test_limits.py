@@ -1,15 +1,19 @@
 """How much a caller may ask for, over real PostgreSQL and Valkey."""
 
+import asyncio
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from starlette.types import Message
 
+from api import body as body_limit
 from api import limits, security
 from momalisa import queue
 from momalisa.settings import settings
@@ -155,6 +159,27 @@ def test_a_body_that_is_too_large_is_refused(
     answer = api.post(path, content=body() if callable(body) else body)
     assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_body_that_comes_too_slowly_is_refused(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "LONGEST_SECONDS", 0)
+
+    async def slow_client() -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()  # not a byte, ever
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/walks", "headers": []}
+        await body_limit.BodyLimit(cast("FastAPI", api.app))(scope, receive, send)
+        return sent
+
+    start, content = asyncio.run(slow_client())
+    assert (start["status"], json.loads(content["body"])["type"]) == (408, "/problems/too-slow")
 
 
 def test_a_body_of_64_kib_is_read_in_chunks_or_whole(api: TestClient) -> None:

@@ -52,6 +52,8 @@ def test_ctrl_c_stops_every_child_and_a_second_start_finds_the_walks(tmp_path: P
         assert (tmp_path / "secret-key").stat().st_mode & 0o777 == 0o600
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 8  # PostgreSQL, Valkey, bucket, API, two workers, reconciler
+        assert local.running(tmp_path) == url
+        assert "postgresql" in (local.running_database(tmp_path) or "")
         with Client(url) as client:
             walk = client.submit(["a cat", "a castle"], frames=2, steps=1)
             *_, done = client.watch(walk)
