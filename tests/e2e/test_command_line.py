@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +89,34 @@ def test_a_server_out_of_reach_is_one_sentence() -> None:
     run = momalisa("walk", "a", "b", f"--url=http://127.0.0.1:{free_port()}")
     assert run.returncode == 1
     assert "cannot be reached" in run.stderr
+
+
+@pytest.mark.parametrize(("answer", "status"), [(b"n\n", "running"), (b"\n", "canceled")])
+def test_ctrl_c_offers_to_cancel_the_walk(system: System, answer: bytes, status: str) -> None:
+    secret = momalisa("keys", "create", "a person", **system.variables).stdout.split()[-1]
+    keyboard, terminal = os.openpty()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "momalisa", "walk", "a", "b", "--frames=240", f"--url={system.url}"],
+        cwd=ROOT,
+        env=environment(MOMALISA_API_KEY=secret),
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with Client(system.url, secret) as client:
+        while not (mine := client._request("GET", "/v1/walks?mine=true").json()["walks"]):
+            assert command.poll() is None
+        for walk in client.watch(mine[0]):
+            if walk["progress"]["frames_done"]:
+                break
+        command.send_signal(signal.SIGINT)
+        os.write(keyboard, answer)
+        output, _ = command.communicate(timeout=60)
+        assert "Cancel the walk, too?" in output
+        assert command.returncode == 130
+        assert client.get(walk["id"])["status"] == status
+        assert ("goes on" in output) == (status == "running")
+        client.cancel(walk["id"])
 
 
 def test_the_version_is_told() -> None:
