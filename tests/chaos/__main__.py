@@ -127,25 +127,27 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
 
     program = _program(stage.random)
     told = 0
-    with ThreadPoolExecutor(4) as pool:
-        while len(injected) < faults or len(stage.diary.accepted) < walks or missing(injected):
-            together = next(program) if len(injected) < faults or missing(injected) else []
-            running = {pool.submit(inject, fault) for fault in together}
-            while running:  # the main thread starts again what the faults have ended
-                stage.tend()
-                done, running = wait(running, timeout=0.1)
-                for future in done:
-                    future.result()
-            ends = time.monotonic() + stage.random.uniform(0.1, 0.5)
-            while time.monotonic() < ends:
-                stage.tend()
-                time.sleep(0.05)
-            if len(injected) >= told + 25:
-                told = len(injected)
-                _say(f"{told} faults, {len(stage.diary.accepted)} walks")
-    over.set()
-    for visitor in visitors:
-        visitor.join()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            while len(injected) < faults or len(stage.diary.accepted) < walks or missing(injected):
+                together = next(program) if len(injected) < faults or missing(injected) else []
+                running = {pool.submit(inject, fault) for fault in together}
+                while running:  # the main thread starts again what the faults have ended
+                    stage.tend()
+                    done, running = wait(running, timeout=0.1)
+                    for future in done:
+                        future.result()
+                ends = time.monotonic() + stage.random.uniform(0.1, 0.5)
+                while time.monotonic() < ends:
+                    stage.tend()
+                    time.sleep(0.05)
+                if len(injected) >= told + 25:
+                    told = len(injected)
+                    _say(f"{told} faults, {len(stage.diary.accepted)} walks")
+    finally:
+        over.set()
+        for visitor in visitors:
+            visitor.join()
     return injected
 
 

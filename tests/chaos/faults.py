@@ -348,7 +348,7 @@ def _(stage: Stage) -> None:
                 return
             answers.append(answer.status_code)
             if answer.status_code == 202:
-                stage.diary.accepted[answer.json()["id"]] = 0
+                stage.diary.accept(answer, 0, http)
 
         submission = threading.Thread(target=submit)
         with connection.transaction():

@@ -60,6 +60,13 @@ class Diary:
     lost: list[Lost] = field(default_factory=list)
     wrongs: list[str] = field(default_factory=list)
 
+    def accept(self, answer: httpx.Response, order: int, visitor: httpx.Client) -> str:
+        """Note a walk that was answered with 202, and return its id."""
+        walk_id: str = answer.json()["id"]
+        self.cookies[walk_id] = dict(visitor.cookies)
+        self.accepted[walk_id] = order
+        return walk_id
+
 
 class Stage(System):
     """The system, with a proxy in front of its bucket, and handles for faults."""
@@ -256,7 +263,4 @@ class Stage(System):
         if answer.status_code != 202:
             self.wrong(f"a submission was answered with {answer.status_code}: {answer.text[:200]}")
             return None
-        walk_id: str = answer.json()["id"]
-        self.diary.cookies[walk_id] = dict(http.cookies)
-        self.diary.accepted[walk_id] = number
-        return walk_id
+        return self.diary.accept(answer, number, http)
