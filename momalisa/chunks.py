@@ -1,4 +1,4 @@
-"""Chunks, the units of work: claimed under a lease, kept by heartbeats, recorded once.
+"""Chunks, the units of work: claimed under a lease, kept by heartbeats, given back, taken back, given up.
 
 Each function works inside the transaction of its caller (`database.transaction`), who commits. What a worker
 reports is fenced: it holds only while the chunk still bears the lease token that the worker was given; otherwise
@@ -6,27 +6,12 @@ reports is fenced: it holds only while the chunk still bears the lease token tha
 walk, so that transactions cannot wait for each other in a circle.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import (
-    ColumnElement,
-    CursorResult,
-    Interval,
-    Result,
-    and_,
-    func,
-    insert,
-    literal,
-    not_,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import ColumnElement, CursorResult, Interval, Result, and_, func, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from momalisa import webhooks
@@ -34,17 +19,7 @@ from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
-from momalisa.tables import (
-    ACTIVE,
-    Artifact,
-    ArtifactKind,
-    Chunk,
-    ChunkKind,
-    ChunkStatus,
-    Frame,
-    Walk,
-    WalkStatus,
-)
+from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
 
 VANISHED = "its worker vanished"
 
@@ -75,14 +50,18 @@ class Claim:
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
 
 
-@dataclass(frozen=True)
-class MadeArtifact:
-    """An artifact that was made and uploaded."""
+def next_turn(session: Session, party: str, rank: int) -> int:
+    """Return the turn of a party's next chunk in a class of the queue, by start-time fair queueing.
 
-    kind: ArtifactKind
-    stored: StoredObject
-    width: int
-    height: int
+    A party's chunks take turns one after the other, and one that had nothing waiting starts at the turn that is
+    being served now. So whoever asks for little waits little, however much others have waiting.
+    Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
+    """
+    queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank == rank)
+    served = select(func.min(Chunk.turn)).where(queued).scalar_subquery()
+    last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == party).scalar_subquery()
+    turn: int = session.execute(select(func.greatest(served, last + 1, 0))).scalar_one()
+    return turn
 
 
 def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
@@ -141,117 +120,7 @@ def heartbeat(session: Session, claim: Claim) -> None:
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    _report(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
-
-
-def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
-    """Put warnings that visitors shall read on the walk, each once."""
-    for warning in warnings:
-        session.execute(
-            update(Walk)
-            .where(Walk.id == claim.walk_id, not_(Walk.warnings.contains([warning])))
-            .values(warnings=Walk.warnings.op("||")(literal([warning], JSONB)), revision=Walk.revision + 1)
-        )
-
-
-def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, StoredObject]]) -> bool:
-    """Record the frames of a chunk, each a position and its object, and close the chunk.
-
-    Returns whether these were the last frames of the walk, which then waits for its assembly: the caller
-    publishes a permit for it after the commit.
-
-    Raises:
-        LeaseLostError: if the chunk is no longer ours.
-    """
-    _report(session, claim, **_released(ChunkStatus.DONE), finished_at=func.now())
-    new = 0
-    for position, object_ in stored:
-        recorded = session.execute(
-            update(Frame)
-            .where(Frame.walk_id == claim.walk_id, Frame.position == position, Frame.object.is_(None))
-            .values(object=object_.name, bytes=object_.bytes, crc32c=object_.crc32c, rendered_at=func.now())
-        )
-        new += _rows(recorded)
-    missing = session.execute(
-        update(Walk)
-        .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
-        .values(frames_done=Walk.frames_done + new, revision=Walk.revision + 1)
-        .returning(Walk.frames_total - Walk.frames_done)
-    ).scalar_one()
-    if missing:
-        return False
-    session.execute(update(Walk).where(Walk.id == claim.walk_id).values(status=WalkStatus.ASSEMBLING))
-    last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
-    owner = select(Chunk.owner).where(Chunk.walk_id == claim.walk_id, Chunk.number == 0).scalar_subquery()
-    session.execute(
-        insert(Chunk).values(
-            walk_id=claim.walk_id, number=last + 1, kind=ChunkKind.ASSEMBLE, owner=owner, rank=1, turn=0
-        )
-    )
-    return True
-
-
-def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
-    """Record the artifacts of a walk and close it.
-
-    Raises:
-        LeaseLostError: if the chunk is no longer ours.
-    """
-    _report(session, claim, **_released(ChunkStatus.DONE), finished_at=func.now())
-    session.execute(
-        insert(Artifact),
-        [
-            {
-                "walk_id": claim.walk_id,
-                "kind": artifact.kind,
-                "object": artifact.stored.name,
-                "bytes": artifact.stored.bytes,
-                "crc32c": artifact.stored.crc32c,
-                "width": artifact.width,
-                "height": artifact.height,
-            }
-            for artifact in artifacts
-        ],
-    )
-    session.execute(
-        update(Walk)
-        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
-        .values(status=WalkStatus.SUCCEEDED, finished_at=func.now(), revision=Walk.revision + 1)
-    )
-    webhooks.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
-
-
-def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> bool:
-    """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
-
-    The walk stays `assembling`: nobody shall see it go backwards. Returns whether the frames will be rendered
-    again; if their chunk has been tried as often as it may, the walk fails instead.
-
-    Raises:
-        LeaseLostError: if the assembly is no longer ours.
-    """
-    _lock_chunks(session, claim.walk_id)
-    _report(session, claim, **_released(ChunkStatus.DROPPED), finished_at=func.now())
-    lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
-    of_lost = and_(
-        Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
-    )
-    attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
-    if attempts >= settings().max_attempts:
-        _fail(session, claim.walk_id, ChunkKind.ASSEMBLE)
-        return False
-    session.execute(
-        update(Chunk)
-        .where(of_lost)
-        .values(**_released(ChunkStatus.QUEUED), due_at=func.now(), finished_at=None, error="frames were damaged")
-    )
-    session.execute(update(Frame).where(lost).values(object=None, bytes=None, crc32c=None, rendered_at=None))
-    session.execute(
-        update(Walk)
-        .where(Walk.id == claim.walk_id)
-        .values(frames_done=Walk.frames_done - len(positions), revision=Walk.revision + 1)
-    )
-    return True
+    report(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
 
 
 def give_back(session: Session, claim: Claim) -> None:
@@ -260,7 +129,7 @@ def give_back(session: Session, claim: Claim) -> None:
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    _report(session, claim, **_released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1)
+    report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1)
 
 
 def attempt_failed(session: Session, claim: Claim, error: str) -> None:
@@ -270,12 +139,12 @@ def attempt_failed(session: Session, claim: Claim, error: str) -> None:
         LeaseLostError: if the chunk is no longer ours.
     """
     if claim.attempt >= settings().max_attempts:
-        _lock_chunks(session, claim.walk_id)
-        _report(session, claim, **_released(ChunkStatus.FAILED), error=error)
-        _fail(session, claim.walk_id, claim.kind)
+        lock(session, claim.walk_id)
+        report(session, claim, **released(ChunkStatus.FAILED), error=error)
+        fail(session, claim.walk_id, claim.kind)
         return
     due_at = _from_now(_backoff_seconds(claim.attempt))
-    _report(session, claim, **_released(ChunkStatus.QUEUED), error=error, due_at=due_at)
+    report(session, claim, **released(ChunkStatus.QUEUED), error=error, due_at=due_at)
 
 
 def model_changed(session: Session, claim: Claim) -> None:
@@ -284,8 +153,12 @@ def model_changed(session: Session, claim: Claim) -> None:
     end(session, claim.walk_id, WalkStatus.FAILED, error_code="model_changed", error_message=message)
 
 
-def _report(session: Session, claim: Claim, **values: object) -> None:
-    """Change a chunk if it still bears the token of this claim."""
+def report(session: Session, claim: Claim, **values: object) -> None:
+    """Change a chunk if it still bears the token of this claim.
+
+    Raises:
+        LeaseLostError: if it does not.
+    """
     changed = session.execute(
         update(Chunk)
         .where(
@@ -296,7 +169,7 @@ def _report(session: Session, claim: Claim, **values: object) -> None:
         )
         .values(**values)
     )
-    if not _rows(changed):
+    if not rows(changed):
         raise LeaseLostError(f"Chunk {claim.number} of walk {claim.walk_id} is no longer ours.")
 
 
@@ -313,22 +186,22 @@ def take_back(session: Session) -> int:
     )
     hopeless = and_(lost, Chunk.attempts >= settings().max_attempts)
     for walk_id in session.scalars(select(Chunk.walk_id).where(hopeless).distinct().order_by(Chunk.walk_id)).all():
-        _lock_chunks(session, walk_id)
+        lock(session, walk_id)
         kind = session.scalars(
             update(Chunk)
             .where(hopeless, Chunk.walk_id == walk_id)
-            .values(**_released(ChunkStatus.FAILED), error=VANISHED)
+            .values(**released(ChunkStatus.FAILED), error=VANISHED)
             .returning(Chunk.kind)
         ).first()
         if kind is not None:
-            _fail(session, walk_id, kind)
+            fail(session, walk_id, kind)
     in_order = select(Chunk.walk_id, Chunk.number).where(lost).order_by(Chunk.walk_id, Chunk.number)
     taken = session.execute(
         update(Chunk)
         .where(tuple_(Chunk.walk_id, Chunk.number).in_(in_order.with_for_update(skip_locked=True)))
-        .values(**_released(ChunkStatus.QUEUED), error=VANISHED, due_at=func.now())
+        .values(**released(ChunkStatus.QUEUED), error=VANISHED, due_at=func.now())
     )
-    return _rows(taken)
+    return rows(taken)
 
 
 def due(session: Session) -> dict[ChunkKind, int]:
@@ -347,7 +220,7 @@ _FAILURES = {
 }
 
 
-def _fail(session: Session, walk_id: UUID, kind: ChunkKind) -> None:
+def fail(session: Session, walk_id: UUID, kind: ChunkKind) -> None:
     """Fail a walk because of a chunk; why the chunk failed is for operators, on the chunk and in the log."""
     code, sentence = _FAILURES[kind]
     message = f"{sentence}, although it was tried {settings().max_attempts} times."
@@ -359,29 +232,29 @@ def end(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> b
 
     Returns False, and changes nothing, if the walk is over already.
     """
-    _lock_chunks(session, walk_id)
+    lock(session, walk_id)
     ended = session.execute(
         update(Walk)
         .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
         .values(status=status, finished_at=func.now(), revision=Walk.revision + 1, **values)
     )
-    if not _rows(ended):
+    if not rows(ended):
         return False
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
-        .values(**_released(ChunkStatus.DROPPED), finished_at=func.now())
+        .values(**released(ChunkStatus.DROPPED), finished_at=func.now())
     )
     webhooks.announce(session, walk_id, status)
     return True
 
 
-def _lock_chunks(session: Session, walk_id: UUID) -> None:
+def lock(session: Session, walk_id: UUID) -> None:
     """Lock all chunks of a walk, in their order."""
     session.execute(select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number).with_for_update())
 
 
-def _released(status: ChunkStatus) -> dict[str, object]:
+def released(status: ChunkStatus) -> dict[str, object]:
     """Return the values of a chunk that leaves the hands of its worker; if it is to be done again, then soon."""
     return {"status": status, "lease_token": None, "lease_expires_at": None, "rank": 0}
 
@@ -401,6 +274,6 @@ def _stored(frame: Frame) -> StoredObject | None:
     return StoredObject(frame.object, frame.bytes, frame.crc32c)
 
 
-def _rows(result: Result[Any]) -> int:
+def rows(result: Result[Any]) -> int:
     """Return the number of rows that a statement changed."""
     return cast("CursorResult[Any]", result).rowcount

@@ -51,7 +51,7 @@ def create(
     session.flush()
     positions = maths.positions(spec.frames, len(spec.prompts))
     batches = maths.chunks(spec.frames, settings().batch_size)
-    turns = {rank: _next_turn(session, party, rank) for rank in (1, 2)}
+    turns = {rank: chunks.next_turn(session, party, rank) for rank in (1, 2)}
     session.execute(
         insert(Chunk),
         [
@@ -76,20 +76,6 @@ def create(
     )
     session.refresh(walk)
     return walk
-
-
-def _next_turn(session: Session, party: str, rank: int) -> int:
-    """Return the turn of a party's next chunk in a class of the queue, by start-time fair queueing.
-
-    A party's chunks take turns one after the other, and one that had nothing waiting starts at the turn that is
-    being served now. So whoever asks for little waits little, however much others have waiting.
-    Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
-    """
-    queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank == rank)
-    served = select(func.min(Chunk.turn)).where(queued).scalar_subquery()
-    last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == party).scalar_subquery()
-    turn: int = session.execute(select(func.greatest(served, last + 1, 0))).scalar_one()
-    return turn
 
 
 def waiting(session: Session, party: str) -> int:

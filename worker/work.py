@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, storage
-from momalisa.chunks import ClaimedFrame, MadeArtifact
+from momalisa import results, storage
+from momalisa.chunks import ClaimedFrame
 from momalisa.errors import ObjectCorruptError
 from momalisa.log import logger
+from momalisa.results import MadeArtifact
 from momalisa.settings import settings
 from momalisa.spec import slug
 from momalisa.storage import StoredObject
@@ -79,8 +80,8 @@ def render(lease: Lease) -> Record:
     stored = list(filter(None, _at_once(lease, upload, claim.frames, pictures)))
 
     def record(session: Session) -> ChunkKind | None:
-        last = chunks.frames_done(session, claim, stored)
-        chunks.warn(session, claim, warnings)
+        last = results.frames_done(session, claim, stored)
+        results.warn(session, claim, warnings)
         return ChunkKind.ASSEMBLE if last else None
 
     return record
@@ -92,7 +93,7 @@ def assemble(lease: Lease) -> Record:
     with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
         files, lost = _download(lease, Path(folder))
         if lost:
-            return lambda session: ChunkKind.RENDER if chunks.frames_lost(session, claim, lost) else None
+            return lambda session: ChunkKind.RENDER if results.frames_lost(session, claim, lost) else None
 
         def frames() -> Iterator[Picture]:
             for file in files:
@@ -111,7 +112,7 @@ def assemble(lease: Lease) -> Record:
         artifacts = [MadeArtifact(kind, _upload(lease, kind, path), width, height) for kind, path in made.items()]
 
     def record(session: Session) -> None:
-        chunks.assembled(session, claim, artifacts)
+        results.assembled(session, claim, artifacts)
 
     return record
 

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from momalisa import chunks, queue
+from momalisa import chunks, queue, results
 from momalisa.database import transaction
 from momalisa.settings import settings
 from momalisa.storage import StoredObject
@@ -31,7 +31,7 @@ def render_a_chunk() -> None:
         stored = [
             (frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA==")) for frame in claim.frames
         ]
-        chunks.frames_done(session, claim, stored)
+        results.frames_done(session, claim, stored)
 
 
 def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:

@@ -9,11 +9,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
-from momalisa import chunks, jobs
-from momalisa.chunks import Claim, MadeArtifact
+from momalisa import chunks, jobs, results
+from momalisa.chunks import Claim
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, WalkOverError
 from momalisa.local import System
+from momalisa.results import MadeArtifact
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
@@ -55,7 +56,7 @@ def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
 def finish(claimed: Claim) -> bool:
     stored = [(frame.position, StoredObject(f"f{frame.position}", 1, "AAAAAA==")) for frame in claimed.frames]
     with transaction() as session:
-        return chunks.frames_done(session, claimed, stored)
+        return results.frames_done(session, claimed, stored)
 
 
 def run_out(claimed: Claim) -> None:
@@ -105,7 +106,7 @@ def test_a_walk_goes_from_queued_to_succeeded(make: Callable[..., UUID]) -> None
     assembly = claim(ChunkKind.ASSEMBLE)
     assert [frame.stored is not None for frame in assembly.frames] == [True] * 20
     with transaction() as session:
-        chunks.assembled(session, assembly, [artifact(kind) for kind in ArtifactKind])
+        results.assembled(session, assembly, [artifact(kind) for kind in ArtifactKind])
     done = walk(walk_id)
     assert (done.status, len(done.artifacts)) == (WalkStatus.SUCCEEDED, len(ArtifactKind))
     assert done.created_at <= (done.started_at or 0) <= (done.finished_at or 0)  # type: ignore[operator]
@@ -121,7 +122,7 @@ def test_the_revision_grows_with_every_change_that_a_client_can_see(make: Callab
     finish(claimed)
     seen.append(walk(walk_id).revision)
     with transaction() as session:
-        chunks.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
+        results.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
     seen.append(walk(walk_id).revision)
     assert seen == sorted(set(seen))
 
@@ -277,7 +278,7 @@ def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[.
     claimed = claim()
     stored = [(frame.position, StoredObject("x", 1, "AAAAAA==")) for frame in claimed.frames]
     with transaction() as session:
-        assert chunks.frames_done(session, claimed, [*stored, *stored])
+        assert results.frames_done(session, claimed, [*stored, *stored])
     assert walk(walk_id).frames_done == 8
 
 
@@ -286,7 +287,7 @@ def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
     claimed = claim()
     for _ in range(2):
         with transaction() as session:
-            chunks.warn(session, claimed, ["too long", "too “odd”"])
+            results.warn(session, claimed, ["too long", "too “odd”"])
     assert walk(walk_id).warnings == ["too long", "too “odd”"]
 
 
@@ -330,7 +331,7 @@ def render(walk_id: UUID) -> Claim:
 
 def lose(assembly: Claim, *indices: int) -> bool:
     with transaction() as session:
-        return chunks.frames_lost(session, assembly, [assembly.frames[index].position for index in indices])
+        return results.frames_lost(session, assembly, [assembly.frames[index].position for index in indices])
 
 
 def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable[..., UUID]) -> None:
@@ -348,7 +349,7 @@ def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable
         again = claim()
     assert walk(walk_id).frames_done == 20
     with transaction() as session:
-        chunks.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
+        results.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
     assert walk(walk_id).status == WalkStatus.SUCCEEDED
     assert nothing_to_claim()
     assert nothing_to_claim(ChunkKind.ASSEMBLE)
@@ -386,14 +387,14 @@ def test_a_walk_that_is_being_assembled_can_be_canceled(make: Callable[..., UUID
     assembly = render(walk_id)
     assert cancel(walk_id).status == WalkStatus.CANCELED
     with pytest.raises(LeaseLostError), transaction() as session:
-        chunks.assembled(session, assembly, [artifact(ArtifactKind.GIF)])
+        results.assembled(session, assembly, [artifact(ArtifactKind.GIF)])
     assert walk(walk_id).artifacts == []
 
 
 def test_a_finished_walk_can_no_longer_be_canceled(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     with transaction() as session:
-        chunks.assembled(session, render(walk_id), [artifact(ArtifactKind.GIF)])
+        results.assembled(session, render(walk_id), [artifact(ArtifactKind.GIF)])
     with pytest.raises(WalkOverError, match="it is succeeded"):
         cancel(walk_id)
 

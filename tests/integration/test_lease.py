@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, queue
+from momalisa import chunks, jobs, queue, results
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.local import System
@@ -49,7 +49,7 @@ def done(kept: Lease) -> lease.Record:
     stored = [(frame.position, StoredObject("w", 1, "AAAAAA==")) for frame in kept.claim.frames]
 
     def record(session: Session) -> ChunkKind | None:
-        return ChunkKind.ASSEMBLE if chunks.frames_done(session, kept.claim, stored) else None
+        return ChunkKind.ASSEMBLE if results.frames_done(session, kept.claim, stored) else None
 
     return record
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from momalisa import chunks, jobs, queue, reconciler
+from momalisa import chunks, jobs, queue, reconciler, results
 from momalisa.database import engine, transaction
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -88,7 +88,7 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
             found = chunks.claim(session, ChunkKind.RENDER, "here")
             assert found
             claimed.append((found.walk_id, found.number))
-            chunks.frames_done(session, found, [])
+            results.frames_done(session, found, [])
     assert (small.id, 0) in claimed[:2]
 
 

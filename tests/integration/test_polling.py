@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event, update
 
 from api import waiting
-from momalisa import chunks, keys
+from momalisa import chunks, keys, results
 from momalisa.database import engine, transaction
 from momalisa.jobs import Glimpse
 from momalisa.storage import StoredObject
@@ -35,7 +35,7 @@ def render_a_chunk() -> None:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
         stored = [(frame.position, StoredObject("w", 9, "AAAAAA==")) for frame in claim.frames]
-        chunks.frames_done(session, claim, stored)
+        results.frames_done(session, claim, stored)
 
 
 def end(status: WalkStatus) -> None:
@@ -120,7 +120,7 @@ def test_an_answer_is_held_back_until_something_changes(
         assert looked.wait(10)
         with transaction() as session:
             stored = [(frame.position, StoredObject("w", 9, "AAAAAA==")) for frame in claim.frames]
-            chunks.frames_done(session, claim, stored)
+            results.frames_done(session, claim, stored)
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
         if "walks.revision" in statement:

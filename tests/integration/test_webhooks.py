@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from momalisa import chunks, jobs, keys, local, outbound, reconciler, webhooks
+from momalisa import chunks, jobs, keys, local, outbound, reconciler, results, webhooks
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.settings import ROOT, environment, settings
@@ -108,13 +108,13 @@ def finish(walk_id: UUID) -> None:
         claimed = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claimed
         stored = [(frame.position, StoredObject("x", 1, "AAAAAA==")) for frame in claimed.frames]
-        assert chunks.frames_done(session, claimed, stored)
+        assert results.frames_done(session, claimed, stored)
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.ASSEMBLE, "here")
         assert claimed
         assert claimed.walk_id == walk_id
-        gif = chunks.MadeArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
-        chunks.assembled(session, claimed, [gif])
+        gif = results.MadeArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
+        results.assembled(session, claimed, [gif])
 
 
 def fail(walk_id: UUID) -> None:
