@@ -19,8 +19,9 @@ from pydantic import (
 from momalisa import moderation, storage, webhooks
 from momalisa.outlook import Outlook
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
+from momalisa.spec import Interpolation, Pacing, Scheduler, WalkSpec
 from momalisa.tables import ArtifactKind, Walk, WalkStatus
+from momalisa.walk import Easing, Loop, sequence
 
 MAX_PROMPT = 300
 """Characters."""
@@ -59,6 +60,7 @@ Prompt = Annotated[
     AfterValidator(_wanted),
 ]
 NegativePrompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT), Readable]
+Weight = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 WebhookUrl = Annotated[str, StringConstraints(max_length=webhooks.MAX_URL), AfterValidator(webhooks.checked_url)]
 
 
@@ -68,21 +70,73 @@ class WalkRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={"examples": [{"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}]},
+        json_schema_extra={
+            "examples": [
+                {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7},
+                {
+                    "prompts": ["a rose", "a butterfly", "a hot air balloon"],
+                    "weights": [1, 2, 1],
+                    "frames": 48,
+                    "easing": "ease-in-out",
+                    "loop": "closed",
+                },
+            ]
+        },
     )
 
-    prompts: list[Prompt] = Field(
-        min_length=2, max_length=10, description="The stops of the walk, in words; usually two."
+    from_walk: Annotated[UUID, Field(strict=False)] | None = Field(
+        None,
+        description="A walk to start from: what is left out here is as it was there, and frames that are the same "
+        "are taken over from it instead of being rendered.",
     )
-    frames: int = Field(24, ge=2, le=240, description="Frames in all; every stop has one.")
+    prompts: list[Prompt] | None = Field(
+        None,
+        min_length=2,
+        max_length=10,
+        validate_default=True,
+        description="The stops of the walk, in words; usually two. Required, unless `from_walk` names a walk.",
+    )
+    weights: list[Weight] | None = Field(
+        None,
+        description="How long the walk lingers at each stop, one number a prompt; equally long if left out.",
+    )
+    loop: Loop = Field(
+        "none",
+        description="What follows the last stop: the first frame again, the way back without a frame shown twice "
+        "in a row (pingpong), or a leg to the first stop (closed).",
+    )
+    frames: int = Field(24, ge=2, le=240, description="Frames that are rendered; every stop has one.")
+    pacing: Pacing = Field(
+        "even",
+        description="Steps that are equal to the eye, or equal between the prompts' embeddings.",
+    )
+    easing: Easing = Field(
+        "linear", description="Whether each leg is walked at one speed, or slowly where it begins or ends."
+    )
+    hold: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="How many frames longer each stop is shown; nothing more is rendered.",
+    )
+    interpolation: Interpolation = Field(
+        "lerp", description="Between two embeddings: on the straight line, or on the arc."
+    )
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="Seed of the noise that every frame starts from; drawn if left out."
+    )
+    seed_to: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Seed of a noise to travel to; the noise stays the same if left out.",
     )
     negative_prompt: NegativePrompt = Field("", description="What the pictures shall not show.")
     steps: int | None = Field(None, ge=1, le=100, description="Denoising steps of each frame.")
     guidance: float | None = Field(
         None, ge=0, le=20, allow_inf_nan=False, description="How closely the pictures follow the words."
     )
+    scheduler: Scheduler | None = Field(None, description="The sampler; the model's own if left out.")
     width: int | None = Field(
         None, ge=64, le=2048, multiple_of=8, description="Width in pixels; the model's own size if left out."
     )
@@ -108,23 +162,59 @@ class WalkRequest(BaseModel):
             raise ValueError(f"{settings().model_name} renders at most {settings().max_size} pixels, got {value}")
         return value
 
+    @field_validator("prompts")
+    @classmethod
+    def _named_or_taken_over(cls, value: list[str] | None, others: ValidationInfo) -> list[str] | None:
+        if value is None and others.data.get("from_walk") is None:
+            raise ValueError("is required")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _one_for_each_prompt(cls, value: list[float] | None, others: ValidationInfo) -> list[float] | None:
+        prompts = others.data.get("prompts")
+        if value is not None and prompts is not None and len(value) != len(prompts):
+            raise ValueError(f"one for each prompt, {len(prompts)}, got {len(value)}")
+        return value
+
     @field_validator("frames")
     @classmethod
     def _every_stop_has_a_frame(cls, value: int, others: ValidationInfo) -> int:
-        stops = len(others.data.get("prompts", ()))
+        stops = len(others.data.get("prompts") or ())
         if value < stops:
             raise ValueError(f"at least the number of prompts, {stops}, got {value}")
         return value
 
+    def starting_from(self, walk: Walk) -> "WalkRequest":
+        """Return the request with what it leaves out as it is in a walk.
+
+        Raises:
+            pydantic.ValidationError: if the two do not go together.
+        """
+        given = self.model_dump(mode="json", exclude_unset=True)
+        found = {**walk.spec.model_dump(mode="json"), "public": walk.public}
+        if len(given.get("prompts", found["prompts"])) != len(found["prompts"]):
+            del found["weights"]
+        return WalkRequest.model_validate({**found, **given})
+
     def spec(self) -> WalkSpec:
-        """Return the walk with every choice made."""
+        """Return the walk with every choice made; where there is a walk to start from, after `starting_from`."""
+        assert self.prompts is not None
         return WalkSpec(
             prompts=tuple(self.prompts),
+            weights=None if self.weights is None else tuple(self.weights),
             frames=self.frames,
+            pacing=self.pacing,
+            easing=self.easing,
+            hold=self.hold,
+            loop=self.loop,
+            interpolation=self.interpolation,
             seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
+            seed_to=self.seed_to,
             negative_prompt=self.negative_prompt,
             steps=self.steps or settings().default_steps,
             guidance=settings().default_guidance if self.guidance is None else self.guidance,
+            scheduler=self.scheduler,
             width=self.width or settings().image_size,
             height=self.height or settings().image_size,
             fps=self.fps,
@@ -132,12 +222,20 @@ class WalkRequest(BaseModel):
 
 
 class WalkSettings(BaseModel):
-    """How the pictures are made."""
+    """How the pictures are made, and how they are shown."""
 
+    weights: list[float] | None
+    pacing: Pacing
+    easing: Easing
+    hold: int
+    loop: Loop
+    interpolation: Interpolation
     seed: int
+    seed_to: int | None
     negative_prompt: str
     steps: int
     guidance: float
+    scheduler: Scheduler | None = Field(description="Null is the model's own.")
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
     fps: int
@@ -163,8 +261,8 @@ class Prospect(Progress):
 class FrameView(BaseModel):
     """A picture on the walk."""
 
-    index: int
-    position: float = Field(description="Where it lies: 0 at the first stop, 1 at the last.")
+    index: int = Field(description="Its place among the frames that are planned by now; final once all are.")
+    position: float = Field(description="Where it lies: 0 at the first stop, 1 at the last. It never changes.")
     url: str | None = Field(description="Null until the frame is there.")
 
 
@@ -200,6 +298,7 @@ class WalkSummary(BaseModel):
     prompts: list[str]
     frames_total: int
     settings: WalkSettings
+    from_walk: UUID | None = Field(description="The walk that it started from.")
     model: str
     public: bool
     progress: Progress
@@ -219,7 +318,13 @@ class WalkView(WalkSummary):
     """A walk with its frames."""
 
     progress: Prospect
-    frames: list[FrameView] = Field(description="Every frame, in the order of the walk.")
+    frames: list[FrameView] = Field(
+        description="Every frame whose place is known, in the order of the walk; with even pacing later ones are "
+        "placed by what earlier ones show."
+    )
+    sequence: list[int] = Field(
+        description="The animation, played again and again: the index of each frame that it shows, in order."
+    )
 
 
 class WalkPage(BaseModel):
@@ -238,6 +343,7 @@ def summary(walk: Walk, base_url: str) -> WalkSummary:
         prompts=list(walk.spec.prompts),
         frames_total=walk.frames_total,
         settings=WalkSettings.model_validate(walk.spec, from_attributes=True),
+        from_walk=walk.from_walk,
         model=walk.model,
         public=walk.public,
         progress=Progress(frames_done=walk.frames_done, frames_total=walk.frames_total),
@@ -280,4 +386,10 @@ def view(walk: Walk, ahead: Outlook, base_url: str) -> WalkView:
             )
             for index, frame in enumerate(walk.frames)
         ],
+        sequence=sequence(
+            [frame.position for frame in walk.frames],
+            walk.spec.course.legs,
+            hold=walk.spec.hold,
+            loop=walk.spec.loop,
+        ),
     )

@@ -6,14 +6,28 @@ reports is fenced: it holds only while the chunk still bears the lease token tha
 walk, so that transactions cannot wait for each other in a circle.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, CursorResult, Interval, Result, and_, func, literal, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Interval,
+    Result,
+    and_,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
+from momalisa import walk as maths
 from momalisa import webhooks
 from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
@@ -45,9 +59,51 @@ class Claim:
     """1 at the first attempt."""
     model: str
     """Name of the model that the walk was made for."""
+    owner: str
+    """Who owns the walk, and sees no more than its owner may."""
+    from_walk: UUID | None
+    """The walk whose frames this one takes over where they are the same."""
     spec: WalkSpec
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+
+
+class Due(NamedTuple):
+    """Chunks that can be claimed because of what was written; they want permits after the commit."""
+
+    kind: ChunkKind
+    number: int = 1
+
+
+def add(session: Session, walk_id: UUID, party: str, positions: Sequence[float]) -> Due:
+    """Add frames to a walk in chunks, coarse to fine; the very first chunk comes before all later ones."""
+    batches = maths.chunks(len(positions), settings().batch_size)
+    last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
+    begin = 0 if last is None else last + 1
+    turns = {rank: next_turn(session, party, rank) for rank in (1, 2)}
+    session.execute(
+        insert(Chunk),
+        [
+            {
+                "walk_id": walk_id,
+                "number": number,
+                "kind": ChunkKind.RENDER,
+                "owner": party,
+                "rank": 2 if number else 1,
+                "turn": turns[2] + number - max(begin, 1) if number else turns[1],
+            }
+            for number in range(begin, begin + len(batches))
+        ],
+    )
+    session.execute(
+        insert(Frame),
+        [
+            {"walk_id": walk_id, "position": positions[index], "chunk": number}
+            for number, indices in enumerate(batches, start=begin)
+            for index in indices
+        ],
+    )
+    return Due(ChunkKind.RENDER, len(batches))
 
 
 def next_turn(session: Session, party: str, rank: int) -> int:
@@ -98,7 +154,9 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
         .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
     )
-    walk = session.execute(select(Walk.spec, Walk.model).where(Walk.id == chunk.walk_id)).one()
+    walk = session.execute(
+        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk).where(Walk.id == chunk.walk_id)
+    ).one()
     frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
     if kind == ChunkKind.RENDER:
         frames = frames.where(Frame.chunk == chunk.number)
@@ -109,6 +167,8 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         token=token,
         attempt=attempt,
         model=walk.model,
+        owner=walk.owner,
+        from_walk=walk.from_walk,
         spec=walk.spec,
         frames=tuple(ClaimedFrame(frame.position, _stored(frame)) for frame in session.scalars(frames)),
     )
@@ -250,8 +310,11 @@ def end(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> b
 
 
 def lock(session: Session, walk_id: UUID) -> None:
-    """Lock all chunks of a walk, in their order."""
-    session.execute(select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number).with_for_update())
+    """Lock all chunks of a walk, in their order; also those that were added by whom it had to wait for."""
+    locked = None
+    in_order = select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number)
+    while locked != (there := session.scalars(in_order.with_for_update()).all()):
+        locked = there
 
 
 def released(status: ChunkStatus) -> dict[str, object]:

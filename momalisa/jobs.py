@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, selectinload
 
-from momalisa import chunks, keys
-from momalisa import walk as maths
+from momalisa import chunks, keys, pacing
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, IdempotencyKey, Walk, WalkStatus
+from momalisa.storage import StoredObject
+from momalisa.tables import Chunk, ChunkStatus, Frame, IdempotencyKey, Walk, WalkStatus
 
 
 def create(
@@ -30,11 +30,13 @@ def create(
     deadline_seconds: int | None = None,
     webhook_url: str | None = None,
     walk_id: UUID | None = None,
+    source: Walk | None = None,
 ) -> Walk:
-    """Write a walk, its chunks and its frames. The caller publishes permits after the commit.
+    """Write a walk with the chunks and frames of its first pass. The caller publishes permits after the commit.
 
     `party` is who takes turns with others in the fair order of the queue: the owner, if it is left out. `walk_id`
-    is drawn if it is left out.
+    is drawn if it is left out. `source` is a walk, with its frames, that this one starts from: what is the same is
+    taken over.
     """
     party = party or owner
     walk = Walk(
@@ -42,6 +44,7 @@ def create(
         owner=owner,
         public=public,
         spec=spec,
+        from_walk=None if source is None else source.id,
         model=settings().model_name,
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
@@ -49,31 +52,10 @@ def create(
     )
     session.add(walk)
     session.flush()
-    positions = maths.positions(spec.frames, len(spec.prompts))
-    batches = maths.chunks(spec.frames, settings().batch_size)
-    turns = {rank: chunks.next_turn(session, party, rank) for rank in (1, 2)}
-    session.execute(
-        insert(Chunk),
-        [
-            {
-                "walk_id": walk.id,
-                "number": number,
-                "kind": ChunkKind.RENDER,
-                "owner": party,
-                "rank": 2 if number else 1,
-                "turn": turns[2] + number - 1 if number else turns[1],
-            }
-            for number in range(len(batches))
-        ],
-    )
-    session.execute(
-        insert(Frame),
-        [
-            {"walk_id": walk.id, "position": positions[index], "chunk": number}
-            for number, indices in enumerate(batches)
-            for index in indices
-        ],
-    )
+    kept: list[float] = []
+    if source is not None and source.model == walk.model and spec.refines(source.spec):
+        kept = [frame.position for frame in source.frames if frame.object is not None]
+    chunks.add(session, walk.id, party, pacing.first(spec, settings().batch_size, kept))
     session.refresh(walk)
     return walk
 
@@ -148,6 +130,22 @@ def _refuse_what_is_gone(walk_id: UUID, status: WalkStatus | None) -> None:
         raise WalkExpiredError(
             f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
         )
+
+
+def pictures(
+    session: Session, walk_id: UUID, keys: Sequence[str], *, viewer: str
+) -> dict[str, tuple[StoredObject, bytes]]:
+    """Return the objects and signatures of the frames of a walk that show what is wanted, by their keys.
+
+    There are none if the viewer may not see the walk, or it is gone.
+    """
+    found = session.execute(
+        select(Frame.key, Frame.object, Frame.bytes, Frame.crc32c, Frame.signature)
+        .join(Walk, Walk.id == Frame.walk_id)
+        .where(Frame.walk_id == walk_id, Frame.key.in_(keys), Frame.object.is_not(None))
+        .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
+    )
+    return {frame.key: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.signature) for frame in found}
 
 
 def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:

@@ -8,7 +8,8 @@ from sqlalchemy import and_, func, literal, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.settings import settings
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
 
 MANY = 1000
 """Places in the queue are counted up to this."""
@@ -35,6 +36,8 @@ def look(session: Session, walk: Walk) -> Outlook:
     ).scalar_one()
     if not left:
         return Outlook(None, None)
+    planned = session.execute(select(func.count()).where(Frame.walk_id == walk.id)).scalar_one()
+    left += ceil((walk.frames_total - planned) / settings().batch_size)
     order = (Chunk.rank, Chunk.turn, Chunk.created_at)
     queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER)
     ahead = 0

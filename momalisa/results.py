@@ -6,16 +6,28 @@ lease of its claim (`chunks`). Rows are locked in the order that `chunks` keeps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import and_, func, insert, literal, not_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, webhooks
-from momalisa.chunks import Claim
+from momalisa import chunks, pacing, webhooks
+from momalisa.chunks import Claim, Due
 from momalisa.settings import settings
 from momalisa.storage import StoredObject
 from momalisa.tables import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+
+
+class MadeFrame(NamedTuple):
+    """A frame that was made and uploaded."""
+
+    position: float
+    stored: StoredObject
+    signature: bytes
+    """What it looks like from afar."""
+    key: str
+    """What it shows."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +50,30 @@ def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
         )
 
 
-def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, StoredObject]]) -> bool:
-    """Record the frames of a chunk, each a position and its object, and close the chunk.
+def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame]) -> Due | None:
+    """Record the frames of a chunk and close it, and write what comes next.
 
-    Returns whether these were the last frames of the walk, which then waits for its assembly: the caller
-    publishes a permit for it after the commit.
+    After the last frame of a pass that is the next pass, which is planned from what was recorded; after the last
+    frame of the walk, its assembly. Returns what can be claimed because of that; the caller publishes permits for
+    it after the commit.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
     chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
     new = 0
-    for position, object_ in stored:
+    for frame in made:
         recorded = session.execute(
             update(Frame)
-            .where(Frame.walk_id == claim.walk_id, Frame.position == position, Frame.object.is_(None))
-            .values(object=object_.name, bytes=object_.bytes, crc32c=object_.crc32c, rendered_at=func.now())
+            .where(Frame.walk_id == claim.walk_id, Frame.position == frame.position, Frame.object.is_(None))
+            .values(
+                object=frame.stored.name,
+                bytes=frame.stored.bytes,
+                crc32c=frame.stored.crc32c,
+                rendered_at=func.now(),
+                signature=frame.signature,
+                key=frame.key,
+            )
         )
         new += chunks.rows(recorded)
     missing = session.execute(
@@ -62,17 +82,40 @@ def frames_done(session: Session, claim: Claim, stored: Sequence[tuple[float, St
         .values(frames_done=Walk.frames_done + new, revision=Walk.revision + 1)
         .returning(Walk.frames_total - Walk.frames_done)
     ).scalar_one()
-    if missing:
-        return False
+    # From here on we hold the lock of the walk, so that of two who record at once the second sees it all.
+    return _next_pass(session, claim) if missing else _assembly(session, claim)
+
+
+def _next_pass(session: Session, claim: Claim) -> Due | None:
+    mine = Frame.walk_id == claim.walk_id
+    if session.scalars(select(Frame.position).where(mine, Frame.object.is_(None)).limit(1)).first() is not None:
+        return None
+    recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
+    signatures = {frame.position: frame.signature or b"" for frame in recorded}
+    positions = pacing.following(claim.spec, signatures, settings().batch_size)
+    return chunks.add(session, claim.walk_id, _party(session, claim), positions)
+
+
+def _assembly(session: Session, claim: Claim) -> Due:
     session.execute(update(Walk).where(Walk.id == claim.walk_id).values(status=WalkStatus.ASSEMBLING))
     last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
-    owner = select(Chunk.owner).where(Chunk.walk_id == claim.walk_id, Chunk.number == 0).scalar_subquery()
     session.execute(
         insert(Chunk).values(
-            walk_id=claim.walk_id, number=last + 1, kind=ChunkKind.ASSEMBLE, owner=owner, rank=1, turn=0
+            walk_id=claim.walk_id,
+            number=last + 1,
+            kind=ChunkKind.ASSEMBLE,
+            owner=_party(session, claim),
+            rank=1,
+            turn=0,
         )
     )
-    return True
+    return Due(ChunkKind.ASSEMBLE)
+
+
+def _party(session: Session, claim: Claim) -> str:
+    """Return who takes turns for a walk in the fair order."""
+    first = select(Chunk.owner).where(Chunk.walk_id == claim.walk_id, Chunk.number == 0)
+    return session.execute(first).scalar_one()
 
 
 def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
@@ -131,7 +174,8 @@ def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> b
             **chunks.released(ChunkStatus.QUEUED), due_at=func.now(), finished_at=None, error="frames were damaged"
         )
     )
-    session.execute(update(Frame).where(lost).values(object=None, bytes=None, crc32c=None, rendered_at=None))
+    recorded = ("object", "bytes", "crc32c", "rendered_at", "signature", "key")
+    session.execute(update(Frame).where(lost).values(dict.fromkeys(recorded)))
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id)

@@ -127,6 +127,35 @@ def put(
         generation = blob.generation
 
 
+def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredObject | None:
+    """Copy an object within the bucket, unless the copy is there already; its bytes do not pass through here.
+
+    Returns None if there is no such object any more, or what is there under one of the names is not what was
+    recorded.
+
+    Args:
+        original: the object, as it was recorded.
+        name: of the copy.
+        check: called between two tries; what it raises ends the work.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    bucket, arguments = _bucket(), {"timeout": TIMEOUT, "retry": _retry(check)}
+    try:
+        blob = bucket.copy_blob(
+            bucket.blob(original.name), bucket, name, if_generation_match=0, preserve_acl=True, **arguments
+        )
+    except NotFound:
+        return None
+    except PreconditionFailed:
+        blob = bucket.blob(name)
+        blob.reload(**arguments)
+    if blob.crc32c != original.crc32c:
+        return None
+    return StoredObject(name, int(blob.size), str(blob.crc32c))
+
+
 def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     """Return the bytes of an object.
 

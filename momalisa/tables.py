@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    LargeBinary,
     MetaData,
     Text,
     TypeDecorator,
@@ -24,6 +25,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from momalisa.spec import WalkSpec
+
+Signature = bytes  # by another name, since a column has this one
 
 
 class WalkStatus(StrEnum):
@@ -131,6 +134,7 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         int: BigInteger(),
         str: Text(),
+        bytes: LargeBinary(),
         WalkSpec: SpecType(),
         list[str]: JSONB(),
         WalkStatus: _status(WalkStatus),
@@ -154,6 +158,8 @@ class Walk(Base):
     public: Mapped[bool]
     """Whether others may see it."""
     spec: Mapped[WalkSpec]
+    from_walk: Mapped[UUID | None]
+    """The walk whose frames it takes over where they are the same; that one may be gone by now."""
     model: Mapped[str]
     frames_total: Mapped[int]
     frames_done: Mapped[int] = mapped_column(server_default="0")
@@ -248,6 +254,10 @@ class Frame(Base):
     crc32c: Mapped[str | None]
     """Checksum of the object as Google Cloud Storage gives it: base64 of the big-endian CRC32C."""
     rendered_at: Mapped[datetime | None]
+    signature: Mapped[Signature | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """What it looks like from afar, by which later frames are placed (`pacing`)."""
+    key: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """What it shows (`spec.frame_key`): another walk that needs the same picture may copy it."""
 
     __table_args__ = (
         ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),

@@ -12,12 +12,15 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from momalisa import database, local, queue, storage
+from momalisa.chunks import Claim
 from momalisa.client import Client
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.processes import free_port
+from momalisa.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
 from momalisa.tables import Base
 from worker.renderer import Renderer
 
@@ -99,13 +102,21 @@ def client(system: System) -> Iterator[Client]:
         yield client
 
 
+def made_frames(claim: Claim) -> list[MadeFrame]:
+    """Return the frames of a chunk as a worker reports them, without the work."""
+    return [
+        MadeFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
+        for frame in claim.frames
+    ]
+
+
 @pytest.fixture(scope="session")
 def renderer() -> Renderer:
     """The embedded model."""
     return Renderer(settings().model, batch_size=4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def spec() -> Callable[..., WalkSpec]:
     """Make a spec that renders fast; name only what matters to the test."""
 

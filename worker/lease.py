@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from momalisa import chunks, queue
-from momalisa.chunks import Claim
+from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.log import logger
@@ -27,8 +27,8 @@ log = logger(__name__)
 
 T = TypeVar("T")
 
-Record = Callable[[Session], ChunkKind | None]
-"""Writes the result of some work; returns the kind of chunk that waits because of it, if one does."""
+Record = Callable[[Session], Due | None]
+"""Writes the result of some work; returns the chunks that can be claimed because of it."""
 
 STOP_SECONDS = 10
 """How long the work at hand may take to end when the worker is asked to stop; Spot nodes grant 15 s in all."""
@@ -157,14 +157,14 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
     try:
         with Lease(claim) as lease:
             record = work(lease)
-            next_kind = _write(record, lease.check)
+            due = _write(record, lease.check)
         _failed.clear()
         log.info("done", seconds=round(time.monotonic() - started, 3))
     except (Stopping, StoreUnavailableError) as cause:
-        next_kind = _give_up(claim, lambda session: chunks.give_back(session, claim))
+        due = _give_up(claim, lambda session: chunks.give_back(session, claim))
         log.info("given back", cause=type(cause).__name__)
     except LeaseLostError:
-        next_kind = None
+        due = None
         log.warning("dropped, because the lease is lost")
     except Exception as error:
         log.exception("attempt failed", attempt=claim.attempt)
@@ -175,12 +175,12 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
             log.error("this process fails again and again, so it ends")
             raise SystemExit(1) from error
         return
-    if next_kind is not None:
-        queue.publish(next_kind)
+    if due is not None:
+        queue.publish(*due)
 
 
-def _give_up(claim: Claim, report: Callable[[Session], object]) -> ChunkKind | None:
-    """Report that a chunk was not done; returns its kind, for a permit, or None if it is no longer ours."""
+def _give_up(claim: Claim, report: Callable[[Session], object]) -> Due | None:
+    """Report that a chunk was not done; returns it as due again, or None if it is no longer ours."""
     try:
         _write(report)
     except LeaseLostError:
@@ -189,7 +189,7 @@ def _give_up(claim: Claim, report: Callable[[Session], object]) -> ChunkKind | N
     except StoreUnavailableError as error:
         log.warning("not reported; the lease will run out", reason=str(error))
         return None
-    return claim.kind
+    return Due(claim.kind)
 
 
 def _write(write: Callable[[Session], T], check: Callable[[], None] = lambda: None) -> T:

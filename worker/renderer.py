@@ -1,15 +1,18 @@
 """From prompts and positions to pictures; the only user of diffusers and torch.
 
-Every frame of a walk starts from the same noise and differs from its neighbours only in the text embedding, a
-point on the line between two prompts' embeddings. The embeddings go into the model's own stock pipeline, so that
-any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
+Every frame of a walk starts from the same noise (unless the walk travels to another) and differs from its
+neighbours only in the text embedding, a point on the way between two prompts' embeddings. The embeddings go into
+the model's own stock pipeline, so that any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from momalisa import walk as maths
 from momalisa.errors import ModelError
 from momalisa.log import logger
-from momalisa.spec import WalkSpec
+from momalisa.spec import Interpolation, Scheduler, WalkSpec
 
 log = logger(__name__)
 
@@ -37,6 +40,23 @@ DETERMINISTIC_SCHEDULERS = frozenset(
 )
 """Samplers that draw no noise after the first: the same embedding gives the same picture at every attempt."""
 
+SCHEDULERS: dict[Scheduler, str] = {
+    "ddim": "DDIMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""The classes of diffusers behind the names that a walk can choose."""
+
+SAMPLE = 64
+"""Numbers of each tensor that tell models apart."""
+
+PARALLEL = 0.9995
+"""Cosine of an angle so small that the arc is taken for a line."""
+
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
 
@@ -52,9 +72,10 @@ class Embedding:
     """Shape (rows, width), of models that have it."""
     negative_pooled: torch.Tensor | None = None
 
-    def between(self, other: "Embedding", along: float) -> "Embedding":
-        """Return the point `along` in [0, 1] of the line from this embedding to another."""
-        return _fieldwise(lambda a, b: (1 - along) * a + along * b, self, other)
+    def between(self, other: "Embedding", along: float, interpolation: Interpolation = "lerp") -> "Embedding":
+        """Return the point `along` in [0, 1] of the way from this embedding to another, token by token."""
+        interpolate = slerp if interpolation == "slerp" else lerp
+        return _fieldwise(lambda a, b: interpolate(a, b, along), self, other)
 
     @staticmethod
     def batch(rows: Sequence["Embedding"]) -> "Embedding":
@@ -70,6 +91,23 @@ def _fieldwise(combine: Callable[..., torch.Tensor], *embeddings: Embedding) -> 
         return None if column[0] is None else combine(*column)
 
     return Embedding(**{field.name: combined(field.name) for field in fields(Embedding)})
+
+
+def lerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
+    """Return the point `along` in [0, 1] of the straight line from a to b."""
+    return (1 - along) * a + along * b
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
+    """Return the point `along` in [0, 1] of the arc from a to b, vector by vector of their last dimension.
+
+    Where two vectors lie on one line through the origin there is no arc, and the straight line is taken.
+    Source: Shoemake, "Animating Rotation with Quaternion Curves", SIGGRAPH 1985.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).unsqueeze(-1)
+    angle = torch.acos(cosine.clamp(-PARALLEL, PARALLEL))
+    arc = (torch.sin((1 - along) * angle) * a + torch.sin(along * angle) * b) / torch.sin(angle)
+    return torch.where(cosine.abs() < PARALLEL, arc, lerp(a, b, along)).to(a.dtype)
 
 
 class Renderer:
@@ -112,6 +150,17 @@ class Renderer:
             )
         self.pipeline.set_progress_bar_config(disable=True)
         self.encode = lru_cache(maxsize=64)(self._encode)
+        self._own_scheduler = self.pipeline.scheduler
+
+    @cached_property
+    def revision(self) -> str:
+        """What tells this model from any other: a hash of its sampler and of a sample of all its weights."""
+        digest = hashlib.sha256(json.dumps(dict(self._own_scheduler.config), sort_keys=True, default=str).encode())
+        for _, part in sorted(self.pipeline.components.items()):
+            if isinstance(part, torch.nn.Module):
+                for name, weights in part.state_dict().items():
+                    digest.update(name.encode() + weights.flatten()[:SAMPLE].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def warm_up(self, size: int) -> None:
         """Render one step of a batch of `size` × `size` pixels, so that the first walk need not wait for it."""
@@ -163,6 +212,7 @@ class Renderer:
             return tensors
 
         check()
+        self.pipeline.scheduler = self._scheduler(spec.scheduler)
         extra: dict[str, torch.Tensor | None] = {}
         if batch.pooled is not None:
             extra["pooled_prompt_embeds"] = batch.pooled
@@ -171,7 +221,7 @@ class Renderer:
             prompt_embeds=batch.prompt,
             negative_prompt_embeds=batch.negative,
             **extra,
-            latents=self._noise(spec).expand(self.batch_size, -1, -1, -1),
+            latents=torch.cat([self._noise(spec, position) for position in padded]),
             num_inference_steps=spec.steps,
             guidance_scale=spec.guidance,
             width=spec.width,
@@ -183,11 +233,20 @@ class Renderer:
         return pictures
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
-        number, along = maths.leg(position, len(spec.prompts))
+        stops = spec.stops
+        number, along = maths.leg(position, len(stops) - 1)
         guided = spec.guidance > 1
-        start = self.encode(spec.prompts[number], spec.negative_prompt, guided)
-        end = self.encode(spec.prompts[number + 1], spec.negative_prompt, guided)
-        return start.between(end, along)
+        start = self.encode(stops[number], spec.negative_prompt, guided)
+        end = self.encode(stops[number + 1], spec.negative_prompt, guided)
+        if along in {0, 1}:  # a stop is its prompt and nothing else
+            return end if along else start
+        return start.between(end, along, spec.interpolation)
+
+    def _scheduler(self, name: Scheduler | None) -> Any:
+        """Return the sampler of a walk, set up as the model's own is."""
+        if name is None:
+            return self._own_scheduler
+        return getattr(diffusers, SCHEDULERS[name]).from_config(self._own_scheduler.config)
 
     def _encode(self, prompt: str, negative_prompt: str, guided: bool) -> Embedding:
         """Return what the text encoders make of a prompt; remembered, so once per process and walk."""
@@ -206,16 +265,23 @@ class Renderer:
                 return Embedding(positive, negative, pooled, negative_pooled)
         raise ModelError(f"{type(self.pipeline).__name__} encodes prompts in a way that is not known here.")
 
-    def _noise(self, spec: WalkSpec) -> torch.Tensor:
-        """Return the fixed noise of a walk, shape (1, channels, height / 8, width / 8).
+    def _noise(self, spec: WalkSpec, position: float) -> torch.Tensor:
+        """Return the noise that a frame starts from, shape (1, channels, height / 8, width / 8).
 
-        It is drawn on the CPU in float32, because a GPU's random numbers differ from model to model of GPU.
+        It is drawn on the CPU in float32, because a GPU's random numbers differ from model to model of GPU. Between
+        two seeds it moves on the arc, where noise keeps the strength that the model expects.
         """
+        noise = self._drawn(spec, spec.seed)
+        if spec.seed_to is not None:
+            end = self._drawn(spec, spec.seed_to)
+            along = maths.travelled(position, closed=spec.course.closed)
+            noise = slerp(noise.flatten(), end.flatten(), along).reshape(noise.shape)
+        return noise.to(self.device, self.pipeline.unet.dtype)
+
+    def _drawn(self, spec: WalkSpec, seed: int) -> torch.Tensor:
         scale = self.pipeline.vae_scale_factor
-        channels = self.pipeline.unet.config.in_channels
-        noise = torch.randn(
-            (1, channels, spec.height // scale, spec.width // scale),
-            generator=torch.Generator("cpu").manual_seed(spec.seed),
+        return torch.randn(
+            (1, self.pipeline.unet.config.in_channels, spec.height // scale, spec.width // scale),
+            generator=torch.Generator("cpu").manual_seed(seed),
             dtype=torch.float32,
         )
-        return noise.to(self.device, self.pipeline.unet.dtype)

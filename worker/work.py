@@ -4,24 +4,27 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from momalisa import results, storage
-from momalisa.chunks import ClaimedFrame
+from momalisa import jobs, results, storage
+from momalisa import walk as maths
+from momalisa.chunks import ClaimedFrame, Due
+from momalisa.database import transaction
 from momalisa.errors import ObjectCorruptError
 from momalisa.log import logger
-from momalisa.results import MadeArtifact
+from momalisa.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
-from momalisa.spec import slug
+from momalisa.spec import frame_key, slug
 from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, ChunkKind
 from worker import assembly
 from worker.assembly import Picture
 from worker.lease import Lease, Record
+from worker.signature import signature
 
 if TYPE_CHECKING:
     from worker.renderer import Renderer
@@ -61,30 +64,58 @@ def renderer() -> "Renderer":
 
 
 def render(lease: Lease) -> Record:
-    """Render the frames of a chunk, and upload those that are not recorded yet.
+    """Make the frames of a chunk: copy those that the walk takes over from another, and render the rest.
 
-    The whole batch is rendered even if a part of it is recorded: the company in a batch changes pixels a little,
-    and a walk that was interrupted shall look like one that was not.
+    What is rendered is rendered as one batch, even if a part of it is recorded: the company in a batch changes
+    pixels a little, and a walk that was interrupted shall look like one that was not.
     """
     claim = lease.claim
     warnings = renderer().warnings(claim.spec)
-    pictures = renderer().render(claim.spec, [frame.position for frame in claim.frames], lease.check)
+    keys = {frame: frame_key(claim.spec, frame.position, renderer().revision) for frame in claim.frames}
+    copied = _copied(lease, keys)
+    rest = [frame for frame in claim.frames if frame not in copied]
+    made = list(filter(None, copied.values()))
+    if any(frame.stored is None for frame in rest):
+        pictures = renderer().render(claim.spec, [frame.position for frame in rest], lease.check)
 
-    def upload(frame: ClaimedFrame, picture: Picture) -> tuple[float, StoredObject] | None:
-        if frame.stored is not None:
-            return None
-        name = storage.frame_name(claim.walk_id, frame.position)
-        data = assembly.encode_png(picture)
-        return frame.position, storage.put(name, data, "image/png", check=lease.check, confirm=lease.confirm)
+        def upload(frame: ClaimedFrame, picture: Picture) -> MadeFrame | None:
+            if frame.stored is not None:
+                return None
+            name, data = storage.frame_name(claim.walk_id, frame.position), assembly.encode_png(picture)
+            stored = storage.put(name, data, "image/png", check=lease.check, confirm=lease.confirm)
+            return MadeFrame(frame.position, stored, signature(picture), keys[frame])
 
-    stored = list(filter(None, _at_once(lease, upload, claim.frames, pictures)))
+        made += filter(None, _at_once(lease, upload, rest, pictures))
 
-    def record(session: Session) -> ChunkKind | None:
-        last = results.frames_done(session, claim, stored)
+    def record(session: Session) -> Due | None:
+        due = results.frames_done(session, claim, made)
         results.warn(session, claim, warnings)
-        return ChunkKind.ASSEMBLE if last else None
+        return due
 
     return record
+
+
+def _copied(lease: Lease, keys: dict[ClaimedFrame, str]) -> dict[ClaimedFrame, MadeFrame | None]:
+    """Copy the frames that the walk takes over from another, inside the bucket.
+
+    Returns those that need not be rendered; None stands for one that was recorded before.
+    """
+    claim = lease.claim
+    if claim.from_walk is None:
+        return {}
+    with transaction() as session:
+        found = jobs.pictures(session, claim.from_walk, list(keys.values()), viewer=claim.owner)
+
+    def copy(frame: ClaimedFrame) -> MadeFrame | None:
+        original, looks = found[keys[frame]]
+        stored = storage.copy(original, storage.frame_name(claim.walk_id, frame.position), check=lease.check)
+        return None if stored is None else MadeFrame(frame.position, stored, looks, keys[frame])
+
+    known = [frame for frame in keys if keys[frame] in found]
+    missing = [frame for frame in known if frame.stored is None]
+    copies = dict(zip(missing, _at_once(lease, copy, missing), strict=True))
+    log.info("frames taken over", frames=sum(made is not None for made in copies.values()))
+    return {frame: copies.get(frame) for frame in known if frame.stored or copies[frame]}
 
 
 def assemble(lease: Lease) -> Record:
@@ -93,12 +124,21 @@ def assemble(lease: Lease) -> Record:
     with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
         files, lost = _download(lease, Path(folder))
         if lost:
-            return lambda session: ChunkKind.RENDER if results.frames_lost(session, claim, lost) else None
+            return lambda session: Due(ChunkKind.RENDER) if results.frames_lost(session, claim, lost) else None
+
+        shown = maths.sequence(
+            [frame.position for frame in claim.frames],
+            claim.spec.course.legs,
+            hold=claim.spec.hold,
+            loop=claim.spec.loop,
+        )
 
         def frames() -> Iterator[Picture]:
-            for file in files:
-                lease.check()
-                yield assembly.decode_png(file.read_bytes())
+            for index, times in groupby(shown):
+                picture = assembly.decode_png(files[index].read_bytes())
+                for _ in times:
+                    lease.check()
+                    yield picture
 
         made = {kind: Path(folder) / f"walk.{extension}" for kind, (extension, _) in FILES.items()}
         assembly.write_gif(made[ArtifactKind.GIF], frames, claim.spec.fps)

@@ -7,8 +7,11 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from api import access, cursors, examples, limits, problems, schemas, waiting
 from momalisa import idempotency, jobs, outlook, queue, storage
@@ -17,6 +20,7 @@ from momalisa.errors import (
     FrameNotThereError,
     IdempotencyKeyError,
     IdempotencyKeyReusedError,
+    InvalidFieldError,
     InvalidJsonError,
     InvalidRequestError,
     LimitExceededError,
@@ -30,8 +34,7 @@ from momalisa.errors import (
 )
 from momalisa.log import logger
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind, WalkStatus
-from momalisa.walk import chunks
+from momalisa.tables import ChunkKind, Walk, WalkStatus
 
 log = logger(__name__)
 router = APIRouter(
@@ -97,7 +100,6 @@ def create_walk(
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
     if idempotency_key is not None:
         idempotency.check(idempotency_key)
-    spec = body.spec()
     new = made = uuid4()
     owner = caller.owner
     with transaction() as session:
@@ -108,16 +110,20 @@ def create_walk(
                 session, caller=caller.party, key=idempotency_key, request=request_, walk_id=new
             )
         if made == new:
+            source = None if body.from_walk is None else _source(session, body.from_walk, owner)
+            order = body if source is None else _merged(body, source)
+            spec = order.spec()
             limits.admit(request.scope, session, caller.party, spec)
             jobs.create(
                 session,
                 spec,
-                public=body.public,
+                public=order.public,
                 owner=owner,
                 party=caller.party,
                 deadline_seconds=body.deadline_seconds,
                 webhook_url=body.webhook_url,
                 walk_id=new,
+                source=source,
             )
         else:
             owner = jobs.owner(session, made)
@@ -125,13 +131,30 @@ def create_walk(
         walk = jobs.get(session, made, viewer=owner)
         answer = schemas.view(walk, outlook.look(session, walk), base)
     if made == new:
-        log.info("walk queued", walk=str(new), frames=spec.frames)
+        log.info("walk queued", walk=str(new), frames=walk.frames_total)
         # After the answer: a broker that hangs shall not keep a visitor waiting.
-        permits = len(chunks(spec.frames, settings().batch_size))
+        permits = len({frame.chunk for frame in walk.frames})
         afterwards.add_task(queue.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
     return answer
+
+
+def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
+    """Return the walk that another one shall start from."""
+    try:
+        return jobs.get(session, walk_id, viewer=viewer)
+    except (WalkNotFoundError, WalkExpiredError) as error:
+        raise InvalidFieldError("from_walk", str(error).removesuffix(".")) from error
+
+
+def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
+    try:
+        return body.starting_from(source)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
+        ) from error
 
 
 @router.get(

@@ -10,11 +10,10 @@ from sqlalchemy import update
 from momalisa import chunks, queue, results
 from momalisa.database import transaction
 from momalisa.settings import settings
-from momalisa.storage import StoredObject
 from momalisa.tables import ChunkKind, Walk, WalkStatus
-from tests.conftest import forget
+from tests.conftest import forget, made_frames
 
-ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
+ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "pacing": "linear"}
 
 
 def make(api: TestClient, **changes: Any) -> dict[str, Any]:
@@ -28,9 +27,7 @@ def render_a_chunk() -> None:
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
-        stored = [
-            (frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA==")) for frame in claim.frames
-        ]
+        stored = made_frames(claim)
         results.frames_done(session, claim, stored)
 
 
@@ -43,10 +40,18 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
     assert walk["urls"]["web"] == f"http://testserver/walks/{walk['id']}"
     assert (walk["status"], walk["done"], walk["prompts"]) == ("queued", False, ORDER["prompts"])
     assert walk["settings"] == {
+        "weights": None,
+        "pacing": "linear",
+        "easing": "linear",
+        "hold": 0,
+        "loop": "none",
+        "interpolation": "lerp",
         "seed": 7,
+        "seed_to": None,
         "negative_prompt": "",
         "steps": 20,
         "guidance": 4.0,
+        "scheduler": None,
         "width": 128,
         "height": 128,
         "fps": 12,
@@ -57,6 +62,7 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
     assert [frame["index"] for frame in walk["frames"]] == list(range(16))
     assert [frame["position"] for frame in walk["frames"]] == pytest.approx([index / 15 for index in range(16)])
     assert {frame["url"] for frame in walk["frames"]} == {None}
+    assert (walk["sequence"], walk["from_walk"]) == (list(range(16)), None)
     assert (walk["artifacts"], walk["error"], walk["warnings"]) == ({}, None, [])
     assert (walk["started_at"], walk["finished_at"]) == (None, None)
     assert api.get(f"/v1/walks/{walk['id']}").json() == walk
@@ -65,6 +71,14 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
 
 def test_every_option_is_kept(api: TestClient) -> None:
     options = {
+        "weights": [1, 2.5],
+        "pacing": "even",
+        "easing": "ease-in-out",
+        "hold": 3,
+        "loop": "closed",
+        "interpolation": "slerp",
+        "seed_to": 9,
+        "scheduler": "euler",
         "negative_prompt": "red",
         "steps": 5,
         "guidance": 0,
@@ -157,7 +171,7 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
         ({"prompts": []}, "prompts", "at least 2"),
         ({"prompts": ["a cat"]}, "prompts", "at least 2 are needed, got 1"),
         ({"prompts": ["a"] * 11}, "prompts", "at most 10"),
-        ({"prompts": None}, "prompts", "must be a list"),
+        ({"prompts": None}, "prompts", "is required"),
         ({"prompts": ["a", ""]}, "prompts[1]", "must not be empty"),
         ({"prompts": ["a", "  "]}, "prompts[1]", "must not be empty"),
         ({"prompts": ["a" * 400, "b"]}, "prompts[0]", "at most 300 characters, got 400"),
@@ -168,6 +182,13 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
         ({"frames": 1}, "frames", "at least 2, got 1"),
         ({"frames": 241}, "frames", "at most 240, got 241"),
         ({"frames": "16"}, "frames", "must be a whole number"),
+        ({"weights": [1, 2, 3]}, "weights", "one for each prompt, 2, got 3"),
+        ({"weights": [1, 0]}, "weights[1]", "more than 0, got 0"),
+        ({"pacing": "uneven"}, "pacing", "must be 'even' or 'linear', got 'uneven'"),
+        ({"loop": "round"}, "loop", "must be 'none', 'pingpong' or 'closed', got 'round'"),
+        ({"hold": 101}, "hold", "at most 100, got 101"),
+        ({"seed_to": -1}, "seed_to", "at least 0, got -1"),
+        ({"from_walk": "mine"}, "from_walk", "must be an id such as"),
         ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "at least the number of prompts, 3, got 2"),
         ({"seed": -1}, "seed", "at least 0, got -1"),
         ({"seed": 2**32}, "seed", "at most 4294967295"),

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from momalisa import chunks, jobs, results
-from momalisa.chunks import Claim
+from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, WalkOverError
 from momalisa.local import System
@@ -19,6 +19,7 @@ from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from tests.conftest import made_frames
 
 pytestmark = pytest.mark.usefixtures("services", "short_leases")
 
@@ -53,8 +54,8 @@ def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
         return chunks.claim(session, kind, "here") is None
 
 
-def finish(claimed: Claim) -> bool:
-    stored = [(frame.position, StoredObject(f"f{frame.position}", 1, "AAAAAA==")) for frame in claimed.frames]
+def finish(claimed: Claim) -> Due | None:
+    stored = made_frames(claimed)
     with transaction() as session:
         return results.frames_done(session, claimed, stored)
 
@@ -276,7 +277,7 @@ def test_a_chunk_that_failed_waits_before_it_is_due_again(make: Callable[..., UU
 def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     claimed = claim()
-    stored = [(frame.position, StoredObject("x", 1, "AAAAAA==")) for frame in claimed.frames]
+    stored = made_frames(claimed)
     with transaction() as session:
         assert results.frames_done(session, claimed, [*stored, *stored])
     assert walk(walk_id).frames_done == 8

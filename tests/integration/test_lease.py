@@ -14,14 +14,15 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from momalisa import chunks, jobs, queue, results
+from momalisa.chunks import Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.local import System
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
-from momalisa.storage import StoredObject
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from tests.conftest import made_frames
 from worker import lease, work
 from worker.lease import Lease
 
@@ -46,10 +47,10 @@ def chunk() -> Chunk:
 
 
 def done(kept: Lease) -> lease.Record:
-    stored = [(frame.position, StoredObject("w", 1, "AAAAAA==")) for frame in kept.claim.frames]
+    stored = made_frames(kept.claim)
 
-    def record(session: Session) -> ChunkKind | None:
-        return ChunkKind.ASSEMBLE if results.frames_done(session, kept.claim, stored) else None
+    def record(session: Session) -> Due | None:
+        return results.frames_done(session, kept.claim, stored)
 
     return record
 

@@ -16,8 +16,8 @@ from api import waiting
 from momalisa import chunks, keys, results
 from momalisa.database import engine, transaction
 from momalisa.jobs import Glimpse
-from momalisa.storage import StoredObject
 from momalisa.tables import Chunk, ChunkKind, Walk, WalkStatus
+from tests.conftest import made_frames
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def render_a_chunk() -> None:
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
-        stored = [(frame.position, StoredObject("w", 9, "AAAAAA==")) for frame in claim.frames]
+        stored = made_frames(claim)
         results.frames_done(session, claim, stored)
 
 
@@ -109,7 +109,7 @@ def test_a_client_is_asked_to_wait_longer_in_a_long_queue(status: WalkStatus, ag
 def test_an_answer_is_held_back_until_something_changes(
     api: TestClient, make: Callable[..., dict[str, Any]]
 ) -> None:
-    url = f"/v1/walks/{make(frames=8)['id']}"
+    url = f"/v1/walks/{make(frames=8, pacing='linear')['id']}"
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
     assert claim
@@ -119,7 +119,7 @@ def test_an_answer_is_held_back_until_something_changes(
     def render_once_somebody_waits() -> None:
         assert looked.wait(10)
         with transaction() as session:
-            stored = [(frame.position, StoredObject("w", 9, "AAAAAA==")) for frame in claim.frames]
+            stored = made_frames(claim)
             results.frames_done(session, claim, stored)
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:

@@ -29,6 +29,7 @@ from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
 from momalisa.webhooks import Message, Outcome
 from tests import receiver
+from tests.conftest import made_frames
 from tests.receiver import Receiver
 
 MakeSpec = Callable[..., WalkSpec]
@@ -107,7 +108,7 @@ def finish(walk_id: UUID) -> None:
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claimed
-        stored = [(frame.position, StoredObject("x", 1, "AAAAAA==")) for frame in claimed.frames]
+        stored = made_frames(claimed)
         assert results.frames_done(session, claimed, stored)
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.ASSEMBLE, "here")

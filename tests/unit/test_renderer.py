@@ -4,17 +4,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from hypothesis import given
+from hypothesis import strategies as st
 
 from momalisa.errors import ModelError
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from worker.renderer import Pictures, Renderer
+from momalisa.spec import Scheduler, WalkSpec
+from worker.renderer import Pictures, Renderer, lerp, slerp
 
 BATCH_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
@@ -64,6 +66,72 @@ def test_a_joint_is_its_prompt_and_nothing_else(renderer: Renderer, spec: MakeSp
     [joint] = renderer.render(three, [0.5])
     [end] = renderer.render(spec(prompts=("a cat", "a castle")), [1.0])
     assert difference(joint, end) == 0
+
+
+def test_a_closed_walk_comes_back_to_its_first_stop(renderer: Renderer, spec: MakeSpec) -> None:
+    start, end = renderer.render(spec(loop="closed"), [0.0, 1.0])
+    assert difference(start, end) <= BATCH_TOLERANCE
+    [middle] = renderer.render(spec(loop="closed"), [0.5])
+    [other] = renderer.render(spec(), [1.0])
+    assert difference(middle, other) == 0
+
+
+def test_a_walk_that_travels_to_another_noise_ends_as_that_noise_does(renderer: Renderer, spec: MakeSpec) -> None:
+    travelling = spec(seed=1, seed_to=2)
+    start, middle, end = renderer.render(travelling, [0.0, 0.5, 1.0])
+    for seed, position, picture in ((1, 0.0, start), (2, 1.0, end)):
+        [still] = renderer.render(spec(seed=seed), [position])
+        assert difference(picture, still) <= BATCH_TOLERANCE
+    [still] = renderer.render(spec(seed=1), [0.5])
+    assert difference(middle, still) > 50
+
+
+def test_a_closed_walk_travels_there_and_back(renderer: Renderer, spec: MakeSpec) -> None:
+    start, end = renderer.render(spec(seed=1, seed_to=2, loop="closed"), [0.0, 1.0])
+    assert difference(start, end) <= BATCH_TOLERANCE
+
+
+def test_slerp_goes_through_other_pictures_between_the_same_ends(renderer: Renderer, spec: MakeSpec) -> None:
+    line = renderer.render(spec(), [0.0, 0.5, 1.0])
+    arc = renderer.render(spec(interpolation="slerp"), [0.0, 0.5, 1.0])
+    assert difference(line[0], arc[0]) == difference(line[2], arc[2]) == 0
+    assert difference(line[1], arc[1]) > 10
+
+
+@given(st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_slerp_keeps_the_length_of_noise(along: float, seed: int) -> None:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    a, b = torch.randn((2, 1024), generator=generator)
+    between = slerp(a, b, along).norm()
+    assert min(a.norm(), b.norm()) * 0.97 <= between <= max(a.norm(), b.norm()) * 1.03
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
+def test_slerp_between_vectors_on_one_line_is_the_line(factor: float) -> None:
+    a = torch.tensor([1.0, 2.0, -3.0])
+    assert torch.allclose(slerp(a, factor * a, 0.25), lerp(a, factor * a, 0.25))
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_every_sampler_on_offer_makes_about_the_same_picture(
+    renderer: Renderer, spec: MakeSpec, scheduler: Scheduler
+) -> None:
+    """Given steps enough, they all solve the same equation."""
+    [own] = renderer.render(spec(steps=20), [0.0])
+    [picture] = renderer.render(spec(steps=20, scheduler=scheduler), [0.0])
+    assert np.abs(picture.astype(int) - own).mean() < 12
+    [again] = renderer.render(spec(steps=20), [0.0])
+    assert difference(own, again) == 0  # the model's own is not changed by it
+
+
+def test_the_revision_tells_models_apart(renderer: Renderer, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(settings().model, other)
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "epsilon"}))
+    assert Renderer(settings().model, batch_size=1).revision == renderer.revision
+    assert Renderer(str(other), batch_size=1).revision != renderer.revision
 
 
 def test_the_middle_is_neither_end(renderer: Renderer, spec: MakeSpec) -> None:

@@ -1,6 +1,11 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from momalisa.spec import slug
+from momalisa.spec import WalkSpec, frame_key, slug
+
+MakeSpec = Callable[..., WalkSpec]
 
 
 @pytest.mark.parametrize(
@@ -15,3 +20,80 @@ from momalisa.spec import slug
 )
 def test_a_file_name_tells_the_walk_in_plain_ascii(prompts: list[str], expected: str) -> None:
     assert slug(prompts) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 8},
+        {"seed_to": 8},
+        {"negative_prompt": "red"},
+        {"steps": 4},
+        {"guidance": 4.5},
+        {"scheduler": "euler"},
+        {"width": 64},
+        {"height": 64},
+        {"prompts": ("a cat", "a battleship")},
+        {"interpolation": "slerp"},
+    ],
+)
+def test_whatever_decides_the_pixels_changes_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
+    assert frame_key(spec(), 0.25, "m") != frame_key(spec(**changes), 0.25, "m")
+
+
+def test_another_model_or_position_changes_the_key(spec: MakeSpec) -> None:
+    assert len({frame_key(spec(), *rest) for rest in ((0.25, "m"), (0.25, "n"), (0.5, "m"))}) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"frames": 99}, {"fps": 5}, {"hold": 3}, {"loop": "pingpong"}, {"pacing": "even"}, {"easing": "ease-in"}],
+)
+def test_what_only_places_or_shows_frames_does_not_change_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
+    assert frame_key(spec(), 0.25, "m") == frame_key(spec(**changes), 0.25, "m")
+
+
+def test_a_stop_is_the_same_picture_wherever_it_lies(spec: MakeSpec) -> None:
+    short, long = spec(prompts=("a", "b")), spec(prompts=("c", "b", "a"), interpolation="slerp", loop="closed")
+    assert frame_key(short, 0, "m") == frame_key(long, 2 / 3, "m")
+    assert frame_key(short, 1, "m") == frame_key(long, 1 / 3, "m")
+
+
+def test_a_leg_is_the_same_wherever_it_lies(spec: MakeSpec) -> None:
+    short, long = spec(prompts=("a", "b")), spec(prompts=("c", "a", "b", "d"))
+    assert frame_key(short, 0.3, "m") == frame_key(long, 1.3 / 3, "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "refined"),
+    [
+        ({"frames": 8}, True),
+        ({"frames": 3}, False),
+        ({"hold": 2, "fps": 30, "loop": "pingpong"}, True),
+        ({"loop": "closed"}, False),
+        ({"easing": "ease-in"}, False),
+        ({"pacing": "even"}, False),
+        ({"weights": (1.0, 2.0)}, False),
+        ({"seed": 8}, False),
+    ],
+)
+def test_a_walk_is_refined_if_nothing_but_frames_is_added(
+    spec: MakeSpec, changes: dict[str, Any], refined: bool
+) -> None:
+    assert spec(**changes).refines(spec()) is refined
+
+
+def test_specs_from_before_there_was_a_choice_are_read_as_they_were_made() -> None:
+    old = {
+        "prompts": ["a", "b"],
+        "frames": 4,
+        "seed": 7,
+        "negative_prompt": "",
+        "steps": 3,
+        "guidance": 4.0,
+        "width": 128,
+        "height": 128,
+        "fps": 12,
+    }
+    spec = WalkSpec.model_validate(old)
+    assert (spec.pacing, spec.easing, spec.loop, spec.hold) == ("linear", "linear", "none", 0)

@@ -1,46 +1,134 @@
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from momalisa import walk
+from momalisa.walk import Course, Easing, Loop
 
-walks = st.integers(2, 10).flatmap(lambda stops: st.tuples(st.integers(stops, 240), st.just(stops)))
+weights = st.floats(0.01, 100)
+easings = st.sampled_from(get_args(Easing))
 
 
-@given(walks)
-def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_stops: tuple[int, int]) -> None:
-    frames, stops = frames_and_stops
-    positions = walk.positions(frames, stops)
+@st.composite
+def courses(draw: st.DrawFn) -> Course:
+    stops = draw(st.lists(weights, min_size=2, max_size=10))
+    closed = draw(st.booleans())
+    return Course((*stops, stops[0]) if closed else tuple(stops), draw(easings), closed)
+
+
+@st.composite
+def walks(draw: st.DrawFn) -> tuple[int, Course]:
+    course = draw(courses())
+    return draw(st.integers(course.legs + (not course.closed), 240)), course
+
+
+@given(walks())
+def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_course: tuple[int, Course]) -> None:
+    frames, course = frames_and_course
+    positions = walk.positions(frames, course)
     assert len(positions) == frames
     assert all(a < b for a, b in pairwise(positions))
-    assert (positions[0], positions[-1]) == (0, 1)
+    assert positions[0] == 0
+    assert positions[-1] < 1 if course.closed else positions[-1] == 1
 
 
-@given(walks)
-def test_every_stop_has_a_frame_of_its_own(frames_and_stops: tuple[int, int]) -> None:
-    frames, stops = frames_and_stops
-    positions = walk.positions(frames, stops)
-    assert [positions.count(stop / (stops - 1)) for stop in range(stops)] == [1] * stops
+@given(walks())
+def test_every_stop_has_a_frame_of_its_own(frames_and_course: tuple[int, Course]) -> None:
+    frames, course = frames_and_course
+    positions = walk.positions(frames, course)
+    stops = range(course.legs + (not course.closed))
+    assert [positions.count(stop / course.legs) for stop in stops] == [1] * len(stops)
 
 
-@given(walks)
-def test_legs_differ_by_at_most_one_frame(frames_and_stops: tuple[int, int]) -> None:
-    frames, stops = frames_and_stops
-    joints = [walk.positions(frames, stops).index(stop / (stops - 1)) for stop in range(stops)]
+@given(st.integers(2, 10), st.integers(10, 240), easings)
+def test_legs_between_equal_stops_differ_by_at_most_one_frame(stops: int, frames: int, easing: Easing) -> None:
+    positions = walk.positions(frames, Course((1.0,) * stops, easing))
+    joints = [positions.index(stop / (stops - 1)) for stop in range(stops)]
     lengths = [b - a for a, b in pairwise(joints)]
     assert max(lengths) - min(lengths) <= 1
 
 
 def test_a_walk_between_two_stops_takes_equal_steps() -> None:
-    assert walk.positions(5, 2) == [0, 0.25, 0.5, 0.75, 1]
+    assert walk.positions(5, Course((1, 1))) == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_a_closed_walk_ends_a_step_before_it_begins_again() -> None:
+    assert walk.positions(6, Course((1, 1, 1), closed=True)) == pytest.approx(
+        [0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6]
+    )
+
+
+def test_a_walk_lingers_at_a_heavy_stop() -> None:
+    positions = walk.positions(21, Course((1, 4, 1)))
+    steps = [b - a for a, b in pairwise(positions)]
+    assert steps[9] == pytest.approx(steps[10])
+    assert steps[9] < steps[0] / 3
+    assert steps[:10] == sorted(steps[:10], reverse=True)
+
+
+def test_a_leg_to_a_heavy_stop_has_more_frames() -> None:
+    positions = walk.positions(31, Course((1, 1, 9)))
+    assert positions.index(0.5) == 5
+
+
+@pytest.mark.parametrize(
+    ("easing", "steps"),
+    [
+        ("ease-in", "grow"),
+        ("ease-out", "shrink"),
+        ("ease-in-out", "grow, then shrink"),
+    ],
+)
+def test_easing_slows_a_leg_down_at_its_ends(easing: Easing, steps: str) -> None:
+    positions = walk.positions(11, Course((1, 1), easing))
+    sizes = [b - a for a, b in pairwise(positions)]
+    middle = {"grow": 10, "shrink": 0, "grow, then shrink": 5}[steps]
+    assert sizes[:middle] == sorted(sizes[:middle])
+    assert sizes[middle:] == sorted(sizes[middle:], reverse=True)
+
+
+@given(courses(), st.floats(0, 1))
+def test_time_and_progress_undo_each_other(course: Course, progress: float) -> None:
+    for leg in range(course.legs):
+        assert course.progress(leg, course.time(leg, progress)) == pytest.approx(progress, abs=1e-6)
+
+
+@given(courses(), st.lists(st.floats(0, 1), min_size=2))
+def test_progress_never_goes_back_and_goes_from_stop_to_stop(course: Course, times: list[float]) -> None:
+    for leg in range(course.legs):
+        done = [course.progress(leg, time) for time in [0, *sorted(times), 1]]
+        assert all(a <= b + 1e-12 for a, b in pairwise(done))
+        assert (done[0], done[-1]) == pytest.approx((0, 1), abs=1e-9)
 
 
 @pytest.mark.parametrize(("frames", "stops"), [(5, 1), (2, 3)])
 def test_a_walk_without_room_for_its_stops_is_refused(frames: int, stops: int) -> None:
     with pytest.raises(ValueError, match="at least"):
-        walk.positions(frames, stops)
+        walk.positions(frames, Course((1.0,) * stops))
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 40)), min_size=1, max_size=30), st.data())
+def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
+    things: list[tuple[float, int]], data: st.DataObject
+) -> None:
+    sizes, most = [size for size, _ in things], [limit for _, limit in things]
+    total = data.draw(st.integers(len(things), sum(most)))
+    parts = walk.shares(sizes, total, most)
+    assert sum(parts) == total
+    assert all(1 <= part <= limit for part, limit in zip(parts, most, strict=True))
+    cuttable = [size / part for size, part, limit in zip(sizes, parts, most, strict=True) if part < limit]
+    left = max(cuttable, default=0)
+    for size, part in zip(sizes, parts, strict=True):
+        assert part == 1 or size / (part - 1) >= left
+
+
+@pytest.mark.parametrize("total", [1, 5])
+def test_things_that_cannot_be_cut_so_are_refused(total: int) -> None:
+    with pytest.raises(ValueError, match="cannot be cut"):
+        walk.shares([1, 1], total, [2, 2])
 
 
 @given(st.integers(1, 300), st.integers(1, 64))
@@ -76,14 +164,50 @@ def test_chunks_of_nothing_are_refused(frames: int, size: int) -> None:
         walk.chunks(frames, size)
 
 
-@given(walks)
-def test_each_position_finds_its_leg_and_stops_are_exact(frames_and_stops: tuple[int, int]) -> None:
-    frames, stops = frames_and_stops
-    for position in walk.positions(frames, stops):
-        leg, along = walk.leg(position, stops)
-        assert 0 <= leg < stops - 1
+@given(walks())
+def test_each_position_finds_its_leg_and_stops_are_exact(frames_and_course: tuple[int, Course]) -> None:
+    frames, course = frames_and_course
+    for position in walk.positions(frames, course):
+        leg, along = walk.leg(position, course.legs)
+        assert 0 <= leg < course.legs
         assert 0 <= along <= 1
-        assert (leg + along) / (stops - 1) == pytest.approx(position)
-    for stop in range(stops):
-        leg, along = walk.leg(stop / (stops - 1), stops)
-        assert leg + along == stop
+        assert (leg + along) / course.legs == pytest.approx(position)
+    for stop in range(course.legs):
+        assert walk.leg(stop / course.legs, course.legs) == (stop, 0)
+    assert walk.leg(1, course.legs) == (course.legs - 1, 1)
+
+
+@given(walks(), st.integers(0, 5), st.sampled_from(get_args(Loop)))
+def test_the_animation_shows_every_frame_and_holds_the_stops_only(
+    frames_and_course: tuple[int, Course], hold: int, loop: Loop
+) -> None:
+    frames, course = frames_and_course
+    positions = walk.positions(frames, course)
+    shown = walk.sequence(positions, course.legs, hold=hold, loop=loop)
+    assert set(shown) == set(range(frames))
+    runs = [(a, shown.count(a)) for a in range(frames)]
+    for index, times in runs:
+        stop = walk.leg(positions[index], course.legs)[1] in {0, 1}
+        ways = 2 if loop == "pingpong" and 0 < index < frames - 1 else 1
+        assert times == ways * (1 + hold if stop else 1)
+
+
+@given(walks())
+def test_to_and_fro_no_frame_comes_twice_in_a_row(frames_and_course: tuple[int, Course]) -> None:
+    frames, course = frames_and_course
+    shown = walk.sequence(walk.positions(frames, course), course.legs, hold=0, loop="pingpong")
+    assert len(shown) == max(2 * frames - 2, 2)
+    assert all(abs(a - b) == 1 for a, b in pairwise([*shown, shown[0]]))
+
+
+def test_a_stop_is_held_each_time_that_the_walk_comes_by() -> None:
+    shown = walk.sequence([0, 0.25, 0.5, 0.75, 1], 2, hold=1, loop="pingpong")
+    assert shown == [0, 0, 1, 2, 2, 3, 4, 4, 3, 2, 2, 1]
+
+
+@given(st.floats(0, 1))
+def test_a_closed_walk_travels_there_and_back(position: float) -> None:
+    assert walk.travelled(position, closed=False) == position
+    assert 0 <= walk.travelled(position, closed=True) <= 1
+    assert walk.travelled(position, closed=True) == pytest.approx(walk.travelled(1 - position, closed=True))
+    assert (walk.travelled(0, closed=True), walk.travelled(0.5, closed=True)) == (0, 1)

@@ -1,0 +1,1 @@
+"""MoMALisa measured against others and against what it promises."""

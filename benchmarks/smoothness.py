@@ -1,0 +1,167 @@
+"""How smooth walks are: `python -m benchmarks.smoothness`.
+
+For each pair of prompts it renders a walk with linear and one with even pacing, by the renderer and the planning of
+the product, and an oracle: eight times as many positions, of which it picks as many frames by arc length. Distances
+between frames are measured by two metrics that the pacing does not use.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from momalisa import pacing
+from momalisa.settings import ROOT, settings
+from momalisa.spec import WalkSpec, frame_key
+from worker.assembly import Picture, decode_png, encode_png
+from worker.renderer import Renderer
+from worker.signature import signature
+
+PAIRS = [
+    ("a giraffe", "a battleship"),
+    ("a cat", "a castle"),
+    ("an apple", "a planet"),
+    ("a fox", "a sailing boat"),
+    ("a rocket", "a lighthouse"),
+    ("a rose", "a butterfly"),
+    ("a violin", "a swan"),
+    ("an owl", "an alarm clock"),
+    ("a pizza", "a full moon"),
+    ("a whale", "a submarine"),
+    ("a snail", "a camera"),
+    ("a mushroom", "an umbrella"),
+    ("a tiger", "a racing car"),
+    ("a snowman", "a guitar"),
+    ("a cactus", "a candle"),
+    ("a bee", "a helicopter"),
+    ("a teapot", "an elephant"),
+    ("a crown", "a strawberry"),
+    ("a robot", "a penguin"),
+    ("a tree", "a hot air balloon"),
+]
+
+DENSER = 8
+"""How many times as many steps the oracle may choose from."""
+
+FRAMES_TO_CACHE = ROOT / ".momalisa" / "benchmarks"
+
+Metric = Callable[[Picture, Picture], float]
+
+
+class Studio:
+    """Renders frames, each once: they are kept in a folder for the next run."""
+
+    def __init__(self, renderer: Renderer, folder: Path) -> None:
+        self._renderer = renderer
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
+        """Return the frames of a walk at some positions."""
+        paths = [self._folder / f"{frame_key(spec, position, self._renderer.revision)}.png" for position in wanted]
+        missing = [index for index, path in enumerate(paths) if not path.exists()]
+        if missing:
+            for index, picture in zip(
+                missing, self._renderer.render(spec, [wanted[index] for index in missing]), strict=True
+            ):
+                paths[index].write_bytes(encode_png(picture))
+        return [decode_png(path.read_bytes()) for path in paths]
+
+
+def dissimilarity(one: Picture, other: Picture) -> float:
+    """Return 1 − SSIM of the luma. Source: Wang, Bovik, Sheikh and Simoncelli, 2004: Gaussian window, σ = 1.5."""
+    a, b = (picture @ np.array([0.299, 0.587, 0.114]) for picture in (one, other))
+    mean_a, mean_b = _blurred(a), _blurred(b)
+    variance_a, variance_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
+    covariance = _blurred(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    )
+    return float(1 - similarity.mean())
+
+
+def _blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means under a Gaussian window of 11 × 11, where it fits."""
+    window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    rows = np.lib.stride_tricks.sliding_window_view(values, 11, axis=0) @ window
+    return np.lib.stride_tricks.sliding_window_view(rows, 11, axis=1) @ window
+
+
+_TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+_WHITE = _TO_XYZ.sum(axis=1)
+
+
+def lab(picture: Picture) -> NDArray[np.float64]:
+    """Return a picture in CIELAB under D65, the channels last. Source: IEC 61966-2-1 and CIE 15:2004."""
+    level = picture / 255
+    light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004
+    ratio = light @ _TO_XYZ.T / _WHITE
+    bent = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / 3 / (6 / 29) ** 2 + 4 / 29)
+    x, y, z = np.moveaxis(bent, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def lab_rms(one: Picture, other: Picture) -> float:
+    """Return the root mean square of the distance in CIELAB."""
+    difference = lab(one) - lab(other)
+    return float(np.sqrt((difference**2).sum(axis=-1).mean()))
+
+
+METRICS: dict[str, Metric] = {"1 − SSIM": dissimilarity, "RMS in CIELAB": lab_rms}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How smooth a walk is by one metric."""
+
+    smoothness: float
+    """1 − Gini of the steps: 1 if all are equal."""
+    largest: float
+    """The largest step ÷ the mean."""
+    detour: float
+    """The length of the way ÷ the distance of its ends."""
+
+
+def figures(pictures: Sequence[Picture], metric: Metric) -> Figures:
+    """Return how smooth a walk is by a metric."""
+    steps = [metric(a, b) for a, b in pairwise(pictures)]
+    return Figures(
+        1 - gini(steps), max(steps) / statistics.fmean(steps), sum(steps) / metric(pictures[0], pictures[-1])
+    )
+
+
+def gini(values: Sequence[float]) -> float:
+    """Return the Gini coefficient: half the mean absolute difference of two values, by their mean."""
+    ordered = np.sort(values)
+    ranks = np.arange(1, len(ordered) + 1)
+    return float(((2 * ranks - len(ordered) - 1) * ordered).sum() / len(ordered) / ordered.sum())
+
+
+def evenly_paced(studio: Studio, spec: WalkSpec) -> list[Picture]:
+    """Return the frames of a walk as the workers would make them, pass by pass."""
+    found: dict[float, Picture] = {}
+    new = pacing.first(spec, settings().batch_size)
+    while new:
+        found.update(zip(new, studio.frames(spec, new), strict=True))
+        new = pacing.following(
+            spec, {position: signature(picture) for position, picture in found.items()}, settings().batch_size
+        )
+    return [found[position] for position in sorted(found)]
+
+
+def by_arc_length(dense: Sequence[Picture], frames: int, metric: Metric) -> list[Picture]:
+    """Return so many of the pictures, all different, each next to a point that is equally far along the way."""
+    way = np.cumsum([0.0, *(metric(a, b) for a, b in pairwise(dense))])
+    chosen = [-1]
+    for number, length in enumerate(np.linspace(0, way[-1], frames), start=1):
+        nearest = int(np.abs(way - length).argmin())
+        chosen.append(min(max(nearest, chosen[-1] + 1), len(dense) - 1 - frames + number))
+    return [dense[index] for index in chosen[1:]]

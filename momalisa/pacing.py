@@ -1,0 +1,175 @@
+"""Even pacing: which frames of a walk are rendered first, and which once it is known where the picture moves.
+
+Equal steps in position are not equal steps to the eye: the picture rests for many frames, then jumps. So a walk is
+rendered in passes. The first is a probe in equal steps; each later one puts its frames where the pictures on both
+sides differ most, as far as that is known by then. All frames stay. Everything here is a pure function of what was
+recorded, so that whoever plans a pass plans the same one.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import ceil, dist, floor
+
+from momalisa.spec import WalkSpec
+from momalisa.walk import Course, leg, positions, shares
+
+GRID = 4096
+"""Places on a leg at which a frame can lie: the least step is 1/4096 of it."""
+
+BASE = 0.02
+"""The share of a leg's length that is spread evenly over it, so that no part of it is taken for nothing."""
+
+
+def first(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:
+    """Return the positions of the first pass, in ascending order.
+
+    With linear pacing that is every frame; otherwise it is a probe in equal steps, of about a third of the frames.
+
+    Args:
+        spec: the walk.
+        size: frames in a batch.
+        kept: positions of frames that are there already, and stay.
+    """
+    course = spec.course
+    if spec.pacing == "linear":
+        wanted = positions(spec.frames, course)
+        count = spec.frames
+    else:
+        count = max(_probe(spec.frames, course, size), min(len(kept), spec.frames))
+        wanted = positions(count, Course(weights=(1.0,) * len(course.weights), closed=course.closed))
+        wanted = [_snapped(position, course.legs) for position in wanted]
+    if set(kept) <= set(wanted):
+        return wanted
+    there = sorted({*kept, *positions(course.legs + (not course.closed), course)})
+    ends = [*there, 1.0] if course.closed else there
+    new = fill(ends, [b - a for a, b in pairwise(ends)], max(count - len(there), 0), course)
+    return sorted([*there, *new])
+
+
+def following(spec: WalkSpec, recorded: Mapping[float, bytes], size: int) -> list[float]:
+    """Return the positions of the next pass, in ascending order; none if every frame is there.
+
+    Args:
+        spec: the walk.
+        recorded: the signature of each frame that is there, by position; every stop is among them.
+        size: frames in a batch.
+    """
+    count = _doubled(len(recorded), spec.frames, size) - len(recorded)
+    if not count:
+        return []
+    there = sorted(recorded)
+    signatures = [recorded[position] for position in there]
+    if spec.course.closed:
+        there, signatures = [*there, 1.0], [*signatures, signatures[0]]
+    if spec.pacing == "linear":
+        distances = [b - a for a, b in pairwise(there)]
+    else:
+        distances = [distance(a, b) for a, b in pairwise(signatures)]
+    return fill(there, distances, count, spec.course)
+
+
+def distance(one: bytes, other: bytes) -> float:
+    """Return how far apart two pictures are to the eye, by their signatures: the length of the difference."""
+    return dist(one, other)
+
+
+def fill(there: Sequence[float], distances: Sequence[float], count: int, course: Course) -> list[float]:
+    """Return `count` positions for new frames, in ascending order, so that the longest step is as short as can be.
+
+    How long a step takes is the distance between its ends, bent by the course. A gap is cut into steps that take
+    equally long, if the picture moves steadily within it.
+
+    Args:
+        there: positions of the frames that are there, in ascending order, with every stop and both ends.
+        distances: between each frame and the next; as many as there are gaps.
+        count: of new frames.
+        course: how the time of the walk is spread over its way.
+    """
+    legs: list[list[float]] = [[] for _ in range(course.legs)]
+    for position in there:
+        number, along = leg(position, course.legs)
+        legs[number].append(along)
+    even = BASE * (sum(distances) / course.legs or 1.0)
+    gaps: list[_Gap] = []
+    for number, found in enumerate(legs):
+        alongs = found if found[-1] == 1 else [*found, 1.0]
+        steps = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(alongs))]
+        gaps += _gaps(number, alongs, steps, course)
+    parts = shares([gap.duration for gap in gaps], len(gaps) + count, [gap.room for gap in gaps])
+    return [
+        (gap.leg + place / GRID) / course.legs
+        for gap, cut in zip(gaps, parts, strict=True)
+        for place in gap.places(cut, course)
+    ]
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """What lies between two frames that are neighbours by now."""
+
+    leg: int
+    alongs: tuple[float, float]
+    """Where it begins and ends on its leg."""
+    progress: tuple[float, float]
+    """How much of the leg's way is done there."""
+    times: tuple[float, float]
+    """How much of the leg's time has passed there."""
+    duration: float
+    """How long it takes, in the unit of distances."""
+
+    @property
+    def lowest(self) -> int:
+        """The first place within it."""
+        return floor(self.alongs[0] * GRID) + 1
+
+    @property
+    def highest(self) -> int:
+        """The last place within it."""
+        return ceil(self.alongs[1] * GRID) - 1
+
+    @property
+    def room(self) -> int:
+        """The number of steps into which it can be cut."""
+        return max(self.highest - self.lowest + 2, 1)
+
+    def places(self, cut: int, course: Course) -> Iterator[int]:
+        """Give the places that cut it into so many steps of equal time."""
+        least = self.lowest
+        for step in range(1, cut):
+            time = self.times[0] + (self.times[1] - self.times[0]) * step / cut
+            within = (course.progress(self.leg, time) - self.progress[0]) / (self.progress[1] - self.progress[0])
+            along = self.alongs[0] + (self.alongs[1] - self.alongs[0]) * within
+            place = min(max(round(along * GRID), least), self.highest - (cut - 1 - step))
+            yield place
+            least = place + 1
+
+
+def _gaps(number: int, alongs: Sequence[float], distances: Sequence[float], course: Course) -> list[_Gap]:
+    """Return the gaps of a leg, by where its frames lie along it and how far apart they are, all above 0."""
+    done = list(accumulate(distances, initial=0.0))
+    progress = [length / done[-1] for length in done]
+    times = [course.time(number, part) for part in progress]
+    whole = course.weight(number) * done[-1]
+    return [
+        _Gap(number, ends, parts, span, whole * (span[1] - span[0]))
+        for ends, parts, span in zip(pairwise(alongs), pairwise(progress), pairwise(times), strict=True)
+    ]
+
+
+def _probe(frames: int, course: Course, size: int) -> int:
+    """Return how many frames the first pass has: a third, in whole batches; at least one within each leg."""
+    least = 2 * course.legs + (not course.closed)
+    whole = ceil(frames / 3 / size) * size
+    return min(max(least, whole if whole < frames else ceil(frames / 2)), frames)
+
+
+def _doubled(done: int, frames: int, size: int) -> int:
+    """Return how many frames are there after the next pass: twice as many, or all if less than a batch is left."""
+    return 2 * done if 2 * done + size <= frames else frames
+
+
+def _snapped(position: float, legs: int) -> float:
+    """Return the place on the grid that is next to a position."""
+    number, along = leg(position, legs)
+    return (number + round(along * GRID) / GRID) / legs

@@ -1,0 +1,224 @@
+"""Walks that start from others: what is the same is copied inside the bucket, and only the rest is rendered."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+
+from momalisa import storage
+from momalisa.database import transaction
+from momalisa.spec import WalkSpec
+from momalisa.tables import ChunkKind, Walk, WalkStatus
+from worker import lease, work
+from worker.assembly import Picture, decode_png
+
+ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "steps": 2, "width": 64, "height": 64}
+
+Reply = dict[str, Any]
+
+
+class Painter:
+    """Stands in for the model: paints how far along a frame lies, at once, and counts."""
+
+    revision = "painted"
+
+    def __init__(self) -> None:
+        self.painted: list[float] = []
+
+    def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
+        return []
+
+    def render(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> list[Picture]:
+        check()
+        self.painted += positions
+        pictures = []
+        for position in positions:
+            picture = np.full((spec.height, spec.width, 3), 255, np.uint8)
+            picture[:, : round(position * spec.width)] = 0
+            pictures.append(picture)
+        return pictures
+
+
+@pytest.fixture
+def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
+    painter = Painter()
+    monkeypatch.setattr(work, "renderer", lambda: painter)
+    lease._failed.clear()
+    return painter
+
+
+@pytest.fixture
+def make(api: TestClient, painter: Painter) -> Callable[..., Reply]:
+    """Submit a walk and do all its work; it tells how many frames were rendered."""
+
+    def make_walk(**order: Any) -> Reply:
+        answer = api.post("/v1/walks", json=order if "from_walk" in order else {**ORDER, **order})
+        assert answer.status_code == 202, answer.text
+        return finish(api, painter, answer.json()["id"])
+
+    return make_walk
+
+
+def finish(api: TestClient, painter: Painter, walk_id: str) -> Reply:
+    painter.painted = []
+    walk: Reply = {"status": None, "done": False}
+    while not walk["done"]:
+        lease.run(ChunkKind.RENDER, work.render)
+        lease.run(ChunkKind.ASSEMBLE, work.assemble)
+        walk = api.get(f"/v1/walks/{walk_id}").json()
+    assert walk["status"] == "succeeded"
+    return walk
+
+
+def positions(walk: Reply) -> list[float]:
+    return [frame["position"] for frame in walk["frames"]]
+
+
+def objects(walk: Reply) -> list[str]:
+    return [storage.frame_name(walk["id"], position) for position in positions(walk)]
+
+
+def remove(api: TestClient, walk: Reply) -> None:
+    assert api.delete(f"/v1/walks/{walk['id']}").status_code == 204
+    storage.delete_all(storage.folder_name(walk["id"]))
+
+
+@pytest.mark.parametrize("pacing", ["even", "linear"])
+def test_going_from_16_to_48_frames_renders_32(
+    api: TestClient, make: Callable[..., Reply], painter: Painter, pacing: str
+) -> None:
+    coarse = make(pacing=pacing)
+    assert len(painter.painted) == 16
+    fine = make(from_walk=coarse["id"], frames=48)
+    assert len(painter.painted) == 32
+    assert set(positions(coarse)) <= set(positions(fine))
+    assert not set(painter.painted) & set(positions(coarse))
+    assert (fine["from_walk"], fine["progress"]["frames_done"]) == (coarse["id"], 48)
+    for frame in fine["frames"]:
+        assert picture(fine, frame["position"])[:, : round(frame["position"] * 64)].max(initial=0) == 0
+
+
+def picture(walk: Reply, position: float) -> Picture:
+    blob = storage._bucket().blob(storage.frame_name(walk["id"], position))
+    return decode_png(blob.download_as_bytes())
+
+
+def test_what_is_left_out_is_as_it_was(make: Callable[..., Reply]) -> None:
+    first = make(easing="ease-in", negative_prompt="red", guidance=2.5, fps=7, public=False)
+    second = make(from_walk=first["id"], guidance=3)
+    assert second["prompts"] == first["prompts"]
+    assert second["settings"] == {**first["settings"], "guidance": 3}
+    assert (second["frames_total"], second["public"]) == (16, False)
+
+
+def test_the_same_walk_again_renders_nothing(make: Callable[..., Reply], painter: Painter) -> None:
+    first = make()
+    second = make(from_walk=first["id"], hold=2, loop="pingpong", fps=24)
+    assert painter.painted == []
+    assert positions(second) == positions(first)
+    assert len(second["sequence"]) == 30 + 2 * 2
+
+
+@pytest.mark.parametrize("changes", [{"seed": 8}, {"steps": 3}, {"guidance": 1.0}, {"negative_prompt": "red"}])
+def test_another_picture_is_rendered(make: Callable[..., Reply], painter: Painter, changes: Reply) -> None:
+    make(from_walk=make()["id"], **changes)
+    assert len(painter.painted) == 16
+
+
+def test_a_new_stop_keeps_what_is_the_same(make: Callable[..., Reply], painter: Painter) -> None:
+    """The old ends are the same pictures, wherever they lie on the new walk."""
+    first = make()
+    make(from_walk=first["id"], prompts=["a cat", "a giraffe", "a battleship"], frames=17, pacing="linear")
+    assert 0.5 not in painter.painted
+    assert 1.0 not in painter.painted
+    assert 0.0 in painter.painted
+
+
+def test_the_old_walk_may_go(api: TestClient, make: Callable[..., Reply]) -> None:
+    first = make()
+    second = make(from_walk=first["id"])
+    remove(api, first)
+    for name in objects(second):
+        assert storage._bucket().blob(name).exists()
+
+
+def test_frames_that_have_vanished_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
+    first = make()
+    for name in objects(first)[:5]:
+        storage._bucket().delete_blob(name)
+    second = make(from_walk=first["id"])
+    assert sorted(painter.painted) == positions(first)[:5]
+    assert len(second["frames"]) == 16
+
+
+def test_frames_that_are_damaged_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
+    first = make()
+    storage._bucket().blob(objects(first)[3]).upload_from_string(b"damaged", "image/png")
+    second = make(from_walk=first["id"])
+    assert painter.painted == [positions(first)[3]]
+    assert picture(second, positions(second)[3]).shape == (64, 64, 3)
+
+
+def test_a_walk_that_goes_while_another_starts_from_it_is_rendered(
+    api: TestClient, make: Callable[..., Reply], painter: Painter
+) -> None:
+    first = make()
+    second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
+    remove(api, first)
+    assert len(finish(api, painter, second["id"])["frames"]) == 16
+    assert len(painter.painted) == 16
+
+
+def test_a_frame_that_was_taken_over_and_is_lost_is_taken_over_again(
+    api: TestClient, make: Callable[..., Reply], painter: Painter
+) -> None:
+    first = make()
+    second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
+    painter.painted = []
+    while (seen := api.get(f"/v1/walks/{second['id']}").json())["status"] != "assembling":
+        lease.run(ChunkKind.RENDER, work.render)
+    storage._bucket().delete_blob(objects(seen)[4])
+    finish(api, painter, second["id"])
+    assert painter.painted == []
+
+
+def test_nobody_starts_from_what_he_may_not_see(api: TestClient, make: Callable[..., Reply]) -> None:
+    private = make(public=False)
+    api.cookies.clear()
+    refused = api.post("/v1/walks", json={"from_walk": private["id"]})
+    assert refused.status_code == 422
+    assert refused.json()["errors"] == [
+        {"field": "from_walk", "message": f"There is no walk {private['id']}"},
+    ]
+
+
+def test_a_walk_that_became_private_is_no_source(
+    api: TestClient, make: Callable[..., Reply], painter: Painter
+) -> None:
+    first = make()
+    api.cookies.clear()
+    second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
+    with transaction() as session:
+        session.execute(update(Walk).where(Walk.id == first["id"]).values(public=False))
+    finish(api, painter, second["id"])
+    assert len(painter.painted) == 16
+
+
+def test_nobody_starts_from_what_is_expired(api: TestClient, make: Callable[..., Reply]) -> None:
+    first = make()
+    with transaction() as session:
+        session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
+    refused = api.post("/v1/walks", json={"from_walk": first["id"]})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "from_walk")
+    assert "expired" in refused.json()["errors"][0]["message"]
+
+
+def test_what_does_not_go_together_is_refused_by_field(api: TestClient, make: Callable[..., Reply]) -> None:
+    first = make(weights=[1, 2])
+    refused = api.post("/v1/walks", json={"from_walk": first["id"], "weights": [1, 2, 3]})
+    assert refused.json()["errors"] == [{"field": "weights", "message": "one for each prompt, 2, got 3"}]
+    longer = api.post("/v1/walks", json={"from_walk": first["id"], "prompts": ["a", "b", "c"]})
+    assert (longer.status_code, longer.json()["settings"]["weights"]) == (202, None)

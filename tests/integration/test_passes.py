@@ -1,0 +1,199 @@
+"""Even pacing in PostgreSQL: passes follow each other, whoever works on them, and the queue stays fair."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from momalisa import chunks, jobs, outlook, results
+from momalisa.chunks import Claim, Due
+from momalisa.database import transaction
+from momalisa.errors import LeaseLostError
+from momalisa.results import MadeFrame
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
+from momalisa.tables import ChunkKind, Walk, WalkStatus
+from tests.conftest import made_frames
+
+pytestmark = pytest.mark.usefixtures("services")
+
+Make = Callable[..., UUID]
+
+
+@pytest.fixture
+def make(spec: Callable[..., WalkSpec]) -> Make:
+    def make_walk(owner: str = "ann", **changes: Any) -> UUID:
+        with transaction() as session:
+            ordered = spec(**{"frames": 48, "pacing": "even", **changes})
+            return jobs.create(session, ordered, public=True, owner=owner).id
+
+    return make_walk
+
+
+def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
+    with transaction() as session:
+        found = chunks.claim(session, kind, "here")
+    assert found is not None
+    return found
+
+
+def nothing_to_claim() -> bool:
+    with transaction() as session:
+        return chunks.due(session) == {}
+
+
+def looks(position: float) -> bytes:
+    """A picture that rests but for a jump at 0.3."""
+    return bytes([round(255 * min(max((position - 0.29) * 50, 0), 1))] * 12)
+
+
+def finish(claimed: Claim) -> Due | None:
+    stored = StoredObject("w", 9, "AAAAAA==")
+    made = [MadeFrame(frame.position, stored, looks(frame.position), "") for frame in claimed.frames]
+    with transaction() as session:
+        return results.frames_done(session, claimed, made)
+
+
+def walk(walk_id: UUID) -> Walk:
+    with transaction() as session:
+        return jobs.get(session, walk_id, viewer=None)
+
+
+def positions(walk_id: UUID) -> list[float]:
+    return [frame.position for frame in walk(walk_id).frames]
+
+
+def test_the_last_frame_of_a_pass_brings_the_next_one(make: Make) -> None:
+    walk_id = make()
+    assert walk(walk_id).frames_total == 48
+    assert positions(walk_id) == pytest.approx([index / 15 for index in range(16)], abs=1 / 4096)
+    assert finish(claim()) is None
+    assert finish(claim()) == Due(ChunkKind.RENDER, 2)
+    probe = positions(walk_id)[:16:15]
+    assert len(positions(walk_id)) == 32
+    assert set(probe) <= set(positions(walk_id))
+    assert [finish(claim()) for _ in range(4)] == [None, Due(ChunkKind.RENDER, 2), None, Due(ChunkKind.ASSEMBLE)]
+    assert (walk(walk_id).status, walk(walk_id).frames_done) == (WalkStatus.ASSEMBLING, 48)
+    assert len(claim(ChunkKind.ASSEMBLE).frames) == 48
+
+
+def test_frames_are_put_where_the_picture_moves(make: Make) -> None:
+    walk_id = make()
+    while finish(claim()) != Due(ChunkKind.ASSEMBLE):
+        pass
+    assert sum(0.28 < position < 0.32 for position in positions(walk_id)) > 20
+
+
+def test_the_same_walk_is_paced_the_same_whoever_works_on_it_in_whatever_order(make: Make) -> None:
+    one, other = make(), make()
+    held: list[Claim] = []
+    while not (walk(one).status == walk(other).status == WalkStatus.ASSEMBLING):
+        with transaction() as session:
+            found = chunks.claim(session, ChunkKind.RENDER, "here")
+        if found is not None:
+            held.append(found)
+        if found is None or len(held) == 3:
+            finish(held.pop())
+    assert positions(one) == positions(other)
+
+
+def test_workers_who_end_a_pass_at_once_plan_the_next_one_once(make: Make) -> None:
+    walks = [make(frames=96) for _ in range(5)]
+    for _ in range(3):  # passes of four chunks a walk
+        claims = [claim() for _ in range(20)]
+        with ThreadPoolExecutor(10) as pool:
+            due = list(pool.map(finish, claims))
+        assert len([one for one in due if one]) == 5
+    assert {len(positions(walk_id)) for walk_id in walks} == {96}
+    assert {walk(walk_id).status for walk_id in walks} == {WalkStatus.ASSEMBLING}
+
+
+def test_a_canceled_walk_gets_no_further_pass(make: Make) -> None:
+    walk_id = make(frames=24)
+    with transaction() as session:
+        last = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert last
+        results.frames_done(session, last, made_frames(last))
+    with transaction() as session:
+        jobs.cancel(session, walk_id, owner="ann")
+    assert nothing_to_claim()
+    assert len(positions(walk_id)) == 16
+
+
+def test_a_cancellation_that_meets_the_end_of_a_pass_leaves_nothing_behind(make: Make) -> None:
+    for _ in range(10):
+        walk_id, last = make(frames=24), claim()
+
+        def cancel(walk_id: UUID = walk_id) -> None:
+            with transaction() as session:
+                jobs.cancel(session, walk_id, owner="ann")
+
+        def end(last: Claim = last) -> None:
+            with suppress(LeaseLostError):
+                finish(last)
+
+        with ThreadPoolExecutor(2) as pool:
+            for future in (pool.submit(end), pool.submit(cancel)):
+                future.result()
+        assert walk(walk_id).status == WalkStatus.CANCELED
+        assert nothing_to_claim()
+
+
+def test_a_walk_of_several_passes_takes_turns_like_any_other(make: Make) -> None:
+    """Neither does it wait for all that others have queued, nor does it overtake them pass by pass."""
+    for _ in range(3):
+        make(owner="ann", pacing="linear", frames=80)
+    even = make(owner="bob", frames=48)
+    for _ in range(4):
+        finish(claim())  # the first chunk of each
+    order = []
+    while walk(even).status != WalkStatus.ASSEMBLING:
+        claimed = claim()
+        order.append(claimed.walk_id == even)
+        finish(claimed)
+    assert order.count(True) == 5
+    assert 4 <= order.count(False) <= 7
+    assert all(not (a and b) or not c for a, b, c in zip(order, order[1:], order[2:], strict=False))
+
+
+def test_what_is_not_planned_yet_counts_for_the_time_that_is_left(make: Make) -> None:
+    walk_id = make()
+    finish(claim())
+    with transaction() as session:
+        even = outlook.look(session, jobs.get(session, walk_id, viewer=None))
+    with transaction() as session:
+        jobs.cancel(session, walk_id, owner="ann")
+    other = make(pacing="linear")
+    finish(claim())
+    with transaction() as session:
+        linear = outlook.look(session, jobs.get(session, other, viewer=None))
+    assert even.eta_seconds is not None
+    assert even.eta_seconds == pytest.approx(linear.eta_seconds, abs=1)
+
+
+def test_every_chunk_that_is_planned_late_is_a_whole_batch(make: Make) -> None:
+    make(frames=48)
+    sizes = []
+    for _ in range(6):
+        claimed = claim()
+        sizes.append(len(claimed.frames))
+        finish(claimed)
+    assert sizes == [settings().batch_size] * 6
+
+
+@pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
+def test_walks_over_many_stops_have_every_stop(make: Make, loop: str) -> None:
+    walk_id = make(prompts=("a", "b", "c", "d"), frames=40, loop=loop)
+    while finish(claim()) != Due(ChunkKind.ASSEMBLE):
+        pass
+    found = positions(walk_id)
+    legs = 4 if loop == "closed" else 3
+    assert {stop / legs for stop in range(4)} <= set(found)
+    assert len(found) == len(set(found)) == 40
+    assert all(a < b for a, b in pairwise(found))
+    assert (1 in found) == (loop != "closed")

@@ -1,0 +1,219 @@
+"""Even pacing, on walks whose pictures are a bar that grows: as long as the way that is done, and never wrong."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import tanh
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from momalisa import pacing
+from momalisa.pacing import GRID
+from momalisa.spec import WalkSpec
+from momalisa.walk import leg
+
+MakeSpec = Callable[..., WalkSpec]
+Looks = Callable[[float], bytes]
+
+LENGTH = 256
+"""Of a signature, in bytes."""
+
+
+def bar(done: float) -> bytes:
+    """Return what a picture looks like when so much of the way is done, in [0, 1]."""
+    level = round(done * LENGTH * 255)
+    return bytes([255] * (level // 255) + [level % 255] * (level < LENGTH * 255)).ljust(LENGTH, b"\0")
+
+
+def jump(at: float, sharpness: float) -> Looks:
+    return lambda position: bar((1 + tanh((position - at) * sharpness / 2)) / 2)
+
+
+def walked(spec: WalkSpec, looks: Looks, size: int = 8, kept: tuple[float, ...] = ()) -> list[list[float]]:
+    """Return the positions of each pass."""
+    passes = [pacing.first(spec, size, kept)]
+    recorded = {position: looks(position) for position in passes[0]}
+    while new := pacing.following(spec, recorded, size):
+        passes.append(new)
+        recorded |= {position: looks(position) for position in new}
+    return passes
+
+
+def steps(positions: list[float], looks: Looks) -> list[float]:
+    return [pacing.distance(looks(a), looks(b)) for a, b in pairwise(sorted(positions))]
+
+
+orders = st.fixed_dictionaries(
+    {
+        "prompts": st.lists(st.just("a"), min_size=2, max_size=10).map(tuple),
+        "frames": st.integers(10, 240),
+        "loop": st.sampled_from(["none", "pingpong", "closed"]),
+        "easing": st.sampled_from(["linear", "ease-in", "ease-out", "ease-in-out"]),
+        "pacing": st.sampled_from(["even", "even", "linear"]),
+    }
+)
+places = st.floats(0, 1)
+sizes = st.integers(1, 64)
+
+
+@given(orders, sizes, places, st.floats(1, 10_000))
+def test_every_walk_gets_its_frames_each_at_a_place_of_its_own(
+    spec: MakeSpec, order: dict[str, Any], size: int, at: float, sharpness: float
+) -> None:
+    ordered = spec(**order)
+    found = sorted(position for new in walked(ordered, jump(at, sharpness), size) for position in new)
+    assert len(found) == len(set(found)) == ordered.frames
+    legs = ordered.course.legs
+    stops = [stop / legs for stop in range(legs + (not ordered.course.closed))]
+    assert set(stops) <= set(found)
+    assert found[0] == 0
+    assert found[-1] < 1 if ordered.course.closed else found[-1] == 1
+    if ordered.pacing == "even":
+        assert min(b - a for a, b in pairwise(found)) > 0.99 / GRID / legs
+
+
+@given(orders, sizes, places)
+def test_passes_are_few_and_each_about_doubles_the_frames(
+    spec: MakeSpec, order: dict[str, Any], size: int, at: float
+) -> None:
+    passes = walked(spec(**order), jump(at, 50), size)
+    assert len(passes) <= 3 or len(passes[0]) < spec(**order).frames / 4
+    there = 0
+    for new in passes[1:]:
+        there += len(new)
+        assert len(new) <= there + len(passes[0]) + size
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "expected"),
+    [
+        (48, 8, [16, 16, 16]),
+        (24, 8, [8, 8, 8]),
+        (20, 8, [8, 12]),
+        (16, 8, [8, 8]),
+        (8, 8, [4, 4]),
+        (240, 8, [80, 80, 80]),
+        (48, 64, [24, 24]),
+        (3, 8, [3]),
+        (2, 8, [2]),
+    ],
+)
+def test_passes_are_whole_batches_where_they_can_be(
+    spec: MakeSpec, frames: int, size: int, expected: list[int]
+) -> None:
+    passes = walked(spec(frames=frames, pacing="even"), jump(0.5, 10), size)
+    assert [len(new) for new in passes] == expected
+
+
+def test_linear_pacing_takes_one_pass(spec: MakeSpec) -> None:
+    [only] = walked(spec(frames=48), jump(0.5, 10))
+    assert only == pytest.approx([index / 47 for index in range(48)])
+
+
+def test_the_first_pass_is_a_probe_in_equal_steps(spec: MakeSpec) -> None:
+    first, *_ = walked(spec(frames=48, pacing="even"), jump(0.5, 10))
+    assert first == pytest.approx([index / 15 for index in range(16)], abs=1 / GRID)
+
+
+@given(st.integers(8, 240), places, st.floats(1, 10_000))
+def test_pacing_is_never_worse_than_its_own_probe(spec: MakeSpec, frames: int, at: float, sharpness: float) -> None:
+    looks = jump(at, sharpness)
+    passes = walked(spec(frames=frames, pacing="even"), looks)
+    for later in range(1, len(passes)):
+        before = [position for new in passes[:later] for position in new]
+        assert max(steps([*before, *passes[later]], looks)) <= max(steps(before, looks))
+
+
+@given(st.floats(0.1, 0.9), st.floats(40, 400))
+def test_a_jump_is_taken_in_small_steps(spec: MakeSpec, at: float, sharpness: float) -> None:
+    looks = jump(at, sharpness)
+    found = [position for new in walked(spec(frames=48, pacing="even"), looks) for position in new]
+    equal = [index / 47 for index in range(48)]
+    assert max(steps(found, looks)) < max(steps(equal, looks)) / 2
+
+
+def test_a_jump_sharper_than_the_grid_does_not_take_all_frames(spec: MakeSpec) -> None:
+    found = sorted(p for new in walked(spec(frames=240, pacing="even"), lambda p: bar(float(p > 0.3))) for p in new)
+    assert len(found) == 240
+    assert max(b - a for a, b in pairwise(found)) < 1 / 40
+
+
+@given(st.lists(st.just("a"), min_size=2, max_size=5), st.integers(20, 120))
+def test_a_steady_walk_takes_steady_steps(spec: MakeSpec, prompts: list[str], frames: int) -> None:
+    ordered = spec(prompts=tuple(prompts), frames=frames, pacing="even")
+    found = [position for new in walked(ordered, bar) for position in new]
+    sizes_ = steps(found, bar)
+    assert max(sizes_) <= 2.2 * sum(sizes_) / len(sizes_)
+
+
+def test_pictures_that_are_all_the_same_are_spread_evenly(spec: MakeSpec) -> None:
+    ordered = spec(prompts=("a", "a", "a"), frames=33, pacing="even")
+    found = sorted(position for new in walked(ordered, lambda _: bar(0)) for position in new)
+    assert max(b - a for a, b in pairwise(found)) <= 2.2 / 32
+
+
+def test_a_leg_on_which_more_happens_gets_more_frames(spec: MakeSpec) -> None:
+    def looks(position: float) -> bytes:
+        return bar(position * 0.2 if position < 0.5 else 0.1 + (position - 0.5) * 1.8)
+
+    found = [p for new in walked(spec(prompts=("a", "b", "c"), frames=48, pacing="even"), looks) for p in new]
+    first = sum(leg(position, 2)[0] == 0 for position in found)
+    assert first < 48 * 0.35  # a third of them is the probe, half of which lies there
+
+
+def test_easing_is_measured_in_what_the_eye_sees(spec: MakeSpec) -> None:
+    """The picture rests, then jumps in the middle; eased out, it still moves fast first and slowly last."""
+    looks = jump(0.5, 30)
+    ordered = spec(frames=96, pacing="even", easing="ease-out")
+    sizes_ = steps([position for new in walked(ordered, looks) for position in new], looks)
+    assert sum(sizes_[:32]) > 1.2 * sum(sizes_[-32:])
+
+
+def test_a_heavy_stop_draws_frames(spec: MakeSpec) -> None:
+    ordered = spec(prompts=("a", "b", "c"), weights=(1, 6, 1), frames=60, pacing="even")
+    found = [position for new in walked(ordered, bar) for position in new]
+    assert sum(0.25 < position < 0.75 for position in found) > 35
+
+
+def test_a_plan_does_not_depend_on_the_order_in_which_frames_came(spec: MakeSpec) -> None:
+    ordered, looks = spec(frames=48, pacing="even"), jump(0.4, 80)
+    there = {position: looks(position) for position in pacing.first(ordered, 8)}
+    backwards = dict(reversed(there.items()))
+    assert pacing.following(ordered, there, 8) == pacing.following(ordered, backwards, 8)
+
+
+@pytest.mark.parametrize("pace", ["even", "linear"])
+def test_a_finer_walk_keeps_all_frames_of_the_coarse_one(spec: MakeSpec, pace: str) -> None:
+    coarse, looks = spec(frames=16, pacing=pace), jump(0.4, 30)
+    kept = tuple(position for new in walked(coarse, looks) for position in new)
+    passes = walked(spec(frames=48, pacing=pace), looks, kept=kept)
+    found = [position for new in passes for position in new]
+    assert set(kept) <= set(found)
+    assert len(found) == len(set(found)) == 48
+    if pace == "even":
+        assert set(passes[0]) == set(kept)
+
+
+def test_a_finer_linear_walk_takes_steps_that_are_as_equal_as_the_kept_frames_allow(spec: MakeSpec) -> None:
+    kept = tuple(index / 15 for index in range(16))
+    [found] = walked(spec(frames=48), bar, kept=kept)
+    sizes_ = [b - a for a, b in pairwise(found)]
+    assert (max(sizes_), min(sizes_)) == pytest.approx((1 / 45, 1 / 60), abs=1 / GRID)
+
+
+def test_a_few_kept_frames_are_a_part_of_the_probe(spec: MakeSpec) -> None:
+    passes = walked(spec(frames=48, pacing="even"), bar, kept=(0.1, 0.9))
+    assert {0, 0.1, 0.9, 1} <= set(passes[0])
+    assert [len(new) for new in passes] == [16, 16, 16]
+
+
+signatures = st.binary(min_size=12, max_size=12)
+
+
+@given(signatures, signatures, signatures)
+def test_distance_is_a_metric(a: bytes, b: bytes, c: bytes) -> None:
+    assert (pacing.distance(a, b) == 0) == (a == b)
+    assert pacing.distance(a, b) == pacing.distance(b, a)
+    assert pacing.distance(a, c) <= pacing.distance(a, b) + pacing.distance(b, c) + 1e-9
