@@ -10,9 +10,9 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS
 
-.PHONY: help walk up test check format unit integration e2e chaos clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -47,6 +47,9 @@ e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromi
 chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
+
+bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md; PAIRS=2 is the short form: PAIRS= STEPS=
+	$(BIN)/python -m benchmarks.smoothness $${PAIRS:+--pairs "$$PAIRS"} $${STEPS:+--steps "$$STEPS"}
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa

@@ -1,1 +1,1 @@
-"""MoMALisa measured against others and against what it promises."""
+"""MoMALisa measured against what people use otherwise; the tables go into `docs/quality.md`."""

@@ -5,8 +5,11 @@ the product, and an oracle: eight times as many positions, of which it picks as 
 between frames are measured by two metrics that the pacing does not use.
 """
 
+import argparse
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import quality
 from momalisa import pacing
 from momalisa.settings import ROOT, settings
 from momalisa.spec import WalkSpec, frame_key
@@ -165,3 +169,128 @@ def by_arc_length(dense: Sequence[Picture], frames: int, metric: Metric) -> list
         nearest = int(np.abs(way - length).argmin())
         chosen.append(min(max(nearest, chosen[-1] + 1), len(dense) - 1 - frames + number))
     return [dense[index] for index in chosen[1:]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured for one pair by one metric."""
+
+    linear: Figures
+    even: Figures
+    oracle: Figures
+
+
+def measure(studio: Studio, spec: WalkSpec) -> dict[str, Row]:
+    """Return the figures of one walk, by metric."""
+    steps = DENSER * (spec.frames - 1)
+    dense = studio.frames(spec, [step / steps for step in range(steps + 1)])
+    linear = dense[::DENSER]
+    even = evenly_paced(studio, spec)
+    return {
+        name: Row(
+            linear=figures(linear, metric),
+            even=figures(even, metric),
+            oracle=figures(by_arc_length(dense, spec.frames, metric), metric),
+        )
+        for name, metric in METRICS.items()
+    }
+
+
+def lines(spec: WalkSpec, measured: dict[tuple[str, str], dict[str, Row]]) -> Iterator[str]:
+    """Give the table, and what it says about the targets."""
+    size = f"{spec.width} × {spec.height} pixels"
+    yield f"{len(measured)} pairs, {spec.frames} frames, {spec.steps} steps, {size}, seed {spec.seed}. Each cell:"
+    yield "smoothness / largest step ÷ mean / detour, of linear pacing → **even pacing** → the oracle."
+    yield ""
+    yield f"| pair | {' | '.join(METRICS)} |"
+    yield "|---|---|---|"
+    for (start, end), rows in measured.items():
+        yield f"| {start} → {end} | {' | '.join(_cell([rows[name]]) for name in METRICS)} |"
+    columns = {name: [rows[name] for rows in measured.values()] for name in METRICS}
+    yield f"| **mean** | {' | '.join(_cell(rows) for rows in columns.values())} |"
+    yield ""
+    yield "| what is asked for | " + " | ".join(METRICS) + " |"
+    yield "|---|---|---|"
+    yield _verdict("of the gap between linear and the oracle closed, in the mean (2/3)", columns, _gap_closed)
+    yield _verdict("pairs that are smoother than linear (all)", columns, _count(_is_smoother))
+    yield _verdict("pairs with largest step ÷ mean ≤ 3 (15 of 20)", columns, _count(_has_no_jump))
+    jumps = {
+        f"{start} → {end} ({name}: {rows[name].even.largest:.1f}, the oracle's {rows[name].oracle.largest:.1f})"
+        for (start, end), rows in measured.items()
+        for name in METRICS
+        if not _has_no_jump(rows[name])
+    }
+    yield ""
+    yield f"Jumps that are left: {'; '.join(sorted(jumps)) or 'none'}."
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    linear, even, oracle = (
+        " / ".join(
+            f"{statistics.fmean(getattr(getattr(row, pace), figure) for row in rows):{form}}"
+            for figure, form in (("smoothness", ".2f"), ("largest", ".1f"), ("detour", ".1f"))
+        )
+        for pace in ("linear", "even", "oracle")
+    )
+    return f"{linear} → **{even}** → {oracle}"
+
+
+def _verdict(what: str, columns: dict[str, list[Row]], tell: Callable[[list[Row]], str]) -> str:
+    return f"| {what} | {' | '.join(tell(rows) for rows in columns.values())} |"
+
+
+def _gap_closed(rows: list[Row]) -> str:
+    linear, even, oracle = (
+        statistics.fmean(getattr(row, pace).smoothness for row in rows) for pace in ("linear", "even", "oracle")
+    )
+    return f"{(even - linear) / (oracle - linear):.0%}"
+
+
+def _count(holds: Callable[[Row], bool]) -> Callable[[list[Row]], str]:
+    return lambda rows: f"{sum(map(holds, rows))} of {len(rows)}"
+
+
+def _is_smoother(row: Row) -> bool:
+    return row.even.smoothness > row.linear.smoothness
+
+
+def _has_no_jump(row: Row) -> bool:
+    return row.even.largest <= 3  # noqa: PLR2004 - the target
+
+
+def main() -> None:
+    """Measure, and write the table into docs/quality.md if it is the whole one."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.smoothness", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="how many of the pairs")
+    parser.add_argument("--frames", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=settings().default_steps, help="denoising steps")
+    parser.add_argument("--seed", type=int, default=7)
+    arguments = parser.parse_args()
+    renderer = Renderer(settings().model, batch_size=settings().batch_size, threads=settings().threads)
+    studio = Studio(renderer, FRAMES_TO_CACHE)
+    measured = {}
+    for pair in PAIRS[: arguments.pairs]:
+        spec = WalkSpec(
+            prompts=pair,
+            frames=arguments.frames,
+            pacing="even",
+            seed=arguments.seed,
+            negative_prompt="",
+            steps=arguments.steps,
+            guidance=settings().default_guidance,
+            width=settings().image_size,
+            height=settings().image_size,
+            fps=12,
+        )
+        started = time.monotonic()
+        measured[pair] = measure(studio, spec)
+        print(f"{pair[0]} → {pair[1]}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    table = lines(spec, measured)
+    if arguments.pairs >= len(PAIRS):
+        quality.write("smoothness", table)
+    else:
+        print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

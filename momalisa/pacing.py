@@ -47,19 +47,22 @@ def first(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float
     return sorted([*there, *new])
 
 
-def following(spec: WalkSpec, recorded: Mapping[float, bytes], size: int) -> list[float]:
+def following(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int) -> list[float]:
     """Return the positions of the next pass, in ascending order; none if every frame is there.
 
     Args:
         spec: the walk.
-        recorded: the signature of each frame that is there, by position; every stop is among them.
+        recorded: the signature of each frame that is there, by position; every stop is among them. None is one
+            that nothing is known of: it is taken to look like the one before.
         size: frames in a batch.
     """
     count = _doubled(len(recorded), spec.frames, size) - len(recorded)
     if not count:
         return []
     there = sorted(recorded)
-    signatures = [recorded[position] for position in there]
+    signatures: list[bytes] = []
+    for position in there:
+        signatures.append(recorded[position] or (signatures[-1] if signatures else b""))
     if spec.course.closed:
         there, signatures = [*there, 1.0], [*signatures, signatures[0]]
     if spec.pacing == "linear":
@@ -71,7 +74,7 @@ def following(spec: WalkSpec, recorded: Mapping[float, bytes], size: int) -> lis
 
 def distance(one: bytes, other: bytes) -> float:
     """Return how far apart two pictures are to the eye, by their signatures: the length of the difference."""
-    return dist(one, other)
+    return dist(one, other) if one and other else 0.0
 
 
 def fill(there: Sequence[float], distances: Sequence[float], count: int, course: Course) -> list[float]:

@@ -91,7 +91,7 @@ def _next_pass(session: Session, claim: Claim) -> Due | None:
     if session.scalars(select(Frame.position).where(mine, Frame.object.is_(None)).limit(1)).first() is not None:
         return None
     recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
-    signatures = {frame.position: frame.signature or b"" for frame in recorded}
+    signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
     positions = pacing.following(claim.spec, signatures, settings().batch_size)
     return chunks.add(session, claim.walk_id, _party(session, claim), positions)
 

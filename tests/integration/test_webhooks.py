@@ -21,6 +21,7 @@ from sqlalchemy import func, select, update
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from momalisa import chunks, jobs, keys, local, outbound, reconciler, results, webhooks
+from momalisa.chunks import Due
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.settings import ROOT, environment, settings
@@ -105,11 +106,12 @@ def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
 
 def finish(walk_id: UUID) -> None:
     """Render and assemble the only walk there is."""
-    with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
-        assert claimed
-        stored = made_frames(claimed)
-        assert results.frames_done(session, claimed, stored)
+    due: Due | None = None
+    while due is None or due.kind == ChunkKind.RENDER:
+        with transaction() as session:
+            claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+            assert claimed
+            due = results.frames_done(session, claimed, made_frames(claimed))
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.ASSEMBLE, "here")
         assert claimed

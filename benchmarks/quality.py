@@ -1,0 +1,23 @@
+"""The tables of `docs/quality.md`, each between two marks and written by the command that measured it."""
+
+import re
+from collections.abc import Iterable
+
+from momalisa.settings import ROOT
+
+PAGE = ROOT / "docs" / "quality.md"
+
+
+def write(name: str, lines: Iterable[str]) -> None:
+    """Put lines of Markdown in place of those between `<!-- name -->` and `<!-- /name -->`, and print them.
+
+    Raises:
+        ValueError: if the page has no such marks.
+    """
+    text = "\n".join(lines)
+    print(text)
+    mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    page, count = mark.subn(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text())
+    if count != 1:
+        raise ValueError(f"{PAGE} has {count} places for {name}, not one")
+    PAGE.write_text(page)
