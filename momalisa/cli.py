@@ -97,9 +97,27 @@ def up(
 
 @app.command()
 def walk(
-    prompts: Annotated[list[str], typer.Argument(help="Two or more stops, in words.", show_default=False)],
-    frames: Annotated[int, typer.Option(help="Number of frames, 2 to 240.")] = 24,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Two or more stops, in words.", show_default=False)
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames, 2 to 240.", show_default="24")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
+    loop: Annotated[
+        str | None, typer.Option(help="After the last stop: none, pingpong or closed.", show_default="none")
+    ] = None,
+    hold: Annotated[
+        int | None, typer.Option(help="How many frames longer each stop is shown.", show_default="0")
+    ] = None,
+    easing: Annotated[
+        str | None, typer.Option(help="linear, ease-in, ease-out or ease-in-out.", show_default="linear")
+    ] = None,
+    pacing: Annotated[
+        str | None, typer.Option(help="even (to the eye) or linear (between embeddings).", show_default="even")
+    ] = None,
+    from_walk: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="A walk to start from: what is left out here is as it was there."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The GIF to write; the MP4 goes beside it.")] = None,
     url: Url = None,
     workers: Workers = None,
@@ -107,10 +125,22 @@ def walk(
 ) -> None:
     """Make a walk and save it as a GIF and an MP4."""
     with _errors_as_sentences(exit_code_when_stopped=130):
-        gif = _writable_gif(out or Path(f"{slug(prompts)}.gif"))
-        options = {} if seed is None else {"seed": seed}
+        if not prompts and from_walk is None:
+            _fail("Name two or more stops, or a walk to start from with --from-walk.")
+        gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
+        options = {
+            "frames": frames,
+            "seed": seed,
+            "loop": loop,
+            "hold": hold,
+            "easing": easing,
+            "pacing": pacing,
+            "from_walk": from_walk,
+        }
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
-            made = _make(server, prompts, {"frames": frames, **options})
+            made = _make(
+                server, prompts or None, {name: value for name, value in options.items() if value is not None}
+            )
             with _client(server.url) as client:
                 for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
                     artifact = client.save(made, kind, path)
@@ -272,7 +302,7 @@ def _writable_gif(out: Path) -> Path:
     return gif
 
 
-def _make(server: "_Server", prompts: list[str], options: dict[str, int]) -> Walk:
+def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int | str]) -> Walk:
     """Make a walk, with a progress bar until it is done; Ctrl-C offers to cancel it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _client(server.url) as client, Progress(*columns, console=console) as progress:

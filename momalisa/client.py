@@ -67,11 +67,13 @@ class Walk(TypedDict):
     done: bool
     prompts: list[str]
     frames_total: int
+    from_walk: str | None
     settings: dict[str, Any]
     model: str
     public: bool
     progress: Progress
     frames: list[Frame]
+    sequence: list[int]
     artifacts: dict[str, Artifact]
     urls_expire_at: str | None
     warnings: list[str]
@@ -124,12 +126,15 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def walk(self, prompts: Sequence[str], **options: Any) -> Iterator[Walk]:
+    def walk(self, prompts: Sequence[str] | None, **options: Any) -> Iterator[Walk]:
         """Make a walk, and give it again and again as it changes, until it is done."""
         return self.watch(self.submit(prompts, **options))
 
-    def submit(self, prompts: Sequence[str], **options: Any) -> Walk:
-        """Queue a walk, once however often it is sent; `options` are the other fields of the request."""
+    def submit(self, prompts: Sequence[str] | None, **options: Any) -> Walk:
+        """Queue a walk, once however often it is sent.
+
+        `options` are the other fields of the request; with `from_walk`, `prompts` may be None: as they were there.
+        """
         walk: Walk = self._request(**_order(prompts, options)).json()
         return walk
 
@@ -197,13 +202,16 @@ class AsyncClient:
     ) -> None:
         await self._http.aclose()
 
-    async def walk(self, prompts: Sequence[str], **options: Any) -> AsyncIterator[Walk]:
+    async def walk(self, prompts: Sequence[str] | None, **options: Any) -> AsyncIterator[Walk]:
         """Make a walk, and give it again and again as it changes, until it is done."""
         async for walk in self.watch(await self.submit(prompts, **options)):
             yield walk
 
-    async def submit(self, prompts: Sequence[str], **options: Any) -> Walk:
-        """Queue a walk, once however often it is sent; `options` are the other fields of the request."""
+    async def submit(self, prompts: Sequence[str] | None, **options: Any) -> Walk:
+        """Queue a walk, once however often it is sent.
+
+        `options` are the other fields of the request; with `from_walk`, `prompts` may be None: as they were there.
+        """
         walk: Walk = (await self._request(**_order(prompts, options))).json()
         return walk
 
@@ -296,12 +304,12 @@ def _settings(base_url: str, api_key: str | None) -> dict[str, Any]:
     }
 
 
-def _order(prompts: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+def _order(prompts: Sequence[str] | None, options: dict[str, Any]) -> dict[str, Any]:
     """Return the request that submits a walk, under a key of its own."""
     return {
         "method": "POST",
         "url": "/v1/walks",
-        "json": {"prompts": list(prompts), **options},
+        "json": ({} if prompts is None else {"prompts": list(prompts)}) | options,
         "headers": {"Idempotency-Key": uuid4().hex},
     }
 

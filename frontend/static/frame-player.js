@@ -9,13 +9,13 @@ const ATTEMPTS = 4;
 /**
  * Plays a walk from its frames, to and fro, while more of them arrive.
  *
- * Call update({frames, total, fps, label}) as often as there is news; frames are {index, position, url}. A frame joins
+ * Call update({frames, total, fps, label}) as often as there is news; frames are {position, url}. A frame joins
  * once it is decoded, so that nothing flickers or restarts. data-frames is the number of frames that have joined,
  * data-index the place of the one in view among them.
  */
 class FramePlayer extends HTMLElement {
-  #joined = []; // {index, position, image}, in the order of the walk
-  #known = new Map(); // frame index → {url, attempts, loading}
+  #joined = []; // {position, image}, in the order of the walk
+  #known = new Map(); // position → {url, attempts, loading}; the index of a frame changes while others are placed
   #here = null; // the frame in view
   #forward = true;
   #playing = false;
@@ -120,20 +120,20 @@ class FramePlayer extends HTMLElement {
     this.#go(found === rank && !this.#dragging ? rank + Math.sign(wanted - this.#here.position) : found);
   }
 
-  async #load({ index, position, url }) {
-    const known = this.#known.get(index) ?? { attempts: 0 };
+  async #load({ position, url }) {
+    const known = this.#known.get(position) ?? { attempts: 0 };
     if (known.loading || known.image || (known.attempts >= ATTEMPTS && known.url === url)) return;
     if (known.url !== url) known.attempts = 0;
     Object.assign(known, { url, loading: true, attempts: known.attempts + 1 });
-    this.#known.set(index, known);
+    this.#known.set(position, known);
     const image = new Image();
     image.src = url;
     try {
       await image.decode();
       known.image = image;
-      this.#join({ index, position, image });
+      this.#join({ position, image });
     } catch {
-      setTimeout(() => this.#load({ index, position, url }), 1000 * 2 ** known.attempts);
+      setTimeout(() => this.#load({ position, url }), 1000 * 2 ** known.attempts);
     } finally {
       known.loading = false;
     }
@@ -143,7 +143,7 @@ class FramePlayer extends HTMLElement {
     const after = this.#joined.findIndex(({ position }) => position > frame.position);
     this.#joined.splice(after < 0 ? this.#joined.length : after, 0, frame);
     this.dataset.frames = this.#joined.length;
-    this.#marks.querySelector(`[data-frame="${frame.index}"]`)?.classList.add("there");
+    this.#marks.querySelector(`[data-position="${frame.position}"]`)?.classList.add("there");
     if (!this.#here) this.dispatchEvent(new Event("firstframe"));
     this.#here ??= frame;
     this.#showFrame();
@@ -151,11 +151,11 @@ class FramePlayer extends HTMLElement {
   }
 
   #drawMarks(frames) {
-    for (const { index, position } of frames) {
-      let mark = this.#marks.querySelector(`[data-frame="${index}"]`);
+    for (const { position } of frames) {
+      let mark = this.#marks.querySelector(`[data-position="${position}"]`);
       if (!mark) {
         mark = make("span");
-        mark.dataset.frame = index;
+        mark.dataset.position = position;
         this.#marks.append(mark);
       }
       mark.style.left = `${100 * position}%`;

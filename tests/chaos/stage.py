@@ -27,12 +27,23 @@ LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
 
 ORDERS: list[dict[str, Any]] = [
-    {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 3},
-    {"prompts": ["a cat", "a castle"], "frames": 10, "seed": 3, "steps": 2},
-    {"prompts": ["an apple", "a planet", "a rocket"], "frames": 16, "seed": 5, "steps": 2, "fps": 24},
+    {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 3, "pacing": "linear"},
+    {"prompts": ["a cat", "a castle"], "frames": 10, "seed": 3, "steps": 2, "loop": "pingpong", "hold": 2},
+    {
+        "prompts": ["an apple", "a planet", "a rocket"],
+        "weights": [1, 3, 1],
+        "frames": 16,
+        "seed": 5,
+        "seed_to": 6,
+        "steps": 2,
+        "fps": 24,
+        "easing": "ease-in-out",
+        "interpolation": "slerp",
+        "loop": "closed",
+    },
     {"prompts": ["a fox", "a sailing boat"], "frames": 24, "seed": 1, "steps": 2, "guidance": 1.0},
 ]
-"""What visitors ask for. Every walk of one order must come out the same."""
+"""What visitors ask for, mostly paced evenly, in several passes. Every walk of one order must come out the same."""
 
 
 @dataclass
