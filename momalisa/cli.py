@@ -1,6 +1,5 @@
 """The `momalisa` command."""
 
-import json
 import os
 import signal
 import sys
@@ -10,21 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
-from uuid import UUID
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sqlalchemy.orm import Session
 
-from momalisa import __version__, keys, moderation
+from momalisa import __version__, operators
 from momalisa.client import Client, Walk
-from momalisa.database import transaction
-from momalisa.errors import MomalisaError
 from momalisa.processes import free_port
-from momalisa.settings import ROOT, override, settings
+from momalisa.settings import ROOT, settings
 from momalisa.spec import slug
+from momalisa.terminal import Stopped, console, errors_as_sentences, fail, print_json, tell
 
 if TYPE_CHECKING:
     from momalisa.local import System
@@ -36,12 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_WHERE = "in the database that DATABASE_URL names, or of the system that runs here"
-keys_app = typer.Typer(help=f"Make, list and revoke API keys, {_WHERE}.", no_args_is_help=True)
-moderate_app = typer.Typer(help=f"Hide, show and delete walks of anybody, {_WHERE}.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
-app.add_typer(moderate_app, name="moderate")
-console = Console(highlight=False)
+app.add_typer(operators.app)
 
 Port = Annotated[
     int | None,
@@ -51,7 +40,6 @@ Url = Annotated[
     str | None,
     typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
 ]
-WalkId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of the walk.", show_default=False)]
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API says, as JSON.")]
 Workers = Annotated[
@@ -72,7 +60,7 @@ def main(
 ) -> None:
     """Walk between two artworks in the latent space of Stable Diffusion."""
     if version:
-        _tell(f"momalisa {__version__}")
+        tell(f"momalisa {__version__}")
         raise typer.Exit
 
 
@@ -85,13 +73,13 @@ def up(
     """Run the whole system on this machine until Ctrl-C."""
     from momalisa import local  # noqa: PLC0415 - only this machine's own system needs its wheels
 
-    with _errors_as_sentences(exit_code_when_stopped=0):
+    with errors_as_sentences(exit_code_when_stopped=0):
         system = local.System(folder, port=port or settings().port, workers=workers or settings().workers)
         with _signals_raised(), _running(system):
             system.announce()
-            _tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
+            tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
             while True:
-                system.supervise(_tell)
+                system.supervise(tell)
                 time.sleep(0.5)
 
 
@@ -124,9 +112,9 @@ def walk(
     as_json: AsJson = False,
 ) -> None:
     """Make a walk and save it as a GIF and an MP4."""
-    with _errors_as_sentences(exit_code_when_stopped=130):
+    with errors_as_sentences(exit_code_when_stopped=130):
         if not prompts and from_walk is None:
-            _fail("Name two or more stops, or a walk to start from with --from-walk.")
+            fail("Name two or more stops, or a walk to start from with --from-walk.")
         gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
         options = {
             "frames": frames,
@@ -145,19 +133,19 @@ def walk(
                 for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
                     artifact = client.save(made, kind, path)
                     size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
-                    _tell(f"Saved {path} ({size}).")
+                    tell(f"Saved {path} ({size}).")
         for warning in made["warnings"]:
-            _tell(f"Note: {warning}")
+            tell(f"Note: {warning}")
         if as_json:
-            _print_json(made)
+            print_json(made)
 
 
 @app.command()
 def status(walk_id: Id, url: Url = None, as_json: AsJson = False) -> None:
     """Tell where a walk stands; the exit code is 1 if it failed or was canceled."""
-    with _errors_as_sentences(), _client(_known_server(url)) as client:
+    with errors_as_sentences(), _client(_known_server(url)) as client:
         found = client.get(walk_id)
-    _print_json(found) if as_json else _tell(_line(found))
+    print_json(found) if as_json else tell(_line(found))
     if found["done"] and found["status"] != "succeeded":
         raise typer.Exit(1)
 
@@ -169,20 +157,20 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the newest walks of the gallery."""
-    with _errors_as_sentences(), _client(_known_server(url)) as client:
+    with errors_as_sentences(), _client(_known_server(url)) as client:
         page = client.page(limit=limit)
     if as_json:
-        _print_json(page)
+        print_json(page)
         return
     for found in page["walks"]:
-        _tell(_line(found))
+        tell(_line(found))
 
 
 @app.command()
 def cancel(walk_id: Id, url: Url = None) -> None:
     """Stop a walk; the frames that are there stay."""
-    with _errors_as_sentences(), _client(_known_server(url)) as client:
-        _tell(_line(client.cancel(walk_id)))
+    with errors_as_sentences(), _client(_known_server(url)) as client:
+        tell(_line(client.cancel(walk_id)))
 
 
 @app.command()
@@ -193,112 +181,26 @@ def download(
     url: Url = None,
 ) -> None:
     """Save a file of a finished walk."""
-    with _errors_as_sentences(), _client(_known_server(url)) as client:
+    with errors_as_sentences(), _client(_known_server(url)) as client:
         found = client.get(walk_id)
         if kind not in found["artifacts"]:
             there = ", ".join(sorted(found["artifacts"])) or f"nothing, it is {found['status']}"
-            _fail(f"This walk has no {kind}; it has {there}.")
+            fail(f"This walk has no {kind}; it has {there}.")
         path = out or Path(f"{slug(found['prompts'])}.{'webp' if kind == 'poster' else kind}")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            _fail(f"{path} cannot be written.")
+            fail(f"{path} cannot be written.")
         client.save(found, kind, path)
-        _tell(f"Saved {path}.")
-
-
-@app.command()
-def migrate() -> None:
-    """Bring the schema of the database up to date, and make the bucket of an emulator."""
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-
-    from momalisa import storage  # noqa: PLC0415
-
-    with _errors_as_sentences():
-        command.upgrade(Config(ROOT / "alembic.ini"), "head")
-        if settings().bucket_endpoint:
-            storage.make_bucket()
-
-
-@app.command()
-def reconcile() -> None:
-    """Run the reconciler until SIGTERM."""
-    from momalisa import log, reconciler  # noqa: PLC0415
-
-    with _errors_as_sentences():
-        log.configure()
-        reconciler.run()
-
-
-@keys_app.command("create")
-def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")]) -> None:
-    """Make an API key and show it, this once."""
-    with _operating() as session:
-        key, secret = keys.create(session, name)
-    _tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
-    _tell(secret)
-
-
-@keys_app.command("list")
-def list_keys() -> None:
-    """List all API keys by their ids."""
-    with _operating() as session:
-        for key in keys.listed(session):
-            revoked = f", revoked {key.revoked_at:%Y-%m-%d %H:%M %Z}" if key.revoked_at else ""
-            _tell(f"{key.id} {key.name} (made {key.created_at:%Y-%m-%d %H:%M %Z}{revoked})")
-
-
-@keys_app.command("revoke")
-def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
-    """Make an API key worthless at once; the walks that were made with it stay."""
-    with _operating() as session:
-        key = keys.revoke(session, key_id)
-    _tell(f"{key.id} {key.name} is revoked.")
-
-
-@moderate_app.command("hide")
-def hide_walk(walk_id: WalkId) -> None:
-    """Take a walk out of the gallery at once; only its owner still sees it."""
-    with _operating() as session:
-        moderation.hide(session, walk_id)
-    _tell(f"{walk_id} is hidden.")
-
-
-@moderate_app.command("show")
-def show_walk(walk_id: WalkId) -> None:
-    """Show a walk again that was hidden."""
-    with _operating() as session:
-        moderation.show(session, walk_id)
-    _tell(f"{walk_id} is shown.")
-
-
-@moderate_app.command("delete")
-def delete_walk(walk_id: WalkId) -> None:
-    """Stop a walk and remove it, with all its files."""
-    with _operating() as session:
-        moderation.delete(session, walk_id)
-    _tell(f"{walk_id} is removed; its files go within a minute.")
-
-
-@contextmanager
-def _operating() -> Iterator[Session]:
-    """Open a transaction in the database that DATABASE_URL names, or else in that of the system that runs here."""
-    from momalisa import local  # noqa: PLC0415
-
-    with _errors_as_sentences():
-        if "database_url" not in settings().model_fields_set and (found := local.running_database()):
-            override(DATABASE_URL=found)
-        with transaction() as session:
-            yield session
+        tell(f"Saved {path}.")
 
 
 def _writable_gif(out: Path) -> Path:
     """Return the path of the GIF, before anything is rendered that could not be saved."""
     gif = out if out.suffix.lower() == ".gif" else out.with_name(f"{out.name}.gif")
     if not gif.parent.is_dir():
-        _fail(f"There is no folder {gif.parent} to write {gif.name} to.")
+        fail(f"There is no folder {gif.parent} to write {gif.name} to.")
     for path in (gif, gif.with_suffix(".mp4")):
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            _fail(f"{path} cannot be written.")
+            fail(f"{path} cannot be written.")
     return gif
 
 
@@ -317,17 +219,17 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
                     completed=walk["progress"]["frames_done"],
                     description=_STATUS.get(walk["status"], walk["status"]),
                 )
-        except _Stopped:
+        except Stopped:
             progress.stop()
             # A system that was started for this walk ends with it, and a script cannot be asked.
             if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
                 client.cancel(walk["id"])
             else:
-                _tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
+                tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
-        _fail(f"The walk was not made. {reason}")
+        fail(f"The walk was not made. {reason}")
     return walk
 
 
@@ -342,7 +244,7 @@ def _known_server(url: str | None) -> str:
 
     found = url or settings().momalisa_url or local.running()
     if found is None:
-        _fail("No server runs here; start one with `momalisa up`, or name one with --url or MOMALISA_URL.")
+        fail("No server runs here; start one with `momalisa up`, or name one with --url or MOMALISA_URL.")
     return found
 
 
@@ -351,10 +253,6 @@ def _line(walk: Walk) -> str:
     progress = f"{walk['progress']['frames_done']}/{walk['frames_total']}"
     reason = f": {walk['error']['message']}" if walk["error"] else ""
     return f"{walk['id']}  {walk['status']:<10} {progress:>7}  {' → '.join(walk['prompts'])}{reason}"
-
-
-def _print_json(value: object) -> None:
-    console.print(json.dumps(value, ensure_ascii=False, indent=2), markup=False, soft_wrap=True)
 
 
 class _Server(NamedTuple):
@@ -379,14 +277,14 @@ def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
         return
     system = local.System(port=free_port(), workers=workers or settings().workers)
     with _running(system):
-        yield _Server(system.url, ours=True, tend=lambda: system.supervise(_tell))
+        yield _Server(system.url, ours=True, tend=lambda: system.supervise(tell))
 
 
 @contextmanager
 def _running(system: "System") -> Iterator[None]:
     """Run a system for the length of a block; signals do not disturb it while it stops."""
     try:
-        system.start(_tell)
+        system.start(tell)
         yield
     finally:
         for name in _SIGNALS:
@@ -394,21 +292,17 @@ def _running(system: "System") -> Iterator[None]:
         system.stop()
 
 
-class _Stopped(BaseException):
-    """A signal asked us to stop."""
-
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise _Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored."""
+    """Raise Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored."""
 
     def on_signal(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         for name in _SIGNALS:
             signal.signal(name, signal.SIG_IGN)
-        raise _Stopped
+        raise Stopped
 
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     heeded = [name for name in _SIGNALS if name != signal.SIGHUP or not under_nohup]
@@ -418,26 +312,3 @@ def _signals_raised() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-@contextmanager
-def _errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
-    try:
-        yield
-    except MomalisaError as error:
-        _fail(str(error))
-    except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
-        _fail("The settings are not valid. " + " ".join(wrong))
-    except _Stopped:
-        _tell("Stopped.")
-        raise typer.Exit(exit_code_when_stopped) from None
-
-
-def _fail(sentence: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(sentence, markup=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def _tell(sentence: str) -> None:
-    console.print(sentence, markup=False, soft_wrap=True)

@@ -1,0 +1,109 @@
+"""The commands of operators: the schema, the reconciler, API keys, and what is shown."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from sqlalchemy.orm import Session
+
+from momalisa import keys, moderation
+from momalisa.database import transaction
+from momalisa.settings import ROOT, override, settings
+from momalisa.terminal import errors_as_sentences, tell
+
+app = typer.Typer()
+_WHERE = "in the database that DATABASE_URL names, or of the system that runs here"
+keys_app = typer.Typer(help=f"Make, list and revoke API keys, {_WHERE}.", no_args_is_help=True)
+moderate_app = typer.Typer(help=f"Hide, show and delete walks of anybody, {_WHERE}.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(moderate_app, name="moderate")
+
+WalkId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of the walk.", show_default=False)]
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema of the database up to date, and make the bucket of an emulator."""
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    from momalisa import storage  # noqa: PLC0415
+
+    with errors_as_sentences():
+        command.upgrade(Config(ROOT / "alembic.ini"), "head")
+        if settings().bucket_endpoint:
+            storage.make_bucket()
+
+
+@app.command()
+def reconcile() -> None:
+    """Run the reconciler until SIGTERM."""
+    from momalisa import log, reconciler  # noqa: PLC0415
+
+    with errors_as_sentences():
+        log.configure()
+        reconciler.run()
+
+
+@keys_app.command("create")
+def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")]) -> None:
+    """Make an API key and show it, this once."""
+    with _operating() as session:
+        key, secret = keys.create(session, name)
+    tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
+    tell(secret)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List all API keys by their ids."""
+    with _operating() as session:
+        for key in keys.listed(session):
+            revoked = f", revoked {key.revoked_at:%Y-%m-%d %H:%M %Z}" if key.revoked_at else ""
+            tell(f"{key.id} {key.name} (made {key.created_at:%Y-%m-%d %H:%M %Z}{revoked})")
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
+    """Make an API key worthless at once; the walks that were made with it stay."""
+    with _operating() as session:
+        key = keys.revoke(session, key_id)
+    tell(f"{key.id} {key.name} is revoked.")
+
+
+@moderate_app.command("hide")
+def hide_walk(walk_id: WalkId) -> None:
+    """Take a walk out of the gallery at once; only its owner still sees it."""
+    with _operating() as session:
+        moderation.hide(session, walk_id)
+    tell(f"{walk_id} is hidden.")
+
+
+@moderate_app.command("show")
+def show_walk(walk_id: WalkId) -> None:
+    """Show a walk again that was hidden."""
+    with _operating() as session:
+        moderation.show(session, walk_id)
+    tell(f"{walk_id} is shown.")
+
+
+@moderate_app.command("delete")
+def delete_walk(walk_id: WalkId) -> None:
+    """Stop a walk and remove it, with all its files."""
+    with _operating() as session:
+        moderation.delete(session, walk_id)
+    tell(f"{walk_id} is removed; its files go within a minute.")
+
+
+@contextmanager
+def _operating() -> Iterator[Session]:
+    """Open a transaction in the database that DATABASE_URL names, or else in that of the system that runs here."""
+    from momalisa import local  # noqa: PLC0415
+
+    with errors_as_sentences():
+        if "database_url" not in settings().model_fields_set and (found := local.running_database()):
+            override(DATABASE_URL=found)
+        with transaction() as session:
+            yield session

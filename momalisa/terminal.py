@@ -1,0 +1,49 @@
+"""How commands talk to people: sentences, errors among them, and JSON for programs."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from momalisa.errors import MomalisaError
+
+console = Console(highlight=False)
+
+
+class Stopped(BaseException):
+    """A signal asked us to stop."""
+
+
+@contextmanager
+def errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
+    """Tell what goes wrong in a block as a sentence, and exit with 1; or as said, after `Stopped`."""
+    try:
+        yield
+    except MomalisaError as error:
+        fail(str(error))
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
+        fail("The settings are not valid. " + " ".join(wrong))
+    except Stopped:
+        tell("Stopped.")
+        raise typer.Exit(exit_code_when_stopped) from None
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say what is wrong, to stderr, and exit with 1."""
+    Console(stderr=True, highlight=False).print(sentence, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def tell(sentence: str) -> None:
+    """Say something."""
+    console.print(sentence, markup=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    console.print(json.dumps(value, ensure_ascii=False, indent=2), markup=False, soft_wrap=True)
