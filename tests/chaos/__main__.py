@@ -93,7 +93,7 @@ def _undisturbed(stage: Stage) -> dict[int, str]:
     with httpx.Client(timeout=10) as http:
         walks = {order: stage.submit(http, order) or "" for order in range(len(ORDERS))}
     finished = stage.until(
-        lambda: stage.rows("SELECT count(*) FROM walks WHERE status = 'succeeded'") == [(len(ORDERS),)], seconds=120
+        lambda: stage.rows("SELECT count(*) FROM walks WHERE status = 'succeeded'") == [(len(ORDERS),)], seconds=240
     )
     if not finished:
         raise RuntimeError(f"walks do not even succeed without faults; the logs are in {stage.folder}")
