@@ -38,9 +38,26 @@ def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: System, tmp_path: Path) -> 
         assert len(list(video.decode(video=0))) == 6
 
 
+def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: System, tmp_path: Path) -> None:
+    options = [f"--out={tmp_path / 'cat.gif'}", f"--url={system.url}", "--json"]
+    first = momalisa("walk", "a cat", "a castle", "--frames=6", "--loop=pingpong", "--hold=1", *options)
+    assert first.returncode == 0, first.stderr
+    made = json.loads(first.stdout[first.stdout.index("{") :])
+    assert (made["settings"]["pacing"], len(made["sequence"])) == ("even", 10 + 2)
+    with Image.open(tmp_path / "cat.gif") as gif:
+        assert getattr(gif, "n_frames", 1) == 12
+    second = momalisa("walk", f"--from-walk={made['id']}", "--hold=0", "--easing=ease-in", *options)
+    assert second.returncode == 0, second.stderr
+    other = json.loads(second.stdout[second.stdout.index("{") :])
+    assert (other["prompts"], other["from_walk"], len(other["sequence"])) == (made["prompts"], made["id"], 10)
+    assert other["settings"] == {**made["settings"], "hold": 0, "easing": "ease-in"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ([], "Name two or more stops, or a walk to start from with --from-walk."),
+        (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
         (["a cat", "x" * 400], "prompts[1]: at most 300 characters, got 400"),
