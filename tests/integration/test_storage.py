@@ -164,3 +164,22 @@ def test_a_client_is_told_until_when_its_urls_hold(private_bucket: rsa.RSAPublic
     assert expires_at
     assert datetime.fromisoformat(walk["urls_expire_at"]) == expires_at
     assert f".{int(expires_at.timestamp())}" in api.get(url).headers["etag"]
+
+
+def test_a_copy_is_an_object_of_its_own(name: str) -> None:
+    original = storage.put(name, b"picture", "image/png")
+    copy = storage.copy(original, f"copy/{name}")
+    assert copy is not None
+    assert storage.copy(original, f"copy/{name}") == copy  # there already
+    storage.delete_all(name)
+    assert storage.read(copy) == b"picture"
+    blob = storage._bucket().get_blob(f"copy/{name}")
+    assert (blob.content_type, blob.cache_control) == ("image/png", f"public, {storage.FOREVER}")
+
+
+def test_what_is_gone_or_not_what_was_recorded_is_not_copied(name: str) -> None:
+    original = storage.put(name, b"picture", "image/png")
+    storage._bucket().blob(name).upload_from_string(b"damaged", "image/png")
+    assert storage.copy(original, f"copy/{name}") is None
+    storage.delete_all(name)
+    assert storage.copy(original, f"another/{name}") is None

@@ -22,7 +22,7 @@ FRAMES = 64  # eight chunks
 
 
 def make_walk(client: Client) -> Walk:
-    walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=4)
+    walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=4, pacing="linear")
     *_, done = client.watch(walk)
     return done
 
