@@ -10,9 +10,9 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -50,6 +50,13 @@ chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED
 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md; PAIRS=2 is the short form: PAIRS= STEPS=
 	$(BIN)/python -m benchmarks.smoothness $${PAIRS:+--pairs "$$PAIRS"} $${STEPS:+--steps "$$STEPS"}
+
+bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: PAIRS= FRAMES= STEPS= ROUNDS= COMPILED_FOLDER=
+	$(BIN)/python -m benchmarks.render --frames "$$FRAMES" $${PAIRS:+--pairs "$$PAIRS"} \
+		$${STEPS:+--steps "$$STEPS"} $${ROUNDS:+--rounds "$$ROUNDS"}
+
+bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
+	$(BIN)/python -m benchmarks.gif
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa

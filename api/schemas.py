@@ -264,6 +264,10 @@ class FrameView(BaseModel):
     index: int = Field(description="Its place among the frames that are planned by now; final once all are.")
     position: float = Field(description="Where it lies: 0 at the first stop, 1 at the last. It never changes.")
     url: str | None = Field(description="Null until the frame is there.")
+    flagged: bool = Field(
+        description="Whether the frame must not be shown, because the model's safety checker flagged it or it came "
+        "out black. Once the walk is done, `url` is that of its nearest neighbour, which is held in its place."
+    )
 
 
 class ArtifactView(BaseModel):
@@ -383,6 +387,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str) -> WalkView:
                 index=index,
                 position=frame.position,
                 url=None if frame.object is None else storage.url(frame.object),
+                flagged=frame.flagged is not None,
             )
             for index, frame in enumerate(walk.frames)
         ],

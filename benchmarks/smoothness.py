@@ -22,6 +22,7 @@ from momalisa import pacing
 from momalisa.settings import ROOT, settings
 from momalisa.spec import WalkSpec, frame_key
 from worker.assembly import Picture, decode_png, encode_png
+from worker.caption import frame_caption
 from worker.renderer import Renderer
 from worker.signature import signature
 
@@ -70,9 +71,10 @@ class Studio:
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:
             for index, picture in zip(
-                missing, self._renderer.render(spec, [wanted[index] for index in missing]), strict=True
+                missing, self._renderer.render(spec, [wanted[index] for index in missing]).pictures, strict=True
             ):
-                paths[index].write_bytes(encode_png(picture))
+                about = frame_caption(spec, settings().model_name, wanted[index])
+                paths[index].write_bytes(encode_png(picture, about))
         return [decode_png(path.read_bytes()) for path in paths]
 
 

@@ -33,7 +33,7 @@ from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
-from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
 
 VANISHED = "its worker vanished"
 
@@ -44,7 +44,14 @@ class ClaimedFrame:
 
     position: float
     stored: StoredObject | None
-    """Set if the frame was recorded before, None if it is still to be rendered."""
+    """Set if the frame was uploaded and recorded before."""
+    flagged: Flag | None = None
+    """Set if it was rendered before, and must not be shown."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is still to be rendered."""
+        return self.stored is None and self.flagged is None
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,9 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         owner=walk.owner,
         from_walk=walk.from_walk,
         spec=walk.spec,
-        frames=tuple(ClaimedFrame(frame.position, _stored(frame)) for frame in session.scalars(frames)),
+        frames=tuple(
+            ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
+        ),
     )
 
 

@@ -53,6 +53,9 @@ _STATUS = {
     "succeeded": "done",
 }
 
+_STILLS = {"poster": "-poster.webp", "sheet": "-sheet.png"}
+"""How the names of saved stills end; those of other files end with their kind."""
+
 
 @app.callback(invoke_without_command=True)
 def main(
@@ -176,7 +179,9 @@ def cancel(walk_id: Id, url: Url = None) -> None:
 @app.command()
 def download(
     walk_id: Id,
-    kind: Annotated[str, typer.Option(help="gif, mp4, poster or zip.")] = "gif",
+    kind: Annotated[
+        str, typer.Option(help="gif, mp4, webp, poster, sheet (all frames on one page) or zip.")
+    ] = "gif",
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default=False)] = None,
     url: Url = None,
 ) -> None:
@@ -186,7 +191,7 @@ def download(
         if kind not in found["artifacts"]:
             there = ", ".join(sorted(found["artifacts"])) or f"nothing, it is {found['status']}"
             fail(f"This walk has no {kind}; it has {there}.")
-        path = out or Path(f"{slug(found['prompts'])}.{'webp' if kind == 'poster' else kind}")
+        path = out or Path(f"{slug(found['prompts'])}{_STILLS.get(kind, f'.{kind}')}")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             fail(f"{path} cannot be written.")
         client.save(found, kind, path)

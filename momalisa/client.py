@@ -41,6 +41,7 @@ class Frame(TypedDict):
     index: int
     position: float
     url: str | None
+    flagged: bool
 
 
 class Artifact(TypedDict):
@@ -171,7 +172,7 @@ class Client:
         return self._request("GET", url).content
 
     def save(self, walk: Walk, kind: str, path: Path) -> Artifact:
-        """Save the "gif", "mp4", "poster" or "zip" of a finished walk, and return what the API tells of it."""
+        """Save an artifact of a finished walk, such as "gif" or "zip", and return what the API tells of it."""
         artifact = walk["artifacts"][kind]
         path.write_bytes(self.download(artifact["url"]))
         return artifact

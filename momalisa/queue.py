@@ -37,7 +37,7 @@ def app() -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,
-        worker_proc_alive_timeout=600,  # a child loads its model before it reports for work
+        worker_proc_alive_timeout=3600,  # a child loads, and may compile, its model before it reports for work
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={

@@ -4,7 +4,7 @@ Each function works inside the transaction of its caller (`database.transaction`
 lease of its claim (`chunks`). Rows are locked in the order that `chunks` keeps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,10 @@ from momalisa import chunks, pacing, webhooks
 from momalisa.chunks import Claim, Due
 from momalisa.settings import settings
 from momalisa.storage import StoredObject
-from momalisa.tables import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.tables import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
+
+MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
+"""The condition that a frame is still to be rendered."""
 
 
 class MadeFrame(NamedTuple):
@@ -28,6 +31,13 @@ class MadeFrame(NamedTuple):
     """What it looks like from afar."""
     key: str
     """What it shows."""
+
+
+class FlaggedFrame(NamedTuple):
+    """A frame that was made and must not be shown."""
+
+    position: float
+    flag: Flag
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
         )
 
 
-def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame]) -> Due | None:
+def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> Due | None:
     """Record the frames of a chunk and close it, and write what comes next.
 
     After the last frame of a pass that is the next pass, which is planned from what was recorded; after the last
@@ -63,17 +73,14 @@ def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame]) -> Du
     chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
     new = 0
     for frame in made:
+        if isinstance(frame, FlaggedFrame):
+            values: dict[str, object] = {"flagged": frame.flag}
+        else:
+            values = {**_recorded(frame.stored), "signature": frame.signature, "key": frame.key}
         recorded = session.execute(
             update(Frame)
-            .where(Frame.walk_id == claim.walk_id, Frame.position == frame.position, Frame.object.is_(None))
-            .values(
-                object=frame.stored.name,
-                bytes=frame.stored.bytes,
-                crc32c=frame.stored.crc32c,
-                rendered_at=func.now(),
-                signature=frame.signature,
-                key=frame.key,
-            )
+            .where(Frame.walk_id == claim.walk_id, Frame.position == frame.position, MISSING)
+            .values(values)
         )
         new += chunks.rows(recorded)
     missing = session.execute(
@@ -88,7 +95,7 @@ def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame]) -> Du
 
 def _next_pass(session: Session, claim: Claim) -> Due | None:
     mine = Frame.walk_id == claim.walk_id
-    if session.scalars(select(Frame.position).where(mine, Frame.object.is_(None)).limit(1)).first() is not None:
+    if session.scalars(select(Frame.position).where(mine, MISSING).limit(1)).first() is not None:
         return None
     recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
     signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
@@ -146,6 +153,30 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
         .values(status=WalkStatus.SUCCEEDED, finished_at=func.now(), revision=Walk.revision + 1)
     )
     webhooks.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
+
+
+def hold(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:
+    """Record for flagged frames, by position, the objects that are shown in their place."""
+    for position, neighbour in neighbours.items():
+        flagged = and_(Frame.walk_id == claim.walk_id, Frame.position == position)
+        session.execute(update(Frame).where(flagged).values(_recorded(neighbour)))
+
+
+def nothing_to_show(session: Session, claim: Claim) -> None:
+    """Fail a walk all of whose frames are flagged.
+
+    Raises:
+        LeaseLostError: if the assembly is no longer ours.
+    """
+    chunks.lock(session, claim.walk_id)
+    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    message = "No frame of this walk can be shown: the model's safety checker flagged them, or they came out black."
+    chunks.end(session, claim.walk_id, WalkStatus.FAILED, error_code="flagged", error_message=message)
+
+
+def _recorded(stored: StoredObject) -> dict[str, object]:
+    """Return the values of a frame that is there."""
+    return {"object": stored.name, "bytes": stored.bytes, "crc32c": stored.crc32c, "rendered_at": func.now()}
 
 
 def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> bool:

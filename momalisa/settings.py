@@ -87,6 +87,16 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(8, ge=1, le=64, description="Frames in a chunk, which a worker renders as one batch.")
     device: str | None = Field(None, description="torch device of a render worker; unset means CUDA, else the CPU.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="What the denoiser and the decoder compute with; auto means float16 on a GPU, bfloat16 on a "
+        "CPU that has it, else float32.",
+    )
+    compiled_folder: Path | None = Field(
+        None,
+        description="Folder in which the render workers of a machine keep the denoiser compiled: minutes at the "
+        "first start, faster from then on; unset means not compiled.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
 
     workers: int = Field(2, ge=1, le=64, description="Render workers of a system on one machine.")

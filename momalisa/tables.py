@@ -71,8 +71,17 @@ class ArtifactKind(StrEnum):
 
     GIF = "gif"
     MP4 = "mp4"
-    POSTER = "poster"
+    WEBP = "webp"  # animated, in all colours
+    POSTER = "poster"  # one frame, for lists
+    SHEET = "sheet"  # all frames on one page, with their positions
     ZIP = "zip"  # the frames, and a walk.json that makes the same walk again
+
+
+class Flag(StrEnum):
+    """Why a frame was rendered and is not shown; its nearest neighbour is held in its place."""
+
+    UNSAFE = "unsafe"  # the model's safety checker says so
+    BLACK = "black"  # the model made no picture: all black, or not a number (half precision may overflow)
 
 
 class WebhookEvent(StrEnum):
@@ -141,6 +150,7 @@ class Base(DeclarativeBase):
         ChunkKind: _status(ChunkKind),
         ChunkStatus: _status(ChunkStatus),
         ArtifactKind: _status(ArtifactKind),
+        Flag: _status(Flag),
         WebhookEvent: _status(WebhookEvent),
         DeliveryStatus: _status(DeliveryStatus),
     }
@@ -241,7 +251,10 @@ class Chunk(Base):
 
 
 class Frame(Base):
-    """One rendered image at a position; `object` is null until it is uploaded."""
+    """One rendered image at a position; `object` is null until it is uploaded.
+
+    A flagged frame is never uploaded. It gets the object of its nearest neighbour when the walk is assembled.
+    """
 
     __tablename__ = "frames"
 
@@ -254,6 +267,7 @@ class Frame(Base):
     crc32c: Mapped[str | None]
     """Checksum of the object as Google Cloud Storage gives it: base64 of the big-endian CRC32C."""
     rendered_at: Mapped[datetime | None]
+    flagged: Mapped[Flag | None]
     signature: Mapped[Signature | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """What it looks like from afar, by which later frames are placed (`pacing`)."""
     key: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)

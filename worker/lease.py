@@ -7,9 +7,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import structlog
@@ -32,6 +33,9 @@ Record = Callable[[Session], Due | None]
 
 STOP_SECONDS = 10
 """How long the work at hand may take to end when the worker is asked to stop; Spot nodes grant 15 s in all."""
+
+TRANSFERS = 8
+"""Objects that are uploaded or downloaded at once."""
 
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
@@ -90,6 +94,25 @@ class Lease:
         """
         with transaction() as session:
             chunks.heartbeat(session, self.claim)
+
+    def at_once(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+        """Return what a function gives for each set of arguments, from several threads at once.
+
+        When the work should end, it does not wait for what is under way: those threads stop by themselves before
+        they try anything again, and what they finish does no harm.
+        """
+        pool = ThreadPoolExecutor(TRANSFERS)
+        try:
+            futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
+            pending = set(futures)
+            while pending:
+                self.check()
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -3,6 +3,9 @@
 Every frame of a walk starts from the same noise (unless the walk travels to another) and differs from its
 neighbours only in the text embedding, a point on the way between two prompts' embeddings. The embeddings go into
 the model's own stock pipeline, so that any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
+
+The denoiser and the decoder, where the time goes, may compute in half precision; what lies between them stays in
+float32: the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
 """
 
 import hashlib
@@ -10,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -22,6 +26,8 @@ from momalisa import walk as maths
 from momalisa.errors import ModelError
 from momalisa.log import logger
 from momalisa.spec import Interpolation, Scheduler, WalkSpec
+from momalisa.tables import Flag
+from worker.compiled import compile_for
 
 log = logger(__name__)
 
@@ -110,11 +116,26 @@ def slerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
     return torch.where(cosine.abs() < PARALLEL, arc, lerp(a, b, along)).to(a.dtype)
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """What came of some positions."""
+
+    pictures: Pictures
+    flags: tuple[Flag | None, ...]
+    """For each picture why it must not be shown, or None if it may."""
+
+
 class Renderer:
     """One loaded model, which renders batches of one size."""
 
     def __init__(
-        self, model: str, *, batch_size: int, device: str | None = None, threads: int | None = None
+        self,
+        model: str,
+        *,
+        batch_size: int,
+        device: str | None = None,
+        dtype: str = "auto",
+        threads: int | None = None,
     ) -> None:
         """Load a model.
 
@@ -123,6 +144,8 @@ class Renderer:
             batch_size: frames that are rendered at once; a shorter batch is padded, since the size of a batch
                 changes the pixels a little.
             device: torch device; None means CUDA where there is one.
+            dtype: name of the number format of the denoiser and the decoder; "auto" means half precision where it
+                is fast.
             threads: CPU threads; None leaves it to torch.
 
         Raises:
@@ -132,9 +155,10 @@ class Renderer:
             torch.set_num_threads(threads)
         self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = torch.float32 if self.device.type == "cpu" else torch.float16
+        half = _fastest_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
+        dtypes = {"unet": half, "vae": half, "default": torch.float32}
         try:
-            self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtype, low_cpu_mem_usage=False).to(
+            self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False).to(
                 self.device
             )
         except (OSError, ValueError) as error:
@@ -149,6 +173,10 @@ class Renderer:
                 f"a walk needs one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
             )
         self.pipeline.set_progress_bar_config(disable=True)
+        _compute_apart(self.pipeline.unet)
+        _compute_apart(self.pipeline.vae.decoder)
+        if getattr(self.pipeline.vae, "post_quant_conv", None) is not None:
+            _compute_apart(self.pipeline.vae.post_quant_conv)
         self.encode = lru_cache(maxsize=64)(self._encode)
         self._own_scheduler = self.pipeline.scheduler
 
@@ -177,6 +205,21 @@ class Renderer:
         )
         self.render(spec, [0.0])
 
+    def compile(self, size: int, folder: Path) -> None:
+        """Compile the denoiser for guided batches of `size` × `size` pixels, if it can be done (`compiled.py`).
+
+        It takes minutes, once: `folder` keeps what was compiled.
+        """
+        calls: list[dict[str, Any]] = []
+
+        def watch(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
+            calls.append({"sample": inputs[0], "timestep": inputs[1], **named})
+
+        watching = self.pipeline.unet.register_forward_pre_hook(watch, with_kwargs=True)
+        self.warm_up(size)
+        watching.remove()
+        compile_for(self.pipeline.unet, calls[0], folder)
+
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return what visitors should know about how the model reads their prompts."""
         tokenizer = self.pipeline.tokenizer
@@ -191,7 +234,7 @@ class Renderer:
 
     def render(
         self, spec: WalkSpec, positions: Sequence[float], check: Callable[[], None] = lambda: None
-    ) -> Pictures:
+    ) -> Rendering:
         """Render the frames of a walk at some positions, as one batch if there are no more than its size.
 
         Args:
@@ -201,9 +244,11 @@ class Renderer:
         """
         size = self.batch_size
         batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
-        return np.concatenate([self._render_batch(spec, batch, check) for batch in batches])
+        rendered = [self._render_batch(spec, batch, check) for batch in batches]
+        pictures = np.concatenate([batch.pictures for batch in rendered])
+        return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags))
 
-    def _render_batch(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> Pictures:
+    def _render_batch(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> Rendering:
         padded = positions + positions[-1:] * (self.batch_size - len(positions))
         batch = Embedding.batch([self._embedding(spec, position) for position in padded])
 
@@ -229,8 +274,11 @@ class Renderer:
             output_type="np",
             callback_on_step_end=at_step,
         )
-        pictures: Pictures = (result.images[: len(positions)] * 255).round().astype(np.uint8)
-        return pictures
+        images = result.images[: len(positions)]
+        unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
+        flags = tuple(_flag(image, is_unsafe) for image, is_unsafe in zip(images, unsafe, strict=False))
+        pictures: Pictures = (np.nan_to_num(images) * 255).round().astype(np.uint8)
+        return Rendering(pictures, flags)
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         stops = spec.stops
@@ -276,7 +324,7 @@ class Renderer:
             end = self._drawn(spec, spec.seed_to)
             along = maths.travelled(position, closed=spec.course.closed)
             noise = slerp(noise.flatten(), end.flatten(), along).reshape(noise.shape)
-        return noise.to(self.device, self.pipeline.unet.dtype)
+        return noise.to(self.device)
 
     def _drawn(self, spec: WalkSpec, seed: int) -> torch.Tensor:
         scale = self.pipeline.vae_scale_factor
@@ -285,3 +333,39 @@ class Renderer:
             generator=torch.Generator("cpu").manual_seed(seed),
             dtype=torch.float32,
         )
+
+
+def _fastest_dtype(device: torch.device) -> torch.dtype:
+    """Return the number format that a device computes fastest with, and well enough."""
+    if device.type != "cpu":
+        return torch.float16
+    able = torch.cpu.get_capabilities()
+    has_bfloat16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _compute_apart(module: Any) -> None:
+    """Have a part of the model compute in its own number format, among float32 ones, with channels last.
+
+    Its parameters are looked at anew at each call: some pipelines change the format of their decoder for a while.
+    """
+
+    def enter(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        dtype = next(part.parameters()).dtype
+        if "encoder_hidden_states" in named:
+            named = {**named, "encoder_hidden_states": named["encoder_hidden_states"].to(dtype)}
+        return (inputs[0].to(dtype), *inputs[1:]), named
+
+    def leave(part: torch.nn.Module, inputs: Any, output: Any) -> Any:  # noqa: ARG001
+        return (output[0].float(), *output[1:]) if isinstance(output, tuple) else output.float()
+
+    module.to(memory_format=torch.channels_last)
+    module.register_forward_pre_hook(enter, with_kwargs=True)
+    module.register_forward_hook(leave)
+
+
+def _flag(image: NDArray[np.float32], unsafe: bool) -> Flag | None:
+    """Return why an image in [0, 1] must not be shown, or None if it may."""
+    if unsafe:
+        return Flag.UNSAFE
+    return None if np.isfinite(image).all() and image.max() > 0 else Flag.BLACK

@@ -8,7 +8,7 @@ from momalisa import log, queue
 from momalisa.errors import ModelError
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import lease, work
+from worker import lease, stitching, work
 
 app = queue.app()
 logger = log.logger(__name__)
@@ -23,7 +23,7 @@ def render() -> None:
 @app.task(name=queue.task_name(ChunkKind.ASSEMBLE))
 def assemble() -> None:
     """Take a permit to assemble: claim a walk whose frames are all there and stitch them."""
-    lease.run(ChunkKind.ASSEMBLE, work.assemble)
+    lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
 
 
 @signals.setup_logging.connect

@@ -5,7 +5,7 @@ import { followWalk } from "./poll.js";
 import { makeSketch } from "./sketch.js";
 import { countWords, kilobytes, longDate, statusWords, titleNodes, titleOf } from "./wording.js";
 
-const DOWNLOADS = { gif: "GIF", mp4: "MP4", zip: "ZIP of the frames" };
+const DOWNLOADS = { gif: "GIF", webp: "WebP", mp4: "MP4", sheet: "Contact sheet", zip: "ZIP of the frames" };
 const ENDED_BADLY = ["failed", "canceled", "expired"];
 
 /** One walk, followed until it is done. `walk` is what is known of it already, if anything. onDone(walk) once. */

@@ -24,7 +24,14 @@ from tests.chaos.stage import LEASE_SECONDS, Stage
 HTTP = httpx.Client(timeout=60)
 
 RANK = {"queued": 0, "running": 1, "assembling": 2, "succeeded": 3, "failed": 3, "canceled": 3}
-ARTIFACTS = {"gif": "walk.gif", "mp4": "walk.mp4", "poster": "walk.webp", "zip": "walk.zip"}
+ARTIFACTS = {
+    "gif": "walk.gif",
+    "mp4": "walk.mp4",
+    "webp": "walk.webp",
+    "poster": "poster.webp",
+    "sheet": "sheet.png",
+    "zip": "walk.zip",
+}
 
 
 NEEDED = {"PostgreSQL", "broker", "reconciler"}

@@ -152,4 +152,4 @@ def test_a_walk_can_be_looked_at_listed_canceled_and_fetched(system: System, tmp
     late = momalisa("cancel", made["id"], url)
     assert (late.returncode, "Only who made the walk" in late.stderr) == (1, True)
     wrong = momalisa("download", made["id"], "--kind=psd", url)
-    assert (wrong.returncode, "it has gif, mp4, poster, zip" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "it has gif, mp4, poster, sheet, webp, zip" in wrong.stderr) == (1, True)

@@ -12,8 +12,9 @@ from momalisa import storage
 from momalisa.database import transaction
 from momalisa.spec import WalkSpec
 from momalisa.tables import ChunkKind, Walk, WalkStatus
-from worker import lease, work
+from worker import lease, stitching, work
 from worker.assembly import Picture, decode_png
+from worker.renderer import Rendering
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "steps": 2, "width": 64, "height": 64}
 
@@ -31,7 +32,7 @@ class Painter:
     def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
         return []
 
-    def render(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> list[Picture]:
+    def render(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> Rendering:
         check()
         self.painted += positions
         pictures = []
@@ -39,7 +40,7 @@ class Painter:
             picture = np.full((spec.height, spec.width, 3), 255, np.uint8)
             picture[:, : round(position * spec.width)] = 0
             pictures.append(picture)
-        return pictures
+        return Rendering(np.stack(pictures), (None,) * len(pictures))
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def finish(api: TestClient, painter: Painter, walk_id: str) -> Reply:
     walk: Reply = {"status": None, "done": False}
     while not walk["done"]:
         lease.run(ChunkKind.RENDER, work.render)
-        lease.run(ChunkKind.ASSEMBLE, work.assemble)
+        lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
         walk = api.get(f"/v1/walks/{walk_id}").json()
     assert walk["status"] == "succeeded"
     return walk

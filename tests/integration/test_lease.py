@@ -23,7 +23,7 @@ from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 from tests.conftest import made_frames
-from worker import lease, work
+from worker import lease
 from worker.lease import Lease
 
 MakeSpec = Callable[..., WalkSpec]
@@ -160,7 +160,7 @@ def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
             lease.stop()
             released.wait(60)
 
-        work._at_once(kept, upload, range(3))
+        kept.at_once(upload, range(3))
         raise AssertionError("it was told to stop")
 
     lease.run(ChunkKind.RENDER, upload_for_ever)

@@ -1,8 +1,13 @@
+import json
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import av
 import numpy as np
@@ -10,8 +15,23 @@ import pytest
 from PIL import Image, ImageSequence
 
 from momalisa.settings import ROOT
-from worker import assembly
+from momalisa.spec import WalkSpec
+from worker import assembly, sheet
 from worker.assembly import Picture
+from worker.caption import walk_caption
+
+SPEC = WalkSpec(
+    prompts=("a <giraffe> & co", "ein Schlachtschiff für Österreich, 戦艦"),
+    frames=20,
+    seed=7,
+    negative_prompt="",
+    steps=3,
+    guidance=4,
+    width=96,
+    height=64,
+    fps=12,
+)
+ABOUT = walk_caption(SPEC, "momalisa-mini", [index / 19 for index in range(20)])
 
 
 def pictures(count: int, width: int = 96, height: int = 64) -> list[Picture]:
@@ -53,14 +73,14 @@ def psnr(a: Picture, b: Picture) -> float:
 
 def test_a_png_loses_nothing() -> None:
     [picture] = pictures(1)
-    assert np.array_equal(assembly.decode_png(assembly.encode_png(picture)), picture)
+    assert np.array_equal(assembly.decode_png(assembly.encode_png(picture, ABOUT)), picture)
 
 
 @pytest.mark.parametrize("fps", [1, 12, 24, 50])
 def test_a_gif_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.gif"
-    assembly.write_gif(path, lambda: iter(originals), fps)
+    assembly.write_gif(path, lambda: iter(originals), fps, ABOUT)
     frames = list(gif_frames(path))
     assert len(frames) == 20
     assert min(psnr(seen, original) for (seen, _), original in zip(frames, originals, strict=True)) > 30
@@ -72,12 +92,12 @@ def test_a_gif_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fp
 
 def test_a_gif_keeps_frames_that_look_the_same(tmp_path: Path) -> None:
     still = pictures(1) * 6
-    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(still), 12)
+    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT)
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:
-    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12)
+    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT)
     data = (tmp_path / "walk.gif").read_bytes()
     assert data[:6] == b"GIF89a"
     assert data[10] & 0x80  # a global colour table
@@ -88,7 +108,7 @@ def test_a_gif_has_one_palette(tmp_path: Path) -> None:
 def test_an_mp4_plays_everywhere(tmp_path: Path, width: int, height: int) -> None:
     originals = pictures(20, width, height)
     path = tmp_path / "walk.mp4"
-    assembly.write_mp4(path, lambda: iter(originals), 12)
+    assembly.write_mp4(path, lambda: iter(originals), 12, ABOUT)
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -103,10 +123,150 @@ def test_an_mp4_plays_everywhere(tmp_path: Path, width: int, height: int) -> Non
 
 def test_a_poster_is_a_small_webp(tmp_path: Path) -> None:
     [picture] = pictures(1)
-    assembly.write_poster(tmp_path / "walk.webp", picture)
+    assembly.write_poster(tmp_path / "walk.webp", picture, ABOUT)
     with Image.open(tmp_path / "walk.webp") as image:
         assert (image.format, image.size) == ("WEBP", (96, 64))
         assert psnr(np.asarray(image.convert("RGB")), picture) > 28
+
+
+def chunks_of_webp(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give the name and the content of each chunk of a RIFF file."""
+    assert (data[:4], data[8:12], struct.unpack("<I", data[4:8])) == (b"RIFF", b"WEBP", (len(data) - 8,))
+    place = 12
+    while place < len(data):
+        (size,) = struct.unpack("<I", data[place + 4 : place + 8])
+        yield data[place : place + 4], data[place + 8 : place + 8 + size]
+        place += 8 + size + size % 2
+
+
+@pytest.mark.parametrize("fps", [1, 12, 24, 50])
+def test_a_webp_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fps: int) -> None:
+    originals = pictures(20)
+    path = tmp_path / "walk.webp"
+    assembly.write_webp(path, lambda: iter(originals), fps, ABOUT)
+    with Image.open(path) as image:
+        assert (image.format, image.info["loop"]) == ("WEBP", 0)
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    assert len(frames) == 20
+    assert min(psnr(seen, original) for seen, original in zip(frames, originals, strict=True)) > 28
+    content = [content for name, content in chunks_of_webp(path.read_bytes()) if name == b"ANMF"]
+    durations = [int.from_bytes(frame[12:15], "little") for frame in content]
+    ends = np.cumsum(durations)
+    assert np.abs(ends - np.arange(1, 21) * 1000 / fps).max() <= 0.5  # half a tick of 1 ms: no drift
+
+
+@pytest.mark.parametrize(("count", "repeats"), [(1, 6), (3, 4)])
+def test_a_webp_holds_what_stays_the_same(tmp_path: Path, count: int, repeats: int) -> None:
+    held = [picture for picture in pictures(count) for _ in range(repeats)]
+    assembly.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
+    with Image.open(tmp_path / "walk.webp") as image:
+        assert getattr(image, "n_frames", 1) == count
+        seen = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    assert min(psnr(a, b) for a, b in zip(seen, held[::repeats], strict=True)) > 28
+    content = [
+        content for name, content in chunks_of_webp((tmp_path / "walk.webp").read_bytes()) if name == b"ANMF"
+    ]
+    assert [int.from_bytes(frame[12:15], "little") for frame in content] == ([400] * 3 if count == 3 else [])
+
+
+def test_a_contact_sheet_shows_all_frames_and_their_labels(tmp_path: Path) -> None:
+    originals = pictures(20)
+    size = sheet.write(
+        tmp_path / "sheet.png", iter(originals), [f"{index / 19:.3f}" for index in range(20)], "", ABOUT
+    )
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert (image.format, image.size) == ("PNG", size)
+        page = np.asarray(image)
+    found = set()
+    for index, original in enumerate(originals):
+        places = np.argwhere((page[:-63, :-95] == original[0, 0]).all(axis=-1))
+        found |= {
+            index
+            for y, x in places
+            if np.array_equal(page[y : y + 64, x : x + 96], original)
+            and page[y + 64 : y + 84, x : x + 40].min() < 100
+        }
+    assert found == set(range(20))
+
+
+@pytest.mark.parametrize(("count", "width", "height"), [(2, 96, 64), (240, 64, 64), (3, 1024, 256), (7, 64, 512)])
+def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, height: int) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    labels = ["0.123 a very long prompt that nobody can read at this size"] * count
+    wide, high = sheet.write(tmp_path / "sheet.png", (picture for _ in labels), labels, "", ABOUT)
+    assert wide <= 2000
+    assert 1 / 3 <= wide / high <= 3
+
+
+def gif_comment(data: bytes) -> str:
+    with Image.open(BytesIO(data)) as image:
+        comment: bytes = image.info["comment"]
+    return comment.decode("ascii")
+
+
+def mp4_comment(data: bytes) -> str:
+    """Return the comment among the tags of an MP4, by way of its boxes."""
+    for name in (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data"):
+        place = 0
+        while data[place + 4 : place + 8] != name:
+            place += struct.unpack(">I", data[place : place + 4])[0]
+        (size,) = struct.unpack(">I", data[place : place + 4])
+        data = data[place + 8 + (4 if name == b"meta" else 8 if name == b"data" else 0) : place + size]
+    return data.decode()
+
+
+def webp_description(data: bytes) -> str:
+    [packet] = [content for name, content in chunks_of_webp(data) if name == b"XMP "]
+    assert next(content for name, content in chunks_of_webp(data) if name == b"VP8X")[0] & 0b100
+    found = ElementTree.fromstring(packet.decode()).find(  # noqa: S314 - it is our own
+        ".//{http://purl.org/dc/elements/1.1/}description"
+    )
+    assert found is not None
+    return "".join(found.itertext())
+
+
+def png_comment(data: bytes) -> str:
+    place, found = 8, {}
+    while place < len(data):
+        (size,) = struct.unpack(">I", data[place : place + 4])
+        kind, content = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
+        assert struct.unpack(">I", data[place + 8 + size : place + 12 + size]) == (zlib.crc32(kind + content),)
+        if kind == b"tEXt":
+            keyword, _, text = content.partition(b"\0")
+            found[keyword] = text.decode("latin-1")
+        place += 12 + size
+    return found[b"Comment"]
+
+
+def test_every_artifact_tells_how_it_was_made(tmp_path: Path) -> None:
+    originals = pictures(20)
+    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT)
+    assembly.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, ABOUT)
+    assembly.write_webp(tmp_path / "walk.webp", lambda: iter(originals), 12, ABOUT)
+    assembly.write_poster(tmp_path / "poster.webp", originals[0], ABOUT)
+    sheet.write(tmp_path / "sheet.png", originals, [""] * 20, "", ABOUT)
+    (tmp_path / "frame.png").write_bytes(assembly.encode_png(originals[0], ABOUT))
+    readers = {".gif": gif_comment, ".mp4": mp4_comment, ".webp": webp_description, ".png": png_comment}
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 6
+    for path in paths:
+        told = json.loads(readers[path.suffix](path.read_bytes()))
+        assert tuple(told["prompts"]) == SPEC.prompts
+        assert (told["seed"], told["model"], told["positions"][-1]) == (7, "momalisa-mini", 1.0)
+        with Image.open(path) if path.suffix != ".mp4" else av.open(str(path)):
+            pass  # it is still what it was
+
+
+def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
+    originals = pictures(5)
+    for name in ("a", "b"):
+        assembly.write_gif(tmp_path / f"{name}.gif", lambda: iter(originals), 12, ABOUT)
+        assembly.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, ABOUT)
+        assembly.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, ABOUT)
+        sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
+    for suffix in ("gif", "mp4", "webp", "png"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 8  # nothing is left over
 
 
 def test_a_zip_holds_its_files_and_is_always_the_same(tmp_path: Path) -> None:
@@ -126,21 +286,25 @@ LONG_WALK = """
 import sys
 from pathlib import Path
 import numpy as np
-from worker import assembly
+from worker import assembly, sheet
+from worker.caption import Caption
 
+about = Caption("a walk", "{}")
 folder = Path(sys.argv[1])
 generator = np.random.default_rng(7)
 coarse = generator.integers(0, 256, (241, 16, 16, 3), dtype=np.uint8)
 for index in range(240):
     picture = coarse[index].repeat(32, axis=0).repeat(32, axis=1)
-    (folder / f"{index:03}.png").write_bytes(assembly.encode_png(picture))
+    (folder / f"{index:03}.png").write_bytes(assembly.encode_png(picture, about))
 
 def frames():
     for index in range(240):
         yield assembly.decode_png((folder / f"{index:03}.png").read_bytes())
 
-assembly.write_gif(folder / "walk.gif", frames, 24)
-assembly.write_mp4(folder / "walk.mp4", frames, 24)
+assembly.write_gif(folder / "walk.gif", frames, 24, about)
+assembly.write_mp4(folder / "walk.mp4", frames, 24, about)
+assembly.write_webp(folder / "walk.webp", frames, 24, about)
+sheet.write(folder / "sheet.png", frames(), [str(index) for index in range(240)], "", about)
 [peak] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(peak.split()[1])
 """

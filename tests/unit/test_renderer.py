@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -10,22 +12,42 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from momalisa.errors import ModelError
-from momalisa.settings import settings
+from momalisa.settings import ROOT, settings
 from momalisa.spec import Scheduler, WalkSpec
+from momalisa.tables import Flag
 from worker.renderer import Pictures, Renderer, lerp, slerp
 
 BATCH_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
+
+HALF_PRECISION_MEAN, HALF_PRECISION_MAX = 2, 64
+"""Levels of 255 by which pixels may change with half precision, on average and at the most."""
 
 MakeSpec = Callable[..., WalkSpec]
 
 
 def difference(a: Pictures, b: Pictures) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def mean_difference(a: Pictures, b: Pictures) -> float:
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+@pytest.fixture(scope="module")
+def precise() -> Renderer:
+    return Renderer(settings().model, batch_size=4, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def half() -> Renderer:
+    return Renderer(settings().model, batch_size=4, dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +60,8 @@ def stock() -> Any:
 @pytest.mark.parametrize(("position", "prompt"), [(0.0, "a giraffe"), (1.0, "a battleship")])
 @pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"negative_prompt": "red", "width": 160}])
 def test_the_ends_are_what_the_stock_pipeline_renders(
-    renderer: Renderer,
+    precise: Renderer,
+    half: Renderer,
     stock: Any,
     spec: MakeSpec,
     position: float,
@@ -56,44 +79,48 @@ def test_the_ends_are_what_the_stock_pipeline_renders(
         generator=torch.Generator("cpu").manual_seed(ordered.seed),
         output_type="np",
     ).images
-    [picture] = renderer.render(ordered, [position])
+    wanted = (expected[0] * 255).round().astype(np.uint8)
+    [picture] = precise.render(ordered, [position]).pictures
     assert picture.shape == (ordered.height, ordered.width, 3)
-    assert difference(picture, (expected[0] * 255).round().astype(np.uint8)) <= BATCH_TOLERANCE
+    assert difference(picture, wanted) <= BATCH_TOLERANCE
+    [picture] = half.render(ordered, [position]).pictures
+    assert mean_difference(picture, wanted) < HALF_PRECISION_MEAN
+    assert difference(picture, wanted) <= HALF_PRECISION_MAX
 
 
 def test_a_joint_is_its_prompt_and_nothing_else(renderer: Renderer, spec: MakeSpec) -> None:
     three = spec(prompts=("a cat", "a castle", "a rocket"))
-    [joint] = renderer.render(three, [0.5])
-    [end] = renderer.render(spec(prompts=("a cat", "a castle")), [1.0])
+    [joint] = renderer.render(three, [0.5]).pictures
+    [end] = renderer.render(spec(prompts=("a cat", "a castle")), [1.0]).pictures
     assert difference(joint, end) == 0
 
 
 def test_a_closed_walk_comes_back_to_its_first_stop(renderer: Renderer, spec: MakeSpec) -> None:
-    start, end = renderer.render(spec(loop="closed"), [0.0, 1.0])
+    start, end = renderer.render(spec(loop="closed"), [0.0, 1.0]).pictures
     assert difference(start, end) <= BATCH_TOLERANCE
-    [middle] = renderer.render(spec(loop="closed"), [0.5])
-    [other] = renderer.render(spec(), [1.0])
+    [middle] = renderer.render(spec(loop="closed"), [0.5]).pictures
+    [other] = renderer.render(spec(), [1.0]).pictures
     assert difference(middle, other) == 0
 
 
 def test_a_walk_that_travels_to_another_noise_ends_as_that_noise_does(renderer: Renderer, spec: MakeSpec) -> None:
     travelling = spec(seed=1, seed_to=2)
-    start, middle, end = renderer.render(travelling, [0.0, 0.5, 1.0])
+    start, middle, end = renderer.render(travelling, [0.0, 0.5, 1.0]).pictures
     for seed, position, picture in ((1, 0.0, start), (2, 1.0, end)):
-        [still] = renderer.render(spec(seed=seed), [position])
+        [still] = renderer.render(spec(seed=seed), [position]).pictures
         assert difference(picture, still) <= BATCH_TOLERANCE
-    [still] = renderer.render(spec(seed=1), [0.5])
+    [still] = renderer.render(spec(seed=1), [0.5]).pictures
     assert difference(middle, still) > 50
 
 
 def test_a_closed_walk_travels_there_and_back(renderer: Renderer, spec: MakeSpec) -> None:
-    start, end = renderer.render(spec(seed=1, seed_to=2, loop="closed"), [0.0, 1.0])
+    start, end = renderer.render(spec(seed=1, seed_to=2, loop="closed"), [0.0, 1.0]).pictures
     assert difference(start, end) <= BATCH_TOLERANCE
 
 
 def test_slerp_goes_through_other_pictures_between_the_same_ends(renderer: Renderer, spec: MakeSpec) -> None:
-    line = renderer.render(spec(), [0.0, 0.5, 1.0])
-    arc = renderer.render(spec(interpolation="slerp"), [0.0, 0.5, 1.0])
+    line = renderer.render(spec(), [0.0, 0.5, 1.0]).pictures
+    arc = renderer.render(spec(interpolation="slerp"), [0.0, 0.5, 1.0]).pictures
     assert difference(line[0], arc[0]) == difference(line[2], arc[2]) == 0
     assert difference(line[1], arc[1]) > 10
 
@@ -118,10 +145,10 @@ def test_every_sampler_on_offer_makes_about_the_same_picture(
     renderer: Renderer, spec: MakeSpec, scheduler: Scheduler
 ) -> None:
     """Given steps enough, they all solve the same equation."""
-    [own] = renderer.render(spec(steps=20), [0.0])
-    [picture] = renderer.render(spec(steps=20, scheduler=scheduler), [0.0])
+    [own] = renderer.render(spec(steps=20), [0.0]).pictures
+    [picture] = renderer.render(spec(steps=20, scheduler=scheduler), [0.0]).pictures
     assert np.abs(picture.astype(int) - own).mean() < 12
-    [again] = renderer.render(spec(steps=20), [0.0])
+    [again] = renderer.render(spec(steps=20), [0.0]).pictures
     assert difference(own, again) == 0  # the model's own is not changed by it
 
 
@@ -135,34 +162,35 @@ def test_the_revision_tells_models_apart(renderer: Renderer, tmp_path: Path) -> 
 
 
 def test_the_middle_is_neither_end(renderer: Renderer, spec: MakeSpec) -> None:
-    start, middle, end = renderer.render(spec(), [0.0, 0.5, 1.0])
+    start, middle, end = renderer.render(spec(), [0.0, 0.5, 1.0]).pictures
     assert difference(start, middle) > 50
     assert difference(middle, end) > 50
 
 
 def test_the_same_batch_gives_the_same_pixels(renderer: Renderer, spec: MakeSpec) -> None:
-    first = renderer.render(spec(), [0.0, 0.3, 1.0])
-    second = renderer.render(spec(), [0.0, 0.3, 1.0])
+    first = renderer.render(spec(), [0.0, 0.3, 1.0]).pictures
+    second = renderer.render(spec(), [0.0, 0.3, 1.0]).pictures
     assert difference(first, second) == 0
 
 
 def test_the_seed_decides_the_noise(renderer: Renderer, spec: MakeSpec) -> None:
-    assert difference(renderer.render(spec(seed=1), [0.0]), renderer.render(spec(seed=2), [0.0])) > 50
+    first, second = (renderer.render(spec(seed=seed), [0.0]).pictures for seed in (1, 2))
+    assert difference(first, second) > 50
 
 
 def test_a_short_batch_is_padded_and_cut(renderer: Renderer, spec: MakeSpec) -> None:
-    whole = renderer.render(spec(), [0.0, 0.2, 0.4, 0.6])
-    short = renderer.render(spec(), [0.0, 0.2])
+    whole = renderer.render(spec(), [0.0, 0.2, 0.4, 0.6]).pictures
+    short = renderer.render(spec(), [0.0, 0.2]).pictures
     assert short.shape == (2, 128, 128, 3)
     assert difference(whole[:2], short) <= BATCH_TOLERANCE
 
 
 def test_a_chunk_that_was_cut_for_larger_batches_is_rendered_in_several(renderer: Renderer, spec: MakeSpec) -> None:
     positions = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    many = renderer.render(spec(), positions)
+    many = renderer.render(spec(), positions).pictures
     assert many.shape[0] == 6
-    assert difference(many[:4], renderer.render(spec(), positions[:4])) == 0
-    assert difference(many[4:], renderer.render(spec(), positions[4:])) == 0
+    assert difference(many[:4], renderer.render(spec(), positions[:4]).pictures) == 0
+    assert difference(many[4:], renderer.render(spec(), positions[4:]).pictures) == 0
 
 
 def test_each_prompt_is_encoded_once(renderer: Renderer, spec: MakeSpec) -> None:
@@ -219,3 +247,100 @@ def test_a_sampler_that_draws_noise_at_each_step_is_refused(
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ModelError, match=sampler):
         Renderer(str(model), batch_size=1)
+
+
+def with_checker(folder: Path, threshold: float) -> str:
+    """The embedded model with a small safety checker, which flags what is more like anything than a threshold."""
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 1,
+        "num_hidden_layers": 1,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
+    checker.concept_embeds_weights.data.fill_(threshold)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        settings().model,
+        safety_checker=checker,
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+        low_cpu_mem_usage=False,
+    )
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("threshold", "flag"), [(-2.0, Flag.UNSAFE), (2.0, None)])
+def test_the_safety_checker_of_a_model_is_heeded(
+    tmp_path: Path, spec: MakeSpec, threshold: float, flag: Flag | None
+) -> None:
+    renderer = Renderer(with_checker(tmp_path / "checked", threshold), batch_size=2)
+    rendering = renderer.render(spec(steps=1), [0.0, 0.5, 1.0])
+    assert rendering.flags == (flag, flag, flag)
+    assert all((picture.max() == 0) == (flag is not None) for picture in rendering.pictures)
+
+
+def test_a_picture_that_is_not_a_number_is_flagged(
+    renderer: Renderer, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = renderer.pipeline.vae.decode
+
+    def overflow(*arguments: Any, **named: Any) -> Any:
+        (images,) = decode(*arguments, **named)
+        images[1] = float("nan")
+        images[2] = -1
+        return (images,)
+
+    monkeypatch.setattr(renderer.pipeline.vae, "decode", overflow)
+    rendering = renderer.render(spec(), [0.0, 0.3, 0.7, 1.0])
+    assert rendering.flags == (None, Flag.BLACK, Flag.BLACK, None)
+
+
+AGAIN = """
+import hashlib
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from worker.renderer import Renderer
+
+numbers = {"frames": 2, "seed": 1, "steps": 2, "guidance": 4, "width": 128, "height": 128, "fps": 1}
+spec = WalkSpec(prompts=("a", "b"), negative_prompt="", **numbers)
+pictures = Renderer(settings().model, batch_size=2, dtype="bfloat16", threads=2).render(spec, [0.0, 1.0]).pictures
+print(hashlib.sha256(pictures.tobytes()).hexdigest())
+"""
+
+
+def test_half_precision_gives_the_same_pixels_in_every_process() -> None:
+    runs = [
+        subprocess.run([sys.executable, "-c", AGAIN], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(
+    half: Renderer, spec: MakeSpec, tmp_path: Path
+) -> None:
+    """At a small size: every size compiles alike, and this one in less time."""
+    small = spec(width=64, height=64)
+    for _ in range(2):
+        compiled = Renderer(settings().model, batch_size=4, dtype="bfloat16")
+        compiled.compile(64, tmp_path)
+        [package] = tmp_path.glob("*.pt2")
+        made = package.stat().st_mtime_ns
+        first = compiled.render(small, [0.0, 0.5, 1.0]).pictures
+        assert difference(first, compiled.render(small, [0.0, 0.5, 1.0]).pictures) == 0
+        assert mean_difference(first, half.render(small, [0.0, 0.5, 1.0]).pictures) < HALF_PRECISION_MEAN
+    assert package.stat().st_mtime_ns == made
+    other = spec(guidance=1.0)  # neither the size nor the number of rows that was compiled
+    assert difference(compiled.render(other, [0.0]).pictures, half.render(other, [0.0]).pictures) == 0
+
+
+def test_without_a_compiler_the_renderer_renders_uncompiled(
+    spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("nowhere-c++",))
+    renderer = Renderer(settings().model, batch_size=2)
+    renderer.compile(64, tmp_path)
+    assert list(tmp_path.glob("*.pt2")) == []
+    assert renderer.render(spec(), [0.0]).flags == (None,)

@@ -1,0 +1,86 @@
+"""How good the GIF is, beside ffmpeg's command line with the same frames: `python -m benchmarks.gif`."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from benchmarks import quality
+from benchmarks.peers import Pictures
+from benchmarks.render import PAIRS
+from momalisa import walk
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec, slug
+from worker import assembly
+from worker.caption import Caption
+from worker.renderer import Renderer
+
+FRAMES, FPS = 24, 12
+
+FILTER = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
+"""What the guides to good GIFs give, with the dithering that ours has."""
+
+
+def main() -> None:
+    """Render, encode with both, and write the table."""
+    if shutil.which("ffmpeg") is None:
+        sys.exit("This needs the ffmpeg command, as in `apt-get install ffmpeg`.")
+    renderer = Renderer(settings().model, batch_size=settings().batch_size)
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
+        for pair in PAIRS:
+            spec = _spec(pair)
+            pictures = renderer.render(spec, walk.positions(FRAMES, spec.course)).pictures
+            ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
+            assembly.write_gif(ours, lambda pictures=pictures: iter(pictures), FPS, Caption("", ""))  # type: ignore[misc]
+            _encode_with_ffmpeg(pictures, Path(name), theirs)
+            cells = [f"{_psnr(path, pictures):.2f} | {path.stat().st_size / 1000:.1f}" for path in (ours, theirs)]
+            lines.append(f"| {slug(pair)} | {' | '.join(cells)} |")
+    quality.write("bench-gif", _table(lines))
+
+
+def _spec(pair: tuple[str, str]) -> WalkSpec:
+    return WalkSpec(
+        prompts=pair,
+        frames=FRAMES,
+        seed=7,
+        negative_prompt="",
+        steps=settings().default_steps,
+        guidance=settings().default_guidance,
+        width=settings().image_size,
+        height=settings().image_size,
+        fps=FPS,
+    )
+
+
+def _encode_with_ffmpeg(pictures: Pictures, folder: Path, gif: Path) -> None:
+    for index, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{index:03}.png")
+    frames = ["-framerate", str(FPS), "-i", str(folder / "%03d.png")]
+    subprocess.run(["ffmpeg", "-y", "-v", "error", *frames, "-filter_complex", FILTER, gif], check=True)  # noqa: S603, S607
+
+
+def _psnr(gif: Path, pictures: Pictures) -> float:
+    """Return the peak signal-to-noise ratio of a GIF to the pictures it was made of, over all frames, in dB."""
+    with Image.open(gif) as image:
+        seen = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
+    error = np.mean((seen.astype(float) - pictures.astype(float)) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+def _table(lines: list[str]) -> Iterator[str]:
+    version = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout.split()[2]  # noqa: S607
+    yield f"`make bench-gif`: {FRAMES} frames, {FPS} a second; ffmpeg {version} with `{FILTER}`."
+    yield ""
+    yield "| walk | ours, dB | ours, kB | ffmpeg, dB | ffmpeg, kB |"
+    yield "|---|---|---|---|---|"
+    yield from lines
+
+
+if __name__ == "__main__":
+    main()

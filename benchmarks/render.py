@@ -1,0 +1,276 @@
+"""How fast frames are rendered, side by side: `python -m benchmarks.render --pairs 2 --frames 24 --rounds 3`.
+
+All take their turn in every round, so that other work on the machine hurts all alike; the table gives medians.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import peers, quality
+from benchmarks.peers import Job, Pictures
+from momalisa import local, walk
+from momalisa.client import Client
+from momalisa.client import Walk as WalkAnswer
+from momalisa.local import System
+from momalisa.processes import free_port
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from worker import assembly
+from worker.caption import frame_caption
+from worker.renderer import Renderer
+
+PAIRS = [
+    ("a giraffe", "a battleship"),
+    ("a cat", "a castle"),
+    ("an apple", "a planet"),
+    ("a fox", "a sailing boat"),
+]
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+POLL_SECONDS = 0.02
+
+Contestant = Callable[[Job, Path], Pictures]
+"""Renders a walk, leaves its frames as PNG files in a folder, and returns them."""
+
+
+@dataclass
+class Times:
+    """What was measured of one contestant, in seconds, a value a round."""
+
+    seconds: list[float] = field(default_factory=list)
+    """For all walks."""
+    previews: list[float] = field(default_factory=list)
+    """From submitting one walk to its first frames; of systems."""
+    chunks: list[float] = field(default_factory=list)
+    """For rendering the chunk that brought them, as the worker says; of systems."""
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    arguments = _arguments()
+    jobs = [
+        Job(pair, arguments.frames, arguments.steps, settings().default_guidance, settings().image_size)
+        for pair in PAIRS[: arguments.pairs]
+    ]
+    alone = _contestants()
+    times = {name: Times() for name in [*alone, *map(_system_name, (1, 2))]}
+    pictures: dict[str, list[Pictures]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="momalisa-bench-")))
+        systems = {
+            workers: stack.enter_context(
+                local.started(System(folder / f"{workers}", port=free_port(), workers=workers))
+            )
+            for workers in (1, 2)
+        }
+        for contestant in alone.values():
+            contestant(Job(PAIRS[0], settings().batch_size, 1, 4.0, settings().image_size), folder)
+        for system in systems.values():
+            _wait_for_workers(system)
+            _submit(system, jobs[:1])
+        for _ in range(arguments.rounds):
+            for name, contestant in alone.items():
+                start = time.perf_counter()
+                pictures[name] = [contestant(job, folder) for job in jobs]
+                times[name].seconds.append(time.perf_counter() - start)
+            for workers, system in systems.items():
+                measured = times[_system_name(workers)]
+                measured.seconds.append(_submit(system, jobs))
+                preview, chunk = _preview(system, jobs[0])
+                measured.previews.append(preview)
+                measured.chunks.append(chunk)
+    quality.write("bench-render", _table(arguments, times, pictures))
+
+
+def _contestants() -> dict[str, Contestant]:
+    model, batch = settings().model, settings().batch_size
+    precise, half = peers.load(model), peers.load(model, torch.bfloat16)
+    workers = {_worker_name(): partial(_worker, Renderer(model, batch_size=batch))}
+    if folder := settings().compiled_folder:
+        compiled = Renderer(model, batch_size=batch)
+        compiled.compile(settings().image_size, folder)
+        workers[_worker_name(", compiled")] = partial(_worker, compiled)
+    return {
+        "(a) stock pipeline, one call a frame, float32": partial(peers.stock, precise, batch=1),
+        "(b) stock pipeline, all frames of a walk in one call, float32": lambda job, folder: peers.stock(
+            precise, job, folder, batch=job.frames
+        ),
+        _stock_name("float32"): partial(peers.stock, precise, batch=batch),
+        _stock_name("bfloat16"): partial(peers.stock, half, batch=batch),
+        "(c) stable-diffusion-videos, batches of 4, float32": partial(peers.videos, precise),
+        "(c) diffusers' community pipeline, batches of 4, float32": partial(peers.community, precise),
+        **workers,
+    }
+
+
+def _stock_name(dtype: str) -> str:
+    return f"(b) stock pipeline, batches of {settings().batch_size}, {dtype}"
+
+
+def _worker_name(how: str = "") -> str:
+    return f"(d) one render worker of MoMALisa{how}, chunks of {settings().batch_size}"
+
+
+def _system_name(workers: int) -> str:
+    threads = max(1, CORES // workers)
+    return f"(e) the whole system, {workers} × {threads} threads"
+
+
+def _worker(renderer: Renderer, job: Job, folder: Path) -> Pictures:
+    """Render a walk as a worker does: chunk by chunk, coarse to fine."""
+    spec = _spec(job)
+    found: dict[int, Pictures] = {}
+    for chunk in walk.chunks(job.frames, renderer.batch_size):
+        rendering = renderer.render(spec, [job.positions[index] for index in chunk])
+        for index, picture in zip(chunk, rendering.pictures, strict=True):
+            png = assembly.encode_png(picture, frame_caption(spec, settings().model_name, job.positions[index]))
+            (folder / f"{index:06}.png").write_bytes(png)
+            found[index] = picture
+    return np.stack([found[index] for index in sorted(found)])
+
+
+def _spec(job: Job) -> WalkSpec:
+    return WalkSpec(
+        prompts=job.prompts,
+        frames=job.frames,
+        seed=job.seed,
+        negative_prompt="",
+        steps=job.steps,
+        guidance=job.guidance,
+        width=job.size,
+        height=job.size,
+        fps=12,
+    )
+
+
+def _wait_for_workers(system: System) -> None:
+    logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
+    while not all('"renderer ready"' in log.read_text() for log in logs):
+        time.sleep(POLL_SECONDS)
+
+
+def _submit(system: System, jobs: list[Job]) -> float:
+    """Return the seconds from submitting walks to the last frame of them all; wait until they are stitched, too."""
+    with Client(system.url) as client:
+        start = time.perf_counter()
+        walks = [_submitted(client, job) for job in jobs]
+        while any(not _all_there(client.get(walk["id"])) for walk in walks):
+            time.sleep(POLL_SECONDS)
+        seconds = time.perf_counter() - start
+        while any(not client.get(walk["id"])["done"] for walk in walks):
+            time.sleep(POLL_SECONDS)
+    return seconds
+
+
+def _preview(system: System, job: Job) -> tuple[float, float]:
+    """Return the seconds from submitting a walk to an idle system until its first frames can be seen.
+
+    Also returns how many of them went into rendering those frames.
+    """
+    with Client(system.url) as client:
+        start = time.perf_counter()
+        walk = _submitted(client, job)
+        while not (urls := list(_urls(client.get(walk["id"])))):
+            time.sleep(POLL_SECONDS)
+        client.download(urls[0])
+        seconds = time.perf_counter() - start
+        while not client.get(walk["id"])["done"]:
+            time.sleep(POLL_SECONDS)
+    chunks = [_rendered(child.log, walk["id"]) for child in system.children.values()]
+    return seconds, next(chunk for chunk in chunks if chunk is not None)
+
+
+def _rendered(log: Path, walk: str) -> float | None:
+    """Return the seconds in which a worker rendered the first chunk of a walk, or None if it did not."""
+    for line in log.read_text().splitlines():
+        if '"rendered"' in line:
+            event = json.loads(line)
+            if (event["walk"], event["chunk"]) == (walk, 0):
+                return float(event["seconds"])
+    return None
+
+
+def _submitted(client: Client, job: Job) -> WalkAnswer:
+    return client.submit(job.prompts, frames=job.frames, steps=job.steps, guidance=job.guidance, seed=job.seed)
+
+
+def _urls(walk: WalkAnswer) -> Iterator[str]:
+    return (frame["url"] for frame in walk["frames"] if frame["url"])
+
+
+def _all_there(walk: WalkAnswer) -> bool:
+    return walk["progress"]["frames_done"] == walk["frames_total"]
+
+
+def _table(
+    arguments: argparse.Namespace, times: dict[str, Times], pictures: dict[str, list[Pictures]]
+) -> Iterator[str]:
+    """Give the lines of the report."""
+    frames = arguments.pairs * arguments.frames
+    speed = {name: frames / statistics.median(measured.seconds) for name, measured in times.items()}
+    naive, best, half = next(iter(speed)), _best_float32(speed), _stock_name("bfloat16")
+    worker = max((name for name in speed if name.startswith("(d)")), key=speed.__getitem__)
+    where = " COMPILED_FOLDER=…" if settings().compiled_folder else ""
+    yield (
+        f"`make bench-render{where} PAIRS={arguments.pairs} FRAMES={arguments.frames} STEPS={arguments.steps} "
+        f"ROUNDS={arguments.rounds}`: {CORES} cores, torch {torch.__version__}, {settings().model_name}, "
+        f"{settings().image_size} × {settings().image_size} pixels; medians of interleaved rounds."
+    )
+    yield ""
+    yield "| | frames/s | slowest to fastest round | × (a) |"
+    yield "|---|---|---|---|"
+    for name, measured in times.items():
+        rates = sorted(frames / seconds for seconds in measured.seconds)
+        ratio = speed[name] / speed[naive]
+        yield f"| {name} | {speed[name]:.2f} | {rates[0]:.2f} to {rates[-1]:.2f} | {ratio:.2f} |"
+    yield ""
+    yield "| ratio, with the faster (d) | measured | target |"
+    yield "|---|---|---|"
+    yield f"| (d) ÷ (a) | {speed[worker] / speed[naive]:.2f} | ≥ 6 |"
+    yield f"| (d) ÷ the best of (b) and (c) in float32 | {speed[worker] / speed[best]:.2f} | ≥ 2 |"
+    yield f"| (d) ÷ (b) in bfloat16 | {speed[worker] / speed[half]:.2f} | ≥ 1.2 |"
+    for name in map(_system_name, (1, 2)):
+        yield f"| {name} ÷ (d) | {speed[name] / speed[worker]:.2f} | ≥ 0.95 |"
+    difference = np.abs(
+        np.stack(pictures[worker]).astype(int) - np.stack(pictures[_stock_name("float32")]).astype(int)
+    )
+    yield f"| mean difference of (d) to (b) in float32, levels of 255 | {difference.mean():.2f} | < 2 |"
+    yield f"| its 99th percentile, and the most | {np.percentile(difference, 99):.0f}, {difference.max()} | |"
+    for name in map(_system_name, (1, 2)):
+        preview, chunk = (statistics.median(values) for values in (times[name].previews, times[name].chunks))
+        yield (
+            f"| {name}: first preview ({preview:.2f} s) ÷ rendering one chunk ({chunk:.2f} s) "
+            f"| {preview / chunk:.2f} | ≤ 1.5 |"
+        )
+
+
+def _best_float32(speed: dict[str, float]) -> str:
+    return max(
+        (name for name in speed if name[:3] in {"(b)", "(c)"} and name.endswith("float32")), key=speed.__getitem__
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=2, choices=range(1, len(PAIRS) + 1), help="walks in a round")
+    parser.add_argument("--frames", type=int, default=24, help="frames of a walk")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps")
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Frames that must not be shown: what visitors get instead, with the real model and a checker put into it."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from transformers import CLIPImageProcessor
+
+from momalisa import storage
+from momalisa.storage import StoredObject
+from momalisa.tables import ChunkKind
+from worker import assembly, lease, stitching, work
+from worker.renderer import Renderer
+
+
+class Checker(torch.nn.Module):
+    """Looks at a batch as the safety checkers of Stable Diffusion do, and blackens the rows that it is told to."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, rows: set[int]) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, clip_input: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
+        found = [row in self.rows for row in range(len(clip_input))]
+        for row in self.rows:
+            images[row] = torch.zeros_like(images[row])
+        return images, found
+
+
+@pytest.fixture
+def make(api: TestClient, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], Any]:
+    """Make a walk of four frames, in this process, some of which the checker flags."""
+    pipeline = renderer.pipeline
+    monkeypatch.setattr(work, "renderer", lambda: renderer)
+
+    def make_walk(rows: set[int]) -> Any:
+        monkeypatch.setattr(pipeline, "safety_checker", Checker(rows))
+        monkeypatch.setattr(pipeline, "feature_extractor", CLIPImageProcessor())
+        order = {"prompts": ["a cat", "a castle"], "frames": 4, "steps": 2, "seed": 7}
+        walk = api.post("/v1/walks", json=order).raise_for_status().json()
+        lease.run(ChunkKind.RENDER, work.render)
+        lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+        return api.get(f"/v1/walks/{walk['id']}").json()
+
+    return make_walk
+
+
+def objects(walk: Any) -> list[str]:
+    return sorted(blob.name for blob in storage._bucket().list_blobs(prefix=f"walks/{walk['id']}/frames/"))
+
+
+def pictures(walk: Any) -> list[assembly.Picture]:
+    name = f"walks/{walk['id']}/walk.zip"
+    with zipfile.ZipFile(io.BytesIO(storage._bucket().blob(name).download_as_bytes())) as archive:
+        return [assembly.decode_png(archive.read(f"{index:03}.png")) for index in range(4)]
+
+
+def test_the_neighbour_of_a_flagged_frame_is_held_and_the_walk_says_so(make: Callable[[set[int]], Any]) -> None:
+    walk = make({1})
+    assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 4)
+    assert [frame["flagged"] for frame in walk["frames"]] == [False, True, False, False]
+    assert walk["frames"][1]["url"] == walk["frames"][0]["url"]
+    assert walk["warnings"] == ["1 frame was held, because the model's safety checker flagged it."]
+    assert len(objects(walk)) == 3  # the black picture is nowhere
+    first, held, third, last = pictures(walk)
+    assert np.array_equal(first, held)
+    assert not np.array_equal(held, third)
+    assert min(picture.max() for picture in (first, held, third, last)) > 0
+
+
+def test_flagged_frames_at_the_ends_are_held_by_what_is_left(make: Callable[[set[int]], Any]) -> None:
+    walk = make({0, 1, 3})
+    assert {frame["url"] for frame in walk["frames"]} == {walk["frames"][2]["url"]}
+    assert walk["warnings"] == ["3 frames were held, because the model's safety checker flagged them."]
+    assert len(objects(walk)) == 1
+
+
+def test_a_walk_without_any_frame_to_show_fails_and_says_why(make: Callable[[set[int]], Any]) -> None:
+    walk = make({0, 1, 2, 3})
+    assert (walk["status"], walk["error"]["code"], walk["artifacts"]) == ("failed", "flagged", {})
+    assert "safety checker" in walk["error"]["message"]
+    assert objects(walk) == []
+
+
+def test_a_model_without_a_flagged_frame_says_nothing(make: Callable[[set[int]], Any]) -> None:
+    walk = make(set())
+    assert (walk["status"], walk["warnings"]) == ("succeeded", [])
+    assert not any(frame["flagged"] for frame in walk["frames"])
+    assert len({frame["url"] for frame in walk["frames"]}) == 4
+
+
+def test_a_lost_frame_is_rendered_again_and_the_flagged_one_stays_flagged(
+    make: Callable[[set[int]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = storage.read
+    lost: list[str] = []
+
+    def lose_one(stored: StoredObject, **named: Any) -> bytes:
+        if not lost and stored.name.endswith("1.000000000.png"):
+            lost.append(stored.name)
+            storage._bucket().blob(stored.name).delete()
+        return read(stored, **named)
+
+    monkeypatch.setattr(storage, "read", lose_one)
+    walk = make({1})
+    assert (walk["status"], walk["progress"]["frames_done"]) == ("assembling", 3)
+    lease.run(ChunkKind.RENDER, work.render)
+    lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+    [first, held, *_] = pictures(walk)
+    assert np.array_equal(first, held)
+    assert len(objects(walk)) == 3

@@ -1,0 +1,185 @@
+"""What a worker does with a walk whose frames are all there: make its artifacts, and upload them."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain, groupby
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from momalisa import results, storage
+from momalisa import walk as maths
+from momalisa.chunks import Claim, ClaimedFrame, Due
+from momalisa.errors import ObjectCorruptError
+from momalisa.log import logger
+from momalisa.results import MadeArtifact
+from momalisa.spec import slug
+from momalisa.storage import StoredObject
+from momalisa.tables import ArtifactKind, ChunkKind, Flag
+from worker import assembly, sheet
+from worker.assembly import Picture
+from worker.caption import walk_caption
+from worker.lease import Lease, Record
+
+log = logger(__name__)
+
+FILES = {
+    ArtifactKind.GIF: ("walk.gif", "image/gif"),
+    ArtifactKind.MP4: ("walk.mp4", "video/mp4"),
+    ArtifactKind.WEBP: ("walk.webp", "image/webp"),
+    ArtifactKind.POSTER: ("poster.webp", "image/webp"),
+    ArtifactKind.SHEET: ("sheet.png", "image/png"),
+    ArtifactKind.ZIP: ("walk.zip", "application/zip"),
+}
+"""The file name and the content type of each artifact."""
+
+STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
+"""What a browser shows instead of saving it."""
+
+HELD = {
+    Flag.UNSAFE: (
+        "1 frame was held, because the model's safety checker flagged it.",
+        "{} frames were held, because the model's safety checker flagged them.",
+    ),
+    Flag.BLACK: (
+        "1 frame was held, because it came out black.",
+        "{} frames were held, because they came out black.",
+    ),
+}
+"""What a walk says about frames that are not shown, of one and of several."""
+
+
+def assemble(lease: Lease) -> Record:
+    """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
+    claim = lease.claim
+    with tempfile.TemporaryDirectory(prefix="momalisa-") as name:
+        folder = Path(name)
+        files, lost = _download(lease, folder)
+        if lost:
+            return lambda session: Due(ChunkKind.RENDER) if results.frames_lost(session, claim, lost) else None
+        if not files:
+            return partial(results.nothing_to_show, claim=claim)
+        sizes = _make_artifacts(lease, files, folder)
+        artifacts = [MadeArtifact(kind, _upload(lease, kind, folder), *size) for kind, size in sizes.items()]
+    neighbours = {
+        frame.position: shown.stored
+        for frame, shown in zip(claim.frames, stand_ins(claim.frames), strict=True)
+        if frame is not shown and shown.stored is not None
+    }
+
+    def record(session: Session) -> None:
+        results.hold(session, claim, neighbours)
+        results.warn(session, claim, warnings(claim.frames))
+        results.assembled(session, claim, artifacts)
+
+    return record
+
+
+def stand_ins(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
+    """Return for each frame the one that is shown in its place: itself, or if it is flagged its nearest neighbour.
+
+    At least one must not be flagged.
+    """
+    good = [frame for frame in frames if frame.flagged is None]
+    return [
+        frame if frame.flagged is None else min(good, key=lambda other: abs(other.position - frame.position))
+        for frame in frames
+    ]
+
+
+def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
+    """Return in sentences how many frames of a walk are not shown, and why."""
+    counts = Counter(frame.flagged for frame in frames if frame.flagged is not None)
+    return [HELD[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
+
+
+def _make_artifacts(lease: Lease, files: dict[float, Path], folder: Path) -> dict[ArtifactKind, tuple[int, int]]:
+    """Write all artifacts into a folder, and return the width and the height of each.
+
+    `files` are the frames that may be shown, by position.
+    """
+    claim = lease.claim
+    spec, fps = claim.spec, claim.spec.fps
+    shown = [files[frame.position] for frame in stand_ins(claim.frames)]
+    positions = [frame.position for frame in claim.frames]
+    sequence = maths.sequence(positions, spec.course.legs, hold=spec.hold, loop=spec.loop)
+
+    def frames() -> Iterator[Picture]:
+        for index, times in groupby(sequence):
+            picture = assembly.decode_png(shown[index].read_bytes())
+            for _ in times:
+                lease.check()
+                yield picture
+
+    about = walk_caption(spec, claim.model, positions)
+    paths = {kind: folder / name for kind, (name, _) in FILES.items()}
+    assembly.write_gif(paths[ArtifactKind.GIF], frames, fps, about)
+    assembly.write_mp4(paths[ArtifactKind.MP4], frames, fps, about)
+    assembly.write_webp(paths[ArtifactKind.WEBP], frames, fps, about)
+    middle = assembly.decode_png(shown[len(shown) // 2].read_bytes())
+    assembly.write_poster(paths[ArtifactKind.POSTER], middle, about)
+    each = (assembly.decode_png(file.read_bytes()) for file in shown)
+    sheet_size = sheet.write(paths[ArtifactKind.SHEET], each, _labels(claim), _note(claim), about)
+    order = ("walk.json", spec.model_dump_json(indent=2).encode())
+    pictures = ((f"{index:03}.png", file.read_bytes()) for index, file in enumerate(shown))
+    assembly.write_zip(paths[ArtifactKind.ZIP], chain([order], pictures))
+    height, width = middle.shape[:2]
+    return {kind: sheet_size if kind == ArtifactKind.SHEET else (width, height) for kind in FILES}
+
+
+def _labels(claim: Claim) -> list[str]:
+    """Return what stands under each frame on the contact sheet: its position, and the prompt of a stop."""
+    stops = claim.spec.stops
+    labels = []
+    for frame in claim.frames:
+        number, along = maths.leg(frame.position, len(stops) - 1)
+        stop = stops[number + int(along)] if along in {0, 1} else ""
+        labels.append(f"{frame.position:.3f} {'(held) ' if frame.flagged else ''}{stop}".rstrip())
+    return labels
+
+
+def _note(claim: Claim) -> str:
+    """Return how the pictures of a walk were made, in one line."""
+    spec = claim.spec
+    made = f"seed {spec.seed} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
+    return f"{len(claim.frames)} frames · {made}"
+
+
+def _download(lease: Lease, folder: Path) -> tuple[dict[float, Path], list[float]]:
+    """Fetch the frames of a walk into a folder.
+
+    Returns the files of the frames that may be shown, and the positions of the frames that are missing or damaged.
+    """
+
+    def fetch(index: int, frame: ClaimedFrame) -> Path | None:
+        if frame.stored is None:
+            return None
+        path = folder / f"{index:03}.png"
+        try:
+            data = storage.read(frame.stored, check=lease.check)
+            assembly.decode_png(data)
+        except ObjectCorruptError as error:
+            log.warning("frame lost", position=frame.position, reason=str(error))
+            return None
+        path.write_bytes(data)
+        return path
+
+    wanted = [frame for frame in lease.claim.frames if frame.flagged is None]
+    fetched = dict(zip(wanted, lease.at_once(fetch, range(len(wanted)), wanted), strict=True))
+    files = {frame.position: path for frame, path in fetched.items() if path is not None}
+    return files, [frame.position for frame in wanted if frame.position not in files]
+
+
+def _upload(lease: Lease, kind: ArtifactKind, folder: Path) -> StoredObject:
+    """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
+    name, content_type = FILES[kind]
+    return storage.put(
+        storage.artifact_name(lease.claim.walk_id, name),
+        (folder / name).read_bytes(),
+        content_type,
+        download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{Path(name).suffix}",
+        check=lease.check,
+        confirm=lease.confirm,
+    )
