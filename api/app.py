@@ -3,11 +3,10 @@
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
-from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from api import body, problems, security
-from api.routes import health, pages, walks, webhooks
+from api import body, problems, security, static
+from api.routes import docs, health, pages, walks, webhooks
 from momalisa import __version__, log
 
 DESCRIPTION = """
@@ -23,7 +22,7 @@ app = FastAPIOffline(
     title="MoMALisa",
     version=__version__,
     description=DESCRIPTION,
-    docs_url=None,  # `pages.docs` serves it under a stricter policy
+    docs_url=None,  # `docs.docs` serves it under a stricter policy
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
 )
@@ -33,8 +32,9 @@ security.install(app)
 app.include_router(walks.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)
+app.include_router(docs.router)
 app.include_router(pages.router)
-app.mount("/static", StaticFiles(directory=pages.FRONTEND / "static", check_dir=False), name="static")
+app.mount("/static", static.files(), name="static")
 
 
 def openapi() -> dict[str, Any]:

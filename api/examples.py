@@ -33,6 +33,7 @@ SUMMARY: dict[str, Any] = {
     "model": "momalisa-mini",
     "public": True,
     "progress": {"frames_done": 3, "frames_total": 3},
+    "mine": False,
     "artifacts": {"gif": {"url": f"{_BUCKET}/walk.gif", "bytes": 23456, "width": 128, "height": 128}},
     "urls_expire_at": None,
     "warnings": [],

@@ -1,17 +1,17 @@
 """Errors as problem documents (RFC 9457), which name the field and the limit."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from api import security
+from api import security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -114,12 +114,16 @@ def _headers(error: MomalisaError) -> dict[str, str]:
     return {}
 
 
-async def _momalisa_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+async def _momalisa_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MomalisaError)
+    if website.wanted(request):
+        shown = website.problem_page(request, status=error.status, title=error.title, detail=str(error))
+        shown.headers.update(_headers(error))
+        return shown
     return answer(error)
 
 
-async def _invalid_request(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
@@ -129,11 +133,18 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse: 
                 f"The body of the request must be a JSON object: {reason} at character {found[0]['loc'][-1]}."
             )
         )
-    errors = [FieldError(field=_field(item["loc"]), message=_message(item)) for item in found]
+    errors = field_errors({**item, "loc": item["loc"][1:]} for item in found)  # after "body", "path" or "query"
+    if website.wanted(request):
+        return website.problem_page(
+            request,
+            status=HTTPStatus.UNPROCESSABLE_ENTITY,
+            title="This address is not quite right",
+            detail="; ".join(f"{item.field}: {item.message}" for item in errors) + ".",
+        )
     return answer(InvalidRequestError("; ".join(f"{item.field}: {item.message}" for item in errors) + "."), errors)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
@@ -141,6 +152,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
         headers["Allow"] = ", ".join(sorted(allowed))
+    if website.wanted(request):
+        detail = "Nothing hangs at this address." if status == HTTPStatus.NOT_FOUND else status.description
+        return website.problem_page(request, status=status, title=status.phrase, detail=detail)
     problem = Problem(
         type=f"/problems/{status.phrase.lower().replace(' ', '-')}",
         title=status.phrase,
@@ -160,16 +174,23 @@ def _allowed(request: Request) -> set[str]:
     }
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-    unforeseen = answer(MomalisaError("An error that we did not foresee. It is logged; please try again."))
-    unforeseen.headers.update(security.HEADERS)  # it is sent outside of the middleware that adds them
+async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    unforeseen = await _momalisa_error(
+        request, MomalisaError("An error that we did not foresee. It is logged; please try again.")
+    )
+    for name, value in security.HEADERS.items():
+        unforeseen.headers.setdefault(name, value)  # it is sent outside of the middleware that adds them
     return unforeseen
 
 
+def field_errors(found: Iterable[Mapping[str, Any]]) -> list[FieldError]:
+    """Return what pydantic found wrong, in plain words, with the name of each field."""
+    return [FieldError(field=_field(item["loc"]), message=_message(item)) for item in found]
+
+
 def _field(location: tuple[int | str, ...]) -> str:
-    """Write a location such as ("body", "prompts", 0) the way people do: prompts[0]."""
-    _, *path = location
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    """Write a location such as ("prompts", 0) the way people do: prompts[0]."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return name.lstrip(".") or "body"
 
 
@@ -197,7 +218,7 @@ _MESSAGES = {
 """What a field must be and what it was, in plain words, by pydantic's type of error."""
 
 
-def _message(item: dict[str, Any]) -> str:
+def _message(item: Mapping[str, Any]) -> str:
     got = item.get("input")
     if template := _MESSAGES.get(item["type"]):
         return template.format_map({**item.get("ctx", {}), "got": got, "length": len(str(got))})

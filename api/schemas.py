@@ -305,6 +305,7 @@ class WalkSummary(BaseModel):
     from_walk: UUID | None = Field(description="The walk that it started from.")
     model: str
     public: bool
+    mine: bool = Field(description="Whether you made it: only then you may cancel or remove it.")
     progress: Progress
     artifacts: dict[ArtifactKind, ArtifactView] = Field(description="Empty until the walk has succeeded.")
     urls_expire_at: datetime | None = Field(
@@ -338,8 +339,8 @@ class WalkPage(BaseModel):
     next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
 
 
-def summary(walk: Walk, base_url: str) -> WalkSummary:
-    """Return what the API tells about a walk in a list; `base_url` ends without a slash."""
+def summary(walk: Walk, base_url: str, *, viewer: str | None) -> WalkSummary:
+    """Return what the API tells a viewer about a walk in a list; `base_url` ends without a slash."""
     return WalkSummary(
         id=walk.id,
         status=walk.status,
@@ -350,6 +351,7 @@ def summary(walk: Walk, base_url: str) -> WalkSummary:
         from_walk=walk.from_walk,
         model=walk.model,
         public=walk.public,
+        mine=walk.owner == viewer,
         progress=Progress(frames_done=walk.frames_done, frames_total=walk.frames_total),
         artifacts={
             artifact.kind: ArtifactView(
@@ -370,9 +372,9 @@ def summary(walk: Walk, base_url: str) -> WalkSummary:
     )
 
 
-def view(walk: Walk, ahead: Outlook, base_url: str) -> WalkView:
-    """Return all that the API tells about a walk; `base_url` ends without a slash."""
-    common = dict(summary(walk, base_url))
+def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> WalkView:
+    """Return all that the API tells a viewer about a walk; `base_url` ends without a slash."""
+    common = dict(summary(walk, base_url, viewer=viewer))
     progress = Prospect(
         **dict(common.pop("progress")),
         queue_position=ahead.queue_position,

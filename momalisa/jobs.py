@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, and_, cast, exists, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, selectinload
 
 from momalisa import chunks, keys, pacing
@@ -203,10 +204,12 @@ def page(
     before: tuple[datetime, UUID] | None,
     status: WalkStatus | None,
     owner: str | None = None,
+    word: str = "",
 ) -> Sequence[Walk]:
     """Return up to `limit` walks, newest first, with their artifacts: all of an owner's, or else the public ones.
 
-    `before` is the time of creation and the id of the last walk of the page before.
+    `before` is the time of creation and the id of the last walk of the page before; `word` is what one of the
+    prompts has in it, in any case.
     """
     query = (
         select(Walk)
@@ -220,7 +223,15 @@ def page(
         query = query.where(tuple_(Walk.created_at, Walk.id) < before)
     if status is not None:
         query = query.where(Walk.status == status)
+    if word:
+        query = query.where(_mentions(word))
     return session.scalars(query).all()
+
+
+def _mentions(word: str) -> ColumnElement[bool]:
+    """Return the condition that a word is in one of the prompts of a walk."""
+    prompt = func.jsonb_array_elements_text(cast(Walk.spec, JSONB)["prompts"]).column_valued("prompt")
+    return exists(select(prompt).where(prompt.icontains(word.replace("\0", ""), autoescape=True)))
 
 
 _SHOWN = and_(Walk.public, Walk.hidden_at.is_(None))

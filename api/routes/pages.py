@@ -1,73 +1,158 @@
-"""The website: one page, for the home and for every walk; and the documentation of the API."""
+"""The website: where walks are made, seen, found and explained."""
 
-import base64
-import hashlib
-import re
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import ValidationError
 
-from momalisa.settings import ROOT, settings
+from api import access, cursors, form, problems, schemas, website
+from api.routes.walks import Base, Caller, create_walk
+from momalisa import jobs, outlook
+from momalisa.database import transaction
+from momalisa.errors import LimitExceededError, UnauthorizedError, WalkNotFoundError
+from momalisa.settings import settings
+from momalisa.tables import Walk, WalkStatus
 
 router = APIRouter(include_in_schema=False)
 
-FRONTEND = ROOT / "frontend"
+HUNG = 24
+"""Walks on a page of the gallery."""
+
+MOST_LETTERS = 100
+"""Of a word to look for."""
 
 
-def content_security_policy() -> str:
-    """Return what the pages may load: our own files, and pictures from the bucket."""
-    bucket = settings().bucket_endpoint or "https://storage.googleapis.com"
-    return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' {bucket}; media-src {bucket}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
-
-
-def _page() -> FileResponse:
-    return FileResponse(
-        FRONTEND / "index.html",
-        headers={
-            "Content-Security-Policy": content_security_policy(),
-            "Cache-Control": "no-cache",
-            "Referrer-Policy": "same-origin",
-        },
+def _make_page(
+    values: dict[str, Any], *, errors: dict[str, str] | None = None, source: UUID | None = None, **more: Any
+) -> HTMLResponse:
+    return website.page(
+        "make.html",
+        **{"status": HTTPStatus.OK, **more},
+        values={"prompts": ["", ""], "size": "", **values},
+        errors=errors or {},
+        source=source or values.get("from_walk"),
+        unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
+        fields=website.fields(),
+        sizes=website.sizes(),
+        usual={"steps": settings().default_steps, "guidance": settings().default_guidance},
     )
 
 
 @router.get("/")
-def home() -> FileResponse:
-    """Serve the page on which a walk is made."""
-    return _page()
+def home(
+    caller: Caller,
+    source: Annotated[str | None, Query(alias="from")] = None,
+    to: Annotated[str, Query(max_length=schemas.MAX_PROMPT)] = "",
+) -> HTMLResponse:
+    """Show where a walk is made, with the words and settings of another one if the address names it."""
+    if source is None:
+        return _make_page({"prompts": ["", to]} if to else {})
+    walk = _walk(source, caller)
+    settings_ = {name: value for name, value in walk.spec.model_dump(mode="json").items() if value is not None}
+    values = {**settings_, "size": f"{walk.spec.width}x{walk.spec.height}", "public": walk.public}
+    return _make_page(values, source=walk.id)
+
+
+async def _sent(request: Request) -> dict[str, list[str]]:
+    return form.read(await request.body())
+
+
+@router.post("/walks")
+def make(
+    request: Request,
+    response: Response,
+    afterwards: BackgroundTasks,
+    base: Base,
+    caller: Caller,
+    sent: Annotated[dict[str, list[str]], Depends(_sent)],
+) -> Response:
+    """Make the walk that the plain form asks for, and lead to it; or show the form again with what is wrong."""
+    body = form.walk_request(sent)
+    values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"]}
+    values["public"] = body.get("public", False)
+    try:
+        wanted = schemas.WalkRequest.model_validate(body)
+        owner = access.submitter(request, response, caller)
+        walk = create_walk(wanted, request, response, afterwards, base, owner)
+    except ValidationError as error:
+        found = {item.field: item.message for item in problems.field_errors(error.errors())}
+        return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    except LimitExceededError as error:
+        found = {"": f"{error} Try again in {error.retry_after} seconds; your words stay here."}
+        return _make_page(values, errors=found, status=error.status)
+    except UnauthorizedError as error:
+        return _make_page(values, errors={"": str(error)}, status=error.status)
+    answer = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
+    for cookie in response.headers.getlist("set-cookie"):
+        answer.headers.append("set-cookie", cookie)
+    return answer
+
+
+def _walk(walk_id: str, caller: access.Caller) -> Walk:
+    try:
+        known = UUID(walk_id)
+    except ValueError:
+        raise WalkNotFoundError(f"There is no walk {walk_id}.") from None
+    with transaction() as session:
+        return jobs.get(session, known, viewer=caller.owner)
 
 
 @router.get("/walks/{walk_id}")
-def walk(walk_id: UUID) -> FileResponse:  # noqa: ARG001
-    """Serve the page of a walk; the browser asks the API for it."""
-    return _page()
+def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
+    """Show a walk, with what chats and search engines show of it; the browser follows it from there."""
+    found = _walk(walk_id, caller)
+    with transaction() as session:
+        seen = schemas.view(found, outlook.look(session, found), base, viewer=caller.owner)
+    return website.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
 
 
-@router.get("/docs")
-def docs() -> HTMLResponse:
-    """Serve the documentation of the API; of the scripts in the page, its own may run."""
-    page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="MoMALisa: the API",
-        swagger_js_url="/static-offline-docs/swagger-ui-bundle.js",
-        swagger_css_url="/static-offline-docs/swagger-ui.css",
-        swagger_favicon_url="/static/favicon.svg",
+@router.get("/gallery")
+def gallery(
+    caller: Caller,
+    base: Base,
+    cursor: str | None = None,
+    q: Annotated[str, Query(max_length=MOST_LETTERS)] = "",
+    mine: bool = False,
+) -> HTMLResponse:
+    """Show earlier walks, newest first; a cursor, a word and whose they are narrow the choice."""
+    before = None if cursor is None else cursors.place(cursor)
+    word = q.strip()
+    walks: list[Walk] = []
+    if not mine or caller.owner is not None:
+        with transaction() as session:
+            walks = list(
+                jobs.page(
+                    session,
+                    limit=HUNG + 1,
+                    before=before,
+                    status=None if mine else WalkStatus.SUCCEEDED,
+                    owner=caller.owner if mine else None,
+                    word=word,
+                )
+            )
+    shown = walks[:HUNG]
+    kept = {"q": word} if word else {}
+    kept |= {"mine": "true"} if mine else {}
+    onward = {**kept, "cursor": cursors.after(shown[-1])} if len(walks) > HUNG else None
+    return website.page(
+        "gallery.html",
+        walks=[schemas.summary(walk, base, viewer=caller.owner) for walk in shown],
+        word=word,
+        mine=mine,
+        further=cursor is not None,
+        newest="/gallery" + (f"?{urlencode(kept)}" if kept else ""),
+        onward=onward and f"/gallery?{urlencode(onward)}",
     )
-    digests = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
-        for script in re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
-    ]
-    page.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src 'self' {' '.join(digests)}; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
-    )
-    return page
+
+
+@router.get("/about")
+def about() -> HTMLResponse:
+    """Show what a latent walk is."""
+    return website.page("about.html")
 
 
 @router.get("/favicon.ico")

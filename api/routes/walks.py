@@ -129,7 +129,7 @@ def create_walk(
             owner = jobs.owner(session, made)
             access.recognize(request, response, owner)
         walk = jobs.get(session, made, viewer=owner)
-        answer = schemas.view(walk, outlook.look(session, walk), base)
+        answer = schemas.view(walk, outlook.look(session, walk), base, viewer=owner)
     if made == new:
         log.info("walk queued", walk=str(new), frames=walk.frames_total)
         # After the answer: a broker that hangs shall not keep a visitor waiting.
@@ -209,7 +209,7 @@ async def read_walk(
 def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
     with transaction() as session:
         walk = jobs.get(session, walk_id, viewer=viewer)
-        return schemas.view(walk, outlook.look(session, walk), base)
+        return schemas.view(walk, outlook.look(session, walk), base, viewer=viewer)
 
 
 async def _existing_walk(walk_id: WalkId, caller: Poller) -> UUID:
@@ -289,7 +289,7 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
         walk = jobs.cancel(session, walk_id, owner=caller.owner)
-        return schemas.view(walk, outlook.look(session, walk), base)
+        return schemas.view(walk, outlook.look(session, walk), base, viewer=caller.owner)
 
 
 @router.delete(
@@ -326,6 +326,9 @@ def list_walks(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
     mine: Annotated[bool, Query(description="Your own walks, public or not.")] = False,
+    q: Annotated[
+        str | None, Query(max_length=100, description="Only walks with a stop that has this in it, in any case.")
+    ] = None,
 ) -> schemas.WalkPage:
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:
@@ -333,11 +336,18 @@ def list_walks(
     before = None if cursor is None else cursors.place(cursor)
     with transaction() as session:
         walks = jobs.page(
-            session, limit=limit + 1, before=before, status=status, owner=caller.owner if mine else None
+            session,
+            limit=limit + 1,
+            before=before,
+            status=status,
+            owner=caller.owner if mine else None,
+            word=q or "",
         )
         shown = walks[:limit]
         next_cursor = cursors.after(shown[-1]) if len(walks) > limit else None
         if next_cursor is not None:
             url = request.url.include_query_params(cursor=next_cursor)
             response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'
-        return schemas.WalkPage(walks=[schemas.summary(walk, base) for walk in shown], next_cursor=next_cursor)
+        return schemas.WalkPage(
+            walks=[schemas.summary(walk, base, viewer=caller.owner) for walk in shown], next_cursor=next_cursor
+        )

@@ -23,34 +23,42 @@ export function retryAfterSeconds(header) {
   return Number.isFinite(seconds) ? Math.max(0, seconds) : null;
 }
 
-/** Fetches JSON; returns {status, body, etag, retryAfter}, body null on 304. Throws ApiError, or AbortError. */
-export async function request(path, { method = "GET", json, etag, signal } = {}) {
+const silence = () =>
+  globalThis.navigator?.onLine === false
+    ? "You are offline. What you wrote stays here; try again when you are back."
+    : "The museum does not answer just now. What you wrote stays here; try again in a moment.";
+
+/** Fetches JSON; returns {status, body, etag, retryAfter}, body null on 304 and 204. Throws ApiError, or AbortError. */
+export async function request(path, { method = "GET", json, etag, key, signal } = {}) {
   const headers = { Accept: "application/json" };
   if (json !== undefined) headers["Content-Type"] = "application/json";
   if (etag) headers["If-None-Match"] = etag;
+  if (key) headers["Idempotency-Key"] = key;
   let response, body;
   try {
     response = await fetch(path, { method, headers, signal, body: json === undefined ? undefined : JSON.stringify(json) });
-    body = response.status === 304 ? null : await response.json().catch((error) => {
+    const empty = response.status === 304 || response.status === 204;
+    body = empty ? null : await response.json().catch((error) => {
       if (error.name === "AbortError") throw error;
       return undefined;
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The museum does not answer. Check your connection, then try again.");
+    throw new ApiError(silence());
   }
   const retryAfter = retryAfterSeconds(response.headers.get("Retry-After"));
   const { status } = response;
   if (status === 304) return { status, body: null, etag, retryAfter };
-  if (response.ok && body) return { status, body, etag: response.headers.get("ETag"), retryAfter };
-  const message = body?.detail || body?.title || `The museum answered with an error (${status}).`;
+  if (response.ok && body !== undefined) return { status, body, etag: response.headers.get("ETag"), retryAfter };
+  const message = body?.detail || body?.title || `The museum answered with an error (${status}). Try again in a moment.`;
   throw new ApiError(message, { status, fields: Array.isArray(body?.errors) ? body.errors : [], retryAfter });
 }
 
-export const createWalk = (prompts, frames) => request("/v1/walks", { method: "POST", json: { prompts, frames } });
-
-/** `id` as it stands in an address, so already encoded. */
+export const createWalk = (json, key) => request("/v1/walks", { method: "POST", json, key });
 export const readWalk = (id, options) => request(`/v1/walks/${id}`, options);
+export const cancelWalk = (id) => request(`/v1/walks/${id}/cancel`, { method: "POST" });
+export const deleteWalk = (id) => request(`/v1/walks/${id}`, { method: "DELETE" });
+export const finishedWalks = (limit) => request(`/v1/walks?${new URLSearchParams({ limit, status: "succeeded" })}`);
 
-export const listWalks = (cursor, limit = 12) =>
-  request(`/v1/walks?${new URLSearchParams(cursor ? { limit, cursor } : { limit })}`);
+/** A key that makes a submission safe to send again. crypto.randomUUID is not there on plain http. */
+export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -12,7 +12,7 @@ function remembered() {
 }
 
 class Motion extends EventTarget {
-  /** Whether a newly opened walk waits for its play button. */
+  /** Whether a newly opened page waits to be told to move. */
   get startsStill() {
     return (remembered() ?? (reduced.matches ? "still" : "moving")) === "still";
   }
@@ -27,6 +27,7 @@ class Motion extends EventTarget {
     }
     if (paused === this.paused) return;
     this.paused = paused;
+    document.documentElement.toggleAttribute("data-still", paused);
     this.dispatchEvent(new Event("change"));
   }
 
@@ -35,9 +36,11 @@ class Motion extends EventTarget {
     const show = () => button.setAttribute("aria-pressed", String(this.paused));
     button.addEventListener("click", () => this.set(!this.paused));
     this.addEventListener("change", show);
+    document.documentElement.toggleAttribute("data-still", this.paused);
     show();
     button.hidden = false;
   }
 }
 
 export const motion = new Motion();
+motion.bind(document.getElementById("motion"));

@@ -1,30 +1,33 @@
 import { readWalk } from "./api.js";
+import { backOff, LONGEST_PAUSE } from "./wait.js";
 
 const USUAL_PAUSE = 2; // seconds, where the server names none
-const LONGEST_PAUSE = 30;
 
 /**
  * Follows a walk until it is done, the page says stop, or the server says that there is no such walk.
  *
  * onWalk(walk) on every change; onNotice(text) when the server is out of reach, "" when it is back; onError(ApiError)
- * when asking again is of no use. Asks nothing while the page is hidden. Returns the function that stops it.
+ * when asking again is of no use. Asks nothing while the page is hidden. Returns {stop, again}.
  */
-export function followWalk(id, { onWalk, onNotice, onError }) {
+export function followWalk(id, { onWalk, onNotice, onError, read = readWalk }) {
   const abort = new AbortController();
-  let timer, etag, walk, asking = false, failures = 0;
+  let timer, etag, done = false, asking = false, failures = 0;
 
   async function ask() {
     if (asking || document.hidden || abort.signal.aborted) return;
     asking = true;
     clearTimeout(timer);
-    let pause;
+    let pause = USUAL_PAUSE;
     try {
-      const answer = await readWalk(id, { etag, signal: abort.signal });
+      const answer = await read(id, { etag, signal: abort.signal });
       if (failures) onNotice("");
       failures = 0;
       etag = answer.etag;
-      if (answer.body) onWalk((walk = answer.body));
       pause = answer.retryAfter ?? USUAL_PAUSE;
+      if (answer.body) {
+        done = answer.body.done;
+        onWalk(answer.body);
+      }
     } catch (error) {
       if (error.name === "AbortError") return;
       if (error.name !== "ApiError") throw error;
@@ -33,27 +36,41 @@ export function followWalk(id, { onWalk, onNotice, onError }) {
         return onError(error);
       }
       failures += 1;
-      pause = Math.min(LONGEST_PAUSE, error.retryAfter ?? 2 ** failures * (0.75 + Math.random() / 2));
-      onNotice(`${walk ? "Out of touch with the workers" : "No answer yet"}; asking again in a moment.`);
+      pause = backOff(failures, error.retryAfter, Math.random());
+      onNotice(noticeOf(error));
     } finally {
       asking = false;
     }
-    if (walk?.done) stop();
-    else if (!abort.signal.aborted) timer = setTimeout(ask, 1000 * Math.min(LONGEST_PAUSE, Math.max(0.25, pause)));
+    if (!done && !abort.signal.aborted) timer = setTimeout(ask, 1000 * Math.min(LONGEST_PAUSE, Math.max(0.25, pause)));
   }
 
-  function onVisibility() {
+  function wake() {
     clearTimeout(timer);
-    ask();
+    if (!done) ask();
   }
 
   function stop() {
     clearTimeout(timer);
     abort.abort();
-    document.removeEventListener("visibilitychange", onVisibility);
+    document.removeEventListener("visibilitychange", wake);
+    removeEventListener("online", wake);
   }
 
-  document.addEventListener("visibilitychange", onVisibility);
+  /** Looks once more, also at a walk that is done: the addresses of its files may have run out. */
+  function again() {
+    etag = undefined;
+    clearTimeout(timer);
+    return ask();
+  }
+
+  document.addEventListener("visibilitychange", wake);
+  addEventListener("online", wake);
   ask();
-  return stop;
+  return { stop, again };
+}
+
+function noticeOf(error) {
+  if (!navigator.onLine) return "You are offline. The walk goes on without you; this page catches up when you are back.";
+  if (error.status === 429) return "You ask more often than is served; this page waits a moment, then looks again.";
+  return "The museum does not answer just now. The walk is safe; this page keeps asking.";
 }

@@ -1,120 +1,139 @@
 import "./frame-player.js";
-import { announce, fromTemplate, make, setText } from "./dom.js";
-import { words } from "./form-view.js";
+import "./plan-drawing.js";
+import { announce } from "./announce.js";
+import { roughly } from "./estimate.js";
+import { downloadsTemplate, factsTemplate, titleTemplate } from "./label.js";
 import { followWalk } from "./poll.js";
-import { makeSketch } from "./sketch.js";
-import { countWords, kilobytes, longDate, statusWords, titleNodes, titleOf } from "./wording.js";
+import { stopMarks } from "./stops.js";
+import { html, nothing, render } from "./vendor/lit-html.js";
+import { WalkActions } from "./walk-actions.js";
+import { countWords, mediumOf, quarter, queueWords, statusWords, titleOf } from "./wording.js";
 
-const DOWNLOADS = { gif: "GIF", webp: "WebP", mp4: "MP4", sheet: "Contact sheet", zip: "ZIP of the frames" };
-const ENDED_BADLY = ["failed", "canceled", "expired"];
+/** One walk on the wall with its label beside it, followed until it is done. */
+class WalkView extends HTMLElement {
+  #walk = null;
+  #notice = "";
+  #gone = null; // why there is nothing more to see
+  #player = document.createElement("frame-player");
+  #plan = document.createElement("plan-drawing");
+  #playing = false; // whether there is a frame to be played
+  #following = null;
+  #renewal;
+  #actions = new WalkActions((walk) => (walk ? this.#onWalk(walk) : this.#draw()));
 
-/** One walk, followed until it is done. `walk` is what is known of it already, if anything. onDone(walk) once. */
-export function showWalk({ id, walk: known, stage, label, onDone }) {
-  const article = fromTemplate("walk-view");
-  const part = (selector) => article.querySelector(selector);
-  const sketch = makeSketch();
-  const empty = make("div", { className: "picture empty" }, sketch.element);
-  const player = make("frame-player");
-  let shown = null; // the walk in view
-  let said = ""; // the last announcement
-
-  player.addEventListener("firstframe", () => article.isConnected && stage.replaceChildren(player));
-  stage.replaceChildren(empty);
-  label.append(article);
-  part(".again").addEventListener("click", () => {
-    if (shown) words.keep({ from: shown.prompts[0], to: shown.prompts.at(-1), frames: String(shown.frames_total) });
-  });
-
-  function say(text) {
-    if (text !== said) announce((said = text));
-  }
-
-  function onWalk(walk) {
-    const first = !shown;
-    shown = walk;
-    article.classList.toggle("ended-badly", walk.done && walk.status !== "succeeded");
-    if (first) {
-      document.title = `${titleOf(walk)} · MoMALisa`;
-      part(".title").replaceChildren(...titleNodes(walk));
-      part(".title").classList.toggle("long", titleOf(walk).length > 90);
-      sketch.show(walk.prompts, walk.frames_total);
-    }
-    setText(part(".medium"), `Latent diffusion, ${walk.frames_total} frames`);
-    showProgress(walk);
-    showFacts(walk);
-    showWarnings(walk.warnings ?? []);
-    showDownloads(walk);
-    setText(part(".again"), ENDED_BADLY.includes(walk.status) ? "Try again" : "Make another");
-    player.update({
-      frames: walk.frames ?? [], total: walk.frames_total, fps: walk.settings?.fps, label: `Walk from ${walk.prompts.join(" to ")}`,
+  connectedCallback() {
+    const walk = JSON.parse(document.getElementById("walk").textContent);
+    this.replaceChildren();
+    this.#plan.className = "mat";
+    this.#player.addEventListener("firstframe", () => {
+      this.#playing = true;
+      this.#draw();
     });
-    if (walk.done) onDone(walk);
+    this.#player.addEventListener("stale", () => this.#following?.again(), { once: true });
+    this.#onWalk(walk);
+    if (!walk.done) this.#follow();
   }
 
-  function showProgress(walk) {
-    const { frames_done: done, frames_total: total } = walk.progress;
-    const bar = part("progress");
-    setText(part(".status-word"), statusWords(walk));
-    part(".status-word").classList.toggle("visually-hidden", walk.status === "succeeded");
-    setText(part(".reason"), walk.error?.message ?? "");
-    bar.max = total;
-    bar.value = done;
-    bar.hidden = walk.done;
-    setText(part(".count"), walk.done ? "" : countWords(walk.progress));
-    const quarter = Math.floor((4 * done) / total);
-    if (walk.done) say([statusWords(walk), walk.error?.message].filter(Boolean).join(". "));
-    else if (walk.status === "running" && quarter) say(countWords({ frames_done: Math.ceil((quarter * total) / 4), frames_total: total }));
-    else say(statusWords(walk));
+  #follow() {
+    this.#following = followWalk(this.#walk.id, {
+      onWalk: (walk) => this.#onWalk(walk),
+      onNotice: (text) => this.#onNotice(text),
+      onError: (error) => this.#onError(error),
+    });
   }
 
-  function showFacts({ settings = {}, model, created_at, finished_at }) {
-    const date = finished_at ?? created_at;
-    const facts = [
-      ["Seed", settings.seed],
-      ["Size", settings.width && `${settings.width} × ${settings.height} px`],
-      ["Model", model],
-      ["Date", date && make("time", { dateTime: date }, longDate(date))],
-    ].filter(([, value]) => value !== undefined && value !== null);
-    part(".facts").replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  #onWalk(walk) {
+    this.#walk = walk;
+    this.#plan.update({ stops: walk.prompts, frames: walk.frames_total, loop: walk.settings.loop });
+    this.#player.update(walk, stopMarks(walk.prompts, walk.settings.loop));
+    this.#draw();
+    this.#say();
+    this.#renew();
   }
 
-  function showWarnings(warnings) {
-    part(".warnings").hidden = !warnings.length;
-    part(".warnings").replaceChildren(...warnings.map((warning) => make("li", { dir: "auto" }, warning)));
+  /** Addresses that run out are asked for anew before they do, so that a download never meets a closed door. */
+  #renew() {
+    clearTimeout(this.#renewal);
+    const until = Date.parse(this.#walk.urls_expire_at) - Date.now();
+    if (!this.#walk.done || !(until < 2 ** 31)) return;
+    this.#renewal = setTimeout(() => (this.#following ? this.#following.again() : this.#follow()), Math.max(10_000, until - 60_000));
   }
 
-  function showDownloads(walk) {
-    const offered = Object.entries(DOWNLOADS).filter(([kind]) => walk.artifacts?.[kind]?.url);
-    part(".downloads").hidden = !offered.length;
-    part(".downloads ul").replaceChildren(...offered.map(([kind, name]) => {
-      const { url, bytes } = walk.artifacts[kind];
-      const link = make("a", { href: url, download: "" }, name);
-      return make("li", {}, link, " ", make("span", { className: "size" }, bytes ? kilobytes(bytes) : ""));
-    }));
+  #onNotice(text) {
+    this.#notice = text;
+    this.#draw();
+    if (text) announce(text);
   }
 
-  function onError(error) {
-    const missing = error.status === 404 || error.status === 422;
-    const title = missing ? "No such walk" : "This walk cannot be shown";
+  #onError(error) {
+    this.#gone = error;
+    this.#draw();
+    announce(goneWords(error).title);
+  }
+
+  #say() {
+    const walk = this.#walk;
+    if (walk.done) return announce([statusWords(walk), walk.error?.message].filter(Boolean).join(". "));
+    const quarters = quarter(walk.progress);
+    if (walk.status !== "running" || !quarters) return announce(statusWords(walk));
+    const { frames_total } = walk.progress;
+    return announce(countWords({ frames_done: Math.ceil((quarters * frames_total) / 4), frames_total }));
+  }
+
+  #draw() {
+    if (this.#gone) return this.#drawGone();
+    const walk = this.#walk;
+    const title = titleOf(walk);
     document.title = `${title} · MoMALisa`;
-    part(".title").textContent = title;
-    setText(part(".medium"), missing ? "Nothing hangs here. The address may be mistyped, or the walk was taken down." : error.message);
-    part(".state").hidden = true;
-    setText(part(".again"), "Make a walk");
-    sketch.element.remove();
-    say(title);
+    render(
+      html`<section class="stage" aria-label="The work">${this.#playing ? this.#player : html`<div class="frame">${this.#plan}</div>`}</section>
+        <section class="label" id="label" tabindex="-1" aria-label="The label">
+          <h1 class=${title.length > 90 ? "title long" : "title"}>${titleTemplate(walk)}</h1>
+          <p class="medium">${mediumOf(walk)}</p>
+          ${this.#state(walk)}
+          ${this.#notice ? html`<p class="notice">${this.#notice}</p>` : nothing}
+          ${factsTemplate(walk)}
+          ${walk.warnings.length ? html`<ul class="warnings" aria-label="Remarks">${walk.warnings.map((warning) => html`<li dir="auto">${warning}</li>`)}</ul>` : nothing}
+          ${downloadsTemplate(walk)}
+          ${this.#actions.template(walk)}
+        </section>`,
+      this,
+    );
   }
 
-  part(".title").textContent = "A walk";
-  part(".medium").textContent = "Fetching it from the store.";
-  if (known) onWalk(known);
-  const stop = followWalk(id, { onWalk, onError, onNotice: (text) => setText(part(".notice"), text) });
+  #state(walk) {
+    if (walk.status === "succeeded") return nothing;
+    if (walk.done) {
+      return html`<div class="state ended"><p class="status">${statusWords(walk)}</p>
+        ${walk.error ? html`<p class="reason">${walk.error.message}</p>` : nothing}</div>`;
+    }
+    const { frames_done, frames_total, queue_position, eta_seconds } = walk.progress;
+    const left = Number.isFinite(eta_seconds) && eta_seconds !== null ? `${roughly(eta_seconds)} left` : "";
+    return html`<div class="state">
+      <p class="status">${statusWords(walk)}</p>
+      <progress aria-label="Frames painted" max=${frames_total} .value=${frames_done}></progress>
+      <p class="count">${[frames_done || !queue_position ? countWords(walk.progress) : "", queueWords(queue_position), left].filter(Boolean).join(" · ")}</p>
+    </div>`;
+  }
 
-  return {
-    focus: () => part(".title").focus({ preventScroll: true }),
-    leave() {
-      stop();
-      article.remove();
-    },
-  };
+  #drawGone() {
+    const { title, words } = goneWords(this.#gone);
+    document.title = `${title} · MoMALisa`;
+    render(
+      html`<section class="stage" aria-hidden="true"><div class="frame removed"><div class="mat"><p class="removed-card">Not on view</p></div></div></section>
+        <section class="label" id="label" tabindex="-1" aria-label="The label">
+          <h1 class="title">${title}</h1><p class="reason">${words}</p>
+          <p class="actions"><a href="/">Make a walk</a> <a href="/gallery">See the gallery</a></p>
+        </section>`,
+      this,
+    );
+  }
 }
+
+function goneWords(error) {
+  if (error.status === 410) return { title: "The walk has expired", words: `${error.message} Its words are free for a new walk.` };
+  if (error.status === 404) return { title: "No such walk", words: "Nothing hangs here any more. The walk was taken down by who made it." };
+  return { title: "This walk cannot be shown", words: error.message };
+}
+
+customElements.define("walk-view", WalkView);

@@ -1,45 +1,40 @@
-"""The website in Chromium, before the whole real system."""
+"""Making and watching walks on the website, before the whole real system."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, Page, Response, expect
+from playwright.sync_api import Page, Response, expect
 
-from momalisa.client import Client
 from momalisa.local import System
+from tests.conftest import wait_for_workers
+from tests.e2e.conftest import DONE
 
-DONE = 120_000
-"""Milliseconds that a walk may take on a slow machine."""
+Finished = Callable[..., dict[str, Any]]
+ADDRESS = re.compile(r"/walks/[0-9a-f-]{36}$")
 
 
-@pytest.fixture
-def website(system: System, page: Page) -> Iterator[Page]:
-    """The website, which must not complain in the console."""
-    complaints: list[str] = []
+def name_stops(page: Page, *stops: str) -> None:
+    for place, stop in enumerate(stops):
+        page.locator(f"#stop-{place}").fill(stop)
 
-    def listen(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and "Failed to load resource" not in message.text:
-            complaints.append(message.text)
 
-    page.on("console", listen)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(system.url)
-    yield page
-    assert complaints == []
+def stops(page: Page) -> list[str]:
+    return [field.input_value() for field in page.locator("stop-list input").all()]
 
 
 def submit(page: Page, start: str, end: str, frames: int) -> None:
-    page.locator("#from").fill(start)
-    page.locator("#to").fill(end)
+    name_stops(page, start, end)
     page.locator("#frames").fill(str(frames))
     page.get_by_role("button", name="Make the walk").click()
-    page.wait_for_url(re.compile(r"/walks/[0-9a-f-]{36}$"))
+    page.wait_for_url(ADDRESS)
 
 
-def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, tmp_path: Path) -> None:
+def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: System, tmp_path: Path) -> None:
+    wait_for_workers(system)
     frames_seen_early: list[int] = []
 
     def look(response: Response) -> None:
@@ -56,13 +51,14 @@ def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, tmp_path: Path)
     assert any(0 < frames < 24 for frames in frames_seen_early)  # they came before the walk was done
 
     expect(player).to_have_attribute("data-frames", "24", timeout=DONE)
-    shown = player.get_attribute("data-index")
-    expect(player).not_to_have_attribute("data-index", shown or "")  # it plays
+    shown = player.get_attribute("data-rank")
+    expect(player).not_to_have_attribute("data-rank", shown or "")  # it plays
     player.get_by_role("button", name="Pause").click()
     player.get_by_role("slider").press("Home")
-    expect(player).to_have_attribute("data-index", "0")
-    player.get_by_role("slider").press("ArrowRight")
-    expect(player).to_have_attribute("data-index", "1")
+    expect(player).to_have_attribute("data-rank", "0")
+    website.locator("h1").click()
+    website.keyboard.press("ArrowRight")  # on the whole page
+    expect(player).to_have_attribute("data-rank", "1")
 
     for kind, decoder in (("GIF", "GIF"), ("MP4", None)):
         with website.expect_download() as download:
@@ -76,61 +72,177 @@ def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, tmp_path: Path)
                 assert (gif.format, getattr(gif, "n_frames", 1)) == (decoder, 24)
 
 
-def test_a_finished_walk_hangs_in_the_gallery(website: Page, system: System) -> None:
-    with Client(system.url) as client:
-        walk = client.submit(["a fox", "a boat"], frames=2, steps=1)
-        *_, walk = client.watch(walk)
+def test_stops_are_added_moved_and_removed_by_keyboard(website: Page) -> None:
+    name_stops(website, "a fox", "a boat")
+    website.get_by_role("button", name="Add a stop between").press("Enter")
+    expect(website.locator("#stop-1")).to_be_focused()
+    website.keyboard.type("a rose")
+    website.locator("[data-grip='1']").press("ArrowUp")
+    assert stops(website) == ["a rose", "a fox", "a boat"]
+    expect(website.locator("[data-grip='0']")).to_be_focused()
+    expect(website.get_by_role("status").first).to_have_text("a rose is now stop 1 of 3.")
+    website.locator("[data-grip='0']").press("End")
+    assert stops(website) == ["a fox", "a boat", "a rose"]
+    website.get_by_role("button", name="Remove a boat").press("Enter")
+    assert stops(website) == ["a fox", "a rose"]
+
+
+def test_stops_are_moved_by_dragging_their_dots(website: Page) -> None:
+    website.get_by_role("button", name="Add a stop between").click()
+    name_stops(website, "a fox", "a rose", "a boat")
+    start = website.locator("[data-grip='0']").bounding_box()
+    end = website.locator("[data-grip='2']").bounding_box()
+    assert start
+    assert end
+    website.mouse.move(start["x"] + 12, start["y"] + 12)
+    website.mouse.down()
+    website.mouse.move(end["x"] + 12, end["y"] + 12, steps=8)
+    website.mouse.up()
+    assert stops(website) == ["a rose", "a boat", "a fox"]
+
+
+def test_ten_stops_are_the_most(website: Page) -> None:
+    for _ in range(8):
+        website.get_by_role("button", name="Add a stop between").click()
+    expect(website.locator("stop-list input")).to_have_count(10)
+    expect(website.get_by_role("button", name="Add a stop between")).to_be_hidden()
+
+
+def test_the_form_survives_a_reload(website: Page) -> None:
+    name_stops(website, "a comet", "a kettle")
+    website.locator("#frames").fill("77")
+    website.get_by_text("Settings").click()
+    website.locator("#seed").fill("12")
+    website.get_by_label("Hang it in the gallery").uncheck()
     website.reload()
-    item = website.locator(".gallery-item", has_text="a fox").first
-    expect(item).to_be_visible()
-    item.get_by_role("link").click()
-    expect(website).to_have_url(walk["urls"]["web"])
-    expect(website.get_by_role("link", name=re.compile("MP4"))).to_be_visible()
+    assert stops(website) == ["a comet", "a kettle"]
+    expect(website.locator("#frames")).to_have_value("77")
+    website.get_by_text("Settings").click()
+    expect(website.locator("#seed")).to_have_value("12")
+    expect(website.get_by_label("Hang it in the gallery")).not_to_be_checked()
+
+
+def test_another_pair_is_drawn_on_demand(website: Page) -> None:
+    before = stops(website)
+    website.get_by_role("button", name="Another pair").click()
+    assert stops(website) != before
+    assert all(stops(website))
+
+
+def test_control_and_enter_send_the_form_with_its_settings(website: Page) -> None:
+    name_stops(website, "a fox", "a boat")
+    website.locator("#frames").fill("2")
+    website.get_by_text("Settings").click()
+    website.locator("#seed").fill("4242")
+    website.locator("#steps").fill("1")
+    website.locator("#seed").press("Control+Enter")
+    website.wait_for_url(ADDRESS)
+    expect(website.locator(".facts")).to_contain_text("4242")
 
 
 def test_a_refusal_stands_beside_the_field_and_keeps_the_words(website: Page) -> None:
-    website.locator("#from").fill("a \u202ecat")
-    website.locator("#to").fill("a castle")
+    name_stops(website, "a \u202ecat", "a castle")
     website.get_by_role("button", name="Make the walk").click()
-    expect(website.locator("#from-error")).to_contain_text("U+202E at character 3")
-    expect(website.locator("#to")).to_have_value("a castle")
+    expect(website.locator("#stop-0-error")).to_contain_text("U+202E at character 3")
+    expect(website.locator("#stop-0")).to_be_focused()
+    expect(website.locator("#stop-1")).to_have_value("a castle")
 
 
-def test_an_unknown_walk_shows_a_way_home(website: Page, system: System) -> None:
-    website.goto(f"{system.url}/walks/00000000-0000-4000-8000-000000000000")
-    expect(website.get_by_text(re.compile("no such walk", re.IGNORECASE)).first).to_be_visible()
-    expect(website.locator("a[href='/']").first).to_be_visible()
+def test_a_walk_is_looped_slowed_and_scrubbed(website: Page, finished: Finished) -> None:
+    walk = finished("a fox", "a rose", "a boat", frames=5)
+    website.goto(walk["urls"]["web"])
+    player = website.locator("frame-player")
+    expect(player).to_have_attribute("data-frames", "5")
+    player.get_by_role("button", name="Pause").click()
+    expect(player.locator(".stop-mark")).to_have_count(3)
+    player.get_by_role("slider").press("End")
+    expect(player).to_have_attribute("data-rank", "4")
+    expect(player.get_by_role("slider")).to_have_attribute("aria-valuetext", "frame 5 of 5, a boat")
+    player.get_by_label("Speed").select_option("2")
+    player.get_by_label("Loop").select_option("once")
+    player.get_by_role("button", name="Play").click()
+    expect(player.get_by_role("button", name="Play")).to_be_visible()  # it ends by itself
+    expect(player).to_have_attribute("data-rank", "4")
 
 
-def test_one_switch_stills_all_motion_and_is_remembered(website: Page, system: System) -> None:
-    with Client(system.url) as client:
-        *_, walk = client.watch(client.submit(["a fox", "a boat"], frames=4, steps=1))
+def test_the_work_fills_the_screen_on_demand(website: Page, finished: Finished) -> None:
+    website.goto(finished("a fox", "a boat")["urls"]["web"])
+    website.get_by_role("button", name="Full screen").click()
+    expect(website.get_by_role("button", name="Leave full screen")).to_be_visible()
+    assert website.evaluate("document.fullscreenElement.localName") == "frame-player"
+    website.get_by_role("button", name="Leave full screen").click()
+    expect(website.get_by_role("button", name="Full screen", exact=True)).to_be_visible()
+
+
+def test_a_remix_starts_from_the_words_and_settings_of_a_walk(website: Page, finished: Finished) -> None:
+    name_stops(website, "my own", "idea")
+    walk = finished("a fox", "a rose", "a boat", frames=6, seed=99, negative_prompt="mist")
+    website.goto(walk["urls"]["web"])
+    website.get_by_role("link", name="Remix").click()
+    assert stops(website) == ["a fox", "a rose", "a boat"]
+    expect(website.locator("#frames")).to_have_value("6")
+    expect(website.locator("#seed")).to_have_value("99")
+    expect(website.locator("#negative_prompt")).to_have_value("mist")
+    website.get_by_role("navigation").get_by_role("link", name="Make").click()
+    assert stops(website) == ["my own", "idea"]  # the draft is still there
+
+
+def test_a_refinement_is_the_same_walk_with_twice_the_frames(website: Page, finished: Finished) -> None:
+    walk = finished("a fox", "a boat", frames=4, seed=5)
+    website.goto(walk["urls"]["web"])
+    website.get_by_role("button", name="Refine to 8 frames").click()
+    website.wait_for_url(lambda url: bool(ADDRESS.search(url)) and walk["id"] not in url)
+    expect(website.locator(".medium")).to_have_text("Latent diffusion, 8 frames")
+    expect(website.locator(".facts")).to_contain_text("5")
+
+
+def test_the_link_to_a_walk_is_copied(website: Page, system: System, finished: Finished) -> None:
+    website.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=system.url)
+    walk = finished("a fox", "a boat")
+    website.goto(walk["urls"]["web"])
+    website.get_by_role("button", name="Copy link").click()
+    expect(website.get_by_role("button", name="Link copied")).to_be_visible()
+    assert website.evaluate("navigator.clipboard.readText()") == walk["urls"]["web"]
+
+
+def test_only_who_made_a_walk_can_remove_it(website: Page, finished: Finished) -> None:
+    website.goto(finished("a fox", "a boat")["urls"]["web"])
+    expect(website.get_by_role("link", name="Remix")).to_be_visible()
+    expect(website.get_by_role("button", name="Remove")).to_have_count(0)
+
+    website.get_by_role("link", name="Make").click()
+    submit(website, "a fox", "a boat", 2)
+    expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
+    address = website.url
+    website.get_by_role("button", name="Remove").click()
+    website.get_by_role("button", name="Yes").click()
+    website.wait_for_url(re.compile("/gallery"))
+    website.goto(address)
+    expect(website.get_by_role("heading", name="No such walk")).to_be_visible()
+
+
+def test_a_walk_is_canceled_while_it_is_made(website: Page) -> None:
+    submit(website, "a castle", "a comet", 240)
+    website.get_by_role("button", name="Cancel").click()
+    website.get_by_role("button", name="No").click()
+    expect(website.get_by_role("button", name="Cancel")).to_be_focused()
+    website.get_by_role("button", name="Cancel").click()
+    website.get_by_role("button", name="Yes").click()
+    expect(website.get_by_text("This walk was canceled").first).to_be_visible()
+    expect(website.get_by_role("link", name="Try again")).to_be_visible()
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_one_switch_stills_all_motion_and_is_remembered(website: Page, finished: Finished, reduced: bool) -> None:
+    walk = finished("a fox", "a boat", frames=4)
+    if reduced:
+        website.emulate_media(reduced_motion="reduce")
     website.goto(walk["urls"]["web"])
     player = website.locator("frame-player")
     expect(player).to_have_attribute("data-frames", "4")
-    website.locator("#motion").click()
+    if not reduced:
+        website.get_by_role("button", name="Still").click()
     expect(player.get_by_role("button", name="Play")).to_be_visible()
     website.reload()
     expect(player).to_have_attribute("data-frames", "4")
     expect(player.get_by_role("button", name="Play")).to_be_visible()
-
-
-@pytest.mark.parametrize("width", [320, 390, 1280, 1920])
-def test_nothing_is_wider_than_the_screen(website: Page, width: int) -> None:
-    website.set_viewport_size({"width": width, "height": 900})
-    website.locator("#from").fill("supercalifragilistic" * 15)
-    overflow = website.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
-    assert overflow <= 0
-
-
-def test_the_page_answers_within_a_second(website: Page, system: System) -> None:
-    """No request of the page is held open; the answers come from the database, not from a render."""
-    times: list[float] = []
-    website.on(
-        "requestfinished",
-        lambda request: times.append(request.timing["responseEnd"]) if "/v1/" in request.url else None,
-    )
-    submit(website, "a tree", "a house", 4)
-    expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
-    assert times
-    assert max(times) < 1000

@@ -1,0 +1,43 @@
+"""The plain form of the website, for browsers that run no scripts."""
+
+from typing import Any
+from urllib.parse import parse_qs
+
+WHOLE = {"frames", "seed", "seed_to", "steps", "fps", "hold"}
+DECIMAL = {"guidance"}
+
+
+def read(body: bytes) -> dict[str, list[str]]:
+    """Return the values of each field of a form as it was sent, in the order of the page."""
+    return parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=100)
+
+
+def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
+    """Return the body of the request for a walk that a form asks for; what is left empty is left to the server.
+
+    Empty stops between others are passed over, but not the first two, so that the answer can name what is missing.
+    A number that is none is passed on as it is, so that the answer can tell what is wrong with it.
+    """
+    stops = [stop.strip() for stop in form.get("prompts", [])]
+    request: dict[str, Any] = {"prompts": [stop for place, stop in enumerate(stops) if stop or place < 2]}  # noqa: PLR2004
+    for name, (*_, value) in form.items():
+        text = value.strip()
+        if name == "public":
+            request["public"] = text == "yes"
+        elif name == "size" and text:
+            width, _, height = text.partition("x")
+            request |= {"width": _number(width, int), "height": _number(height, int)}
+        elif name in WHOLE and text:
+            request[name] = _number(text, int)
+        elif name in DECIMAL and text:
+            request[name] = _number(text, float)
+        elif name not in {"prompts", "size"} and text:
+            request[name] = text
+    return request
+
+
+def _number(text: str, kind: type[int] | type[float]) -> int | float | str:
+    try:
+        return kind(text)
+    except ValueError:
+        return text

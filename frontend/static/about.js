@@ -1,0 +1,2 @@
+import "./motion.js";
+import "./walk-figure.js";

@@ -1,0 +1,43 @@
+import { accession, kilobytes, longDate } from "./wording.js";
+import { html, nothing } from "./vendor/lit-html.js";
+
+const DOWNLOADS = { gif: "GIF", webp: "WebP", mp4: "MP4", zip: "Frames", sheet: "Contact sheet", poster: "Still" };
+const FULL = { zip: "ZIP of all frames", poster: "Still picture" };
+const WORDS = {
+  loop: { pingpong: "to and fro", closed: "closed" },
+  easing: { "ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends" },
+  interpolation: { slerp: "along the arc" },
+};
+
+/** The prompts with arrows between them, each in its own writing direction. */
+export const titleTemplate = ({ prompts }) =>
+  prompts.map((prompt, place) => html`${place ? " → " : nothing}<bdi>${prompt}</bdi>`);
+
+/** What a museum says of a work, each fact a name and a value. */
+export function facts(walk) {
+  const { settings, model, created_at, finished_at } = walk;
+  const date = finished_at ?? created_at;
+  const seeds = settings.seed_to === null || settings.seed_to === undefined ? settings.seed : `${settings.seed} to ${settings.seed_to}`;
+  const manner = Object.entries(WORDS).map(([name, words]) => words[settings[name]]).filter(Boolean).join(", ");
+  return [
+    ["Seed", seeds],
+    ["Size", `${settings.width} × ${settings.height}`],
+    ["Model", model],
+    ["Date", html`<time datetime=${date}>${longDate(date)}</time>`],
+    ["Gait", manner],
+    ["Left out", settings.negative_prompt && html`<bdi>${settings.negative_prompt}</bdi>`],
+    ["Accession", accession(walk)],
+  ].filter(([, value]) => value !== undefined && value !== null && value !== "");
+}
+
+export const factsTemplate = (walk) =>
+  html`<dl class="facts">${facts(walk).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+
+export function downloadsTemplate({ artifacts = {} }) {
+  const offered = Object.entries(DOWNLOADS).filter(([kind]) => artifacts[kind]?.url);
+  if (!offered.length) return nothing;
+  return html`<div class="downloads"><h2>Download</h2><ul>
+    ${offered.map(([kind, name]) => html`<li><a href=${artifacts[kind].url} download aria-label=${`${FULL[kind] ?? name}, ${kilobytes(artifacts[kind].bytes)}`}>${name}</a>
+      <span class="size" aria-hidden="true">${kilobytes(artifacts[kind].bytes)}</span></li>`)}
+  </ul></div>`;
+}

@@ -1,0 +1,196 @@
+import "./motion.js";
+import "./plan-drawing.js";
+import "./stop-list.js";
+import { ApiError, createWalk, finishedWalks, newKey } from "./api.js";
+import { draftOf } from "./draft.js";
+import { estimate, roughly } from "./estimate.js";
+import { anotherPair } from "./pairs.js";
+import { bodyOf, fieldOf } from "./request-body.js";
+import { secondsWords } from "./wait.js";
+
+const form = document.getElementById("form");
+const list = form.querySelector("stop-list");
+const plan = document.querySelector("plan-drawing");
+const submit = form.querySelector("[type=submit]");
+const line = document.getElementById("frames-line");
+const source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
+const draft = draftOf(source);
+const usual = submit.textContent;
+let recent = []; // finished walks, to judge by how long the next will take
+const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that asks for a new one
+let key = newKey();
+let sent = ""; // the body that the key belongs to
+let countdown;
+
+const values = () => ({
+  ...Object.fromEntries([...new FormData(form)].filter(([name]) => name !== "prompts" && name !== "public")),
+  public: form.elements.public.checked,
+  prompts: list.stops,
+});
+
+/** What the number fields mean that are empty and may not be null. */
+const usually = () => Object.fromEntries(["fps", "hold"].map((name) => [name, Number(form.elements[name].placeholder)]));
+
+/** Puts a draft into the form; what it does not name stays as the server wrote it. */
+function fill(kept) {
+  for (const [name, value] of Object.entries(kept)) {
+    const field = form.elements.namedItem(name);
+    if (name === "prompts") list.stops = value;
+    else if (field?.type === "checkbox") field.checked = value;
+    else if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
+    else if (field instanceof HTMLElement) field.value = value;
+  }
+}
+
+function draw() {
+  const { frames, loop } = values();
+  plan.update({ stops: list.stops, frames: Number(frames), loop });
+  if (document.activeElement !== line) line.value = frames;
+  line.setAttribute("aria-valuetext", `${frames} frames`);
+  showEstimate();
+}
+
+function showEstimate() {
+  const { frames, steps, size } = values();
+  const [width, height] = size.split("x").map(Number);
+  const usualSteps = Number(form.elements.steps.placeholder);
+  const seconds = estimate(recent, { frames: Number(frames), settings: { width, height, steps: Number(steps) || usualSteps } });
+  document.getElementById("estimate").textContent = seconds === null ? "" : `Takes ${roughly(seconds)} once a painter is free.`;
+}
+
+/** Writes an error beside its field, or under the button where no field is to blame. */
+function blame(field, message) {
+  const { name, place } = fieldOf(field);
+  const sentence = message.replace(/^./u, (first) => first.toUpperCase()).replace(/[^.!?…]$/u, "$&.");
+  if (name === "stop") return list.blame(place, sentence);
+  const input = form.elements.namedItem(name);
+  const beside = document.getElementById(`${name}-error`);
+  if (input instanceof HTMLElement && beside) {
+    input.setAttribute("aria-invalid", "true");
+    beside.textContent = sentence;
+    const folded = input.closest("details");
+    if (folded) folded.open = true;
+  } else {
+    const place = document.getElementById("form-error");
+    place.textContent = [place.textContent, name && name !== "prompts" ? `${name}: ${message}.` : sentence].filter(Boolean).join("\n");
+  }
+}
+
+function clear(field) {
+  field.removeAttribute("aria-invalid");
+  const beside = document.getElementById(`${field.id}-error`);
+  if (beside) beside.textContent = "";
+}
+
+function clearErrors() {
+  clearInterval(countdown);
+  submit.textContent = usual;
+  list.clearErrors();
+  document.getElementById("form-error").textContent = "";
+  for (const field of form.elements) if (field.name !== "prompts") clear(field); // the list clears its own
+}
+
+/** Mistakes that need no server to be seen: [[field, message], …]. */
+function mistakes() {
+  const { prompts, frames } = values();
+  const found = [0, prompts.length - 1]
+    .filter((place) => !prompts[place].trim())
+    .map((place) => [`prompts[${place}]`, "Name an artwork: anything that you can say."]);
+  const stops = prompts.filter((stop) => stop.trim()).length;
+  if (!/^\d+$/.test(frames) || Number(frames) < Math.max(2, stops) || Number(frames) > 240) {
+    found.push(["frames", stops > 2 ? `A whole number from ${stops}, one for each stop, to 240.` : "A whole number from 2 to 240."]);
+  }
+  for (const field of form.querySelectorAll(".settings input[type=number]")) {
+    if (!field.validity.valid) found.push([field.name, field.max ? `A number from ${field.min} to ${field.max}.` : "A number."]);
+  }
+  return found;
+}
+
+/** Counts down on the button; the sentence beside it is said once. */
+function waitFor(seconds) {
+  const ends = Date.now() + 1000 * seconds;
+  const show = () => {
+    const left = Math.ceil((ends - Date.now()) / 1000);
+    submit.textContent = left > 0 ? `${usual} in ${left} s` : usual;
+    if (left > 0) return;
+    clearInterval(countdown);
+    document.getElementById("form-error").textContent = "You can send it again now.";
+  };
+  clearInterval(countdown);
+  countdown = setInterval(show, 250);
+  show();
+}
+
+function refuse(error) {
+  if (error.fields.length) error.fields.forEach(({ field, message }) => blame(field, message));
+  else if (error.retryAfter) {
+    blame("", `${error.message} Your walk stays here; send it again in ${secondsWords(error.retryAfter)}.`);
+    waitFor(error.retryAfter);
+  } else blame("", error.message);
+  form.querySelector("[aria-invalid=true]")?.focus();
+}
+
+async function send() {
+  if (submit.getAttribute("aria-disabled") === "true") return;
+  clearErrors();
+  const found = mistakes();
+  if (found.length) {
+    found.forEach(([field, message]) => blame(field, message));
+    return form.querySelector("[aria-invalid=true]")?.focus();
+  }
+  const body = bodyOf(values(), { usual: usually(), seed });
+  if (JSON.stringify(body) !== sent) [key, sent] = [newKey(), JSON.stringify(body)]; // the same walk sent twice is one walk
+  draft.keep(values());
+  submit.setAttribute("aria-disabled", "true");
+  submit.textContent = "Sending";
+  try {
+    const { body: walk } = await createWalk(body, key);
+    if (source) draft.drop(); // a remix that was made is a walk of its own
+    location.assign(`/walks/${walk.id}`);
+  } catch (error) {
+    submit.textContent = usual;
+    submit.removeAttribute("aria-disabled");
+    if (!(error instanceof ApiError)) throw error;
+    refuse(error);
+  }
+}
+
+form.addEventListener("input", ({ target }) => {
+  if (target === line) form.elements.frames.value = line.value;
+  if (target.matches("input, select") && target.name !== "prompts") clear(target === line ? form.elements.frames : target);
+  draft.keep(values());
+  draw();
+});
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  send();
+});
+form.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    send();
+  }
+});
+addEventListener("pageshow", () => {
+  submit.textContent = usual; // back from the walk, the page is as it was left: sending
+  submit.removeAttribute("aria-disabled");
+});
+
+const another = document.getElementById("another");
+another.hidden = Boolean(source);
+another.addEventListener("click", () => {
+  const stops = list.stops;
+  list.stops = anotherPair([stops[0], stops.at(-1)], Math.random());
+  draft.keep(values());
+  draw();
+});
+
+line.hidden = false;
+const kept = draft.read();
+if (kept && !new URLSearchParams(location.search).has("to")) fill(kept);
+else if (!source && list.stops.every((stop) => !stop)) list.stops = ["a giraffe", "a battleship"];
+draw();
+finishedWalks(12).then(({ body }) => {
+  recent = body.walks;
+  showEstimate();
+}, () => { /* without an estimate, walks are made all the same */ });

@@ -1,0 +1,55 @@
+import { html, render, svg } from "./vendor/lit-html.js";
+
+const EXAMPLES = ["a giraffe", "a battleship"];
+
+/**
+ * What hangs on the wall before there are pictures: the plan of a walk. Each stop is a word, each frame a dot on the
+ * way between them, and the red dot stands at the start.
+ */
+class PlanDrawing extends HTMLElement {
+  #drawn = "";
+
+  update({ stops, frames, loop }) {
+    const known = stops.length >= 2 ? stops : EXAMPLES;
+    const count = Number.isInteger(frames) && frames >= 2 && frames <= 240 ? frames : 24;
+    const state = JSON.stringify([known, count, loop]);
+    if (state === this.#drawn) return;
+    this.#drawn = state;
+    const rows = known.length;
+    this.dataset.rows = rows > 6 ? "many" : rows > 2 ? "some" : "two";
+    const longest = Math.max(...known.map((stop) => stop.length));
+    this.classList.toggle("long", longest > 60);
+    render(
+      html`<svg class="plan-way" viewBox="0 0 100 100" aria-hidden="true"><path class="plan-line" d=${line(rows)} />${this.#dots(rows, count)}</svg>
+        <ol class="plan-words" aria-hidden="true">
+          ${known.map((stop, place) => html`<li class=${place % 2 ? "end" : "start"}>
+            <span class=${stop.trim() ? "" : "faint"}><bdi>${stop.trim() || (place === 0 ? EXAMPLES[0] : place === rows - 1 ? EXAMPLES[1] : "…")}</bdi></span>
+          </li>`)}
+        </ol>`,
+      this,
+    );
+  }
+
+  #dots(rows, count) {
+    const radius = Math.min(0.62, 0.2 + 7 / count);
+    return Array.from({ length: count }, (_, index) => {
+      const t = index / (count - 1);
+      const { x, y } = wayPoint(t, rows);
+      return svg`<circle class=${index ? "" : "here"} cx=${x.toFixed(2)} cy=${y.toFixed(2)} r=${(index ? radius : 1.15).toFixed(2)} />`;
+    });
+  }
+}
+
+/** The place of t on a way that swings from side to side, a stop at each turn. Stops are rows of equal height. */
+export function wayPoint(t, rows) {
+  const along = t * (rows - 1);
+  return { x: 50 - 48.5 * Math.cos(Math.PI * along), y: (100 * (along + 0.5)) / rows };
+}
+
+const line = (rows) => {
+  const steps = 24 * (rows - 1);
+  const at = (step) => wayPoint(step / steps, rows);
+  return `M${Array.from({ length: steps + 1 }, (_, step) => `${at(step).x.toFixed(2)} ${at(step).y.toFixed(2)}`).join("L")}`;
+};
+
+customElements.define("plan-drawing", PlanDrawing);

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { bodyOf, fieldOf, finer, refined } from "../static/request-body.js";
+
+test("what is left empty is left to the server", () => {
+  const values = { prompts: [" a fox ", "", "a boat"], frames: "24", seed: "", guidance: "4.5", size: "128x192", public: true, negative_prompt: " " };
+  assert.deepEqual(bodyOf(values), { prompts: ["a fox", "", "a boat"], frames: 24, guidance: 4.5, width: 128, height: 192, public: true });
+});
+
+test("empty stops between others are passed over", () => {
+  assert.deepEqual(bodyOf({ prompts: ["a", "b", " ", "c"] }).prompts, ["a", "b", "c"]);
+});
+
+test("a refusal finds its field", () => {
+  assert.deepEqual(fieldOf("prompts[3]"), { name: "stop", place: 3 });
+  assert.deepEqual(fieldOf("width"), { name: "size" });
+  assert.deepEqual(fieldOf("seed"), { name: "seed" });
+});
+
+test("a finer walk has twice the frames, up to the most", () => {
+  assert.deepEqual([24, 200, 240].map(finer), [48, 240, null]);
+});
+
+test("a refinement is the same walk with more frames", () => {
+  assert.deepEqual(refined({ id: "x" }, 48), { from_walk: "x", frames: 48 });
+});
+
+test("a remix says what its empty fields mean, since what it leaves out is as it was", () => {
+  const values = { from_walk: "x", prompts: ["a", "b"], seed: "", seed_to: "", hold: "", negative_prompt: "", steps: "7", public: false };
+  const body = { from_walk: "x", prompts: ["a", "b"], seed: 99, seed_to: null, hold: 0, negative_prompt: "", steps: 7, public: false };
+  assert.deepEqual(bodyOf(values, { usual: { hold: 0, fps: 12 }, seed: 99 }), body);
+});

@@ -1,0 +1,61 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { draftOf } from "../static/draft.js";
+import { estimate, roughly } from "../static/estimate.js";
+import { PAIRS, anotherPair } from "../static/pairs.js";
+import { equalSteps, evenSteps, largestJump } from "../static/spacing.js";
+import { TRAVELLED } from "../static/figure-data.js";
+import { accession, kilobytes, queueWords, statusWords } from "../static/wording.js";
+
+test("a status that this page has never heard of is judged by whether the walk is done", () => {
+  assert.equal(statusWords({ status: "varnishing", done: false }), "In progress");
+  assert.equal(statusWords({ status: "varnished", done: true }), "This walk has ended");
+});
+
+test("sizes are told in thousands", () => {
+  assert.deepEqual([300, 148_000, 1_250_000, 42_000_000].map(kilobytes), ["1 kB", "148 kB", "1.3 MB", "42 MB"]);
+});
+
+test("a place in the queue is told in words", () => {
+  assert.deepEqual([null, 0, 1, 5].map(queueWords), ["", "Next in line", "One batch before it", "5 batches before it"]);
+});
+
+test("a walk has a number as museums give them", () => {
+  assert.equal(accession({ id: "0b0ff9a4-0c4c-4d3a-9c3e-6a1f0a3f6f57", created_at: "2026-11-23T12:00:00Z" }), "2026.0b0ff9a4");
+});
+
+test("another pair is never the one in view", () => {
+  for (let chance = 0; chance < 1; chance += 0.05) assert.notDeepEqual(anotherPair(PAIRS[0], chance), PAIRS[0]);
+});
+
+test("an estimate is only made where enough is known, and a walk of twice the work takes longer", () => {
+  const settings = { width: 128, height: 128, steps: 20 };
+  const done = { status: "succeeded", started_at: "2026-11-23T12:00:00Z", finished_at: "2026-11-23T12:00:11Z", frames_total: 24, settings };
+  assert.equal(estimate([done], { frames: 24, settings }), null);
+  const [once, twice] = [24, 48].map((frames) => estimate([done, done, done], { frames, settings }));
+  assert.ok(Math.abs(once - 11) < 0.01);
+  assert.ok(twice > once);
+  assert.deepEqual([3, 34, 70, 3600].map(roughly), ["a few seconds", "about 40 seconds", "about a minute", "about an hour"]);
+});
+
+test("a draft comes back as it was left, and a browser that keeps nothing is no error", () => {
+  const shelf = new Map();
+  const storage = { getItem: (key) => shelf.get(key) ?? null, setItem: (key, value) => shelf.set(key, value), removeItem: (key) => shelf.delete(key) };
+  draftOf(null, storage).keep({ prompts: ["a", "b"] });
+  draftOf("remix", storage).keep({ prompts: ["c", "d"] });
+  assert.deepEqual(draftOf(null, storage).read(), { prompts: ["a", "b"] });
+  shelf.set("momalisa.draft", "{");
+  assert.equal(draftOf(null, storage).read(), null);
+  const forbidden = { getItem() { throw new Error("no"); }, setItem() { throw new Error("no"); } };
+  draftOf(null, forbidden).keep({ prompts: [] });
+  assert.equal(draftOf(null, forbidden).read(), null);
+});
+
+test("even steps divide the way of the picture, so that the largest jump is smaller than with equal steps", () => {
+  for (const count of [3, 9, 17]) {
+    const even = evenSteps(TRAVELLED, count);
+    assert.deepEqual([even[0], even.at(-1)], [0, 1]);
+    assert.ok(even.every((t, place) => place === 0 || t > even[place - 1]));
+    assert.ok(largestJump(TRAVELLED, even) < largestJump(TRAVELLED, equalSteps(count)));
+  }
+});

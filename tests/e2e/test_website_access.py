@@ -1,0 +1,149 @@
+"""The website for everybody: by keyboard, by assistive technology, on small screens, over slow lines."""
+
+import gzip
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Response, expect
+
+from momalisa.local import System
+from tests.e2e.conftest import DONE
+
+Finished = Callable[..., dict[str, Any]]
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+PICTURES = {"font", "image", "media"}
+
+
+@pytest.fixture(params=["make", "settings", "refused", "walk", "gallery", "yours", "about", "problem"])
+def sight(request: pytest.FixtureRequest, website: Page, system: System, finished: Finished) -> Page:
+    """The website at each of its pages."""
+    walk = finished("a fox", "a boat")
+    name: str = request.param
+    path = {"walk": f"/walks/{walk['id']}", "gallery": "/gallery", "yours": "/gallery?mine=true"}
+    path |= {"about": "/about", "problem": "/walks/none"}
+    website.emulate_media(reduced_motion="reduce")
+    website.goto(system.url + path.get(name, "/"))
+    if name == "settings":
+        website.get_by_role("button", name="Add a stop between").click()
+        website.get_by_text("Settings").click()
+    if name == "refused":
+        website.locator("#stop-0").fill("")
+        website.locator("#frames").fill("1")
+        website.get_by_role("button", name="Make the walk").click()
+    if name == "walk":
+        expect(website.locator("frame-player")).to_have_attribute("data-frames", "2")
+    return website
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(sight: Page, theme: str) -> None:
+    sight.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
+    found = Axe().run(sight, options=RULES)
+    assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280, 1920])
+def test_nothing_is_wider_than_the_screen(sight: Page, width: int) -> None:
+    sight.set_viewport_size({"width": width, "height": 900})
+    for field in sight.locator("stop-list input").all():
+        field.fill("supercalifragilistic" * 15)
+    assert sight.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_long_words_stay_inside_their_label(website: Page, finished: Finished) -> None:
+    walk = finished("supercalifragilistic" * 15, "a boat")
+    for width in (320, 1280):
+        website.set_viewport_size({"width": width, "height": 900})
+        website.goto(walk["urls"]["web"])
+        expect(website.locator("frame-player")).to_have_attribute("data-frames", "2")
+        assert website.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def press_until_focused(page: Page, selector: str) -> None:
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("(selector) => document.activeElement?.matches(selector)", selector):
+            shown = page.evaluate(
+                "((style) => style.outlineStyle + style.boxShadow)(getComputedStyle(document.activeElement))"
+            )
+            assert shown != "nonenone", f"the focus on {selector} cannot be seen"
+            return
+    raise AssertionError(f"{selector} is not reached with Tab")
+
+
+def test_from_nothing_to_a_download_by_keyboard_alone(website: Page) -> None:
+    keys = website.keyboard
+    press_until_focused(website, "#stop-0")
+    keys.press("Control+a")
+    keys.type("a tree")
+    press_until_focused(website, "#stop-1")
+    keys.press("Control+a")
+    keys.type("a house")
+    press_until_focused(website, "#frames")
+    keys.press("Control+a")
+    keys.type("3")
+    press_until_focused(website, "[type=submit]")
+    keys.press("Enter")
+    website.wait_for_url(re.compile("/walks/"))
+    expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
+    expect(website.locator("frame-player")).to_have_attribute("data-frames", "3")
+    press_until_focused(website, ".play")
+    keys.press("Enter")
+    expect(website.get_by_role("button", name="Play")).to_be_focused()
+    press_until_focused(website, ".scrubber")
+    keys.press("End")
+    expect(website.locator("frame-player")).to_have_attribute("data-rank", "2")
+    press_until_focused(website, "a[href$='.gif']")
+    with website.expect_download() as download:
+        keys.press("Enter")
+    assert download.value.suggested_filename == "a-tree-to-a-house.gif"
+
+
+@pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/walks/"])
+def test_a_page_is_light(website: Page, system: System, finished: Finished, path: str) -> None:
+    """At most 60 kB compressed and 25 requests, without fonts, pictures and the walk's own words."""
+    walk = finished("a fox", "a boat")
+    bodies: dict[str, int] = {}
+    plain: list[str] = []
+
+    def weigh(response: Response) -> None:
+        if response.request.resource_type in PICTURES or "/v1/" in response.url:
+            return
+        bodies[response.url] = len(gzip.compress(response.body(), 6))
+        if "/static/" in response.url and bodies[response.url] > 500 and "content-encoding" not in response.headers:
+            plain.append(response.url)
+
+    website.on("response", weigh)
+    website.goto(system.url + (path if path != "/walks/" else f"/walks/{walk['id']}"))
+    website.wait_for_load_state("networkidle")
+    assert sum(bodies.values()) < 60_000, bodies
+    assert len(bodies) <= 25, sorted(bodies)
+    assert plain == []
+
+
+def test_nothing_is_loaded_from_anywhere_else(website: Page, system: System, finished: Finished) -> None:
+    walk = finished("a fox", "a boat")
+    bucket = walk["artifacts"]["gif"]["url"].split("/momalisa/")[0]
+    asked: list[str] = []
+    website.on("request", lambda request: asked.append(request.url))
+    for path in ("/", "/gallery", "/about", f"/walks/{walk['id']}"):
+        website.goto(system.url + path)
+        website.wait_for_load_state("networkidle")
+    assert [url for url in asked if not url.startswith((system.url, bucket, "blob:"))] == []
+
+
+def test_no_answer_is_held_open(website: Page, system: System) -> None:
+    """Answers come from the database, not from a render: none lasts as long as a walk."""
+    held: list[str] = []
+    website.on(
+        "request", lambda request: held.append(request.url) if "wait" in request.headers.get("prefer", "") else None
+    )
+    website.locator("#frames").fill("4")
+    website.get_by_role("button", name="Make the walk").click()
+    expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
+    assert held == []

@@ -1,0 +1,140 @@
+"""The gallery and the about page."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from momalisa.local import System
+
+Finished = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def full_gallery(system: System) -> None:
+    """More walks than one page of the gallery shows."""
+    from momalisa.client import Client  # noqa: PLC0415
+
+    with Client(system.url) as client:
+        walks = [client.submit(["a quilt", f"a lamp {number}"], frames=2, steps=1) for number in range(26)]
+        for walk in walks:
+            *_, walk = client.watch(walk)  # noqa: PLW2901
+            assert walk["status"] == "succeeded"
+
+
+@pytest.fixture
+def scriptless(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(java_script_enabled=False)
+    yield context.new_page()
+    context.close()
+
+
+def test_a_finished_walk_hangs_in_the_gallery_and_can_be_remixed_there(
+    website: Page, system: System, finished: Finished
+) -> None:
+    walk = finished("a fox", "a boat")
+    website.goto(f"{system.url}/gallery")
+    piece = website.locator(".piece").first
+    expect(piece).to_contain_text("a fox")
+    expect(piece.get_by_role("link", name="Remix a fox to a boat")).to_have_attribute(
+        "href", f"/?from={walk['id']}"
+    )
+    piece.get_by_role("link").first.click()
+    expect(website).to_have_url(walk["urls"]["web"])
+
+
+def test_load_more_is_a_link_that_adds_walks_below(website: Page, system: System, full_gallery: None) -> None:
+    website.goto(f"{system.url}/gallery?q=quilt")
+    expect(website.locator(".piece")).to_have_count(24)
+    more = website.get_by_role("link", name="Load more")
+    assert "cursor=" in (more.get_attribute("href") or "")
+    more.click()
+    expect(website.locator(".piece")).to_have_count(26)
+    expect(website.locator(".piece").nth(24).get_by_role("link").first).to_be_focused()
+    expect(more).to_have_count(0)
+    titles = website.locator(".caption").all_text_contents()
+    assert len(set(titles)) == 26
+
+
+def test_load_more_works_without_scripts(scriptless: Page, system: System, full_gallery: None) -> None:
+    scriptless.goto(f"{system.url}/gallery?q=quilt")
+    scriptless.get_by_role("link", name="Load more").click()
+    expect(scriptless.locator(".piece")).to_have_count(2)
+    scriptless.get_by_role("link", name="Back to the newest").click()
+    expect(scriptless.locator(".piece")).to_have_count(24)
+
+
+def test_the_gallery_is_filtered_by_a_word(website: Page, system: System, finished: Finished) -> None:
+    finished("a Narwhal", "a boat")
+    website.goto(f"{system.url}/gallery")
+    website.get_by_label("Only walks with this word").fill("narwhal")
+    website.keyboard.press("Enter")
+    expect(website.locator(".piece")).to_have_count(1)
+    website.get_by_label("Only walks with this word").fill("100%_\\")
+    website.get_by_role("button", name="Find").click()
+    expect(website.get_by_text("Nothing here shows “100%_\\”.")).to_be_visible()
+    website.get_by_role("link", name="Make the first walk to it").click()
+    expect(website.locator("#stop-1")).to_have_value("100%_\\")
+
+
+def test_a_still_plays_when_it_is_pointed_at_or_focused_unless_all_is_still(
+    website: Page, system: System, finished: Finished
+) -> None:
+    finished("a fox", "a boat", frames=4)
+    website.goto(f"{system.url}/gallery")
+    piece = website.locator(".piece").first
+    piece.hover()
+    expect(piece.locator("video.running")).to_have_count(1)
+    website.mouse.move(0, 0)
+    expect(website.locator("video")).to_have_count(0)
+    website.locator("#wall").focus()
+    website.keyboard.press("Tab")
+    expect(piece.locator("video.running")).to_have_count(1)
+    website.get_by_role("button", name="Still").click()
+    expect(website.locator("video")).to_have_count(0)
+    piece.hover()
+    expect(website.locator("video")).to_have_count(0)
+
+
+def test_a_tap_plays_and_another_opens(browser: Browser, system: System, finished: Finished) -> None:
+    walk = finished("a fox", "a boat", frames=4)
+    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(f"{system.url}/gallery")
+    still = page.locator(".piece .hanging").first
+    still.tap()
+    expect(page.locator("video.running")).to_have_count(1)
+    still.tap()
+    expect(page).to_have_url(walk["urls"]["web"])
+    context.close()
+
+
+def test_ones_own_walks_are_found_again(website: Page, system: System) -> None:
+    website.goto(f"{system.url}/gallery?mine=true")
+    expect(website.get_by_text("You have made no walks in this browser yet.")).to_be_visible()
+    website.goto(system.url)
+    website.get_by_text("Settings").click()
+    website.get_by_label("Hang it in the gallery").uncheck()
+    website.locator("#stop-0").fill("a secret")
+    website.locator("#frames").fill("2")
+    website.get_by_role("button", name="Make the walk").click()
+    website.wait_for_url(re.compile("/walks/"))
+    website.goto(f"{system.url}/gallery?mine=true")
+    expect(website.locator(".piece")).to_contain_text("a secret")
+
+
+def test_the_figure_shows_even_against_equal_steps(website: Page, system: System) -> None:
+    website.emulate_media(reduced_motion="reduce")
+    website.goto(f"{system.url}/about")
+    told = website.locator(".told")
+    expect(told).to_contain_text("up to 13 %")
+    website.get_by_label("Equal steps").check()
+    expect(told).not_to_contain_text("up to 13 %")
+    points = website.locator(".point")
+    expect(points).to_have_count(9)
+    website.get_by_label("Points").press("ArrowRight")
+    expect(points).to_have_count(10)
+    website.get_by_label("Place on the line").press("End")
+    expect(website.locator(".walker").first).to_have_attribute("cx", "600")

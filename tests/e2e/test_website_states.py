@@ -1,0 +1,205 @@
+"""The states that people meet: nothing there yet, nobody answering, too much asked, and walks that are no more."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from momalisa.local import System
+from tests.conftest import wait_for_workers
+from tests.e2e.conftest import DONE
+from tests.e2e.test_website import ADDRESS, name_stops, submit
+
+Finished = Callable[..., dict[str, Any]]
+
+
+def answer(status: int, **headers: str) -> Callable[[Route], None]:
+    """Answer in the place of the API with a problem."""
+    body = {"type": "/problems/x", "title": "Too much at once", "status": status, "detail": "That was too much."}
+    return lambda route: route.fulfill(
+        status=status, headers=headers, content_type="application/problem+json", body=json.dumps(body)
+    )
+
+
+@pytest.fixture
+def running(website: Page) -> Iterator[Page]:
+    """The page of a walk that will run for long; it is canceled afterwards."""
+    submit(website, "a castle", "a comet", 240)
+    yield website
+    website.unroute_all(behavior="ignoreErrors")
+    website.context.set_offline(False)
+    website.evaluate("fetch(`/v1${location.pathname}/cancel`, { method: 'POST' })")
+
+
+def test_an_empty_gallery_invites_to_make_the_first_walk(website: Page, system: System) -> None:
+    website.goto(f"{system.url}/gallery?mine=true")
+    website.get_by_role("link", name="Make the first").click()
+    expect(website.get_by_role("button", name="Make the walk")).to_be_visible()
+
+
+def test_offline_keeps_the_words_and_sends_them_later(website: Page) -> None:
+    name_stops(website, "a fox", "a boat")
+    website.locator("#frames").fill("2")
+    website.context.set_offline(True)
+    website.get_by_role("button", name="Make the walk").click()
+    expect(website.locator("#form-error")).to_contain_text("You are offline.")
+    expect(website.locator("#stop-0")).to_have_value("a fox")
+    website.context.set_offline(False)
+    website.get_by_role("button", name="Make the walk").click()
+    website.wait_for_url(ADDRESS)
+
+
+def test_a_lost_answer_makes_no_second_walk(website: Page, system: System) -> None:
+    keys: list[str] = []
+
+    def lose_the_first(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        if len(keys) == 1:
+            route.fetch()  # the server hears it, the visitor does not hear back
+            route.abort()
+        else:
+            route.continue_()
+
+    website.route("**/v1/walks", lose_the_first)
+    name_stops(website, "a lost answer", "a boat")
+    website.locator("#frames").fill("2")
+    website.get_by_role("button", name="Make the walk").click()
+    expect(website.locator("#form-error")).to_contain_text("does not answer just now")
+    website.get_by_role("button", name="Make the walk").click()
+    website.wait_for_url(ADDRESS)
+    assert keys[0] == keys[1]
+    website.goto(f"{system.url}/gallery?mine=true&q=lost+answer")
+    expect(website.locator(".piece")).to_have_count(1)
+
+
+def test_too_many_walks_tell_how_long_to_wait_and_count_down(website: Page) -> None:
+    website.clock.install()
+    website.route("**/v1/walks", answer(429, **{"Retry-After": "42"}))
+    name_stops(website, "a fox", "a boat")
+    website.get_by_role("button", name="Make the walk").click()
+    expect(website.locator("#form-error")).to_contain_text("That was too much. Your walk stays here;")
+    expect(website.locator("#form-error")).to_contain_text("in 42 seconds")
+    website.clock.run_for(30_000)
+    expect(website.get_by_role("button", name="Make the walk in 12 s")).to_be_visible()
+    website.clock.run_for(15_000)
+    expect(website.locator("#form-error")).to_have_text("You can send it again now.")
+
+
+def test_a_walk_catches_up_after_the_server_was_away(running: Page) -> None:
+    running.route("**/v1/walks/**", answer(503, **{"Retry-After": "1"}))
+    expect(running.locator(".notice")).to_contain_text("this page keeps asking", timeout=DONE)
+    running.unroute_all()
+    expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
+
+
+def test_a_walk_waits_for_the_network(running: Page) -> None:
+    expect(running.locator(".count")).to_be_visible()
+    running.context.set_offline(True)
+    expect(running.locator(".notice")).to_contain_text("You are offline", timeout=DONE)
+    running.context.set_offline(False)
+    expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
+
+
+def test_nothing_is_asked_while_the_page_is_hidden(running: Page) -> None:
+    asked: list[str] = []
+    expect(running.locator("frame-player")).to_be_visible(timeout=DONE)
+    running.evaluate("""() => {
+        Object.defineProperty(document, "hidden", { get: () => globalThis.away, configurable: true });
+        globalThis.away = true;
+        document.dispatchEvent(new Event("visibilitychange"));
+    }""")
+    running.wait_for_load_state("networkidle")  # half a second without a request, though frames keep arriving
+    running.on("request", lambda request: asked.append(request.url))
+    running.evaluate("globalThis.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+    running.wait_for_event("response", lambda response: "/v1/walks/" in response.url)
+    assert any("/v1/walks/" in url for url in asked)
+
+
+def test_progress_is_told_each_quarter(website: Page, system: System) -> None:
+    wait_for_workers(system)
+    said: list[str] = []
+    website.expose_function("heard", said.append)
+    website.add_init_script("""addEventListener("DOMContentLoaded", () => {
+        const place = document.getElementById("announcer");
+        const observer = new MutationObserver(() => heard(place.textContent));
+        observer.observe(place, { childList: true, characterData: true, subtree: true });
+    })""")
+    submit(website, "a tree", "a house", 40)
+    expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
+    assert said[-1] == "Finished"
+    told = [text for text in said if "of 40 frames" in text]
+    assert told
+    assert set(told) <= {f"{frames} of 40 frames" for frames in (10, 20, 30, 40)}
+
+
+def test_a_failed_walk_says_why_and_leads_on(website: Page, finished: Finished) -> None:
+    walk = finished("a fox", "a boat", frames=240, steps=100, deadline_seconds=1)
+    assert walk["status"] == "failed"
+    website.goto(walk["urls"]["web"])
+    expect(website.get_by_text("This walk could not be finished").first).to_be_visible()
+    expect(website.locator(".reason")).to_have_text(walk["error"]["message"])
+    website.get_by_role("link", name="Try again").click()
+    expect(website.locator("#stop-0")).to_have_value("a fox")
+
+
+@pytest.mark.parametrize("name", ["00000000-0000-4000-8000-000000000000", "mistyped"])
+def test_an_unknown_walk_shows_a_way_on(website: Page, system: System, name: str) -> None:
+    answered = website.goto(f"{system.url}/walks/{name}")
+    assert answered
+    assert answered.status == 404
+    expect(website.get_by_role("heading", name="No such walk")).to_be_visible()
+    expect(website.get_by_role("link", name="Make a walk")).to_have_attribute("href", "/")
+
+
+def test_a_walk_that_is_removed_while_it_is_watched_says_so(running: Page) -> None:
+    running.route("**/v1/walks/**", answer(404))
+    expect(running.get_by_role("heading", name="No such walk")).to_be_visible(timeout=DONE)
+    expect(running.get_by_role("link", name="Make a walk")).to_be_visible()
+
+
+def test_an_expired_walk_says_so(running: Page) -> None:
+    running.route("**/v1/walks/**", answer(410))
+    expect(running.get_by_role("heading", name="The walk has expired")).to_be_visible(timeout=DONE)
+
+
+def test_a_page_that_cannot_be_served_comes_back_by_itself(website: Page, system: System) -> None:
+    away = True
+
+    def closed(route: Route) -> None:
+        if not away:
+            return route.continue_()
+        page = (system.url, route.request.url)
+        assert all(page)
+        body = route.fetch(url=f"{system.url}/walks/none").text().replace('data-status="404"', 'data-status="503"')
+        return route.fulfill(status=503, content_type="text/html", body=body)
+
+    website.route("**/gallery", closed)
+    website.goto(f"{system.url}/gallery")
+    expect(website.locator("#again")).to_contain_text("Trying again in")
+    away = False
+    expect(website.get_by_role("heading", name="Gallery")).to_be_visible(timeout=30_000)
+
+
+def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: System) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(system.url)
+    page.get_by_label("From").fill("a \u202efox")
+    page.get_by_label("To").fill("a boat")
+    page.locator("#frames").fill("2")
+    page.get_by_role("button", name="Make the walk").click()
+    expect(page.locator("#stop-0-error")).to_contain_text("U+202E at character 3")
+    expect(page.get_by_label("To")).to_have_value("a boat")
+    page.get_by_label("From").fill("a fox")
+    page.get_by_role("button", name="Make the walk").click()
+    page.wait_for_url(ADDRESS)
+    expect(page.get_by_role("heading", level=1)).to_have_text("a fox → a boat")
+    while page.get_by_role("link", name="Look again").count():
+        page.get_by_role("link", name="Look again").click()
+    expect(page.get_by_role("link", name="GIF")).to_be_visible()
+    page.get_by_role("link", name="Remix").click()
+    expect(page.get_by_label("From")).to_have_value("a fox")
+    context.close()

@@ -1,0 +1,174 @@
+"""The pages as servers of other sites, chats and browsers without scripts get them."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from momalisa import jobs
+from momalisa.database import transaction
+from momalisa.spec import WalkSpec
+from momalisa.tables import Artifact, ArtifactKind, Walk, WalkStatus
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml"}
+PAGES = ["/", "/gallery", "/about"]
+Spec = Callable[..., WalkSpec]
+
+
+@pytest.fixture
+def hang(services: object, spec: Spec) -> Callable[..., Walk]:
+    """Put a finished walk into the database."""
+
+    def make(*prompts: str, owner: str = "visitor:somebody", public: bool = True) -> Walk:
+        with transaction() as session:
+            walk = jobs.create(session, spec(prompts=prompts), public=public, owner=owner)
+            walk.status = WalkStatus.SUCCEEDED
+            session.add_all(
+                Artifact(
+                    walk_id=walk.id,
+                    kind=kind,
+                    object=f"walks/{walk.id}/walk.{kind}",
+                    bytes=9,
+                    crc32c="AAAAAA==",
+                    width=512,
+                    height=512,
+                )
+                for kind in (ArtifactKind.POSTER, ArtifactKind.MP4)
+            )
+            session.flush()
+            return walk
+
+    return make
+
+
+def card(page: str) -> dict[str, str]:
+    found = re.findall(r'<meta (?:property|name)="((?:og|twitter):[^"]+)" content="([^"]*)"', page)
+    return dict(found)
+
+
+def test_a_link_to_a_walk_unfolds_with_its_poster_and_its_film(api: TestClient, hang: Callable[..., Walk]) -> None:
+    walk = hang("a giraffe", "a battleship")
+    page = api.get(f"/walks/{walk.id}")
+    found = card(page.text)
+    assert found["og:title"] == "a giraffe → a battleship"
+    assert found["og:description"] == "Latent diffusion, 4 frames."
+    assert found["og:image"].endswith(f"walks/{walk.id}/walk.poster")
+    assert found["og:video"].endswith(f"walks/{walk.id}/walk.mp4")
+    assert found["og:video:type"] == "video/mp4"
+    assert found["twitter:card"] == "summary_large_image"
+    assert found["og:url"] == f"http://testserver/walks/{walk.id}"
+
+
+def test_a_private_walk_unfolds_for_nobody_else(api: TestClient, hang: Callable[..., Walk]) -> None:
+    walk = hang("a secret", "a battleship", public=False)
+    page = api.get(f"/walks/{walk.id}", headers=BROWSER)
+    assert page.status_code == 404
+    assert "a secret" not in page.text
+
+
+def test_words_of_a_visitor_are_never_markup(api: TestClient, hang: Callable[..., Walk]) -> None:
+    evil = '</script><img src=x onerror="alert(1)">'
+    walk = hang(evil, "a battleship")
+    for path in (f"/walks/{walk.id}", "/gallery", f"/?from={walk.id}", f"/gallery?q={evil}"):
+        page = api.get(path, headers=BROWSER)
+        assert page.status_code == 200
+        assert "<img src=x" not in page.text
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/walks/none", "/nothing-here"])
+def test_pages_load_nothing_that_is_not_ours(api: TestClient, path: str) -> None:
+    answer = api.get(path, headers=BROWSER)
+    assert "unsafe" not in answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//(?!github|www\.apache|openfontlicense)[^"]*', answer.text)
+    assert "style=" not in answer.text
+    assert not re.findall(r"<script(?![^>]*(?:src=|application/json))", answer.text)
+
+
+@pytest.mark.parametrize(
+    "path", ["/walks/none", "/nothing-here", "/gallery?cursor=forged", "/gallery?q=" + 101 * "x"]
+)
+def test_errors_are_pages_for_people_and_problem_documents_for_programs(api: TestClient, path: str) -> None:
+    page = api.get(path, headers=BROWSER)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert 'href="/gallery"' in page.text
+    document = api.get(path)
+    assert document.status_code == page.status_code
+    assert document.headers["Content-Type"] == "application/problem+json"
+
+
+def test_the_gallery_is_filtered_by_what_prompts_have_in_them(api: TestClient, hang: Callable[..., Walk]) -> None:
+    for prompts in (("a Giraffe", "a boat"), ("a rose", 'a "quoted" fox'), ("100 % wool", "a cat")):
+        hang(*prompts)
+
+    def found(word: str, **more: Any) -> list[str]:
+        walks = api.get("/v1/walks", params={"q": word, **more}).json()["walks"]
+        return [walk["prompts"][0] for walk in walks]
+
+    assert found("giraffe") == ["a Giraffe"]
+    assert found('"quoted"') == ["a rose"]
+    assert found("%") == ["100 % wool"]
+    assert found("_") == []
+    assert found("\\") == []
+    assert found("\0") == ["100 % wool", "a rose", "a Giraffe"]
+    assert found("prompts") == []  # a name in the specification is no word of a visitor
+    first = api.get("/v1/walks", params={"q": "a ", "limit": 2})
+    assert "q=a" in first.headers["Link"]
+    assert found("a ", limit=2, cursor=first.json()["next_cursor"]) == ["a Giraffe"]
+
+
+def test_walks_tell_whether_they_are_mine(api: TestClient) -> None:
+    made = api.post("/v1/walks", json={"prompts": ["a fox", "a boat"], "frames": 2}).json()
+    assert made["mine"] is True
+    assert api.get(f"/v1/walks/{made['id']}").json()["mine"] is True
+    assert api.get("/v1/walks").json()["walks"][0]["mine"] is True
+    api.cookies.clear()
+    assert api.get(f"/v1/walks/{made['id']}").json()["mine"] is False
+    assert api.get("/v1/walks").json()["walks"][0]["mine"] is False
+
+
+def test_the_plain_form_makes_a_walk_that_belongs_to_who_sent_it(api: TestClient) -> None:
+    size = {"frames": "2", "size": "128x128"}
+    form = {"prompts": ["a fox", "a boat"], **size, "seed": "7", "steps": "", "public": "yes"}
+    answer = api.post("/walks", data=form, follow_redirects=False)
+    assert answer.status_code == 303
+    walk = api.get(answer.headers["Location"].replace("/walks/", "/v1/walks/")).json()
+    assert (walk["prompts"], walk["settings"]["seed"], walk["public"]) == (["a fox", "a boat"], 7, True)
+    assert walk["mine"] is True
+
+
+def test_the_plain_form_comes_back_with_what_is_wrong_and_what_was_written(api: TestClient) -> None:
+    form = {"prompts": ["", "a boat"], "frames": "many", "guidance": "99", "negative_prompt": "mist"}
+    answer = api.post("/walks", data=form)
+    assert answer.status_code == 422
+    page = answer.text
+    assert re.search(r'id="stop-0-error"[^>]*>must not be empty<', page)
+    assert re.search(r'id="frames-error"[^>]*>must be a whole number<', page)
+    assert re.search(r'id="guidance-error"[^>]*>at most 20', page)
+    assert 'value="a boat"' in page
+    assert 'value="mist"' in page
+    assert "<details" in page
+    assert " open>" in page
+
+
+def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
+    api: TestClient, hang: Callable[..., Walk]
+) -> None:
+    walk = hang("a fox", "a rose", "a boat")
+    page = api.get(f"/?from={walk.id}").text
+    assert re.findall(r'name="prompts" value="([^"]*)"', page) == ["a fox", "a rose", "a boat"]
+    assert f'name="from_walk" value="{walk.id}"' in page
+    assert re.search(r'name="seed" type="number" value="7"', page)
+
+
+def test_files_are_compressed_and_checked_again_by_browsers(api: TestClient) -> None:
+    style = api.get("/static/base.css")
+    assert style.headers["Content-Encoding"] == "gzip"
+    assert style.headers["Cache-Control"] == "no-cache"
+    again = api.get("/static/base.css", headers={"If-None-Match": style.headers["ETag"]})
+    assert again.status_code == 304
+    font = api.get("/static/fonts/eb-garamond-latin-wght-italic.woff2")
+    assert "max-age=31536000" in font.headers["Cache-Control"]
+    assert "Content-Encoding" not in font.headers
