@@ -104,10 +104,10 @@ class FramePlayer extends HTMLElement {
             </ol>
           </div>
           <div class="manner">
-            <label>Loop <select class="mode" @change=${(event) => this.#setMode(event.target.value)}>
+            <label><span>Loop</span> <select class="mode" @change=${(event) => this.#setMode(event.target.value)}>
               ${Object.entries(MODES).map(([mode, words]) => html`<option value=${mode} ?selected=${mode === this.#mode}>${words}</option>`)}
             </select></label>
-            <label>Speed <select class="speed" @change=${(event) => this.#setSpeed(Number(event.target.value))}>
+            <label><span>Speed</span> <select class="speed" @change=${(event) => this.#setSpeed(Number(event.target.value))}>
               ${SPEEDS.map((speed) => html`<option value=${speed} ?selected=${speed === this.#speed}>${speed}×</option>`)}
             </select></label>
             <span class="where" aria-hidden="true"></span>

@@ -11,7 +11,7 @@ function play(link) {
   if (playing?.link === link || motion.paused || !link.dataset.film) return;
   still();
   const film = document.createElement("video");
-  Object.assign(film, { muted: true, loop: true, playsInline: true, src: link.dataset.film, tabIndex: -1 });
+  Object.assign(film, { muted: true, loop: true, playsInline: true, src: link.dataset.film });
   film.setAttribute("aria-hidden", "true");
   film.addEventListener("playing", () => film.classList.add("running"), { once: true });
   link.querySelector(".hanging").append(film);

@@ -11,7 +11,7 @@ const WORDS = {
 
 /** The prompts with arrows between them, each in its own writing direction. */
 export const titleTemplate = ({ prompts }) =>
-  prompts.map((prompt, place) => html`${place ? " → " : nothing}<bdi>${prompt}</bdi>`);
+  prompts.map((prompt, place) => html`${place ? "\u00a0→ " : nothing}<bdi>${prompt}</bdi>`);
 
 /** What a museum says of a work, each fact a name and a value. */
 export function facts(walk) {

@@ -60,7 +60,7 @@ class WalkFigure extends HTMLElement {
             <label><input type="radio" name="steps" .checked=${this.#even} @change=${() => this.#choose(true)} /> Even to the eye</label>
             <label><input type="radio" name="steps" .checked=${!this.#even} @change=${() => this.#choose(false)} /> Equal steps</label>
           </fieldset>
-          <label class="count">Points <input type="range" min="3" max="17" value=${this.#count} aria-valuetext=${`${this.#count} points`} @input=${(event) => this.#setCount(event.target.valueAsNumber)} /> <output>${this.#count}</output></label>
+          <label class="count"><span>Points</span> <input class="number" type="range" aria-label="Points" min="3" max="17" value=${this.#count} aria-valuetext=${`${this.#count} points`} @input=${(event) => this.#setCount(event.target.valueAsNumber)} /> <output>${this.#count}</output></label>
           <button type="button" class="plain" @click=${() => this.#toggle()}>${this.#moving ? "Pause" : "Play"}</button>
           <p class="told" role="status">From one point to the next the picture changes by up to ${jump} % of its way.</p>
         </figcaption>
@@ -98,7 +98,7 @@ class WalkFigure extends HTMLElement {
     this.#run();
   }
 
-  /** The walker goes from point to point, as an animation of these points would show them. */
+  /** The walker goes from point to point, as an animation of these points would show them; `now` may lie before `since`. */
   #run() {
     if (this.#request || !this.#moving) return;
     this.#since = performance.now();
@@ -107,7 +107,7 @@ class WalkFigure extends HTMLElement {
       this.#request = 0;
       if (!this.#moving) return;
       const steps = 2 * (this.#count - 1);
-      const step = (Math.max(start, 0) + Math.floor(((now - this.#since) / 1000 / SECONDS) * (this.#count - 1))) % steps;
+      const step = (Math.max(start, 0) + Math.floor((Math.max(0, now - this.#since) / 1000 / SECONDS) * (this.#count - 1))) % steps;
       const t = this.#points[step < this.#count ? step : steps - step];
       if (t !== this.#t) {
         this.#t = t;

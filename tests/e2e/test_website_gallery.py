@@ -134,7 +134,7 @@ def test_the_figure_shows_even_against_equal_steps(website: Page, system: System
     expect(told).not_to_contain_text("up to 13 %")
     points = website.locator(".point")
     expect(points).to_have_count(9)
-    website.get_by_label("Points").press("ArrowRight")
+    website.get_by_label("Points", exact=True).press("ArrowRight")
     expect(points).to_have_count(10)
     website.get_by_label("Place on the line").press("End")
     expect(website.locator(".walker").first).to_have_attribute("cx", "600")

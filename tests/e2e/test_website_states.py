@@ -121,7 +121,11 @@ def test_nothing_is_asked_while_the_page_is_hidden(running: Page) -> None:
 def test_progress_is_told_each_quarter(website: Page, system: System) -> None:
     wait_for_workers(system)
     said: list[str] = []
-    website.expose_function("heard", said.append)
+
+    def heard(text: str) -> None:
+        said.append(text)
+
+    website.expose_function("heard", heard)
     website.add_init_script("""addEventListener("DOMContentLoaded", () => {
         const place = document.getElementById("announcer");
         const observer = new MutationObserver(() => heard(place.textContent));
@@ -129,7 +133,7 @@ def test_progress_is_told_each_quarter(website: Page, system: System) -> None:
     })""")
     submit(website, "a tree", "a house", 40)
     expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
-    assert said[-1] == "Finished"
+    website.wait_for_function("document.getElementById('announcer').textContent === 'Finished'")
     told = [text for text in said if "of 40 frames" in text]
     assert told
     assert set(told) <= {f"{frames} of 40 frames" for frames in (10, 20, 30, 40)}
@@ -187,13 +191,13 @@ def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: Sys
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(system.url)
-    page.get_by_label("From").fill("a \u202efox")
-    page.get_by_label("To").fill("a boat")
+    page.get_by_label("From", exact=True).fill("a \u202efox")
+    page.get_by_label("To", exact=True).fill("a boat")
     page.locator("#frames").fill("2")
     page.get_by_role("button", name="Make the walk").click()
     expect(page.locator("#stop-0-error")).to_contain_text("U+202E at character 3")
-    expect(page.get_by_label("To")).to_have_value("a boat")
-    page.get_by_label("From").fill("a fox")
+    expect(page.get_by_label("To", exact=True)).to_have_value("a boat")
+    page.get_by_label("From", exact=True).fill("a fox")
     page.get_by_role("button", name="Make the walk").click()
     page.wait_for_url(ADDRESS)
     expect(page.get_by_role("heading", level=1)).to_have_text("a fox → a boat")
@@ -201,5 +205,5 @@ def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: Sys
         page.get_by_role("link", name="Look again").click()
     expect(page.get_by_role("link", name="GIF")).to_be_visible()
     page.get_by_role("link", name="Remix").click()
-    expect(page.get_by_label("From")).to_have_value("a fox")
+    expect(page.get_by_label("From", exact=True)).to_have_value("a fox")
     context.close()

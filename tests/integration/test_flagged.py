@@ -43,7 +43,7 @@ def make(api: TestClient, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -
     def make_walk(rows: set[int]) -> Any:
         monkeypatch.setattr(pipeline, "safety_checker", Checker(rows))
         monkeypatch.setattr(pipeline, "feature_extractor", CLIPImageProcessor())
-        order = {"prompts": ["a cat", "a castle"], "frames": 4, "steps": 2, "seed": 7}
+        order = {"prompts": ["a cat", "a castle"], "frames": 4, "steps": 2, "seed": 7, "pacing": "linear"}
         walk = api.post("/v1/walks", json=order).raise_for_status().json()
         lease.run(ChunkKind.RENDER, work.render)
         lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
@@ -116,3 +116,18 @@ def test_a_lost_frame_is_rendered_again_and_the_flagged_one_stays_flagged(
     [first, held, *_] = pictures(walk)
     assert np.array_equal(first, held)
     assert len(objects(walk)) == 3
+
+
+def test_an_evenly_paced_walk_goes_on_past_flagged_frames(
+    make: Callable[[set[int]], Any], api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = make({0})  # leaves its checker in place
+    order = {"prompts": ["a cat", "a castle"], "frames": 12, "steps": 1, "seed": 7, "pacing": "even"}
+    walk = api.post("/v1/walks", json=order).raise_for_status().json()
+    while not walk["done"]:
+        lease.run(ChunkKind.RENDER, work.render)
+        lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+        walk = api.get(f"/v1/walks/{walk['id']}").json()
+    assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 12)
+    assert walk["frames"][0]["flagged"]
+    assert all(frame["url"] for frame in walk["frames"])

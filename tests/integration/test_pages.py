@@ -130,8 +130,14 @@ def test_walks_tell_whether_they_are_mine(api: TestClient) -> None:
 
 
 def test_the_plain_form_makes_a_walk_that_belongs_to_who_sent_it(api: TestClient) -> None:
-    size = {"frames": "2", "size": "128x128"}
-    form = {"prompts": ["a fox", "a boat"], **size, "seed": "7", "steps": "", "public": "yes"}
+    form = {
+        "prompts": ["a fox", "a boat"],
+        "frames": "2",
+        "seed": "7",
+        "size": "128x128",
+        "steps": "",
+        "public": "yes",
+    }
     answer = api.post("/walks", data=form, follow_redirects=False)
     assert answer.status_code == 303
     walk = api.get(answer.headers["Location"].replace("/walks/", "/v1/walks/")).json()

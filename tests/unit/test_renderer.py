@@ -318,6 +318,8 @@ def test_half_precision_gives_the_same_pixels_in_every_process() -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler on this machine")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own parts
 def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(
     half: Renderer, spec: MakeSpec, tmp_path: Path
 ) -> None:
