@@ -53,9 +53,9 @@ WALK: dict[str, Any] = SUMMARY | {
         "started_at": "2026-11-23T12:00:01Z",
     },
     "frames": [
-        {"index": 0, "position": 0.0, "url": f"{_BUCKET}/frames/0.000000000.png"},
-        {"index": 1, "position": 0.5, "url": f"{_BUCKET}/frames/0.500000000.png"},
-        {"index": 2, "position": 1.0, "url": f"{_BUCKET}/frames/1.000000000.png"},
+        {"index": 0, "position": 0.0, "url": f"{_BUCKET}/frames/0.000000000.png", "flagged": False},
+        {"index": 1, "position": 0.5, "url": f"{_BUCKET}/frames/0.500000000.png", "flagged": False},
+        {"index": 2, "position": 1.0, "url": f"{_BUCKET}/frames/1.000000000.png", "flagged": False},
     ],
     "sequence": [0, 1, 2, 1],
 }
