@@ -12,7 +12,7 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif infra infra-test infra-compose clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -59,6 +59,17 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
 	$(BIN)/python -m benchmarks.gif
 
+infra: infra-compose ## Test how it is deployed, in short.
+
+infra-test: infra ## Test how it is deployed.
+
+# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
+infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
+	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
+		{ apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 
@@ -75,6 +86,11 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/dev: .venv/run
 	@echo "Installing the tools of developers into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+.venv/infra: .venv/dev
+	@echo "Installing the tools of deployments into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.

@@ -13,7 +13,7 @@ import pytest
 
 from momalisa.client import Client
 from momalisa.settings import ROOT
-from tests.infra.docker import COMPOSE, Docker
+from tests.infra.docker import COMPOSE, Docker, started
 
 URL = "http://127.0.0.1:8080"
 ONE_SHOTS = {"secrets", "migrate"}
@@ -68,7 +68,14 @@ def test_every_service_is_confined_watched_and_pinned(profile: str) -> None:
         assert ":latest" not in service["image"], name
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Docker]:
+    """A Docker daemon of our own, with stand-ins for the images that cannot be pulled."""
+    with started() as docker:
+        yield docker
+
+
+@pytest.fixture(scope="session")
 def museum(docker: Docker) -> Iterator[Docker]:
     """All services, two render workers among them, started by the one command."""
     try:
