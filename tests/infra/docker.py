@@ -122,7 +122,9 @@ def file_system() -> Path:
 def fill_context(folder: Path) -> None:
     """Lay out what the stand-ins' Dockerfile copies: the wheels' programs, and the ways of this machine's pip."""
     shutil.copytree(STAND_INS, folder)
-    shutil.copytree(local.POSTGRES_BIN.parent, folder / "postgres", ignore=shutil.ignore_patterns("include"))
+    package = local.POSTGRES_BIN.parent.parent
+    shutil.copytree(package, folder / "postgres" / package.name, ignore=shutil.ignore_patterns("include"))
+    shutil.copytree(f"{package}.libs", folder / "postgres" / f"{package.name}.libs")
     shutil.copy(fake_gcs._get_binary_path(), folder / "fake-gcs-server")
     python = folder / "python"
     lines = ["[global]"]
