@@ -46,6 +46,6 @@ def take(session: Session) -> Census:
     return Census(
         chunks,
         oldest,
-        walks={**dict.fromkeys(ACTIVE, 0), **dict(session.execute(active).tuples())},
-        walks_last_hour={**dict.fromkeys(ENDED, 0), **dict(session.execute(ended).tuples())},
+        walks=dict.fromkeys(ACTIVE, 0) | {status: number for status, number in session.execute(active)},
+        walks_last_hour=dict.fromkeys(ENDED, 0) | {status: number for status, number in session.execute(ended)},
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def test_every_alert_is_tried_both_ways() -> None:
 
 @pytest.mark.parametrize("command", [["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]])
 def test_the_rules_do_what_they_are_for(command: list[str]) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not here; Debian has it in the package prometheus")
     ran = subprocess.run(["promtool", *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
