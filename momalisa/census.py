@@ -43,9 +43,8 @@ def take(session: Session) -> Census:
     active = select(Walk.status, func.count()).where(Walk.finished_at.is_(None)).group_by(Walk.status)
     recent = Walk.finished_at > func.now() - timedelta(hours=1)
     ended = select(Walk.status, func.count()).where(recent, Walk.purged_at.is_(None)).group_by(Walk.status)
-    return Census(
-        chunks,
-        oldest,
-        walks=dict.fromkeys(ACTIVE, 0) | {status: number for status, number in session.execute(active)},
-        walks_last_hour=dict.fromkeys(ENDED, 0) | {status: number for status, number in session.execute(ended)},
-    )
+    walks, last_hour = dict.fromkeys(ACTIVE, 0), dict.fromkeys(ENDED, 0)
+    for counts, query in ((walks, active), (last_hour, ended)):
+        for where, number in session.execute(query):
+            counts[where] = number
+    return Census(chunks, oldest, walks, last_hour)

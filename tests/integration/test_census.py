@@ -9,6 +9,7 @@ from sqlalchemy import event, func, text, update
 from momalisa import census, chunks, jobs
 from momalisa.database import engine, transaction
 from momalisa.local import System
+from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 
@@ -110,8 +111,11 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System
 
 
 def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
-    services: System, spec: MakeSpec
+    services: System, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LEASE_SECONDS", "1")  # PostgreSQL has been up for longer
+    settings.cache_clear()
+
     def claim() -> chunks.Claim:
         with transaction() as session:
             found = chunks.claim(session, ChunkKind.RENDER, "here")
