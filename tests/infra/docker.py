@@ -52,6 +52,10 @@ class Docker:
         """Stop the daemon and whatever still runs in it."""
         self._daemon.signal_stop()
         self._daemon.wait_stopped(time.monotonic() + STOP_SECONDS)
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for mount in reversed(mounts):  # the daemon leaves the network of its host mounted
+            if mount.startswith(f"{self._folder}/"):
+                subprocess.run(["umount", mount], check=True)
 
     def __call__(self, *arguments: str) -> str:
         """Run a docker command, and return what it prints."""
