@@ -12,7 +12,7 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench bench-smoothness bench-render bench-gif clean
+.PHONY: help walk up test check format unit integration e2e chaos bench bench-smoothness bench-render bench-gif examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -59,6 +59,9 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
+
+examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
+	$(BIN)/python -m benchmarks.examples
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
