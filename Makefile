@@ -12,7 +12,7 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench bench-smoothness bench-render bench-gif examples clean
+.PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -63,6 +63,17 @@ bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/q
 examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
 
+infra: infra-compose ## Test how it is deployed, in short.
+
+infra-test: infra ## Test how it is deployed.
+
+# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
+infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
+	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
+		{ apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 
@@ -79,6 +90,11 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/dev: .venv/run
 	@echo "Installing the tools of developers into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+.venv/infra: .venv/dev
+	@echo "Installing the tools of deployments into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
