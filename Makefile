@@ -16,7 +16,7 @@ export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPI
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= SEED= OUT=
 	@$(BIN)/momalisa walk "$$FROM" "$$TO" --frames "$$FRAMES" $${SEED:+--seed "$$SEED"} $${OUT:+--out "$$OUT"}
