@@ -12,11 +12,11 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench bench-smoothness bench-render bench-gif infra infra-test infra-compose clean
+.PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= SEED= OUT=
 	@$(BIN)/momalisa walk "$$FROM" "$$TO" --frames "$$FRAMES" $${SEED:+--seed "$$SEED"} $${OUT:+--out "$$OUT"}
@@ -59,6 +59,9 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
+
+examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
+	$(BIN)/python -m benchmarks.examples
 
 infra: infra-compose ## Test how it is deployed, in short.
 
