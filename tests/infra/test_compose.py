@@ -27,10 +27,11 @@ def services(*profiles: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("dockerfile", sorted(ROOT.glob("infra/docker/*.Dockerfile")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("dockerfile", sorted(ROOT.glob("infra/*/*Dockerfile")), ids=lambda path: path.name)
 def test_a_dockerfile_keeps_the_rules(dockerfile: Path) -> None:
-    hadolint = Path(sys.executable).parent / "hadolint"
-    assert not subprocess.run([hadolint, dockerfile], check=False, stdout=subprocess.PIPE, text=True).stdout
+    # Debian's packages are not pinned: a release of Debian changes them for the sake of security only.
+    hadolint = [Path(sys.executable).parent / "hadolint", "--ignore", "DL3008", dockerfile]
+    assert not subprocess.run(hadolint, check=False, stdout=subprocess.PIPE, text=True).stdout
 
 
 def test_the_cpu_renders_unless_the_gpu_does() -> None:
