@@ -30,7 +30,7 @@ def services(*profiles: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("dockerfile", sorted(ROOT.glob("infra/*/*Dockerfile")), ids=lambda path: path.name)
 def test_a_dockerfile_keeps_the_rules(dockerfile: Path) -> None:
     # Debian's packages are not pinned: a release of Debian changes them for the sake of security only.
-    hadolint = [Path(sys.executable).parent / "hadolint", "--ignore", "DL3008", dockerfile]
+    hadolint = [str(Path(sys.executable).parent / "hadolint"), "--ignore", "DL3008", str(dockerfile)]
     assert not subprocess.run(hadolint, check=False, stdout=subprocess.PIPE, text=True).stdout
 
 
