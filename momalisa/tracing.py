@@ -62,10 +62,7 @@ def span(
         about: attributes, which get the prefix `momalisa.`.
     """
     context = TraceContextTextMapPropagator().extract({"traceparent": parent}) if parent else None
-    # The SDK cannot encode members of an Enum, even if they are strings.
-    attributes = {
-        f"momalisa.{key}": str(value) if isinstance(value, str) else value for key, value in about.items()
-    }
+    attributes = {f"momalisa.{key}": value for key, value in about.items()}
     with _tracer.start_as_current_span(name, context, kind, attributes) as started:
         yield started
 
