@@ -160,7 +160,7 @@ def test_creating_an_instance_again_changes_nothing(created: Google, play: Play,
 
 def test_instance_with_a_gpu_is_as_such_machines_must_be(created: Google, play: Play) -> None:
     del created.resources[INSTANCE]
-    play("deploy-create-instance.yml", "--extra-vars", '{"gpu": true, "spot": true}')
+    play("deploy-create-instance.yml", gpu="true", spot="true")
     instance = created.sent("POST", "/instances")
     assert instance["machineType"] == f"{ZONE}/machineTypes/g2-standard-8"
     assert instance["shieldedInstanceConfig"]["enableSecureBoot"] is False
@@ -222,6 +222,65 @@ def test_operation_that_fails_stops_the_playbook(google: Google, play: Play) -> 
 def test_playbooks_say_what_is_missing(google: Google, play: Play, variables: dict[str, str], reason: str) -> None:
     assert reason in " ".join(play("deploy-create-instance.yml", fails=True, **variables).output.split())
     assert google.requests == []
+
+
+def test_model_is_deployed_to_a_dedicated_endpoint_and_replaced_without_a_gap(google: Google, play: Play) -> None:
+    call = (
+        "deploy-vertex.yml",
+        "--skip-tags=images",
+        "--extra-vars",
+        '{"settings": {"BATCH_SIZE": 16, "ANONYMOUS": "off"}}',
+    )
+    place = f"projects/{PROJECT}/locations/us-central1"
+    shown = play(*call).output
+    assert f"VERTEX_ENDPOINT: {place}/endpoints/momalisa" in shown
+    assert "VERTEX_URL: https://momalisa." in shown
+    assert google.sent("POST", "/models:upload") == {
+        "modelId": "momalisa-v1",
+        "model": {
+            "displayName": "momalisa",
+            "description": "MoMALisa v1",
+            "containerSpec": {
+                "imageUri": f"us-central1-docker.pkg.dev/{PROJECT}/momalisa/momalisa-vertex:v1",
+                "ports": [{"containerPort": 8080}],
+                "healthRoute": "/health",
+                "predictRoute": "/predict",
+                "env": [{"name": "BUCKET", "value": f"{PROJECT}-momalisa"}, {"name": "BATCH_SIZE", "value": "16"}],
+            },
+        },
+    }
+    assert google.sent("POST", "/endpoints") == {"displayName": "momalisa", "dedicatedEndpointEnabled": True}
+    deployment = google.sent("POST", "/endpoints/momalisa:deployModel")
+    assert deployment["trafficSplit"] == {"0": 100}
+    assert deployment["deployedModel"] == {
+        "displayName": "momalisa",
+        "model": f"{place}/models/momalisa-v1",
+        "serviceAccount": f"momalisa@{PROJECT}.iam.gserviceaccount.com",
+        "dedicatedResources": {
+            "minReplicaCount": 1,
+            "maxReplicaCount": 2,
+            "machineSpec": {
+                "machineType": "g2-standard-8",
+                "acceleratorType": "NVIDIA_L4",
+                "acceleratorCount": 1,
+            },
+        },
+    }
+    assert roles(google.policies[f"cloudresourcemanager/projects/{PROJECT}"]) == [
+        ("roles/aiplatform.user", [MEMBER])
+    ]
+    again_changes_nothing(google, play, *call)
+
+    play(*call, vertex_max_replicas=5)
+    change = google.sent("POST", "/endpoints/momalisa:mutateDeployedModel")
+    assert change["deployedModel"]["id"] == "1"
+    assert change["deployedModel"]["dedicatedResources"]["maxReplicaCount"] == 5
+
+    google.requests.clear()
+    play(*call, version="v2")
+    asked = [str(request).rpartition(":")[2] for request in google.changes if ":" in request.path]
+    assert asked == ["upload", "deployModel", "undeployModel"]
+    assert google.changes[-1].body == {"deployedModelId": "1"}
 
 
 def test_destroying_asks_first_and_keeps_data(created: Google, play: Play) -> None:
