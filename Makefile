@@ -12,7 +12,7 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif infra-ansible clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -59,8 +59,8 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
 	$(BIN)/python -m benchmarks.gif
 
-infra-ansible: .venv/infra ## Test the playbooks; LONG=1 also those for the VM, in a container.
-	$(BIN)/pytest tests/infra/test_ansible.py
+infra-ansible: .venv/infra $(if $(LONG),.venv/infra-instance) ## Test the playbooks; LONG=1 also those for the VM, in a container.
+	$(BIN)/pytest tests/infra/test_ansible.py $(if $(LONG),tests/infra/test_ansible_instance.py)
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
@@ -83,6 +83,12 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/infra: .venv/dev
 	@echo "Installing the tools of deployments into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
+# What a container needs that stands in for a VM.
+.venv/infra-instance: .venv/infra
+	apt-get -qq update
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
