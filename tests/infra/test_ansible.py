@@ -160,7 +160,7 @@ def test_creating_an_instance_again_changes_nothing(created: Google, play: Play,
 
 def test_instance_with_a_gpu_is_as_such_machines_must_be(created: Google, play: Play) -> None:
     del created.resources[INSTANCE]
-    play("deploy-create-instance.yml", gpu="true", spot="true")
+    play("deploy-create-instance.yml", "--start-at-task=Make a key for SSH", gpu="true", spot="true")
     instance = created.sent("POST", "/instances")
     assert instance["machineType"] == f"{ZONE}/machineTypes/g2-standard-8"
     assert instance["shieldedInstanceConfig"]["enableSecureBoot"] is False
@@ -271,44 +271,43 @@ def test_model_is_deployed_to_a_dedicated_endpoint_and_replaced_without_a_gap(go
     ]
     again_changes_nothing(google, play, *call)
 
-    play(*call, vertex_max_replicas=5)
+    play(*call, "--start-at-task=Read what is deployed", vertex_max_replicas=5)
     change = google.sent("POST", "/endpoints/momalisa:mutateDeployedModel")
     assert change["deployedModel"]["id"] == "1"
     assert change["deployedModel"]["dedicatedResources"]["maxReplicaCount"] == 5
 
     google.requests.clear()
-    play(*call, version="v2")
+    play(*call, "--start-at-task=Register the model", version="v2")
     asked = [str(request).rpartition(":")[2] for request in google.changes if ":" in request.path]
     assert asked == ["upload", "deployModel", "undeployModel"]
     assert google.changes[-1].body == {"deployedModelId": "1"}
 
 
-def test_destroying_asks_first_and_keeps_data(created: Google, play: Play) -> None:
+def test_destroying_asks_first_and_keeps_data_unless_told_otherwise(
+    created: Google, play: Play, tmp_path: Path
+) -> None:
+    place = f"projects/{PROJECT}/locations/us-central1"
+    created.put("artifactregistry", f"{place}/repositories/momalisa", {})
+    created.put(
+        "aiplatform", f"{place}/endpoints/momalisa", {"deployedModels": [{"id": "7", "model": "models/old"}]}
+    )
     assert f"confirm={PROJECT}" in play("destroy.yml", fails=True, confirm="yes").output
     assert created.requests == []
 
-    assert play("destroy.yml", confirm=PROJECT).changed == len(created.changes) == 7
-    assert {request.method for request in created.changes} == {"DELETE"}
-    left = {name for name in created.resources if not name.startswith("serviceusage/")}
-    assert left == {f"compute/{ZONE}/disks/momalisa-data", f"storage/b/{PROJECT}-momalisa"}
-    again_changes_nothing(created, play, "destroy.yml", confirm=PROJECT)
+    assert play("destroy.yml", confirm=PROJECT).changed == len(created.changes) == 9
+    assert created.sent("POST", "/endpoints/momalisa:undeployModel") == {"deployedModelId": "7"}
+    disk, bucket = f"compute/{ZONE}/disks/momalisa-data", f"storage/b/{PROJECT}-momalisa"
+    images = f"artifactregistry/{place}/repositories/momalisa"
+    assert {name for name in created.resources if not name.startswith("serviceusage/")} == {disk, bucket, images}
 
-
-def test_destroying_deletes_data_when_told_so(google: Google, play: Play, tmp_path: Path) -> None:
-    google.put("compute", f"{ZONE}/disks/momalisa-data", {})
-    google.put("artifactregistry", f"projects/{PROJECT}/locations/us-central1/repositories/momalisa", {})
-    google.put("storage", f"b/{PROJECT}-momalisa", {})
-    endpoint = google.put(
-        "aiplatform", f"projects/{PROJECT}/locations/us-central1/endpoints/momalisa", {"displayName": "momalisa"}
-    )
-    endpoint["deployedModels"] = [{"id": "7", "model": "models/old"}]
+    created.requests.clear()
     gcloud = tmp_path / "gcloud"
     gcloud.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     gcloud.chmod(0o755)
-    google.environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    created.environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     play("destroy.yml", confirm=PROJECT, delete_data="true")
-    assert google.sent("POST", "/endpoints/momalisa:undeployModel") == {"deployedModelId": "7"}
-    assert (tmp_path / "calls").read_text() == f"storage rm --recursive gs://{PROJECT}-momalisa\n"
-    assert [name for name in google.resources if not name.startswith("serviceusage/")] == [
-        f"storage/b/{PROJECT}-momalisa"
+    assert [str(request) for request in created.changes] == [
+        f"DELETE compute.googleapis.com/compute/v1/{ZONE}/disks/momalisa-data",
+        f"DELETE artifactregistry.googleapis.com/v1/{place}/repositories/momalisa",
     ]
+    assert (tmp_path / "calls").read_text() == f"storage rm --recursive gs://{PROJECT}-momalisa\n"
