@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from momalisa.processes import free_port
+from tests.infra.docker import Docker
 from tests.infra.google import Google
 from tests.infra.test_ansible import BIN, FOLDER, PROJECT, Played, run
 from tests.receiver import certificates
@@ -41,17 +41,8 @@ class Instance:
 
     name = "instance"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.socket = f"unix://{folder}/docker.sock"
-
-    def docker(self, *arguments: str | Path) -> str:
-        """Run a command of Docker's."""
-        run = subprocess.run(
-            ["docker", "--host", self.socket, *arguments], capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        return run.stdout
+    def __init__(self, docker: Docker) -> None:
+        self.docker = docker
 
     def sh(self, script: str) -> str:
         """Run a script in the instance."""
@@ -69,7 +60,6 @@ class Instance:
         """Run a playbook against it."""
         usual = {
             "ansible_connection": "community.docker.docker",
-            "ansible_docker_extra_args": f"--host={self.socket}",
             "ansible_host": self.name,
             "ansible_user": "root",
             "project_id": "my-project",
@@ -82,7 +72,7 @@ class Instance:
         run = subprocess.run(
             [BIN / "ansible-playbook", name, *extra, *arguments],
             cwd=FOLDER,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            env={**os.environ, **self.docker.variables, "ANSIBLE_NOCOLOR": "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -96,38 +86,22 @@ class Instance:
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """A container of Debian 13 with systemd, a disk and a network of its own."""
     folder = tmp_path_factory.mktemp("instance")
-    instance = Instance(folder)
+    root, disk = folder / "root.tar", folder / "disk.img"
     subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={FROM_DEBIAN}", "trixie", folder / "root.tar"],
-        check=True,
+        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={FROM_DEBIAN}", "trixie", root], check=True
     )
-    disk = folder / "disk.img"
-    with disk.open("wb") as file:
-        file.truncate(300 * 2**20)
-    loop = subprocess.run(
-        ["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    with (folder / "log").open("wb") as log:
-        daemon = subprocess.Popen(
-            [
-                *("dockerd", "--bridge=none", f"--data-root={folder}/data", f"--exec-root={folder}/exec"),
-                *(f"--host={instance.socket}", f"--pidfile={folder}/pid"),
-            ],
-            stdout=log,
-            stderr=log,
-        )
+    disk.touch()
+    os.truncate(disk, 300 * 2**20)
+    attach = ["losetup", "--find", "--show", disk]
+    loop = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    docker = Docker(folder)
+    instance = Instance(docker)
     try:
-        deadline = time.monotonic() + 60
-        while subprocess.run(
-            ["docker", "--host", instance.socket, "info"], capture_output=True, check=False
-        ).returncode:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            assert daemon.poll() is None, (folder / "log").read_text()
-            time.sleep(0.2)
-        instance.docker("import", folder / "root.tar", "debian:13")
-        instance.docker("network", "create", "outside")
+        docker.start()
+        docker("import", str(root), "debian:13")
+        docker("network", "create", "outside")
         # Not privileged: what is left out, a VM's root has, too, but not everybody who runs this.
-        instance.docker(
+        docker(
             *("run", "--detach", "--name", instance.name, "--hostname", "instance", "--network", "outside"),
             *("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--tmpfs=/run", "--tmpfs=/tmp"),
             *("--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--env=container=docker"),
@@ -136,13 +110,12 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
             *("debian:13", "/sbin/init"),
         )
         yield instance
+        docker("rm", "--force", instance.name)
+        docker("network", "rm", "outside")
     finally:
-        subprocess.run(["docker", "--host", instance.socket, "rm", "--force", instance.name], check=False)
-        subprocess.run(["docker", "--host", instance.socket, "network", "rm", "outside"], check=False)
-        daemon.terminate()
-        daemon.wait()
-        subprocess.run(["losetup", "--detach", loop], check=False)
-        shutil.rmtree(folder / "data", ignore_errors=True)
+        docker.stop()
+        subprocess.run(["losetup", "--detach", loop], check=True)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -170,7 +143,7 @@ def test_images_are_built_and_pushed_once(
 ) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     images = [{"name": f"momalisa-{name}", "dockerfile": "Dockerfile"} for name in ("api", "worker")]
-    google.environment["DOCKER_HOST"] = instance.socket
+    google.environment |= instance.docker.variables
     call = ("deploy-docker-images.yml", "--extra-vars", json.dumps({"images": images}))
     run(google, tmp_path, *call, registry=registry, checkout=tmp_path)
     place = f"projects/{PROJECT}/locations/us-central1/repositories/momalisa"
@@ -277,8 +250,8 @@ def test_web_server_gets_a_certificate_and_renews_it(instance: Instance, tmp_pat
     }
     (tmp_path / "pebble.json").write_text(json.dumps({"pebble": configuration}))
     for file in (chain, tmp_path / "pebble.json"):
-        instance.docker("cp", file, f"{instance.name}:/srv/{file.name}")
-    instance.docker("cp", authority, f"{instance.name}:/usr/local/share/ca-certificates/acme.crt")
+        instance.docker("cp", str(file), f"{instance.name}:/srv/{file.name}")
+    instance.docker("cp", str(authority), f"{instance.name}:/usr/local/share/ca-certificates/acme.crt")
     instance.sh("update-ca-certificates")
     instance.sh(
         "systemd-run --quiet --setenv=PEBBLE_VA_NOSLEEP=1 pebble -config /srv/pebble.json;"
