@@ -92,8 +92,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     )
     disk.touch()
     os.truncate(disk, 300 * 2**20)
-    attach = ["losetup", "--find", "--show", disk]
-    loop = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    attached = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True)
+    loop = attached.stdout.strip()
     docker = Docker(folder)
     instance = Instance(docker)
     try:
