@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from momalisa.processes import free_port
-from tests.infra.docker import Docker
+from tests.infra.docker import CACHE, Docker
 from tests.infra.google import Google
 from tests.infra.test_ansible import BIN, FOLDER, PROJECT, Played, run
 from tests.receiver import certificates
@@ -82,14 +82,23 @@ class Instance:
         return played
 
 
+def file_system() -> Path:
+    """Return the archive of Debian 13 with systemd; made once, and kept for later runs."""
+    archive = CACHE / "trixie.tar"
+    if not archive.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        new = CACHE / "new.tar"
+        include = f"--include={FROM_DEBIAN}"
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", include, "trixie", new], check=True)
+        new.rename(archive)
+    return archive
+
+
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """A container of Debian 13 with systemd, a disk and a network of its own."""
     folder = tmp_path_factory.mktemp("instance")
-    root, disk = folder / "root.tar", folder / "disk.img"
-    subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={FROM_DEBIAN}", "trixie", root], check=True
-    )
+    disk = folder / "disk.img"
     disk.touch()
     os.truncate(disk, 300 * 2**20)
     attached = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True)
@@ -98,7 +107,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     instance = Instance(docker)
     try:
         docker.start()
-        docker("import", str(root), "debian:13")
+        docker("import", str(file_system()), "debian:13")
         docker("network", "create", "outside")
         # Not privileged: what is left out, a VM's root has, too, but not everybody who runs this.
         docker(
