@@ -63,7 +63,7 @@ bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/q
 examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
 
-infra: infra-compose ## Test how it is deployed, in short.
+infra: infra-compose infra-ansible ## Test how it is deployed, in short.
 
 infra-test: infra ## Test how it is deployed.
 
@@ -73,6 +73,9 @@ infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of
 		{ apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
 	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+
+infra-ansible: .venv/infra $(if $(LONG),.venv/infra-instance) ## Test the playbooks; LONG=1 also those for the VM, in a container.
+	$(BIN)/pytest tests/infra/test_ansible.py $(if $(LONG),tests/infra/test_ansible_instance.py)
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
@@ -95,6 +98,12 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/infra: .venv/dev
 	@echo "Installing the tools of deployments into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
+# What stands in for a VM: Debian's, where there is apt and we are root.
+.venv/infra-instance: .venv/infra
+	apt-get -qq update
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
