@@ -226,13 +226,11 @@ class System:
 
     def _start_parts(self) -> None:
         python = [sys.executable, "-m"]
-        celery = [*python, "celery", "-A", "worker.tasks", "worker", "--pool", "prefork", "--concurrency", "1"]
-        celery += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         threads = settings().threads or max(1, _cores() // self.workers)
         for number in range(1, self.workers + 1):
             name = f"render-{number}"
-            self._start(name, [*celery, "-Q", "render", "-n", name], THREADS=str(threads))
-        self._start("assemble-1", [*celery, "-Q", "assemble", "-n", "assemble-1"])
+            self._start(name, [*python, "worker", "render"], THREADS=str(threads))
+        self._start("assemble-1", [*python, "worker", "assemble"])
         self._start("reconciler", [*python, "momalisa", "reconcile"])
         secret = self._secret_key()
         self._start("api", [*python, "api"], HOST="127.0.0.1", PORT=str(self._port), SECRET_KEY=secret)
