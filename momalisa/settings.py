@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     bucket_endpoint: str | None = Field(
         None, description="Base URL of an emulator of the bucket API; unset means Google's own."
     )
+    bucket_public_url: str | None = Field(
+        None,
+        description="Base URL at which browsers find the bucket, or a path at which the website's own host leads "
+        "there; unset means that of the bucket API.",
+    )
     signed_urls: bool = Field(
         False,
         description="Whether the bucket is private: then its files are had by signed URLs only, which the API "

@@ -3,7 +3,6 @@
 What is made stays until it is deleted; every request is kept, so that tests can assert bodies, and that a second
 run sends nothing but GETs. It knows the shapes of names and operations, not the rules: it takes bodies that Google
 would refuse.
-A test module gets the fixture by `pytest_plugins = ("tests.infra.google",)`.
 """
 
 import copy
