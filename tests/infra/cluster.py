@@ -1,7 +1,7 @@
-"""The API of a Kubernetes cluster in memory, as far as `kubernetes.core` needs it to apply objects and to wait for them.
+"""The API of a Kubernetes cluster in memory, as far as `kubernetes.core` needs it to apply objects and to wait.
 
-It knows the kinds that our manifests use, and no rules: schemas are for `test_kubernetes`. Jobs are done and Deployments
-run as soon as they are made.
+It knows the kinds that our manifests use, and no rules: schemas are for `test_kubernetes`. Jobs are done and
+Deployments run as soon as they are made.
 """
 
 import json
@@ -28,7 +28,10 @@ KINDS = {
     "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"},
     "keda.sh/v1alpha1": {"ScaledObject": "scaledobjects", "TriggerAuthentication": "triggerauthentications"},
     "gateway.networking.k8s.io/v1": {"Gateway": "gateways", "HTTPRoute": "httproutes"},
-    "networking.gke.io/v1": {"GCPBackendPolicy": "gcpbackendpolicies", "HealthCheckPolicy": "healthcheckpolicies"},
+    "networking.gke.io/v1": {
+        "GCPBackendPolicy": "gcpbackendpolicies",
+        "HealthCheckPolicy": "healthcheckpolicies",
+    },
     "monitoring.googleapis.com/v1": {"PodMonitoring": "podmonitorings"},
     "secrets-store.csi.x-k8s.io/v1": {"SecretProviderClass": "secretproviderclasses"},
 }
@@ -58,31 +61,36 @@ class Cluster:
     def answer(self, method: str, path: str, body: Object | None) -> tuple[int, Object]:
         """Return the status and the body for a request."""
         path = path.strip("/")
-        if method == "GET" and (told := _discovery(path)) is not None:
-            return 200, told
         if method == "GET":
-            if path in self.objects:
-                return 200, self.objects[path]
-            if path.rpartition("/")[2] in {plural for kinds in KINDS.values() for plural in kinds.values()}:
-                found = [each for name, each in self.objects.items() if name.rpartition("/")[0] == path]
-                return 200, {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
-            return _refused(404, "NotFound", path)
+            return self._read(path)
         self.changes.append(f"{method} {path}")
         if method == "POST":
             assert body
             return 201, self._make(f"{path}/{body['metadata']['name']}", body)
         if path not in self.objects:
             return _refused(404, "NotFound", path)
-        if method == "DELETE":
-            namespace = f"/{path.rpartition('/')[2]}/"
-            for name in [
-                name for name in self.objects if name == path or "namespaces" in path and namespace in name
-            ]:
-                del self.objects[name]
-            return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
-        assert body
+        return self._delete(path) if method == "DELETE" else self._change(path, body)
+
+    def _read(self, path: str) -> tuple[int, Object]:
+        if (told := _discovery(path)) is not None:
+            return 200, told
+        if path in self.objects:
+            return 200, self.objects[path]
+        if path.rpartition("/")[2] in {plural for kinds in KINDS.values() for plural in kinds.values()}:
+            found = [each for name, each in self.objects.items() if name.rpartition("/")[0] == path]
+            return 200, {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
+        return _refused(404, "NotFound", path)
+
+    def _delete(self, path: str) -> tuple[int, Object]:
+        """Remove an object; and with a namespace, all that is in it."""
+        inside = f"/{path.removeprefix('api/v1/')}/"
+        for name in [name for name in self.objects if name == path or inside in f"/{name}"]:
+            del self.objects[name]
+        return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+
+    def _change(self, path: str, patch: Object | None) -> tuple[int, Object]:
         old = self.objects[path]
-        new = _merged(old, body)
+        new: Object = _merged(old, patch)
         if old["kind"] == "Job" and new["spec"]["template"] != old["spec"]["template"]:
             return _refused(422, "Invalid", f"{path}: spec.template: field is immutable")
         self.objects[path] = new

@@ -1,7 +1,7 @@
 """The manifests: valid, and true to the code that they run.
 
-Each check is a function that asserts something of all objects of an overlay, and each is shown to fail on a manifest
-that was broken for it.
+Each check is a function that asserts something of all objects of an overlay, and each is shown to fail on a
+manifest that was broken for it.
 """
 
 import ast
@@ -49,7 +49,7 @@ CRDS = {"keda.sh", "gateway.networking.k8s.io", "networking.gke.io"}
 NO_SCHEMA = {"SecretProviderClass", "PodMonitoring"}
 """Kinds that have none anywhere; what they refer to is checked."""
 
-OTHER_VARIABLES = {"HF_HUB_OFFLINE", "HF_HOME", "LD_LIBRARY_PATH"}
+OTHER_VARIABLES = {"API", "HF_HUB_OFFLINE", "HF_HOME", "LD_LIBRARY_PATH"}
 """What others than MoMALisa read."""
 
 AT_DEFAULT = {
@@ -60,7 +60,9 @@ AT_DEFAULT = {
     *("rate_limits", "requests_per_minute", "submissions_per_minute", "max_waiting_walks", "pixel_steps_per_day"),
     *("lease_seconds", "stall_seconds", "reconcile_seconds", "retention_days", "max_attempts", "max_permits"),
     *("webhook_loopback", "webhook_ca", "webhook_seconds"),
-    *("momalisa_url", "momalisa_api_key"),
+    *("momalisa_url", "momalisa_api_key", "otel_exporter_otlp_endpoint"),
+    *("renderer", "vertex_endpoint", "vertex_url", "vertex_seconds"),
+    *("aip_http_port", "aip_health_route", "aip_predict_route"),
 }
 """Settings that a cluster leaves as they are. A new setting is named here or in the manifests."""
 
@@ -293,6 +295,11 @@ def commands_are_those_of_the_code(manifests: Manifests) -> None:
                 assert component(each) == "weights"
             case None:
                 assert component(each) == "frontend"
+                # NGINX's resolver takes whole names only.
+                namespace = each["metadata"]["namespace"]
+                (port,) = manifests.one("Service", "api")["spec"]["ports"]
+                given = variables(manifests, each["spec"]["template"]["spec"])
+                assert given == {"API": f"api.{namespace}.svc.cluster.local:{port['port']}"}
             case other:
                 pytest.fail(f"nobody knows {other}")
         image = {"frontend": "frontend", "weights": "worker", **dict.fromkeys(WORKERS, "worker")}
@@ -546,14 +553,22 @@ def the_load_balancer_waits_for_held_answers(manifests: Manifests) -> None:
 def visitors_are_known_by_their_own_address(manifests: Manifests) -> None:
     trusted = _settings(variables(manifests, manifests.pod("api"))).trusted_proxies
     visitor, pod = "198.51.100.7", POD_NETWORK
-    # The load balancer adds the visitor and itself, the frontend adds whom it talked to, NGINX Ingress only the visitor.
-    for peer, forwarded in (
-        (LB_PROXY, f"1.1.1.1, {visitor}, {LB_ADDRESS}"),
-        (pod, f"1.1.1.1, {visitor}, {LB_ADDRESS}, {LB_PROXY}"),
-        (pod, f"1.1.1.1, {visitor}"),
-        (pod, f"1.1.1.1, {visitor}, 10.20.1.1"),
-    ):
-        assert client_address(peer, [forwarded], trusted) == visitor
+    (configuration,) = [
+        each["data"]["real-ip.conf"]
+        for each in manifests.all("ConfigMap")
+        if each["metadata"]["name"].startswith("frontend-")
+    ]
+    believed = [ip_network(each) for each in re.findall(r"set_real_ip_from (\S+);", configuration)]
+    assert sorted(map(str, believed)) == sorted(map(str, trusted)), "NGINX and the API believe the same proxies"
+    assert "real_ip_recursive on;" in configuration
+    # The load balancer adds the visitor and itself, NGINX Ingress the visitor only.
+    peer, forwarded = {
+        "gateway": (LB_PROXY, f"1.1.1.1, {visitor}, {LB_ADDRESS}"),
+        "nginx": (pod, f"1.1.1.1, {visitor}"),
+    }[manifests.overlay]
+    assert client_address(peer, [forwarded], trusted) == visitor
+    through_the_frontend = client_address(peer, [forwarded], [each for each in believed if each.version == 4])
+    assert client_address(pod, [through_the_frontend], trusted) == visitor
     assert client_address(visitor, ["1.1.1.1"], trusted) == visitor
 
 
@@ -605,7 +620,9 @@ def put(kind: str, name: str, path: str, value: Any) -> Callable[[Manifests], No
 
 def setting(name: str, value: str | None) -> Callable[[Manifests], None]:
     def change(manifests: Manifests) -> None:
-        (data,) = [each["data"] for each in manifests.all("ConfigMap")]
+        (data,) = [
+            each["data"] for each in manifests.all("ConfigMap") if each["metadata"]["name"].startswith("settings-")
+        ]
         if value is None:
             del data[name]
         else:
@@ -717,6 +734,7 @@ FAULTS: tuple[tuple[Callable[[Manifests], None], Callable[[Manifests], None]], .
         the_load_balancer_waits_for_held_answers,
         put("HealthCheckPolicy", "frontend", "spec.default.config.httpHealthCheck.port", 80),
     ),
+    (commands_are_those_of_the_code, put("Deployment", "frontend", f"{MAIN}.env.0.value", "api:8000")),
     (visitors_are_known_by_their_own_address, setting("TRUSTED_PROXIES", "10.20.0.0/16,10.10.64.0/23")),
 )
 
