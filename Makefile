@@ -59,6 +59,9 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
 	$(BIN)/python -m benchmarks.gif
 
+infra-ansible: .venv/infra ## Test the playbooks; LONG=1 also those for the VM, in a container.
+	$(BIN)/pytest tests/infra/test_ansible.py
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 
@@ -75,6 +78,11 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/dev: .venv/run
 	@echo "Installing the tools of developers into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+.venv/infra: .venv/dev
+	@echo "Installing the tools of deployments into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
