@@ -54,6 +54,7 @@ class Stage:
                 HELM_STATE=str(self.folder / "helm.json"),
                 ANSIBLE_NOCOLOR="1",
                 ANSIBLE_PIPELINING="1",
+                K8S_AUTH_NO_PROXY="127.0.0.1",
                 ANSIBLE_LOCALHOST_WARNING="0",
             ),
             capture_output=True,
