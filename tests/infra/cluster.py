@@ -48,7 +48,7 @@ class Cluster:
         self.objects: dict[str, Object] = {}
         """By path, as in `apis/apps/v1/namespaces/momalisa/deployments/api`, in the order in which they were made."""
         self.changes: list[str] = []
-        """Method and path of each request that is more than a question."""
+        """Method and path of each request that changed something."""
         self.url = ""
 
     def one(self, kind: str, name: str) -> Object:
@@ -63,13 +63,17 @@ class Cluster:
         path = path.strip("/")
         if method == "GET":
             return self._read(path)
-        self.changes.append(f"{method} {path}")
+        before = self.objects.get(path)
         if method == "POST":
             assert body
-            return 201, self._make(f"{path}/{body['metadata']['name']}", body)
-        if path not in self.objects:
+            status, answer = 201, self._make(f"{path}/{body['metadata']['name']}", body)
+        elif before is None:
             return _refused(404, "NotFound", path)
-        return self._delete(path) if method == "DELETE" else self._change(path, body)
+        else:
+            status, answer = self._delete(path) if method == "DELETE" else self._change(path, body)
+        if method == "POST" or self.objects.get(path) != before:  # a patch with nothing new in it is no change
+            self.changes.append(f"{method} {path}")
+        return status, answer
 
     def _read(self, path: str) -> tuple[int, Object]:
         if (told := _discovery(path)) is not None:
