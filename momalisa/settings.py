@@ -167,6 +167,18 @@ class Settings(BaseSettings):
     )
     momalisa_api_key: SecretStr | None = Field(None, description="The key that the `momalisa` command shows it.")
 
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which a part answers `/metrics`, `/healthz` and `/readyz`, on all addresses; unset "
+        "means none. `momalisa up` gives it to the API, and those that follow to the other parts.",
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="Base URL of an OpenTelemetry collector that takes traces by OTLP over HTTP; unset means none.",
+    )
+
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="How log lines are written; auto means text on a terminal, else JSON."
     )

@@ -6,7 +6,7 @@ FROM nginx:1.29.8-alpine AS static
 COPY frontend/static /app/frontend/static
 # Compressed once, here, so that NGINX need not do it for each visitor.
 RUN find /app/frontend/static -type f -size +1k \( -name '*.js' -o -name '*.css' -o -name '*.svg' \) \
-    -exec gzip --keep -9 {} +
+    -exec gzip -9k {} +
 
 FROM nginx:1.29.8-alpine
 COPY infra/nginx/nginx.conf.template /etc/nginx/templates/

@@ -46,7 +46,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
-        """By path, as in `apis/apps/v1/namespaces/momalisa/deployments/api`, in the order in which they were made."""
+        """By path, like `apis/apps/v1/namespaces/momalisa/deployments/api`, in the order of their making."""
         self.changes: list[str] = []
         """Method and path of each request that changed something."""
         self.url = ""
