@@ -53,7 +53,7 @@ OTHER_VARIABLES = {"API", "HF_HUB_OFFLINE", "HF_HOME", "LD_LIBRARY_PATH"}
 """What others than MoMALisa read."""
 
 AT_DEFAULT = {
-    *("port", "bucket_endpoint", "signed_url_seconds"),
+    *("port", "bucket_endpoint", "bucket_public_url", "signed_url_seconds"),
     *("image_size", "max_size", "default_steps", "default_guidance", "batch_size"),
     *("dtype", "compiled_folder", "threads", "workers"),
     *("anonymous", "cors_origins", "blocklist"),
