@@ -65,7 +65,7 @@ examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 
 infra: infra-compose infra-ansible infra-kubernetes ## Test how it is deployed, in short.
 
-infra-test: infra infra-cluster ## Test how it is deployed; LONG=1 also the VM, in a container.
+infra-test: infra infra-instance infra-cluster ## Test how it is deployed.
 
 # Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
 infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
@@ -74,8 +74,11 @@ infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
 	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
 
-infra-ansible: .venv/infra $(if $(LONG),.venv/infra-instance) ## Test the playbooks; LONG=1 also those for the VM, in a container.
-	$(BIN)/pytest tests/infra/test_ansible.py $(if $(LONG),tests/infra/test_ansible_instance.py)
+infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
+	$(BIN)/pytest tests/infra/test_ansible.py
+
+infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the VM, on a container in place of one; as root.
+	$(BIN)/pytest tests/infra/test_ansible_instance.py
 
 infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py
