@@ -39,7 +39,7 @@ PAIRS = [
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 
 Contestant = Callable[[Job, Path], Pictures]
 """Renders a walk, leaves its frames as PNG files in a folder, and returns them."""
@@ -60,7 +60,7 @@ class Times:
 def main() -> None:
     """Measure, and write the table."""
     short = quality.parser("benchmarks.render", __doc__).parse_args().short
-    pairs, frames, steps, rounds = (PAIRS[:1], 16, 2, 1) if short else (PAIRS[:2], 48, settings().default_steps, 3)
+    pairs, frames, steps, rounds = (PAIRS[:1], 16, 2, 1) if short else (PAIRS[:2], 32, settings().default_steps, 3)
     jobs = [Job(pair, frames, steps, settings().default_guidance, settings().image_size) for pair in pairs]
     alone = _contestants()
     times = {name: Times() for name in [*alone, *map(_system_name, (1, 2))]}
