@@ -192,13 +192,16 @@ def heartbeat(session: Session, claim: Claim) -> None:
     report(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
 
 
-def give_back(session: Session, claim: Claim) -> None:
-    """Return a chunk to the queue, because this worker must stop; the attempt does not count.
+def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
+    """Return a chunk to the queue, because this worker cannot do it; the attempt does not count.
+
+    It is due again after `seconds`.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1)
+    due_at = _from_now(seconds)
+    report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
 
 
 def attempt_failed(session: Session, claim: Claim, error: str) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 from momalisa import chunks, queue
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
-from momalisa.errors import LeaseLostError, StoreUnavailableError
+from momalisa.errors import LeaseLostError, RendererBusyError, StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -60,7 +61,38 @@ def stopping() -> bool:
     return _stop[0] != 0
 
 
-class Lease:
+class Hold(ABC):
+    """The right to do some work, as long as it lasts."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise if the work should end. Cheap: call it often."""
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """Raise unless the work is certain to be ours still."""
+
+    def at_once(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+        """Return what a function gives for each set of arguments, from several threads at once.
+
+        When the work should end, it does not wait for what is under way: those threads stop by themselves before
+        they try anything again, and what they finish does no harm.
+        """
+        pool = ThreadPoolExecutor(TRANSFERS)
+        try:
+            futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
+            pending = set(futures)
+            while pending:
+                self.check()
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Lease(Hold):
     """A claimed chunk that is kept by heartbeats for the length of a `with` block."""
 
     def __init__(self, claim: Claim) -> None:
@@ -94,25 +126,6 @@ class Lease:
         """
         with transaction() as session:
             chunks.heartbeat(session, self.claim)
-
-    def at_once(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
-        """Return what a function gives for each set of arguments, from several threads at once.
-
-        When the work should end, it does not wait for what is under way: those threads stop by themselves before
-        they try anything again, and what they finish does no harm.
-        """
-        pool = ThreadPoolExecutor(TRANSFERS)
-        try:
-            futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
-            pending = set(futures)
-            while pending:
-                self.check()
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -186,6 +199,12 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
     except (Stopping, StoreUnavailableError) as cause:
         due = _give_up(claim, lambda session: chunks.give_back(session, claim))
         log.info("given back", cause=type(cause).__name__)
+    except RendererBusyError as busy:
+        seconds = busy.retry_after
+        _give_up(claim, lambda session: chunks.give_back(session, claim, seconds))
+        log.warning("given back", cause=type(busy).__name__, reason=str(busy), due_in=seconds)
+        _claim_nothing(seconds)
+        return
     except LeaseLostError:
         due = None
         log.warning("dropped, because the lease is lost")
@@ -200,6 +219,13 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         return
     if due is not None:
         queue.publish(*due)
+
+
+def _claim_nothing(seconds: float) -> None:
+    """Keep this process from the next chunk for a while, since that would fare no better."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not stopping():
+        time.sleep(min(seconds, 0.2))
 
 
 def _give_up(claim: Claim, report: Callable[[Session], object]) -> Due | None:
