@@ -34,26 +34,27 @@ def _configure_logging(**_: Any) -> None:
 @signals.worker_init.connect
 def _import_the_renderer(**_: Any) -> None:
     """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model."""
-    if _has_the_model():
+    if _renders() and settings().renderer == "local":
         import worker.renderer  # noqa: F401, PLC0415
 
 
 @signals.worker_process_init.connect
 def _load_the_model(**_: Any) -> None:
     """Load the model in the child that will use it, before it reports for work."""
-    if not _has_the_model():
+    if not _renders():
         return
-    try:
-        work.renderer()
-    except ModelError as error:
-        logger.critical("no renderer", reason=str(error))
-        raise SystemExit(1) from error  # Celery would log any other exception and go on
+    if settings().renderer == "local":
+        try:
+            work.renderer()
+        except ModelError as error:
+            logger.critical("no renderer", reason=str(error))
+            raise SystemExit(1) from error  # Celery would log any other exception and go on
     logger.info("renderer ready", model=settings().model_name)
 
 
-def _has_the_model() -> bool:
-    """Tell whether this worker renders, and does it itself."""
-    return ChunkKind.RENDER in app.amqp.queues.consume_from and settings().renderer == "local"
+def _renders() -> bool:
+    """Tell whether this worker takes chunks of frames."""
+    return ChunkKind.RENDER in app.amqp.queues.consume_from
 
 
 @signals.worker_shutting_down.connect
