@@ -1,17 +1,19 @@
 """Working under a lease: claim a chunk, keep it by heartbeats, record the result, or give it up cleanly."""
 
-import contextlib
 import contextvars
 import mmap
 import os
+import signal
 import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Never, Self, TypeVar
 from uuid import UUID
 
 import structlog
@@ -37,6 +39,9 @@ STOP_SECONDS = 10
 
 TRANSFERS = 8
 """Objects that are uploaded or downloaded at once."""
+
+REPORT_SECONDS = 5
+"""How long a process that hangs may take to say so before it ends."""
 
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
@@ -100,9 +105,8 @@ class Lease(Hold):
         self._ended = threading.Event()
         self._step = time.monotonic()
         self._lost = threading.Event()
-        self._thread = threading.Thread(
-            target=contextvars.copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
-        )
+        self._context = contextvars.copy_context()
+        self._released = threading.Event()
 
     def check(self) -> None:
         """Raise if the work should end. Cheap: call it often.
@@ -128,14 +132,19 @@ class Lease(Hold):
             chunks.heartbeat(session, self.claim)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        _to_keep.put(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        self._released.wait()
+
+    def keep(self) -> None:
+        """Keep the lease until the `with` block ends; for the thread that `watch` starts."""
+        self._context.run(self._beat)
+        self._released.set()
 
     def _beat(self) -> None:
         """Send heartbeats; and end the process if its main thread hangs, where no exception would reach it."""
@@ -146,10 +155,7 @@ class Lease(Hold):
             if stopping():
                 asked_to_stop = asked_to_stop or now
             if now - self._step > settings().stall_seconds or now - (asked_to_stop or now) > STOP_SECONDS:
-                log.critical("hung, so this process ends", seconds=round(now - self._step))
-                with contextlib.suppress(LeaseLostError, StoreUnavailableError), transaction() as session:
-                    chunks.attempt_failed(session, self.claim, "its worker hung")
-                os._exit(1)
+                self._end_process(hung_seconds=now - self._step)
             if now - last_beat < interval:
                 continue
             last_beat = now
@@ -160,6 +166,37 @@ class Lease(Hold):
             except StoreUnavailableError as error:
                 log.warning("heartbeat not sent", reason=str(error))
 
+    def _end_process(self, hung_seconds: float) -> Never:
+        """Give the chunk up, if that can be done, and end the process; the kernel does it if even this hangs."""
+        signal.alarm(REPORT_SECONDS)
+        try:
+            log.critical("hung, so this process ends", seconds=round(hung_seconds))
+            with transaction() as session:
+                chunks.attempt_failed(session, self.claim, "its worker hung")
+        finally:
+            os._exit(1)
+
+
+_to_keep: SimpleQueue[Lease] = SimpleQueue()
+
+
+@cache
+def watch() -> None:
+    """Start the thread of this process that keeps its leases and ends it when it hangs.
+
+    It is one for all leases, started before any is claimed: a thread that is to start when memory has run out may
+    hang the one that starts it, and then nobody would watch.
+    """
+    threading.Thread(target=_watch, name="watch", daemon=True).start()
+
+
+def _watch() -> Never:
+    try:
+        while True:
+            _to_keep.get().keep()
+    finally:
+        os._exit(1)  # whatever went wrong here, nothing may be done without a watch
+
 
 def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     """Claim the best chunk of a kind, do the work, and record it; return at once if there is nothing to do.
@@ -168,6 +205,7 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
         SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
             no memory left), so the next chunk gets a fresh one.
     """
+    watch()
     if stopping():
         return
     try:

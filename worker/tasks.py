@@ -41,6 +41,7 @@ def _import_the_renderer(**_: Any) -> None:
 @signals.worker_process_init.connect
 def _load_the_model(**_: Any) -> None:
     """Load the model in the child that will use it, before it reports for work."""
+    lease.watch()
     if not _renders():
         return
     if settings().renderer == "local":

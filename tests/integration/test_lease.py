@@ -180,11 +180,39 @@ lease.run(ChunkKind.RENDER, hang)
 
 def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(make: Callable[[], UUID], services: System) -> None:
     make()
+    assert ended_by_itself(HANGS, services) == 1
+    assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
+
+
+def ended_by_itself(program: str, services: System) -> int:
+    """Return the exit code of a worker that may make no step for a second."""
     variables = {**services.variables, "STALL_SECONDS": "1", "LEASE_SECONDS": "3"}
-    hung = subprocess.run(
-        [sys.executable, "-c", HANGS], cwd=ROOT, env=environment(**variables), timeout=60, check=False
-    )
-    assert hung.returncode == 1
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, env=environment(**variables), timeout=60, check=False).returncode
+
+
+STARVES = """
+import threading
+from momalisa import chunks
+from momalisa.tables import ChunkKind
+from worker import lease
+def claim(*arguments, **named):
+    claimed = chunks_claim(*arguments, **named)
+    threading.Thread.start = lambda thread: threading.Event().wait()
+    return claimed
+def work(kept):
+    kept.at_once(len, ["something"])
+chunks_claim, chunks.claim = chunks.claim, claim
+lease.run(ChunkKind.RENDER, work)
+"""
+"""No thread starts any more once a chunk is claimed, as when memory ran out: whoever starts one waits for ever."""
+
+
+def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_free(
+    make: Callable[[], UUID], services: System
+) -> None:
+    make()
+    assert ended_by_itself(STARVES, services) == 1
     assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
 
 
