@@ -10,9 +10,9 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER WORKERS_MAX CHUNK_SECONDS
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif bench-scale clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -58,6 +58,10 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
 	$(BIN)/python -m benchmarks.gif
+
+bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md; WORKERS_MAX=4 CHUNK_SECONDS=1 is the short form.
+	$(BIN)/python -m benchmarks.scale $${WORKERS_MAX:+--workers-max "$$WORKERS_MAX"} \
+		$${CHUNK_SECONDS:+--chunk-seconds "$$CHUNK_SECONDS"}
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,8 +161,9 @@ class Handler(BaseHTTPRequestHandler):
         )
         place = Place(self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(order.walk_id)):
+            logger.info("ordered", frames=len(order.positions), wanted=len(order.wanted))
             try:
-                batch = self.server.painter.submit(self.server.make, order, place).result()
+                batch = self._made(order, place)
             except Abandoned:
                 logger.info("abandoned")
                 self.close_connection = True
@@ -173,6 +174,18 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.server.failures = 0
                 self._answer(HTTPStatus.OK, answer(order, batch).model_dump(mode="json"))
+
+    def _made(self, order: Order, place: Place) -> Batch:
+        """Wait until an order is made; one whose turn has not come ends here when it should."""
+        making = self.server.painter.submit(self.server.make, order, place)
+        while not making.done():
+            wait([making], timeout=0.2)
+            try:
+                place.check()
+            except (Abandoned, Stopping):
+                if making.cancel():
+                    raise
+        return making.result()
 
     def _failed(self, error: Exception) -> None:
         logger.error("failed", exc_info=error)

@@ -1,7 +1,6 @@
 """Walks that an endpoint of Vertex AI renders: through the container's own server, and past endpoints that fail."""
 
 import json
-import signal
 import socket
 import sys
 import threading
@@ -180,16 +179,22 @@ def has_torch(worker: Child) -> bool:
 # The container by itself.
 
 
-@pytest.fixture
-def container(services: System, tmp_path: Path) -> Iterator[Container]:
-    made = Container(
-        tmp_path / "vertex.log", free_port(), BUCKET_ENDPOINT=services.variables["BUCKET_ENDPOINT"], THREADS="1"
-    )
+@pytest.fixture(scope="module")
+def _container(_services: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    bucket, log = _services.variables["BUCKET_ENDPOINT"], tmp_path_factory.mktemp("container") / "vertex.log"
+    made = Container(log, free_port(), BUCKET_ENDPOINT=bucket, THREADS="1")
     try:
-        made.start()
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def container(services: System, _container: Container) -> Container:
+    """The container, ready; its bucket is that of this process."""
+    if _container.child.process is None or _container.child.ended() is not None:
+        _container.start()
+    return _container
 
 
 def order(spec: WalkSpec, *positions: float, **parameters: Any) -> dict[str, Any]:
@@ -232,36 +237,36 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
 def test_who_hangs_up_frees_the_place_that_others_are_refused(
     container: Container, spec: Callable[..., WalkSpec]
 ) -> None:
+    ordered, abandoned = len(container.events("ordered")), len(container.events("abandoned"))
     endless = json.dumps(order(spec(steps=100), *(step / 64 for step in range(64)))).encode()
     head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(endless)}\r\n\r\n".encode()
     address = (container.http.base_url.host, container.http.base_url.port or 0)
     callers = [socket.create_connection(address) for _ in range(2)]
     for caller in callers:
         caller.sendall(head + endless)
+    until(lambda: len(container.events("ordered")) == ordered + 2)
 
     def ask() -> httpx.Response:
         return container.http.post(ROUTE, json=order(spec(), 0.0))
 
-    until(lambda: ask().status_code == 503)
-    assert ask().headers["Retry-After"] == "2"
+    assert (ask().status_code, ask().headers["Retry-After"]) == (503, "2")
     assert container.health() == 200  # busy is not ill
     for caller in callers:
         caller.close()
     until(lambda: ask().status_code == 200)
-    assert len(container.events("abandoned")) == 2
+    assert len(container.events("abandoned")) == abandoned + 2
 
 
 def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
     container: Container, spec: Callable[..., WalkSpec]
 ) -> None:
-    answers: list[httpx.Response] = []
+    ordered = len(container.events("ordered"))
     endless = order(spec(steps=100), *(step / 64 for step in range(64)))
+    answers: list[httpx.Response] = []
     caller = threading.Thread(target=lambda: answers.append(container.http.post(ROUTE, json=endless)))
     caller.start()
-    with httpx.Client(base_url=container.http.base_url, trust_env=False) as other:
-        until(lambda: other.post(ROUTE, json={**endless, "parameters": None}).status_code == 400)
-    assert container.child.process
-    container.child.process.send_signal(signal.SIGTERM)
+    until(lambda: len(container.events("ordered")) == ordered + 1)
+    container.child.signal_stop()
     caller.join()
     assert answers[0].status_code == 503
     container.child.wait_stopped(time.monotonic() + 15)
