@@ -87,28 +87,31 @@ def add(session: Session, walk_id: UUID, party: str, positions: Sequence[float])
     batches = maths.chunks(len(positions), settings().batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
     begin = 0 if last is None else last + 1
-    turns = {rank: next_turn(session, party, rank) for rank in (1, 2)}
+    numbers = range(begin, begin + len(batches))
+    turns = {rank: next_turn(session, party, rank) for rank in {2 if number else 1 for number in numbers}}
     session.execute(
-        insert(Chunk),
-        [
-            {
-                "walk_id": walk_id,
-                "number": number,
-                "kind": ChunkKind.RENDER,
-                "owner": party,
-                "rank": 2 if number else 1,
-                "turn": turns[2] + number - max(begin, 1) if number else turns[1],
-            }
-            for number in range(begin, begin + len(batches))
-        ],
+        insert(Chunk).values(
+            [
+                {
+                    "walk_id": walk_id,
+                    "number": number,
+                    "kind": ChunkKind.RENDER,
+                    "owner": party,
+                    "rank": 2 if number else 1,
+                    "turn": turns[2] + number - max(begin, 1) if number else turns[1],
+                }
+                for number in numbers
+            ]
+        )
     )
-    session.execute(
-        insert(Frame),
-        [
-            {"walk_id": walk_id, "position": positions[index], "chunk": number}
-            for number, indices in enumerate(batches, start=begin)
-            for index in indices
-        ],
+    session.execute(  # many rows by one statement: a list of parameters would be a statement for each
+        insert(Frame).values(
+            [
+                {"walk_id": walk_id, "position": positions[index], "chunk": number}
+                for number, indices in zip(numbers, batches, strict=True)
+                for index in indices
+            ]
+        )
     )
     return Due(ChunkKind.RENDER, len(batches))
 
@@ -156,14 +159,15 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         )
         .returning(Chunk.attempts)
     ).scalar_one()
-    session.execute(
-        update(Walk)
-        .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
-        .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
-    )
     walk = session.execute(
-        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk).where(Walk.id == chunk.walk_id)
+        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk, Walk.status).where(Walk.id == chunk.walk_id)
     ).one()
+    if walk.status == WalkStatus.QUEUED:
+        session.execute(
+            update(Walk)
+            .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
+            .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
+        )
     frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
     if kind == ChunkKind.RENDER:
         frames = frames.where(Frame.chunk == chunk.number)

@@ -142,19 +142,20 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
     """
     chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
     session.execute(
-        insert(Artifact),
-        [
-            {
-                "walk_id": claim.walk_id,
-                "kind": artifact.kind,
-                "object": artifact.stored.name,
-                "bytes": artifact.stored.bytes,
-                "crc32c": artifact.stored.crc32c,
-                "width": artifact.width,
-                "height": artifact.height,
-            }
-            for artifact in artifacts
-        ],
+        insert(Artifact).values(
+            [
+                {
+                    "walk_id": claim.walk_id,
+                    "kind": artifact.kind,
+                    "object": artifact.stored.name,
+                    "bytes": artifact.stored.bytes,
+                    "crc32c": artifact.stored.crc32c,
+                    "width": artifact.width,
+                    "height": artifact.height,
+                }
+                for artifact in artifacts
+            ]
+        )
     )
     session.execute(
         update(Walk)

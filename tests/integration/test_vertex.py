@@ -32,7 +32,7 @@ ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
 ROUTE = f"/v1/{ENDPOINT}:predict"
 """As the platform's proxy would call the container if it called it as it is called itself."""
 
-LONG = "a tower of " + "very " * 100 + "old stones"
+LONG = "so " * 90 + "old a tower"
 """More than the model reads, so that it warns."""
 
 
