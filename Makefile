@@ -10,9 +10,9 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER WORKERS_MAX CHUNK_SECONDS
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif bench-scale clean
+.PHONY: help walk up test check format unit integration e2e chaos bench bench-smoothness bench-render bench-gif bench-scale clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -49,19 +49,19 @@ chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
-bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md; PAIRS=2 is the short form: PAIRS= STEPS=
-	$(BIN)/python -m benchmarks.smoothness $${PAIRS:+--pairs "$$PAIRS"} $${STEPS:+--steps "$$STEPS"}
+bench: bench-smoothness bench-render bench-gif bench-scale ## Measure everything; SHORT=1 tries in small and writes no document.
 
-bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: PAIRS= FRAMES= STEPS= ROUNDS= COMPILED_FOLDER=
-	$(BIN)/python -m benchmarks.render --frames "$$FRAMES" $${PAIRS:+--pairs "$$PAIRS"} \
-		$${STEPS:+--steps "$$STEPS"} $${ROUNDS:+--rounds "$$ROUNDS"}
+bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT=
+	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
-bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
-	$(BIN)/python -m benchmarks.gif
+bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILED_FOLDER=
+	$(BIN)/python -m benchmarks.render $${SHORT:+--short}
 
-bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md; WORKERS_MAX=4 CHUNK_SECONDS=1 is the short form.
-	$(BIN)/python -m benchmarks.scale $${WORKERS_MAX:+--workers-max "$$WORKERS_MAX"} \
-		$${CHUNK_SECONDS:+--chunk-seconds "$$CHUNK_SECONDS"}
+bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
+	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
+
+bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
+	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
