@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,10 @@ from momalisa.settings import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
 
-LEVELS = (1, 4, 16, 64, 128)
+LEVELS = (1, 16, 64, 128)
 """Numbers of render workers."""
 
-BIG = (8, 30, 64)
+BIG = (8, 30)
 """Numbers of workers that render one big walk alone; it has 30 chunks."""
 
 MOST = 8
@@ -60,7 +60,7 @@ BIG_WALK = {**WALK, "frames": 240, "pacing": "linear"}
 SMALL_WALK = {**WALK, "width": 128, "height": 128}
 """For the loop of KEDA, whose walks are assembled, too: that is no simulation, and takes its time."""
 
-ROUNDS = 4
+ROUNDS = 3
 """Chunks that each worker renders while it is watched."""
 
 PARTS = ("api", "reconciler", "render", "assemble")
@@ -469,31 +469,34 @@ def loop_table(loop: Loop) -> Iterator[str]:
 def main() -> int:
     """Measure, and write the tables into docs/scaling.md if they are the whole ones; return 1 if work was lost."""
     short = quality.parser("benchmarks.scale", __doc__).parse_args().short
-    levels, big, walks, chunk_seconds = ((1, 4), (4,), 2, 1.0) if short else (LEVELS, BIG, 16, CHUNK_SECONDS)
+    levels, big, chunk_seconds = ((1, 4), (4,), 1.0) if short else (LEVELS, BIG, CHUNK_SECONDS)
+
+    def tell(name: str, lines: Iterable[str]) -> None:
+        lines = list(lines)
+        print("\n".join([*lines, ""]), flush=True)
+        if not short:
+            quality.write(name, lines, PAGE)
+
     with (
         tempfile.TemporaryDirectory(prefix="momalisa-") as folder,
         local.started(Bench(Path(folder), port=free_port(), variables=SETTINGS), print) as bench,
     ):
         idle = Visitor(bench.url)
         with idle.visiting():
-            time.sleep(4 if short else 20)
+            time.sleep(4 if short else 15)
         seen = []
         for workers in levels:
             seen.append(backlog(bench, workers, chunk_seconds))
             print(f"{workers} workers: {seen[-1].share:.1%} of their time spent rendering", flush=True)
-        times = {workers: big_walk(bench, workers, chunk_seconds) for workers in big}
-        loop = keda(bench, walks, chunk_seconds / 4)
+        tell("backlog", table(seen, idle, chunk_seconds))
+        tell(
+            "big-walk",
+            big_table({workers: big_walk(bench, workers, chunk_seconds) for workers in big}, chunk_seconds),
+        )
+        loop = keda(bench, 8, chunk_seconds / 4)
     sent = statements(loop, seen[-1])
     total = f"Statements a frame, of all parts: {sent:.2f}, of {STATEMENTS:g} at most."
-    tables = {
-        "backlog": list(table(seen, idle, chunk_seconds)),
-        "big-walk": list(big_table(times, chunk_seconds)),
-        "keda": [*loop_table(loop), "", total],
-    }
-    for name, lines in tables.items():
-        print("\n".join([*lines, ""]))
-        if not short:
-            quality.write(name, lines, PAGE)
+    tell("keda", [*loop_table(loop), "", total])
     failures = [
         *(["a walk did not succeed"] if loop.succeeded < loop.walks else []),
         *(["a chunk was lost"] if loop.lost else []),
