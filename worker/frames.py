@@ -63,6 +63,7 @@ def make(renderer: "Renderer", order: Order, hold: Hold) -> Batch:
         return Batch(keys, [], warnings)
     started = time.monotonic()
     rendering = renderer.render(spec, list(order.positions), hold.check)
+    hold.rendered, hold.wanted = len(order.positions), len(order.wanted)
     log.info("rendered", seconds=round(time.monotonic() - started, 3))
 
     def upload(position: float, key: str, picture: Picture, flag: Flag | None) -> MadeFrame | FlaggedFrame | None:

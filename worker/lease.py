@@ -19,13 +19,15 @@ from uuid import UUID
 import structlog
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, queue
+from momalisa import chunks, monitoring, queue, tracing
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, RendererBusyError, StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
+from worker import pulse
+from worker.pulse import State
 
 log = logger(__name__)
 
@@ -68,6 +70,11 @@ def stopping() -> bool:
 
 class Hold(ABC):
     """The right to do some work, as long as it lasts."""
+
+    rendered = 0
+    """Frames that a model made under it."""
+    wanted = 0
+    """Of them, those that are to be recorded."""
 
     @abstractmethod
     def check(self) -> None:
@@ -140,6 +147,7 @@ class Lease(Hold):
     ) -> None:
         self._ended.set()
         self._released.wait()
+        pulse.tell(State.READY)
 
     def keep(self) -> None:
         """Keep the lease until the `with` block ends; for the thread that `watch` starts."""
@@ -150,8 +158,10 @@ class Lease(Hold):
         """Send heartbeats; and end the process if its main thread hangs, where no exception would reach it."""
         last_beat, asked_to_stop = time.monotonic(), None
         interval = settings().lease_seconds / 3
+        pulse.tell(State.WORKING)
         while not self._ended.wait(min(interval, 1.0)):
             now = time.monotonic()
+            pulse.tell(State.WORKING)
             if stopping():
                 asked_to_stop = asked_to_stop or now
             if now - self._step > settings().stall_seconds or now - (asked_to_stop or now) > STOP_SECONDS:
@@ -217,44 +227,64 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     if claim is None:
         log.info("nothing to do", kind=kind)
         return
-    with structlog.contextvars.bound_contextvars(walk=str(claim.walk_id), chunk=claim.number, kind=kind):
+    about: dict[str, Any] = {"walk": str(claim.walk_id), "chunk": claim.number, "kind": kind}
+    with (
+        structlog.contextvars.bound_contextvars(**about),
+        tracing.span(f"{kind} chunk", parent=claim.trace, attempt=claim.attempt, **about),
+    ):
         if claim.model != settings().model_name:
             log.error("the walk is for another model", model=claim.model)
             _give_up(claim, lambda session: chunks.model_changed(session, claim))
+            tracing.failed("the walk is for another model")
         else:
             _run(claim, work)
 
 
 def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
     log.info("claimed", attempt=claim.attempt, frames=len(claim.frames))
+    if claim.recovery_seconds is not None:
+        monitoring.record(monitoring.RECOVERY_SECONDS, claim.recovery_seconds)
     started = time.monotonic()
+    kept = Lease(claim)
+    recorded = 0
     try:
-        with Lease(claim) as lease:
+        with kept as lease:
             record = work(lease)
             due = _write(record, lease.check)
+        recorded = lease.wanted
         _failed.clear()
-        log.info("done", seconds=round(time.monotonic() - started, 3))
+        seconds = time.monotonic() - started
+        monitoring.record(monitoring.CHUNK_SECONDS, seconds, kind=claim.kind)
+        log.info("done", seconds=round(seconds, 3))
     except (Stopping, StoreUnavailableError) as cause:
         due = _give_up(claim, lambda session: chunks.give_back(session, claim))
         log.info("given back", cause=type(cause).__name__)
+        tracing.failed("given back")
     except RendererBusyError as busy:
         seconds = busy.retry_after
         _give_up(claim, lambda session: chunks.give_back(session, claim, seconds))
         log.warning("given back", cause=type(busy).__name__, reason=str(busy), due_in=seconds)
+        tracing.failed("given back")
         _claim_nothing(seconds)
         return
     except LeaseLostError:
         due = None
         log.warning("dropped, because the lease is lost")
+        tracing.failed("the lease was lost")
     except Exception as error:
         log.exception("attempt failed", attempt=claim.attempt)
         reason = f"{type(error).__name__}: {error}"
+        tracing.failed(reason)
         _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason))
         _failed.add(claim.walk_id)
         if len(_failed) > 1:
             log.error("this process fails again and again, so it ends")
             raise SystemExit(1) from error
         return
+    finally:
+        if kept.rendered:
+            monitoring.record(monitoring.FRAMES_RENDERED, recorded)
+            monitoring.record(monitoring.FRAMES_WASTED, kept.rendered - recorded)
     if due is not None:
         queue.publish(*due)
 

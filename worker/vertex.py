@@ -120,6 +120,8 @@ def make(order: Order, lease: Lease) -> Batch:
             name = storage.frame_name(order.walk_id, position)
             storage.make_way(name, check=lease.check, confirm=lease.confirm)
         predictions = _ask(order, lease)
+    if order.wanted:
+        lease.rendered, lease.wanted = len(order.positions), len(order.wanted)
     made = [
         _made(order, position, prediction)
         for position, prediction in zip(order.positions, predictions, strict=True)

@@ -10,10 +10,11 @@ from typing import Never
 from uuid import UUID
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, queue, results
+from momalisa import chunks, jobs, monitoring, queue, results
 from momalisa.chunks import Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
@@ -265,3 +266,36 @@ def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) ->
 
     lease.run(ChunkKind.RENDER, lose_it)
     assert (chunk().status, chunk().finished_at) == (ChunkStatus.QUEUED, None)
+
+
+def frames() -> tuple[float, float]:
+    """Return how many frames this process has rendered, and how many of them for nothing."""
+    registry = CollectorRegistry()
+    registry.register(monitoring.FRAMES_RENDERED)
+    registry.register(monitoring.FRAMES_WASTED)
+    names = ("momalisa_frames_rendered_total", "momalisa_frames_wasted_total")
+    rendered, wasted = (registry.get_sample_value(name) or 0 for name in names)
+    return rendered, wasted
+
+
+def test_frames_are_counted_once_they_are_recorded_and_as_wasted_if_they_are_not(make: Callable[[], UUID]) -> None:
+    make()
+
+    def rendered(kept: Lease) -> lease.Record:
+        kept.rendered, kept.wanted = 8, 5  # three were there before, and kept the batch whole
+        return done(kept)
+
+    def rendered_in_vain(kept: Lease) -> Never:
+        kept.rendered, kept.wanted = 8, 8
+        raise StoreUnavailableError("away")
+
+    def stopped_before(kept: Lease) -> Never:
+        raise StoreUnavailableError("away")
+
+    before = frames()
+    lease.run(ChunkKind.RENDER, stopped_before)
+    assert frames() == before
+    lease.run(ChunkKind.RENDER, rendered_in_vain)
+    assert frames() == (before[0], before[1] + 8)
+    lease.run(ChunkKind.RENDER, rendered)
+    assert frames() == (before[0] + 5, before[1] + 11)
