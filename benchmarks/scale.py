@@ -33,8 +33,8 @@ PAGE = ROOT / "docs" / "scaling.md"
 LEVELS = (1, 16, 64, 128)
 """Numbers of render workers."""
 
-BIG = (8, 30)
-"""Numbers of workers that render one big walk alone; it has 30 chunks."""
+BIG = 30
+"""Workers that render one big walk alone: as many as it has chunks."""
 
 MOST = 8
 """Workers that KEDA may ask for."""
@@ -254,9 +254,9 @@ def submit_many(bench: Bench, walks: int, order: dict[str, Any]) -> None:
 def backlog(bench: Bench, workers: int, chunk_seconds: float) -> Level:
     """Watch workers that have more to do than they can."""
     bench.empty()
-    submit_many(bench, math.ceil((ROUNDS + 2) * workers * BATCH / WALK["frames"]) + 2, WALK)
+    submit_many(bench, math.ceil((ROUNDS + 4) * workers * BATCH / WALK["frames"]) + 2, WALK)
     bench.worker("fleet", "render", workers, chunk_seconds)
-    wait_until(lambda: len([spans for spans in bench.spans().values() if spans]) == workers, 120)
+    wait_until(lambda: len([spans for spans in bench.spans().values() if len(spans) > 1]) == workers, 120)
     visitor = Visitor(bench.url)
     before, frames = bench.statements(), bench.number(FRAMES)
     start = time.monotonic()
@@ -299,12 +299,11 @@ def big_walk(bench: Bench, workers: int, chunk_seconds: float) -> float:
     bench.worker("fleet", "render", workers, chunk_seconds)
     log = bench.children["fleet"].log
     wait_until(lambda: log.read_text().count('"renderer ready"') == workers, 120)
-    started = time.monotonic()
-    visitor = Visitor(bench.url)
-    with visitor.client() as http:
-        visitor.submit(http, BIG_WALK)
-    wait_until(lambda: bench.number(FRAMES) == BIG_WALK["frames"], 300)
-    seconds = time.monotonic() - started
+    for walks in (1, 2):  # the first is for everybody to get to know the bucket and the database
+        started = time.monotonic()
+        submit_many(bench, 1, BIG_WALK)
+        wait_until(lambda: bench.number(FRAMES) == walks * BIG_WALK["frames"], 300)  # noqa: B023
+        seconds = time.monotonic() - started
     bench.dismiss("fleet")
     return seconds
 
@@ -443,14 +442,12 @@ def latency(values: list[float]) -> str:
     return f"{median(values):.0f} ms ({late(values):.0f})"
 
 
-def big_table(times: dict[int, float], chunk_seconds: float) -> Iterator[str]:
+def big_table(workers: int, seconds: float, chunk_seconds: float) -> Iterator[str]:
     """Give the lines of the table of the big walk."""
-    batches = math.ceil(BIG_WALK["frames"] / BATCH)
+    ideal = math.ceil(BIG_WALK["frames"] / BATCH / workers) * chunk_seconds
     yield "| workers | to the last frame | of that the GPUs' own time |"
     yield "|--:|--:|--:|"
-    for workers, seconds in times.items():
-        ideal = math.ceil(batches / workers) * chunk_seconds
-        yield f"| {workers} | {seconds:.1f} s | {ideal / seconds:.0%} |"
+    yield f"| {workers} | {seconds:.1f} s | {ideal / seconds:.0%} |"
 
 
 def loop_table(loop: Loop) -> Iterator[str]:
@@ -469,7 +466,7 @@ def loop_table(loop: Loop) -> Iterator[str]:
 def main() -> int:
     """Measure, and write the tables into docs/scaling.md if they are the whole ones; return 1 if work was lost."""
     short = quality.parser("benchmarks.scale", __doc__).parse_args().short
-    levels, big, chunk_seconds = ((1, 4), (4,), 1.0) if short else (LEVELS, BIG, CHUNK_SECONDS)
+    levels, big, chunk_seconds = ((1, 4), 4, 1.0) if short else (LEVELS, BIG, CHUNK_SECONDS)
 
     def tell(name: str, lines: Iterable[str]) -> None:
         lines = list(lines)
@@ -489,10 +486,7 @@ def main() -> int:
             seen.append(backlog(bench, workers, chunk_seconds))
             print(f"{workers} workers: {seen[-1].share:.1%} of their time spent rendering", flush=True)
         tell("backlog", table(seen, idle, chunk_seconds))
-        tell(
-            "big-walk",
-            big_table({workers: big_walk(bench, workers, chunk_seconds) for workers in big}, chunk_seconds),
-        )
+        tell("big-walk", big_table(big, big_walk(bench, big, chunk_seconds), chunk_seconds))
         loop = keda(bench, 8, chunk_seconds / 4)
     sent = statements(loop, seen[-1])
     total = f"Statements a frame, of all parts: {sent:.2f}, of {STATEMENTS:g} at most."
