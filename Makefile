@@ -49,7 +49,7 @@ chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
-bench: bench-smoothness bench-render bench-gif ## Measure everything; SHORT=1 tries in small and writes no document.
+bench: bench-smoothness bench-render bench-gif bench-scale ## Measure everything; SHORT=1 tries in small and writes no document.
 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
@@ -59,6 +59,9 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
+
+bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
+	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
 examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
