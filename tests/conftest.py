@@ -1,5 +1,6 @@
 """The real parts that tests talk to: PostgreSQL, Valkey, the bucket, workers, a browser."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
@@ -68,6 +71,30 @@ def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sys
     empty()
     yield _services
     forget()
+
+
+@pytest.fixture
+def private_bucket(services: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rsa.RSAPublicKey:
+    """A bucket whose URLs are signed by the key of a service account; returns its public half."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    file = tmp_path / "account.json"
+    file.write_text(
+        json.dumps(
+            {
+                "type": "service_account",
+                "project_id": "momalisa",
+                "private_key": pem,
+                "client_email": "api@momalisa.example",
+                "token_uri": "https://oauth2.googleapis.com/token",
+            }
+        )
+    )
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    monkeypatch.setenv("SIGNED_URLS", "true")
+    monkeypatch.setenv("SIGNED_URL_SECONDS", "3600")
+    forget()
+    return key.public_key()
 
 
 @pytest.fixture
