@@ -1,7 +1,6 @@
 """The real parts that tests talk to: PostgreSQL, Valkey, the bucket, workers, a browser."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
 from momalisa.tables import Base
+from tests.chromium import launch_options
 from worker.renderer import Renderer
 
 hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
@@ -166,9 +166,5 @@ def spec() -> Callable[..., WalkSpec]:
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    """Start the system's Chromium, if there is one, in place of Playwright's own."""
-    chromium = Path("/usr/bin/chromium")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    arguments = [*quiet, "--no-sandbox"] if os.geteuid() == 0 else quiet
-    found = {"executable_path": str(chromium)} if chromium.exists() else {}
-    return {**browser_type_launch_args, **found, "args": arguments}
+    """Start the browser of `tests.chromium`."""
+    return {**browser_type_launch_args, **launch_options()}

@@ -1,5 +1,6 @@
 """Finished walks without a model: drawn frames take the way of rendered ones, through bucket and assembly."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from uuid import UUID, uuid4
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from momalisa import jobs, results, storage
 from momalisa.chunks import Due
 from momalisa.database import transaction
-from momalisa.results import MadeFrame
+from momalisa.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Artifact, ArtifactKind, ChunkKind, Walk, WalkStatus
@@ -21,6 +22,8 @@ from worker.assembly import Picture
 from worker.caption import frame_caption
 from worker.lease import Lease, Record
 from worker.signature import signature
+
+OWNER = "visitor:somebody"
 
 DEPTH = 2**16 - 1
 """Places on a walk that the colour of a drawn frame tells apart."""
@@ -43,16 +46,16 @@ def drawn(spec: WalkSpec, position: float) -> Picture:
     return picture
 
 
-def hang(spec: WalkSpec, *, owner: str = "visitor:somebody", public: bool = True) -> UUID:
-    """Make a walk from its order to its animations; nobody else may be at work on the queue."""
+def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = stitching.assemble) -> UUID:
+    """Make a public walk from its order to its end; nobody else may be at work on the queue."""
     with transaction() as session:
-        walk = jobs.create(session, spec, public=public, owner=owner)
+        walk = jobs.create(session, spec, public=True, owner=OWNER)
     status = walk.status
     while not status.done:
         kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
-        lease.run(kind, stitching.assemble if kind == ChunkKind.ASSEMBLE else _draw)
+        lease.run(kind, assemble if kind == ChunkKind.ASSEMBLE else _draw)
         with transaction() as session:
-            status = jobs.get(session, walk.id, viewer=owner).status
+            status = jobs.get(session, walk.id, viewer=None).status
     assert status == WalkStatus.SUCCEEDED
     return walk.id
 
@@ -75,6 +78,14 @@ def _draw(work: Lease) -> Record:
     return record
 
 
+def leave_unassembled(work: Lease) -> Record:
+    """Close a walk with a poster only, for who needs no animations: those of 240 large frames take a minute."""
+    first, spec = work.claim.frames[0].stored, work.claim.spec
+    assert first
+    poster = MadeArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
+    return lambda session: results.assembled(session, work.claim, [poster])
+
+
 def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
     """Put many finished public walks into the database, which share so many posters and one film in the bucket.
 
@@ -91,7 +102,7 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
         {
             "id": uuid4(),
             "status": WalkStatus.SUCCEEDED,
-            "owner": "visitor:somebody",
+            "owner": OWNER,
             "public": True,
             "spec": spec.model_copy(update={"prompts": (*spec.prompts[:1], f"lamp {number}")}),
             "model": settings().model_name,

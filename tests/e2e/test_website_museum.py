@@ -20,7 +20,7 @@ from momalisa.database import transaction
 from momalisa.spec import WalkSpec
 from momalisa.tables import Walk
 from tests.e2e.test_website_access import RULES
-from tests.hanging import colour, hang, hang_many
+from tests.hanging import OWNER, colour, hang, hang_many
 
 Spec = Callable[..., WalkSpec]
 
@@ -61,7 +61,7 @@ def test_an_expired_walk_is_gone_and_says_so_itself(museum: str, quiet: Page, sp
 def test_a_removed_walk_and_one_that_never_was_look_the_same(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = hang(spec())
     with transaction() as session:
-        jobs.delete(session, walk_id, owner="visitor:somebody")
+        jobs.delete(session, walk_id, owner=OWNER)
     for name in (str(walk_id), "00000000-0000-4000-8000-000000000000"):
         answered = quiet.goto(f"{museum}/walks/{name}")
         assert answered
