@@ -12,7 +12,7 @@ OUT ?=
 BIN := .venv/bin
 export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif clean
+.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif bench-website screens clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
@@ -58,6 +58,16 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
 	$(BIN)/python -m benchmarks.gif
+
+bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
+	$(BIN)/python -m benchmarks.website
+
+screens: .venv/dev .venv/browser ## Take the pictures of docs/screens anew.
+	@fc-list :lang=zh-cn | grep -q . || \
+		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
+		echo "There is no font for Chinese and Japanese here; those words will be boxes."
+	$(BIN)/python -m tests.e2e.screens
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa

@@ -55,7 +55,14 @@ def wanted(request: Request) -> bool:
 
 def problem_page(request: Request, *, status: int, title: str, detail: str) -> HTMLResponse:
     """Return the page that tells a visitor what is wrong, and a way on."""
-    return page("problem.html", status=status, title=title, detail=detail, path=request.url.path)
+    return page(
+        "problem.html",
+        status=status,
+        title=title,
+        detail=detail,
+        path=request.url.path,
+        kept_days=settings().retention_days,
+    )
 
 
 def fields() -> dict[str, Any]:

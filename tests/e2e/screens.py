@@ -81,7 +81,10 @@ class Photographer:
 
     def _take(self, name: str, path: str, width: int, theme: Theme, prepare: Prepare) -> None:
         screen: Any = {"width": width, "height": SIZES[width]}
-        page = self._browser.new_page(viewport=screen, color_scheme=theme, reduced_motion="reduce")
+        phone = width < 600  # noqa: PLR2004 - whose bars for scrolling take no room
+        page = self._browser.new_page(
+            viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=phone, has_touch=phone
+        )
         page.goto(self._url + path)
         prepare(page)
         page.evaluate("document.fonts.ready")
