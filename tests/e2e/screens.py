@@ -81,7 +81,7 @@ class Photographer:
 
     def _take(self, name: str, path: str, width: int, theme: Theme, prepare: Prepare) -> None:
         screen: Any = {"width": width, "height": SIZES[width]}
-        phone = width < 600  # noqa: PLR2004 - whose bars for scrolling take no room
+        phone = width < 600  # where bars for scrolling take no room
         page = self._browser.new_page(
             viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=phone, has_touch=phone
         )
@@ -91,6 +91,7 @@ class Photographer:
         if "running" not in name:
             page.wait_for_load_state("networkidle")
         page.mouse.move(0, 0)
+        page.evaluate("scrollTo(0, 0)")
         with Image.open(BytesIO(page.screenshot(full_page=True, animations="disabled"))) as image:
             image.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
         page.close()
