@@ -65,6 +65,7 @@ def problem_page(request: Request, *, status: int, title: str, detail: str) -> H
     )
 
 
+@cache
 def fields() -> dict[str, Any]:
     """Return what a walk can be asked for, with the limits of each field, as the API's own document tells it."""
     properties: dict[str, Any] = schemas.WalkRequest.model_json_schema()["properties"]
