@@ -1,6 +1,7 @@
 """How soon the website can be used, and how smoothly it moves, in Chromium: `python -m benchmarks.website`."""
 
 import argparse
+import os
 import re
 import statistics
 import sys
@@ -108,8 +109,7 @@ def main() -> None:
         hang_many(small, given.walks)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(**launch_options())
-            about = f"Chromium {browser.version} without a GPU, and the API, on {CORES} cores."
-            lines = [f"`make bench-website`: {about}", "", "| what | median | 95 % | most |", "|---|---|---|---|"]
+            lines = [*head(browser)]
             lines += first_page(browser, url, given.runs)
             for side, walk_id in walks.items():
                 lines += scrubbing(browser, f"{url}/walks/{walk_id}", f"240 frames of {side}²")
@@ -143,6 +143,18 @@ def museum(folder: Path) -> Iterator[str]:
         api.signal_stop()
         api.wait_stopped(time.monotonic() + 15)
         system.stop()
+
+
+def head(browser: Browser) -> Iterator[str]:
+    """Tell what was measured with, and how busy the machine was with other work."""
+    busy = os.getloadavg()[1]
+    yield (
+        f"`make bench-website`: Chromium {browser.version} without a GPU, and the API, on {CORES} cores, for which "
+        f"{busy:.1f} processes had been waiting or running in the five minutes before."
+    )
+    yield ""
+    yield "| what | median | 95 % | most |"
+    yield "|---|---|---|---|"
 
 
 def first_page(browser: Browser, url: str, runs: int) -> Iterator[str]:

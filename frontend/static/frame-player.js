@@ -6,7 +6,7 @@ import { dwell, nearest } from "./pace.js";
 import { html, render, svg } from "./vendor/lit-html.js";
 
 const SCALE = 4096; // steps of the scrubber from one end of the walk to the other: as fine as frames may lie
-const SHARP = 768; // pixels: small frames are enlarged to about this with a better filter than CSS has
+const SHARP = 512; // pixels: smaller frames are enlarged to about this with a better filter than CSS has
 const SPEEDS = [0.25, 0.5, 1, 2];
 
 const percent = (position) => `${(100 * position).toFixed(3)}%`;
@@ -263,7 +263,10 @@ class FramePlayer extends HTMLElement {
     const { picture, width: wide, height: high, position } = this.#here;
     const enlarge = Math.max(1, Math.ceil(SHARP / Math.max(wide, high)));
     const [width, height] = [wide * enlarge, high * enlarge];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    if (canvas.width !== width || canvas.height !== height) {
+      Object.assign(canvas, { width, height });
+      canvas.classList.toggle("tall", high > wide);
+    }
     const pen = canvas.getContext("2d");
     pen.imageSmoothingQuality = "high";
     pen.drawImage(picture, 0, 0, width, height);
