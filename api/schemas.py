@@ -355,7 +355,7 @@ def summary(walk: Walk, base_url: str, *, viewer: str | None) -> WalkSummary:
         progress=Progress(frames_done=walk.frames_done, frames_total=walk.frames_total),
         artifacts={
             artifact.kind: ArtifactView(
-                url=storage.url(artifact.object),
+                url=storage.url(artifact.object, base_url),
                 bytes=artifact.bytes,
                 width=artifact.width,
                 height=artifact.height,
@@ -388,7 +388,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> Wa
             FrameView(
                 index=index,
                 position=frame.position,
-                url=None if frame.object is None else storage.url(frame.object),
+                url=None if frame.object is None else storage.url(frame.object, base_url),
                 flagged=frame.flagged is not None,
             )
             for index, frame in enumerate(walk.frames)

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api import schemas
+from momalisa import storage
 from momalisa.settings import ROOT, settings
 
 FRONTEND = ROOT / "frontend"
@@ -16,7 +17,7 @@ FRONTEND = ROOT / "frontend"
 
 def content_security_policy() -> str:
     """Return what the pages may load: our own files, and pictures and films from the bucket."""
-    bucket = settings().bucket_endpoint or "https://storage.googleapis.com"
+    bucket = "'self'" if storage.base_url().startswith("/") else storage.base_url()
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' {bucket}; "
         f"media-src {bucket}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

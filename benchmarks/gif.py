@@ -1,13 +1,12 @@
 """How good the GIF is, beside ffmpeg's command line with the same frames: `python -m benchmarks.gif`."""
 
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe, get_ffmpeg_version
 from PIL import Image, ImageSequence
 
 from benchmarks import quality
@@ -28,12 +27,11 @@ FILTER = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=di
 
 def main() -> None:
     """Render, encode with both, and write the table."""
-    if shutil.which("ffmpeg") is None:
-        sys.exit("This needs the ffmpeg command, as in `apt-get install ffmpeg`.")
+    short = quality.parser("benchmarks.gif", __doc__).parse_args().short
     renderer = Renderer(settings().model, batch_size=settings().batch_size)
     lines = []
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
-        for pair in PAIRS:
+        for pair in PAIRS[:1] if short else PAIRS:
             spec = _spec(pair)
             pictures = renderer.render(spec, walk.positions(FRAMES, spec.course)).pictures
             ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
@@ -41,7 +39,10 @@ def main() -> None:
             _encode_with_ffmpeg(pictures, Path(name), theirs)
             cells = [f"{_psnr(path, pictures):.2f} | {path.stat().st_size / 1000:.1f}" for path in (ours, theirs)]
             lines.append(f"| {slug(pair)} | {' | '.join(cells)} |")
-    quality.write("bench-gif", _table(lines))
+    table = list(_table(lines))
+    print("\n".join(table))
+    if not short:
+        quality.write("bench-gif", table)
 
 
 def _spec(pair: tuple[str, str]) -> WalkSpec:
@@ -62,7 +63,7 @@ def _encode_with_ffmpeg(pictures: Pictures, folder: Path, gif: Path) -> None:
     for index, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{index:03}.png")
     frames = ["-framerate", str(FPS), "-i", str(folder / "%03d.png")]
-    subprocess.run(["ffmpeg", "-y", "-v", "error", *frames, "-filter_complex", FILTER, gif], check=True)  # noqa: S603, S607
+    subprocess.run([get_ffmpeg_exe(), "-y", "-v", "error", *frames, "-filter_complex", FILTER, gif], check=True)  # noqa: S603
 
 
 def _psnr(gif: Path, pictures: Pictures) -> float:
@@ -74,8 +75,7 @@ def _psnr(gif: Path, pictures: Pictures) -> float:
 
 
 def _table(lines: list[str]) -> Iterator[str]:
-    version = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout.split()[2]  # noqa: S607
-    yield f"`make bench-gif`: {FRAMES} frames, {FPS} a second; ffmpeg {version} with `{FILTER}`."
+    yield f"`make bench-gif`: {FRAMES} frames, {FPS} a second; ffmpeg {get_ffmpeg_version()} with `{FILTER}`."
     yield ""
     yield "| walk | ours, dB | ours, kB | ffmpeg, dB | ffmpeg, kB |"
     yield "|---|---|---|---|---|"

@@ -1,5 +1,6 @@
 """The tables of `docs/quality.md`, each between two marks and written by the command that measured it."""
 
+import argparse
 import re
 from collections.abc import Iterable
 
@@ -8,14 +9,20 @@ from momalisa.settings import ROOT
 PAGE = ROOT / "docs" / "quality.md"
 
 
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark's command line, which knows `--short`."""
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    made.add_argument("--short", action="store_true", help="try it in small, and write no document")
+    return made
+
+
 def write(name: str, lines: Iterable[str]) -> None:
-    """Put lines of Markdown in place of those between `<!-- name -->` and `<!-- /name -->`, and print them.
+    """Put lines of Markdown in place of those between `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
         ValueError: if the page has no such marks.
     """
     text = "\n".join(lines)
-    print(text)
     mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     page, count = mark.subn(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text())
     if count != 1:

@@ -1,9 +1,8 @@
-"""How fast frames are rendered, side by side: `python -m benchmarks.render --pairs 2 --frames 24 --rounds 3`.
+"""How fast frames are rendered, side by side: `python -m benchmarks.render`.
 
 All take their turn in every round, so that other work on the machine hurts all alike; the table gives medians.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -40,7 +39,7 @@ PAIRS = [
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 
 Contestant = Callable[[Job, Path], Pictures]
 """Renders a walk, leaves its frames as PNG files in a folder, and returns them."""
@@ -60,11 +59,9 @@ class Times:
 
 def main() -> None:
     """Measure, and write the table."""
-    arguments = _arguments()
-    jobs = [
-        Job(pair, arguments.frames, arguments.steps, settings().default_guidance, settings().image_size)
-        for pair in PAIRS[: arguments.pairs]
-    ]
+    short = quality.parser("benchmarks.render", __doc__).parse_args().short
+    pairs, frames, steps, rounds = (PAIRS[:1], 16, 2, 1) if short else (PAIRS[:2], 32, settings().default_steps, 3)
+    jobs = [Job(pair, frames, steps, settings().default_guidance, settings().image_size) for pair in pairs]
     alone = _contestants()
     times = {name: Times() for name in [*alone, *map(_system_name, (1, 2))]}
     pictures: dict[str, list[Pictures]] = {}
@@ -81,7 +78,7 @@ def main() -> None:
         for system in systems.values():
             _wait_for_workers(system)
             _submit(system, jobs[:1])
-        for _ in range(arguments.rounds):
+        for _ in range(rounds):
             for name, contestant in alone.items():
                 start = time.perf_counter()
                 pictures[name] = [contestant(job, folder) for job in jobs]
@@ -92,7 +89,10 @@ def main() -> None:
                 preview, chunk = _preview(system, jobs[0])
                 measured.previews.append(preview)
                 measured.chunks.append(chunk)
-    quality.write("bench-render", _table(arguments, times, pictures))
+    table = list(_table(jobs, times, pictures))
+    print("\n".join(table))
+    if not short:
+        quality.write("bench-render", table)
 
 
 def _contestants() -> dict[str, Contestant]:
@@ -215,19 +215,18 @@ def _all_there(walk: WalkAnswer) -> bool:
     return walk["progress"]["frames_done"] == walk["frames_total"]
 
 
-def _table(
-    arguments: argparse.Namespace, times: dict[str, Times], pictures: dict[str, list[Pictures]]
-) -> Iterator[str]:
+def _table(jobs: list[Job], times: dict[str, Times], pictures: dict[str, list[Pictures]]) -> Iterator[str]:
     """Give the lines of the report."""
-    frames = arguments.pairs * arguments.frames
+    frames = sum(job.frames for job in jobs)
+    rounds = len(next(iter(times.values())).seconds)
     speed = {name: frames / statistics.median(measured.seconds) for name, measured in times.items()}
     naive, best, half = next(iter(speed)), _best_float32(speed), _stock_name("bfloat16")
     worker = max((name for name in speed if name.startswith("(d)")), key=speed.__getitem__)
     where = " COMPILED_FOLDER=…" if settings().compiled_folder else ""
     yield (
-        f"`make bench-render{where} PAIRS={arguments.pairs} FRAMES={arguments.frames} STEPS={arguments.steps} "
-        f"ROUNDS={arguments.rounds}`: {CORES} cores, torch {torch.__version__}, {settings().model_name}, "
-        f"{settings().image_size} × {settings().image_size} pixels; medians of interleaved rounds."
+        f"`make bench-render{where}`: {len(jobs)} walks of {jobs[0].frames} frames, {jobs[0].steps} steps, "
+        f"{jobs[0].size} × {jobs[0].size} pixels, {settings().model_name}; {CORES} cores, "
+        f"torch {torch.__version__}; medians of {rounds} interleaved rounds."
     )
     yield ""
     yield "| | frames/s | slowest to fastest round | × (a) |"
@@ -261,15 +260,6 @@ def _best_float32(speed: dict[str, float]) -> str:
     return max(
         (name for name in speed if name[:3] in {"(b)", "(c)"} and name.endswith("float32")), key=speed.__getitem__
     )
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=2, choices=range(1, len(PAIRS) + 1), help="walks in a round")
-    parser.add_argument("--frames", type=int, default=24, help="frames of a walk")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps")
-    parser.add_argument("--rounds", type=int, default=3)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

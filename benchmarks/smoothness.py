@@ -5,7 +5,6 @@ the product, and an oracle: eight times as many positions, of which it picks as 
 between frames are measured by two metrics that the pacing does not use.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -261,24 +260,22 @@ def _has_no_jump(row: Row) -> bool:
 
 
 def main() -> None:
-    """Measure, and write the table into docs/quality.md if it is the whole one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.smoothness", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="how many of the pairs")
-    parser.add_argument("--frames", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=settings().default_steps, help="denoising steps")
+    """Measure, and write the table."""
+    parser = quality.parser("benchmarks.smoothness", __doc__)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
+    pairs, frames, steps = (PAIRS[:1], 16, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
     renderer = Renderer(settings().model, batch_size=settings().batch_size, threads=settings().threads)
     studio = Studio(renderer, FRAMES_TO_CACHE)
     measured = {}
-    for pair in PAIRS[: arguments.pairs]:
+    for pair in pairs:
         spec = WalkSpec(
             prompts=pair,
-            frames=arguments.frames,
+            frames=frames,
             pacing="even",
             seed=arguments.seed,
             negative_prompt="",
-            steps=arguments.steps,
+            steps=steps,
             guidance=settings().default_guidance,
             width=settings().image_size,
             height=settings().image_size,
@@ -287,11 +284,10 @@ def main() -> None:
         started = time.monotonic()
         measured[pair] = measure(studio, spec)
         print(f"{pair[0]} → {pair[1]}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    table = lines(spec, measured)
-    if arguments.pairs >= len(PAIRS):
+    table = list(lines(spec, measured))
+    print("\n".join(table))
+    if not arguments.short:
         quality.write("smoothness", table)
-    else:
-        print("\n".join(table))
 
 
 if __name__ == "__main__":

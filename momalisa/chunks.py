@@ -18,6 +18,7 @@ from sqlalchemy import (
     Interval,
     Result,
     and_,
+    case,
     func,
     insert,
     literal,
@@ -73,6 +74,10 @@ class Claim:
     spec: WalkSpec
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+    recovery_seconds: float | None = None
+    """How long ago the lease before this one ran out; None if it did not."""
+    trace: str | None = None
+    """The request that made the walk, as a W3C `traceparent`."""
 
 
 class Due(NamedTuple):
@@ -133,8 +138,9 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
     Chunks that were in a worker's hands before come first, so that trouble holds nobody up for long; then the first
     chunks of walks, so that everyone soon sees something; then it goes by turns between owners; then oldest first.
     """
+    lost_since_claimed = func.now() - case((Chunk.lost_at > Chunk.claimed_at, Chunk.lost_at))
     chunk = session.execute(
-        select(Chunk.walk_id, Chunk.number)
+        select(Chunk.walk_id, Chunk.number, func.extract("epoch", lost_since_claimed).label("recovery_seconds"))
         .where(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == kind, Chunk.due_at <= func.now())
         .order_by(Chunk.rank, Chunk.turn, Chunk.created_at)
         .limit(1)
@@ -162,7 +168,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
     )
     walk = session.execute(
-        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk).where(Walk.id == chunk.walk_id)
+        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk, Walk.trace).where(Walk.id == chunk.walk_id)
     ).one()
     frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
     if kind == ChunkKind.RENDER:
@@ -180,6 +186,8 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         frames=tuple(
             ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
         ),
+        recovery_seconds=None if chunk.recovery_seconds is None else float(chunk.recovery_seconds),
+        trace=walk.trace,
     )
 
 
@@ -243,7 +251,7 @@ def report(session: Session, claim: Claim, **values: object) -> None:
 
 
 def take_back(session: Session) -> int:
-    """Put chunks back into the queue whose lease ran out, and return how many.
+    """Put chunks back into the queue whose lease ran out, and return how many leases did.
 
     One that was tried as often as it may fails its walk instead.
     """
@@ -254,23 +262,25 @@ def take_back(session: Session) -> int:
         func.pg_postmaster_start_time() < _from_now(-settings().lease_seconds),
     )
     hopeless = and_(lost, Chunk.attempts >= settings().max_attempts)
+    given_up = 0
     for walk_id in session.scalars(select(Chunk.walk_id).where(hopeless).distinct().order_by(Chunk.walk_id)).all():
         lock(session, walk_id)
-        kind = session.scalars(
+        kinds = session.scalars(
             update(Chunk)
             .where(hopeless, Chunk.walk_id == walk_id)
             .values(**released(ChunkStatus.FAILED), error=VANISHED)
             .returning(Chunk.kind)
-        ).first()
-        if kind is not None:
-            fail(session, walk_id, kind)
+        ).all()
+        if kinds:
+            fail(session, walk_id, kinds[0])
+        given_up += len(kinds)
     in_order = select(Chunk.walk_id, Chunk.number).where(lost).order_by(Chunk.walk_id, Chunk.number)
     taken = session.execute(
         update(Chunk)
         .where(tuple_(Chunk.walk_id, Chunk.number).in_(in_order.with_for_update(skip_locked=True)))
-        .values(**released(ChunkStatus.QUEUED), error=VANISHED, due_at=func.now())
+        .values(**released(ChunkStatus.QUEUED), error=VANISHED, due_at=func.now(), lost_at=Chunk.lease_expires_at)
     )
-    return rows(taken)
+    return rows(taken) + given_up
 
 
 def due(session: Session) -> dict[ChunkKind, int]:

@@ -186,3 +186,10 @@ class LocalSystemError(MomalisaError):
 
     type = "local-system"
     title = "The system cannot be started"
+
+
+class PortTakenError(MomalisaError):
+    """METRICS_PORT is another program's."""
+
+    type = "port-taken"
+    title = "The port is taken"

@@ -13,7 +13,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, selectinload
 
-from momalisa import chunks, keys, pacing
+from momalisa import chunks, keys, pacing, tracing
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -50,6 +50,7 @@ def create(
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
         webhook_url=webhook_url,
+        trace=tracing.here(),
     )
     session.add(walk)
     session.flush()

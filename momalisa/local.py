@@ -226,17 +226,27 @@ class System:
 
     def _start_parts(self) -> None:
         python = [sys.executable, "-m"]
-        celery = [*python, "celery", "-A", "worker.tasks", "worker", "--pool", "prefork", "--concurrency", "1"]
-        celery += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         threads = settings().threads or max(1, _cores() // self.workers)
         for number in range(1, self.workers + 1):
             name = f"render-{number}"
-            self._start(name, [*celery, "-Q", "render", "-n", name], THREADS=str(threads))
-        self._start("assemble-1", [*celery, "-Q", "assemble", "-n", "assemble-1"])
-        self._start("reconciler", [*python, "momalisa", "reconcile"])
-        secret = self._secret_key()
-        self._start("api", [*python, "api"], HOST="127.0.0.1", PORT=str(self._port), SECRET_KEY=secret)
+            port = self._metrics_port(2 + number)
+            self._start(name, [*python, "worker", "render"], THREADS=str(threads), METRICS_PORT=port)
+        self._start("assemble-1", [*python, "worker", "assemble"], METRICS_PORT=self._metrics_port(2))
+        self._start("reconciler", [*python, "momalisa", "reconcile"], METRICS_PORT=self._metrics_port(1))
+        self._start(
+            "api",
+            [*python, "api"],
+            HOST="127.0.0.1",
+            PORT=str(self._port),
+            SECRET_KEY=self._secret_key(),
+            METRICS_PORT=self._metrics_port(0),
+        )
         self._until_ready("api", lambda: httpx.get(f"{self.url}/readyz", trust_env=False).raise_for_status())
+
+    def _metrics_port(self, place: int) -> str:
+        """Return the port on which a part is monitored, each one of its own on one machine; empty if it is not."""
+        first = self._variables.get("METRICS_PORT") or settings().metrics_port
+        return "" if first is None else str(int(first) + place)
 
     def _secret_key(self) -> str:
         """Return the secret that signs the cookies of visitors: SECRET_KEY, or one that is made once and kept."""

@@ -100,10 +100,11 @@ def delete_walk(walk_id: WalkId) -> None:
 @contextmanager
 def _operating() -> Iterator[Session]:
     """Open a transaction in the database that DATABASE_URL names, or else in that of the system that runs here."""
-    from momalisa import local  # noqa: PLC0415
-
     with errors_as_sentences():
-        if "database_url" not in settings().model_fields_set and (found := local.running_database()):
-            override(DATABASE_URL=found)
+        if "database_url" not in settings().model_fields_set:
+            from momalisa import local  # noqa: PLC0415 - a container has no system of its own, nor its wheels
+
+            if found := local.running_database():
+                override(DATABASE_URL=found)
         with transaction() as session:
             yield session

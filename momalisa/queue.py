@@ -12,6 +12,7 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from momalisa import monitoring
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -34,8 +35,10 @@ def app() -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_publish_retry=False,
-        worker_prefetch_multiplier=1,
+        # A worker takes a permit when it has nothing to do. To count permits that are not acknowledged instead
+        # would stop it for good once an acknowledgement fails, since kombu then takes that one for still held.
         worker_disable_prefetch=True,
+        worker_prefetch_multiplier=0,
         worker_hijack_root_logger=False,
         worker_proc_alive_timeout=3600,  # a child loads, and may compile, its model before it reports for work
         broker_connection_retry_on_startup=True,
@@ -69,6 +72,7 @@ def publish(kind: ChunkKind, permits: int = 1) -> None:
                 app().send_task(task_name(kind), producer=producer)
     except BROKER_ERRORS as error:
         log.warning("permits not sent", kind=kind, permits=permits, reason=str(error))
+        monitoring.record(monitoring.BROKER_FAILURES)
 
 
 def waiting(kind: ChunkKind) -> int:

@@ -2,14 +2,16 @@
 
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from types import FrameType
 
 import requests
 from google.api_core.exceptions import GoogleAPIError
 
-from momalisa import chunks, idempotency, queue, retention, webhooks
+from momalisa import census, chunks, idempotency, monitoring, queue, retention, webhooks
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import logger
@@ -20,12 +22,50 @@ log = logger(__name__)
 SENDERS = 8
 """Webhooks that are on their way at once, so that slow receivers hold up nobody but each other."""
 
+STUCK_SECONDS = 600
+"""A round that takes longer will not end: what it waits for would have timed out long before."""
+
+
+Duty = Callable[[], bool | None]
+
+
+class Rounds:
+    """When each thread began its last round, in monotonic seconds."""
+
+    def __init__(self, duties: Sequence[Duty]) -> None:
+        self._duties = duties
+        self._started = time.monotonic()
+        self._begun: dict[int, float] = {}
+
+    def begin(self, thread: int) -> None:
+        """Note that a thread begins a round."""
+        self._begun[thread] = time.monotonic()
+
+    def stuck(self) -> str | None:
+        """Return which duties hang, or None. PostgreSQL or a broker that is down only ends a round."""
+        now = time.monotonic()
+        late = {
+            duty.__name__: seconds
+            for thread, duty in enumerate(self._duties)
+            if (seconds := now - self._begun.get(thread, self._started)) > STUCK_SECONDS
+        }
+        if not late:
+            return None
+        return "; ".join(f"No round of {duty} began for {seconds:.0f} seconds" for duty, seconds in late.items())
+
+    def not_ready(self) -> str | None:
+        """Return that not every duty has begun, if so."""
+        return None if len(self._begun) == len(self._duties) else "Its rounds have not begun."
+
 
 def run() -> None:
     """Reconcile until SIGTERM or SIGINT.
 
     Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done; to
     deliver webhooks is the duty of several.
+
+    Raises:
+        PortTakenError: if METRICS_PORT is another program's.
     """
     stop = threading.Event()
 
@@ -34,10 +74,18 @@ def run() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    duties: list[Duty] = [take_back, top_up, clear_away, *[deliver] * SENDERS]
+    if settings().metrics_port is not None:
+        duties.append(count)
+    rounds = Rounds(duties)
+    monitoring.serve(
+        monitoring.RECONCILER,
+        alive=rounds.stuck,
+        ready=lambda: "It was told to stop." if stop.is_set() else rounds.not_ready(),
+    )
     log.info("reconciler ready")
-    duties = (take_back, top_up, clear_away, *[deliver] * SENDERS)
     with ThreadPoolExecutor(len(duties)) as pool:
-        threads = [pool.submit(_every_round, duty, stop) for duty in duties]
+        threads = [pool.submit(_every_round, duty, stop, partial(rounds.begin, n)) for n, duty in enumerate(duties)]
         done, _ = wait(threads, return_when=FIRST_EXCEPTION)
         stop.set()  # an error that nobody foresaw ends the process, and whoever looks after it starts it again
     for thread in done:
@@ -45,14 +93,16 @@ def run() -> None:
     log.info("reconciler stopped")
 
 
-def _every_round(duty: Callable[[], bool | None], stop: threading.Event) -> None:
+def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -> None:
     """Do a duty once a round, and again at once where it returns that there may be more to do."""
     while not stop.is_set():
+        begin()
         try:
             if duty():
                 continue
         except (StoreUnavailableError, GoogleAPIError, requests.RequestException) as error:
             log.warning("round skipped", duty=duty.__name__, reason=str(error))
+            monitoring.record(monitoring.ROUNDS_SKIPPED, duty=duty.__name__)
         stop.wait(settings().reconcile_seconds)
 
 
@@ -66,6 +116,7 @@ def take_back() -> None:
         taken = chunks.take_back(session)
     if taken:
         log.info("chunks taken back", chunks=taken)
+        monitoring.record(monitoring.LEASES_EXPIRED, taken)
 
 
 def clear_away() -> None:
@@ -97,6 +148,7 @@ def top_up() -> None:
             missing = min(count, settings().max_permits) - queue.waiting(kind)
         except queue.BROKER_ERRORS as error:
             log.warning("broker not reached", kind=kind, reason=str(error))
+            monitoring.record(monitoring.BROKER_FAILURES)
             return
         if missing > 0:
             queue.publish(kind, missing)
@@ -119,4 +171,33 @@ def deliver() -> bool:
     with transaction() as session:
         status = webhooks.record(session, message, outcome)
     log.info("webhook sent", message=message.id, attempt=message.attempt, status=status, error=outcome.error)
+    if status is not None:
+        monitoring.record(monitoring.WEBHOOK_DELIVERIES, status=status)
     return True
+
+
+def count() -> None:
+    """Show how much there is of what; nothing at all while nobody knows.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    try:
+        with transaction() as session:
+            found = census.take(session)
+    except StoreUnavailableError:
+        for gauge in (
+            monitoring.CHUNKS,
+            monitoring.OLDEST_DUE_CHUNK_SECONDS,
+            monitoring.WALKS,
+            monitoring.WALKS_LAST_HOUR,
+        ):
+            gauge.clear()
+        raise
+    for (kind, status), number in found.chunks.items():
+        monitoring.record(monitoring.CHUNKS, number, kind=kind, status=status)
+    for kind, seconds in found.oldest_due_seconds.items():
+        monitoring.record(monitoring.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind)
+    for gauge, walks in ((monitoring.WALKS, found.walks), (monitoring.WALKS_LAST_HOUR, found.walks_last_hour)):
+        for where, number in walks.items():
+            monitoring.record(gauge, number, status=where)

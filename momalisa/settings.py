@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     bucket_endpoint: str | None = Field(
         None, description="Base URL of an emulator of the bucket API; unset means Google's own."
     )
+    bucket_public_url: str | None = Field(
+        None,
+        description="Base URL at which browsers find the bucket, or a path at which the website's own host leads "
+        "there; unset means that of the bucket API.",
+    )
     signed_urls: bool = Field(
         False,
         description="Whether the bucket is private: then its files are had by signed URLs only, which the API "
@@ -162,6 +167,18 @@ class Settings(BaseSettings):
     )
     momalisa_api_key: SecretStr | None = Field(None, description="The key that the `momalisa` command shows it.")
 
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port on which a part answers `/metrics`, `/healthz` and `/readyz`, on all addresses; unset "
+        "means none. `momalisa up` gives it to the API, and those that follow to the other parts.",
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="Base URL of an OpenTelemetry collector that takes traces by OTLP over HTTP; unset means none.",
+    )
+
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="How log lines are written; auto means text on a terminal, else JSON."
     )
@@ -187,8 +204,12 @@ class Settings(BaseSettings):
 
     @property
     def model_name(self) -> str:
-        """The model's name without the folders that lead to it on this machine."""
-        return Path(self.model).name if Path(self.model).exists() else self.model
+        """The model's name without the folders that lead to it, which need not be on this machine.
+
+        The API has no use for the weights, but it and the workers must know the model by the same name.
+        """
+        path = Path(self.model)
+        return path.name if path.is_absolute() or path.exists() else self.model
 
 
 def _embedded(data: dict[str, object]) -> bool:

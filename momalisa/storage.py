@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 from uuid import UUID
 
 import google.auth
@@ -188,13 +188,23 @@ def delete_all(prefix: str) -> None:
             blob.delete(timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
-def url(name: str) -> str:
-    """Return the URL at which a browser finds an object: for ever, or until `urls_expire_at`."""
+def url(name: str, website: str) -> str:
+    """Return the URL at which a browser finds an object: for ever, or until `urls_expire_at`.
+
+    Args:
+        name: of the object.
+        website: base URL of the website, for a bucket that is found there (BUCKET_PUBLIC_URL).
+    """
     expires_at = urls_expire_at()
     if expires_at is not None:
         return _signed_url(name, expires_at)
-    base = settings().bucket_endpoint or "https://storage.googleapis.com"
-    return f"{base}/{settings().bucket}/{quote(name)}"
+    return urljoin(website, f"{base_url()}/{settings().bucket}/{quote(name)}")
+
+
+def base_url() -> str:
+    """Return the URL that those of all objects begin with: a path, if the website's own host leads there."""
+    given = settings().bucket_public_url or settings().bucket_endpoint or "https://storage.googleapis.com"
+    return given.rstrip("/")
 
 
 def urls_expire_at() -> datetime | None:

@@ -191,6 +191,8 @@ class Walk(Base):
     """Its owner removed it: nobody sees it any more, and the row goes once its objects are gone."""
     purged_at: Mapped[datetime | None]
     """Its objects are gone; set on expired walks."""
+    trace: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """The request that made it, as a W3C `traceparent`, where requests are traced."""
 
     frames: Mapped[list["Frame"]] = relationship(order_by="Frame.position", viewonly=True)
     artifacts: Mapped[list["Artifact"]] = relationship(order_by="Artifact.kind", viewonly=True)
@@ -238,6 +240,8 @@ class Chunk(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     claimed_at: Mapped[datetime | None]
     """When its last attempt began."""
+    lost_at: Mapped[datetime | None]
+    """When a lease of it ran out, the last time that one did."""
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (

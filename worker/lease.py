@@ -1,28 +1,32 @@
 """Working under a lease: claim a chunk, keep it by heartbeats, record the result, or give it up cleanly."""
 
-import contextlib
 import contextvars
 import mmap
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Never, Self, TypeVar
 from uuid import UUID
 
 import structlog
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, queue
+from momalisa import chunks, monitoring, queue, tracing
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
+from worker import pulse
+from worker.pulse import State
 
 log = logger(__name__)
 
@@ -36,6 +40,9 @@ STOP_SECONDS = 10
 
 TRANSFERS = 8
 """Objects that are uploaded or downloaded at once."""
+
+REPORT_SECONDS = 5
+"""How long a process that hangs may take to say so before it ends."""
 
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
@@ -65,12 +72,15 @@ class Lease:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
+        self.rendered = 0
+        """Frames that the model made under this lease."""
+        self.wanted = 0
+        """Of them, those that are to be recorded."""
         self._ended = threading.Event()
         self._step = time.monotonic()
         self._lost = threading.Event()
-        self._thread = threading.Thread(
-            target=contextvars.copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
-        )
+        self._context = contextvars.copy_context()
+        self._released = threading.Event()
 
     def check(self) -> None:
         """Raise if the work should end. Cheap: call it often.
@@ -115,28 +125,33 @@ class Lease:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        _to_keep.put(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        self._released.wait()
+        pulse.tell(State.READY)
+
+    def keep(self) -> None:
+        """Keep the lease until the `with` block ends; for the thread that `watch` starts."""
+        self._context.run(self._beat)
+        self._released.set()
 
     def _beat(self) -> None:
         """Send heartbeats; and end the process if its main thread hangs, where no exception would reach it."""
         last_beat, asked_to_stop = time.monotonic(), None
         interval = settings().lease_seconds / 3
+        pulse.tell(State.WORKING)
         while not self._ended.wait(min(interval, 1.0)):
             now = time.monotonic()
+            pulse.tell(State.WORKING)
             if stopping():
                 asked_to_stop = asked_to_stop or now
             if now - self._step > settings().stall_seconds or now - (asked_to_stop or now) > STOP_SECONDS:
-                log.critical("hung, so this process ends", seconds=round(now - self._step))
-                with contextlib.suppress(LeaseLostError, StoreUnavailableError), transaction() as session:
-                    chunks.attempt_failed(session, self.claim, "its worker hung")
-                os._exit(1)
+                self._end_process(hung_seconds=now - self._step)
             if now - last_beat < interval:
                 continue
             last_beat = now
@@ -147,6 +162,37 @@ class Lease:
             except StoreUnavailableError as error:
                 log.warning("heartbeat not sent", reason=str(error))
 
+    def _end_process(self, hung_seconds: float) -> Never:
+        """Give the chunk up, if that can be done, and end the process; the kernel does it if even this hangs."""
+        signal.alarm(REPORT_SECONDS)
+        try:
+            log.critical("hung, so this process ends", seconds=round(hung_seconds))
+            with transaction() as session:
+                chunks.attempt_failed(session, self.claim, "its worker hung")
+        finally:
+            os._exit(1)
+
+
+_to_keep: SimpleQueue[Lease] = SimpleQueue()
+
+
+@cache
+def watch() -> None:
+    """Start the thread of this process that keeps its leases and ends it when it hangs.
+
+    It is one for all leases, started before any is claimed: a thread that is to start when memory has run out may
+    hang the one that starts it, and then nobody would watch.
+    """
+    threading.Thread(target=_watch, name="watch", daemon=True).start()
+
+
+def _watch() -> Never:
+    try:
+        while True:
+            _to_keep.get().keep()
+    finally:
+        os._exit(1)  # whatever went wrong here, nothing may be done without a watch
+
 
 def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     """Claim the best chunk of a kind, do the work, and record it; return at once if there is nothing to do.
@@ -155,6 +201,7 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
         SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
             no memory left), so the next chunk gets a fresh one.
     """
+    watch()
     if stopping():
         return
     try:
@@ -166,38 +213,57 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     if claim is None:
         log.info("nothing to do", kind=kind)
         return
-    with structlog.contextvars.bound_contextvars(walk=str(claim.walk_id), chunk=claim.number, kind=kind):
+    about: dict[str, Any] = {"walk": str(claim.walk_id), "chunk": claim.number, "kind": kind}
+    with (
+        structlog.contextvars.bound_contextvars(**about),
+        tracing.span(f"{kind} chunk", parent=claim.trace, attempt=claim.attempt, **about),
+    ):
         if claim.model != settings().model_name:
             log.error("the walk is for another model", model=claim.model)
             _give_up(claim, lambda session: chunks.model_changed(session, claim))
+            tracing.failed("the walk is for another model")
         else:
             _run(claim, work)
 
 
 def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
     log.info("claimed", attempt=claim.attempt, frames=len(claim.frames))
+    if claim.recovery_seconds is not None:
+        monitoring.record(monitoring.RECOVERY_SECONDS, claim.recovery_seconds)
     started = time.monotonic()
+    kept = Lease(claim)
+    recorded = 0
     try:
-        with Lease(claim) as lease:
+        with kept as lease:
             record = work(lease)
             due = _write(record, lease.check)
+        recorded = lease.wanted
         _failed.clear()
-        log.info("done", seconds=round(time.monotonic() - started, 3))
+        seconds = time.monotonic() - started
+        monitoring.record(monitoring.CHUNK_SECONDS, seconds, kind=claim.kind)
+        log.info("done", seconds=round(seconds, 3))
     except (Stopping, StoreUnavailableError) as cause:
         due = _give_up(claim, lambda session: chunks.give_back(session, claim))
         log.info("given back", cause=type(cause).__name__)
+        tracing.failed("given back")
     except LeaseLostError:
         due = None
         log.warning("dropped, because the lease is lost")
+        tracing.failed("the lease was lost")
     except Exception as error:
         log.exception("attempt failed", attempt=claim.attempt)
         reason = f"{type(error).__name__}: {error}"
+        tracing.failed(reason)
         _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason))
         _failed.add(claim.walk_id)
         if len(_failed) > 1:
             log.error("this process fails again and again, so it ends")
             raise SystemExit(1) from error
         return
+    finally:
+        if kept.rendered:
+            monitoring.record(monitoring.FRAMES_RENDERED, recorded)
+            monitoring.record(monitoring.FRAMES_WASTED, kept.rendered - recorded)
     if due is not None:
         queue.publish(*due)
 

@@ -22,6 +22,7 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
+from momalisa import monitoring
 from momalisa import walk as maths
 from momalisa.errors import ModelError
 from momalisa.log import logger
@@ -245,6 +246,8 @@ class Renderer:
         size = self.batch_size
         batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
         rendered = [self._render_batch(spec, batch, check) for batch in batches]
+        if self.device.type == "cuda":
+            _report_memory(self.device)
         pictures = np.concatenate([batch.pictures for batch in rendered])
         return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags))
 
@@ -333,6 +336,18 @@ class Renderer:
             generator=torch.Generator("cpu").manual_seed(seed),
             dtype=torch.float32,
         )
+
+
+def _report_memory(device: torch.device) -> None:
+    """Tell how much memory of a GPU is used by this process, and how much it has."""
+    _, total = torch.cuda.mem_get_info(device)
+    for state, size in (
+        ("allocated", torch.cuda.memory_allocated(device)),
+        ("peak", torch.cuda.max_memory_allocated(device)),
+        ("reserved", torch.cuda.memory_reserved(device)),
+        ("total", total),
+    ):
+        monitoring.record(monitoring.GPU_MEMORY_BYTES, size, state=state)
 
 
 def _fastest_dtype(device: torch.device) -> torch.dtype:

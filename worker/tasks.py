@@ -4,13 +4,15 @@ from typing import Any
 
 from celery import signals
 
-from momalisa import log, queue
-from momalisa.errors import ModelError
+from momalisa import log, queue, tracing
+from momalisa.errors import ModelError, PortTakenError
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import lease, stitching, work
+from worker import lease, pulse, stitching, work
+from worker.pulse import State
 
 app = queue.app()
+app.steps["consumer"].add(pulse.Turning)
 logger = log.logger(__name__)
 
 
@@ -31,24 +33,46 @@ def _configure_logging(**_: Any) -> None:
     log.configure()
 
 
+def _kind() -> ChunkKind:
+    """Return what this worker works on."""
+    return ChunkKind.RENDER if ChunkKind.RENDER in app.amqp.queues.consume_from else ChunkKind.ASSEMBLE
+
+
+@signals.worker_init.connect
+def _answer_for_the_children(**_: Any) -> None:
+    try:
+        pulse.answer_for(_kind(), lease.stopping)
+    except PortTakenError as error:
+        logger.critical("not monitored", reason=str(error))
+        raise SystemExit(1) from error  # Celery would log any other exception and go on
+
+
 @signals.worker_init.connect
 def _import_the_renderer(**_: Any) -> None:
     """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model."""
-    if ChunkKind.RENDER in app.amqp.queues.consume_from:
+    if _kind() == ChunkKind.RENDER:
         import worker.renderer  # noqa: F401, PLC0415
 
 
 @signals.worker_process_init.connect
 def _load_the_model(**_: Any) -> None:
     """Load the model in the child that will use it, before it reports for work."""
-    if ChunkKind.RENDER not in app.amqp.queues.consume_from:
-        return
-    try:
-        work.renderer()
-    except ModelError as error:
-        logger.critical("no renderer", reason=str(error))
-        raise SystemExit(1) from error  # Celery would log any other exception and go on
-    logger.info("renderer ready", model=settings().model_name)
+    lease.watch()
+    pulse.join()
+    tracing.start(_kind().value)
+    if _kind() == ChunkKind.RENDER:
+        try:
+            work.renderer()
+        except ModelError as error:
+            logger.critical("no renderer", reason=str(error))
+            raise SystemExit(1) from error
+        logger.info("renderer ready", model=settings().model_name)
+    pulse.tell(State.READY)
+
+
+@signals.worker_process_shutdown.connect
+def _send_the_last_spans(**_: Any) -> None:
+    tracing.stop()
 
 
 @signals.worker_shutting_down.connect

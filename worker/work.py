@@ -62,6 +62,7 @@ def render(lease: Lease) -> Record:
     if any(frame.missing for frame in rest):
         started = time.monotonic()
         rendering = renderer().render(claim.spec, [frame.position for frame in rest], lease.check)
+        lease.rendered, lease.wanted = len(rest), sum(frame.missing for frame in rest)
         log.info("rendered", seconds=round(time.monotonic() - started, 3))
 
         def upload(frame: ClaimedFrame, picture: Picture, flag: Flag | None) -> MadeFrame | FlaggedFrame | None:

@@ -264,7 +264,10 @@ async def follow_walk(
     },
 )
 def read_frame(
-    walk_id: WalkId, index: Annotated[int, Path(description="0 is the first stop.", examples=[0])], caller: Caller
+    walk_id: WalkId,
+    index: Annotated[int, Path(description="0 is the first stop.", examples=[0])],
+    base: Base,
+    caller: Caller,
 ) -> str:
     """Redirect to the picture, a PNG file that never changes."""
     with transaction() as session:
@@ -274,7 +277,7 @@ def read_frame(
         name = frames[index].object
     if name is None:
         raise FrameNotThereError(f"Frame {index} of walk {walk_id} is not rendered yet.")
-    return storage.url(name)
+    return storage.url(name, base)
 
 
 @router.post(

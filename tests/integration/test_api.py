@@ -117,6 +117,26 @@ def test_frames_show_up_as_they_are_rendered(api: TestClient) -> None:
     assert seen["frames"][0]["url"] == f"{settings().bucket_endpoint}/momalisa/w/0.0.png"
 
 
+@pytest.mark.parametrize(
+    ("bucket", "found_at", "loaded_from"),
+    [
+        ("/storage", "http://testserver/storage", "'self'"),
+        ("https://files.example/", "https://files.example", "https://files.example"),
+    ],
+)
+def test_a_browser_is_sent_to_the_bucket_that_it_can_reach(
+    bucket: str, found_at: str, loaded_from: str, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUCKET_PUBLIC_URL", bucket)
+    forget()
+    walk_id = make(api)["id"]
+    render_a_chunk()
+    url = f"{found_at}/momalisa/w/0.0.png"
+    assert api.get(f"/v1/walks/{walk_id}").json()["frames"][0]["url"] == url
+    assert api.get(f"/v1/walks/{walk_id}/frames/0", follow_redirects=False).headers["location"] == url
+    assert f"media-src {loaded_from};" in api.get(f"/walks/{walk_id}").headers["content-security-policy"]
+
+
 def test_nothing_is_sent_again_while_nothing_changes(api: TestClient) -> None:
     url = f"/v1/walks/{make(api)['id']}"
     etag = api.get(url).headers["etag"]

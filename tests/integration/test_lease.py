@@ -10,10 +10,11 @@ from typing import Never
 from uuid import UUID
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, queue, results
+from momalisa import chunks, jobs, monitoring, queue, results
 from momalisa.chunks import Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
@@ -180,11 +181,39 @@ lease.run(ChunkKind.RENDER, hang)
 
 def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(make: Callable[[], UUID], services: System) -> None:
     make()
+    assert ended_by_itself(HANGS, services) == 1
+    assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
+
+
+def ended_by_itself(program: str, services: System) -> int:
+    """Return the exit code of a worker that may make no step for a second."""
     variables = {**services.variables, "STALL_SECONDS": "1", "LEASE_SECONDS": "3"}
-    hung = subprocess.run(
-        [sys.executable, "-c", HANGS], cwd=ROOT, env=environment(**variables), timeout=60, check=False
-    )
-    assert hung.returncode == 1
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, env=environment(**variables), timeout=60, check=False).returncode
+
+
+STARVES = """
+import threading
+from momalisa import chunks
+from momalisa.tables import ChunkKind
+from worker import lease
+def claim(*arguments, **named):
+    claimed = chunks_claim(*arguments, **named)
+    threading.Thread.start = lambda thread: threading.Event().wait()
+    return claimed
+def work(kept):
+    kept.at_once(len, ["something"])
+chunks_claim, chunks.claim = chunks.claim, claim
+lease.run(ChunkKind.RENDER, work)
+"""
+"""No thread starts any more once a chunk is claimed, as when memory ran out: whoever starts one waits for ever."""
+
+
+def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_free(
+    make: Callable[[], UUID], services: System
+) -> None:
+    make()
+    assert ended_by_itself(STARVES, services) == 1
     assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
 
 
@@ -237,3 +266,36 @@ def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) ->
 
     lease.run(ChunkKind.RENDER, lose_it)
     assert (chunk().status, chunk().finished_at) == (ChunkStatus.QUEUED, None)
+
+
+def frames() -> tuple[float, float]:
+    """Return how many frames this process has rendered, and how many of them for nothing."""
+    registry = CollectorRegistry()
+    registry.register(monitoring.FRAMES_RENDERED)
+    registry.register(monitoring.FRAMES_WASTED)
+    names = ("momalisa_frames_rendered_total", "momalisa_frames_wasted_total")
+    rendered, wasted = (registry.get_sample_value(name) or 0 for name in names)
+    return rendered, wasted
+
+
+def test_frames_are_counted_once_they_are_recorded_and_as_wasted_if_they_are_not(make: Callable[[], UUID]) -> None:
+    make()
+
+    def rendered(kept: Lease) -> lease.Record:
+        kept.rendered, kept.wanted = 8, 5  # three were there before, and kept the batch whole
+        return done(kept)
+
+    def rendered_in_vain(kept: Lease) -> Never:
+        kept.rendered, kept.wanted = 8, 8
+        raise StoreUnavailableError("away")
+
+    def stopped_before(kept: Lease) -> Never:
+        raise StoreUnavailableError("away")
+
+    before = frames()
+    lease.run(ChunkKind.RENDER, stopped_before)
+    assert frames() == before
+    lease.run(ChunkKind.RENDER, rendered_in_vain)
+    assert frames() == (before[0], before[1] + 8)
+    lease.run(ChunkKind.RENDER, rendered)
+    assert frames() == (before[0] + 5, before[1] + 11)

@@ -1,11 +1,20 @@
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 import redis
+from sqlalchemy import text
 
 from momalisa import chunks, jobs, queue, reconciler
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.processes import free_port
-from momalisa.settings import settings
+from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import ChunkKind
 from tests.conftest import forget
@@ -80,3 +89,51 @@ def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.Monke
     queue.app.cache_clear()
     settings.cache_clear()
     reconciler.top_up()
+
+
+def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
+    services: System, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    broker = services.children["valkey"].process
+    assert broker
+    with worker(services, ChunkKind.ASSEMBLE, log):
+        with transaction() as session:
+            session.execute(text("LOCK TABLE chunks"))  # so that the work ends when we say
+            queue.publish(ChunkKind.ASSEMBLE)
+            until(a_claim_waits)
+            broker.send_signal(signal.SIGSTOP)
+        try:
+            until(lambda: "Couldn't ack" in log.read_text())
+        finally:
+            broker.send_signal(signal.SIGCONT)
+        queue.publish(ChunkKind.ASSEMBLE)
+        until(lambda: log.read_text().count("nothing to do") > 1)
+
+
+def a_claim_waits() -> bool:
+    waits = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%chunks%'"
+    with transaction() as session:
+        return session.execute(text(waits)).first() is not None
+
+
+@contextmanager
+def worker(services: System, kind: ChunkKind, log: Path) -> Iterator[None]:
+    """Run a worker for the length of a block."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", kind], cwd=ROOT, env=environment(**services.variables), stderr=output
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def until(look: Callable[[], object]) -> None:
+    """Look until there is something to see."""
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

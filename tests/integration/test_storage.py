@@ -66,7 +66,7 @@ def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
 
 def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
     storage.put(name, b"picture", "image/png", download_as="a-to-b.png")
-    answer = httpx.get(storage.url(name))
+    answer = httpx.get(storage.url(name, "http://museum"))
     assert (answer.content, answer.headers["content-type"]) == (b"picture", "image/png")
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["content-disposition"] == 'attachment; filename="a-to-b.png"'
@@ -98,7 +98,7 @@ def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(
 ) -> None:
     """The signature is checked by the rules of Google's document "V4 signing process", not by its code."""
     storage.put(name, b"picture", "image/png")
-    url = httpx.URL(storage.url(name))
+    url = httpx.URL(storage.url(name, "http://museum"))
     assert httpx.get(url).content == b"picture"
     query = {key: url.params[key] for key in sorted(url.params)}
     signature = bytes.fromhex(query.pop("X-Goog-Signature"))
@@ -122,11 +122,11 @@ def test_a_signed_url_stays_the_same_for_half_of_its_life(
 ) -> None:
     begin = datetime.now(UTC).timestamp() // 1800 * 1800
     monkeypatch.setattr(time, "time", lambda: begin)
-    first = (storage.url(name), storage.urls_expire_at())
+    first = (storage.url(name, "http://museum"), storage.urls_expire_at())
     monkeypatch.setattr(time, "time", lambda: begin + 1799)
-    assert (storage.url(name), storage.urls_expire_at()) == first
+    assert (storage.url(name, "http://museum"), storage.urls_expire_at()) == first
     monkeypatch.setattr(time, "time", lambda: begin + 1800)
-    assert storage.url(name) != first[0]
+    assert storage.url(name, "http://museum") != first[0]
     assert storage.urls_expire_at() == datetime.fromtimestamp(begin + 5400, UTC)
 
 

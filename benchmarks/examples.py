@@ -1,0 +1,49 @@
+"""The walks that docs/walks.md shows, made anew by the whole system: `python -m benchmarks.examples`."""
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from momalisa import local
+from momalisa.client import Client
+from momalisa.local import System
+from momalisa.processes import free_port
+from momalisa.settings import ROOT
+from momalisa.spec import slug
+
+ORDERS: list[dict[str, Any]] = [
+    {"prompts": ["a giraffe", "a battleship"], "seed": 7},
+    {"prompts": ["a rose", "a butterfly"], "seed": 7, "loop": "pingpong", "hold": 6, "easing": "ease-in-out"},
+    {"prompts": ["an apple", "a planet", "a full moon"], "seed": 7, "loop": "closed", "hold": 4},
+    {"prompts": ["an owl", "an alarm clock"], "seed": 7, "loop": "pingpong", "hold": 4},
+    {"prompts": ["a cat", "a castle"], "seed": 7, "easing": "ease-in-out"},
+]
+
+FRAMES = 48
+
+FOLDER = ROOT / "docs" / "walks"
+
+
+def main() -> None:
+    """Make the walks, and save the GIF and the contact sheet of each."""
+    FOLDER.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="momalisa-examples-") as folder,
+        local.started(System(Path(folder), port=free_port()), print) as system,
+        Client(system.url) as client,
+    ):
+        for walk in [client.submit(frames=FRAMES, **order) for order in ORDERS]:
+            for seen in client.watch(walk):
+                made = seen
+            name = FOLDER / slug(made["prompts"])
+            client.save(made, "gif", name.with_suffix(".gif"))
+            sheet = Image.open(io.BytesIO(client.download(made["artifacts"]["sheet"]["url"])))
+            sheet.convert("RGB").save(name.with_suffix(".webp"), quality=85)
+            print(f"Saved {name}.gif and its contact sheet.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+# NGINX with the files of the website, in front of the API. From the top folder:
+#   docker build --file infra/docker/frontend.Dockerfile --tag momalisa-frontend .
+# How to pin the base by its content is said in api.Dockerfile.
+
+FROM nginx:1.29.8-alpine AS static
+COPY frontend/static /app/frontend/static
+# Compressed once, here, so that NGINX need not do it for each visitor.
+RUN find /app/frontend/static -type f -size +1k \( -name '*.js' -o -name '*.css' -o -name '*.svg' \) \
+    -exec gzip -9k {} +
+
+FROM nginx:1.29.8-alpine
+COPY infra/nginx/nginx.conf.template /etc/nginx/templates/
+COPY infra/nginx/errors /app/errors
+COPY --from=static /app/frontend/static /app/frontend/static
+# The image's own entry point fills in the template: where the API is, and who resolves its name.
+ENV API=api:8000 \
+    NGINX_ENTRYPOINT_LOCAL_RESOLVERS=1 \
+    NGINX_ENVSUBST_OUTPUT_DIR=/tmp \
+    NGINX_ENVSUBST_FILTER="^(API|NGINX_LOCAL_RESOLVERS)$"
+USER 10001:10001
+EXPOSE 8080
+CMD ["nginx", "-c", "/tmp/nginx.conf", "-g", "daemon off;"]

@@ -1,0 +1,232 @@
+"""NGINX in front of the API: its configuration, and the two at work."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from momalisa import local
+from momalisa.client import Client
+from momalisa.local import System
+from momalisa.processes import Child, free_port
+from momalisa.settings import ROOT
+
+NGINX = ROOT / "infra" / "nginx"
+START_SECONDS = 30
+
+SECURITY = ("content-security-policy", "referrer-policy", "x-content-type-options")
+"""What every answer says to browsers, once."""
+
+
+def configured(
+    folder: Path, *, port: int = 8080, api: str = "127.0.0.1:8000", bucket: str = "127.0.0.1:4443"
+) -> Path:
+    """Write NGINX's configuration for this machine instead of a container, and return its file."""
+    text = (NGINX / "nginx.conf.template").read_text()
+    for theirs, ours in {
+        "${API}": api,
+        "${NGINX_LOCAL_RESOLVERS}": "127.0.0.1",
+        "listen 8080": f"listen 127.0.0.1:{port}",
+        "/tmp/": f"{folder}/",  # noqa: S108
+        "/dev/stdout": f"{folder}/access.log",
+        "/dev/stderr": f"{folder}/error.log",
+        "/app/frontend": str(ROOT / "frontend"),
+        "root /app;": f"root {NGINX};",
+        "/etc/nginx/server.d/*.conf": f"{folder}/bucket.conf",
+    }.items():
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    (folder / "bucket.conf").write_text((NGINX / "bucket.conf").read_text().replace("bucket:4443", bucket))
+    file = folder / "nginx.conf"
+    file.write_text(text)
+    return file
+
+
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
+    told = subprocess.run(
+        ["nginx", "-t", "-c", configured(tmp_path)], check=False, stderr=subprocess.PIPE, text=True
+    ).stderr
+    assert "test is successful" in told
+    assert "[warn]" not in told
+
+
+def test_the_configuration_has_no_known_weakness(tmp_path: Path) -> None:
+    # The visitor's own Host header is passed on: URLs are made of it, which he alone gets to see.
+    gixy = [str(Path(sys.executable).parent / "gixy"), "--format", "json", "--skips", "host_spoofing"]
+    found = subprocess.run([*gixy, configured(tmp_path)], check=False, stdout=subprocess.PIPE, text=True).stdout
+    assert json.loads(found) == []
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The whole system, as behind a proxy, with one worker."""
+    variables = {
+        "TRUSTED_PROXIES": "127.0.0.1",
+        "BUCKET_PUBLIC_URL": "/storage",
+        "RATE_LIMITS": "on",
+        "REQUESTS_PER_MINUTE": "100",
+    }
+    folder = tmp_path_factory.mktemp("system")
+    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def url(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of NGINX in front of the system."""
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    bucket = urlsplit(system.variables["BUCKET_ENDPOINT"]).netloc
+    file = configured(folder, port=port, api=urlsplit(system.url).netloc, bucket=bucket)
+    user = "user root; " if os.geteuid() == 0 else ""
+    nginx = Child("nginx", ["nginx", "-c", str(file), "-g", f"{user}daemon off;"], folder / "log")
+    nginx.start()
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(f"http://127.0.0.1:{port}/healthz"):
+            assert nginx.ended() is None, nginx.last_lines()
+            assert time.monotonic() < deadline, nginx.last_lines()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        nginx.signal_stop()
+        nginx.wait_stopped(time.monotonic() + START_SECONDS)
+
+
+def status_of_the_very_path(url: str, path: str) -> int:
+    """Return how a path is answered that a client would tidy up before it asks."""
+    with httpx.Client() as client:
+        request = httpx.Request("GET", url, extensions={"target": path.encode()})
+        return client.send(request).status_code
+
+
+def answers(url: str) -> bool:
+    """Tell whether there is a server at a URL, and all is well with it."""
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/docs", "/openapi.json", "/healthz", "/v1/walks"])
+def test_what_the_api_answers_is_passed_on_with_its_headers(path: str, url: str, system: System) -> None:
+    through, direct = httpx.get(url + path), httpx.get(system.url + path)
+    assert through.status_code == direct.status_code == httpx.codes.OK
+    assert through.headers["content-type"] == direct.headers["content-type"]
+    for name in (*SECURITY, "cache-control"):
+        assert through.headers.get_list(name) == direct.headers.get_list(name), name
+
+
+@pytest.mark.parametrize(
+    "path", ["base.css", "make.js", "favicon.svg", "figure.webp", "fonts/eb-garamond-latin-wght-normal.woff2"]
+)
+def test_files_of_the_website_are_served_as_the_api_would(path: str, url: str, system: System) -> None:
+    through, direct = httpx.get(f"{url}/static/{path}"), httpx.get(f"{system.url}/static/{path}")
+    assert through.content == direct.content
+    assert through.headers["server"] == "nginx"
+    for name in (*SECURITY, "cache-control"):
+        assert through.headers.get_list(name) == direct.headers.get_list(name), name
+    assert (
+        through.headers["content-type"].split(";")[0].replace("application/javascript", "text/javascript")
+        == (direct.headers["content-type"].split(";")[0])
+    )
+    again = httpx.get(f"{url}/static/{path}", headers={"If-None-Match": through.headers["etag"]})
+    assert again.status_code == httpx.codes.NOT_MODIFIED
+
+
+def test_a_file_that_is_not_there_is_a_problem_that_the_api_tells(url: str) -> None:
+    answer = httpx.get(f"{url}/static/no-such.css")
+    assert answer.status_code == httpx.codes.NOT_FOUND
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_nothing_beside_the_files_of_the_website_is_served(url: str) -> None:
+    for path in ("/static/../pages/base.html", "/static/%2e%2e/pages/base.html", "/static../pages/base.html"):
+        assert status_of_the_very_path(url, path) == httpx.codes.NOT_FOUND, path
+    assert httpx.get(f"{url}/errors/503.html").status_code == httpx.codes.NOT_FOUND
+
+
+def test_events_arrive_when_they_happen(url: str) -> None:
+    """The stream ends only when the walk does, so an event that is held back until then never comes here."""
+    with Client(url) as client:
+        walk = client.submit(["a giraffe", "a battleship"], frames=240, steps=100)
+        events = f"{url}/v1/walks/{walk['id']}/events"
+        with httpx.stream("GET", events, timeout=60) as stream:
+            told = (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
+            assert not next(told)["done"]
+            client.cancel(walk["id"])
+            *_, last = told
+            assert last["status"] == "canceled"
+
+
+@pytest.mark.parametrize("size", [70_000, 200_000])
+def test_a_body_that_is_too_large_is_the_same_problem_whoever_finds_it(size: int, url: str) -> None:
+    answer = httpx.post(f"{url}/v1/walks", content=b" " * size, headers={"Content-Type": "application/json"})
+    assert answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.json()["type"], answer.json()["status"]) == ("/problems/too-large", 413)
+    assert "65536 bytes" in answer.json()["detail"]
+    for name in SECURITY:
+        assert len(answer.headers.get_list(name)) == 1, name
+
+
+def test_limits_hold_for_the_address_that_is_there_and_not_for_the_one_that_is_claimed(url: str) -> None:
+    with (
+        httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as one,
+        httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.3")) as other,
+    ):
+
+        def ask(client: httpx.Client, claimed: str) -> int:
+            return client.get(f"{url}/v1/walks", headers={"X-Forwarded-For": claimed}).status_code
+
+        statuses = [ask(one, f"203.0.113.{number}") for number in range(1, 110)]
+        assert statuses[0] == httpx.codes.OK
+        assert statuses[-1] == httpx.codes.TOO_MANY_REQUESTS
+        assert ask(other, "127.0.0.2") == httpx.codes.OK
+
+
+def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, system: System) -> None:
+    with Client(url) as client:
+        for walk in client.walk(["a giraffe", "a battleship"], frames=2, steps=1):  # noqa: B007 - the last one counts
+            pass
+    gif = walk["artifacts"]["gif"]["url"]
+    assert gif.startswith(f"{url}/storage/momalisa/walks/{walk['id']}/")
+    answer = httpx.get(gif)
+    assert answer.content[:6] == b"GIF89a"
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["content-disposition"].startswith("attachment")
+    redirect = httpx.get(f"{url}/v1/walks/{walk['id']}/frames/0")
+    assert httpx.get(redirect.headers["location"]).content[:4] == b"\x89PNG"
+    for method in ("PUT", "POST", "DELETE"):
+        assert httpx.request(method, gif).status_code == httpx.codes.FORBIDDEN
+    for path in ("/storage/momalisa", "/storage/momalisa/", "/storage/storage/v1/b", "/storage/momalisa/walks/../"):
+        assert status_of_the_very_path(url, path) == httpx.codes.NOT_FOUND, path
+
+
+def test_an_api_that_is_away_is_told_and_found_again(url: str, system: System) -> None:
+    api = system.children["api"]
+    api.signal_stop()
+    api.wait_stopped(time.monotonic() + START_SECONDS)
+    try:
+        problem = httpx.post(f"{url}/v1/walks", json={"prompts": ["a", "b"]}, headers={"Accept": "*/*"})
+        assert problem.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert problem.headers["content-type"] == "application/problem+json"
+        assert problem.headers["retry-after"]
+        assert problem.json()["type"] == "/problems/unavailable"
+        page = httpx.get(f"{url}/gallery", headers={"Accept": "text/html,*/*"})
+        assert page.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert page.headers["content-type"].startswith("text/html")
+        assert "closed for a moment" in page.text
+        assert httpx.get(f"{url}/static/base.css").status_code == httpx.codes.OK
+    finally:
+        api.start()
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(f"{url}/readyz"):
+        assert time.monotonic() < deadline, api.last_lines()
+        time.sleep(0.1)

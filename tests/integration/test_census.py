@@ -1,0 +1,138 @@
+"""What the reconciler tells of the queue, and what it costs to find out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, text, update
+
+from momalisa import census, chunks, jobs
+from momalisa.database import engine, transaction
+from momalisa.local import System
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+
+MakeSpec = Callable[..., WalkSpec]
+
+MANY = 10_000
+
+
+def take() -> census.Census:
+    with transaction() as session:
+        return census.take(session)
+
+
+def test_nothing_is_told_as_nothing(services: System) -> None:
+    found = take()
+    assert set(found.chunks.values()) == {0}
+    assert (found.oldest_due_seconds, found.walks[WalkStatus.QUEUED]) == ({"render": 0, "assemble": 0}, 0)
+    assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 0}
+
+
+def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: System, spec: MakeSpec) -> None:
+    with transaction() as session:
+        first, second, third = (jobs.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3))
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert claim
+        jobs.cancel(session, third, owner="ann")
+        session.execute(
+            update(Chunk).where(Chunk.walk_id == second).values(due_at=func.now() - text("interval '90 seconds'"))
+        )
+    found = take()
+    assert claim.walk_id == first
+    assert found.chunks[ChunkKind.RENDER, ChunkStatus.QUEUED] == 1
+    assert found.chunks[ChunkKind.RENDER, ChunkStatus.LEASED] == 1
+    assert 90 <= found.oldest_due_seconds[ChunkKind.RENDER] < 120
+    assert found.walks == {"queued": 1, "running": 1, "assembling": 0}
+    assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 1}
+
+
+def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: System, spec: MakeSpec) -> None:
+    with transaction() as session:
+        jobs.create(session, spec(frames=8), public=True, owner="ann")
+        session.execute(update(Chunk).values(due_at=func.now() + text("interval '1 hour'")))
+    assert take().oldest_due_seconds[ChunkKind.RENDER] == 0
+
+
+@pytest.fixture
+def long_ago(services: System, spec: MakeSpec) -> None:
+    """Many walks that are over, as code wrote them that knew neither `trace` nor `lost_at`."""
+    with transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO walks "
+                "(id, status, owner, public, spec, model, frames_total, frames_done, finished_at) "
+                "SELECT gen_random_uuid(), 'succeeded', 'ann', true, CAST(:spec AS jsonb), 'a', 8, 8, "
+                "now() - interval '2 hours' FROM generate_series(1, :many)"
+            ),
+            {"spec": spec(frames=8).model_dump_json(), "many": MANY},
+        )
+        session.execute(
+            text(
+                "INSERT INTO chunks (walk_id, number, kind, status, owner, rank, turn, finished_at) "
+                "SELECT id, number, 'render', 'done', 'ann', 2, 0, finished_at "
+                "FROM walks, generate_series(0, 3) number"
+            )
+        )
+        session.execute(text("ANALYZE walks, chunks"))
+
+
+def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
+    with transaction() as session:
+        for _ in range(5):
+            jobs.create(session, spec(frames=8), public=True, owner="ann")
+    statements: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(engine(), "before_cursor_execute", note)
+    try:
+        assert take().walks[WalkStatus.QUEUED] == 5
+    finally:
+        event.remove(engine(), "before_cursor_execute", note)
+    assert len(statements) == 4
+    with engine().connect() as connection:
+        for statement, parameters in statements:
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+            assert "Seq Scan" not in plan, plan
+
+
+def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System, spec: MakeSpec) -> None:
+    with transaction() as session:
+        walk_id = jobs.create(session, spec(frames=8), public=True, owner="ann").id
+        session.execute(update(Walk).values(trace=None))
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+    assert claim
+    assert (claim.walk_id, claim.trace, claim.recovery_seconds) == (walk_id, None, None)
+
+
+def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
+    services: System, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEASE_SECONDS", "1")  # PostgreSQL has been up for longer
+    settings.cache_clear()
+
+    def claim() -> chunks.Claim:
+        with transaction() as session:
+            found = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert found
+        return found
+
+    with transaction() as session:
+        jobs.create(session, spec(frames=4), public=True, owner="ann")
+    claim()
+    with transaction() as session:
+        # As if it had been claimed two minutes ago, for one.
+        earlier = {"lease_expires_at": text("interval '1 minute'"), "claimed_at": text("interval '2 minutes'")}
+        session.execute(update(Chunk).values({name: func.now() - age for name, age in earlier.items()}))
+        assert chunks.take_back(session) == 1
+    again = claim()
+    assert again.recovery_seconds
+    assert 60 <= again.recovery_seconds < 90
+    with transaction() as session:
+        chunks.give_back(session, again)
+    assert claim().recovery_seconds is None

@@ -1,0 +1,233 @@
+"""What operators see of a running system: `/metrics`, `/healthz` and `/readyz` of every part."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from momalisa import local, monitoring, reconciler
+from momalisa.client import Client
+from momalisa.local import System
+from momalisa.processes import free_port, is_free
+from momalisa.reconciler import Rounds
+from momalisa.settings import settings
+from momalisa.tables import ChunkKind
+from tests.conftest import forget
+from worker import pulse
+from worker.pulse import State
+
+PARTS = {"api": 0, "reconciler": 1, "assemble-1": 2, "render-1": 3}
+"""Where each part is monitored, from the first port on."""
+
+
+def free_ports(count: int) -> int:
+    """Return the first of some ports in a row that nobody listens on."""
+    while True:
+        first = free_port()
+        if all(is_free(first + place) for place in range(count)):
+            return first
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    variables = {
+        "METRICS_PORT": str(free_ports(len(PARTS))),
+        "LEASE_SECONDS": "3",
+        "RECONCILE_SECONDS": "0.5",
+        "BATCH_SIZE": "4",
+    }
+    folder = tmp_path_factory.mktemp("monitored")
+    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+        yield system
+
+
+def ask(system: System, part: str, path: str) -> httpx.Response:
+    port = int(system.variables["METRICS_PORT"]) + PARTS[part]
+    return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=10)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def figure(system: System, part: str, name: str, **labels: str) -> float:
+    """Return a sample of a part's metrics, by its full name and some of its labels; 0 if there is none."""
+    families = text_string_to_metric_families(ask(system, part, "/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def is_ready(system: System, part: str) -> bool:
+    try:
+        return ask(system, part, "/readyz").status_code == 200
+    except httpx.ConnectError:
+        return False  # it has not begun to listen
+
+
+def working_child(system: System) -> psutil.Process:
+    process = system.children["render-1"].process
+    assert process
+    [child] = psutil.Process(process.pid).children()
+    return child
+
+
+def make_walk(system: System, frames: int = 8, steps: int = 2) -> str:
+    with Client(system.url) as client:
+        walk = client.submit(["a giraffe", "a battleship"], frames=frames, seed=7, steps=steps, pacing="linear")
+    return walk["id"]
+
+
+def finished(system: System, walk_id: str) -> bool:
+    with Client(system.url) as client:
+        return client.get(walk_id)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_gets_ready_and_is_alive(monitored: System, part: str) -> None:
+    until(lambda: is_ready(monitored, part))
+    assert ask(monitored, part, "/healthz").text == "ok\n"
+    assert ask(monitored, part, "/").status_code == 404
+
+
+def test_nothing_of_this_is_on_the_public_port(monitored: System) -> None:
+    assert httpx.get(f"{monitored.url}/metrics", trust_env=False).status_code == 404
+
+
+def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: System) -> None:
+    until(lambda: is_ready(monitored, "render-1"))
+    frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
+    chunks = figure(monitored, "render-1", "momalisa_chunk_seconds_count", kind="render")
+    walk_id = make_walk(monitored)
+    until(lambda: finished(monitored, walk_id))
+    assert figure(monitored, "render-1", "momalisa_frames_rendered_total") == frames + 8
+    assert figure(monitored, "render-1", "momalisa_frames_wasted_total") == 0
+    assert figure(monitored, "render-1", "momalisa_chunk_seconds_count", kind="render") == chunks + 2
+    until(lambda: figure(monitored, "assemble-1", "momalisa_chunk_seconds_count", kind="assemble") >= 1)
+    submitted = {"method": "POST", "route": "/v1/walks", "status": "202"}
+    assert figure(monitored, "api", "momalisa_http_requests_total", **submitted) >= 1
+    polled = {"method": "GET", "route": "/v1/walks/{walk_id}"}
+    assert figure(monitored, "api", "momalisa_http_request_seconds_count", **polled) >= 1
+    until(lambda: figure(monitored, "reconciler", "momalisa_walks_last_hour", status="succeeded") >= 1)
+    assert figure(monitored, "reconciler", "momalisa_walks") == 0
+
+
+def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: System) -> None:
+    before = figure(monitored, "api", "momalisa_http_requests_total", route="unknown", method="other")
+    for number, method in enumerate(("PURGE", "MKCOL", "SUBSCRIBE")):  # what the server lets pass, and nobody needs
+        httpx.request(method, f"{monitored.url}/made/up/{number}", trust_env=False)
+    known = {"route": "unknown", "method": "other"}
+    assert figure(monitored, "api", "momalisa_http_requests_total", **known) == before + 3
+    text = ask(monitored, "api", "/metrics").text
+    assert not {"made/up", "PURGE"} & set(re.findall(r"made/up|PURGE", text))
+
+
+def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: System) -> None:
+    until(lambda: is_ready(monitored, "render-1"))
+    walk_id = make_walk(monitored)
+    until(lambda: finished(monitored, walk_id))
+    route = {"route": "/v1/walks/{walk_id}"}
+    before = figure(monitored, "api", "momalisa_http_request_seconds_count", **route)
+    counted = figure(monitored, "api", "momalisa_http_requests_total", **route)
+    httpx.get(f"{monitored.url}/v1/walks/{walk_id}", headers={"Prefer": "wait=1"}, trust_env=False)
+    assert figure(monitored, "api", "momalisa_http_request_seconds_count", **route) == before
+    assert figure(monitored, "api", "momalisa_http_requests_total", **route) == counted + 1
+
+
+def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost(monitored: System) -> None:
+    until(lambda: is_ready(monitored, "render-1"))
+    frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
+    expired = figure(monitored, "reconciler", "momalisa_leases_expired_total")
+    walk_id = make_walk(monitored, frames=8, steps=60)
+    until(lambda: figure(monitored, "reconciler", "momalisa_chunks", kind="render", status="leased") == 1)
+    working_child(monitored).send_signal(signal.SIGKILL)
+    until(lambda: ask(monitored, "render-1", "/readyz").status_code == 503)
+    assert ask(monitored, "render-1", "/readyz").text.strip() in {
+        "Its model is being loaded.",
+        "There is no process that works.",
+    }
+    assert ask(monitored, "render-1", "/healthz").status_code == 200  # it mends itself
+    assert figure(monitored, "render-1", "momalisa_frames_rendered_total") == frames
+    until(lambda: is_ready(monitored, "render-1"))
+    until(lambda: finished(monitored, walk_id), 120)
+    assert figure(monitored, "render-1", "momalisa_frames_rendered_total") == frames + 8
+    assert figure(monitored, "reconciler", "momalisa_leases_expired_total") == expired + 1
+    assert figure(monitored, "render-1", "momalisa_recovery_seconds_count") == expired + 1
+    assert figure(monitored, "render-1", "momalisa_recovery_seconds_sum") < 60
+
+
+def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored: System) -> None:
+    """PostgreSQL down: the API is not ready, the gauges are gone, and all parts are alive."""
+    until(lambda: "momalisa_walks{" in ask(monitored, "reconciler", "/metrics").text)
+    postgres = monitored.children["postgres"]
+    postgres.signal_stop()
+    assert postgres.process
+    postgres.process.wait(30)
+    try:
+        until(lambda: "momalisa_walks{" not in ask(monitored, "reconciler", "/metrics").text)
+        assert figure(monitored, "reconciler", "momalisa_rounds_skipped_total", duty="count") >= 1
+        assert ask(monitored, "api", "/readyz").status_code == 503
+        assert [ask(monitored, part, "/healthz").status_code for part in PARTS] == [200] * len(PARTS)
+    finally:
+        postgres.start()
+    until(lambda: is_ready(monitored, "api"))
+    until(lambda: "momalisa_walks{" in ask(monitored, "reconciler", "/metrics").text)
+
+
+def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: System) -> None:
+    from momalisa.errors import PortTakenError  # noqa: PLC0415
+
+    taken = monitored.variables["METRICS_PORT"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METRICS_PORT", taken)
+        settings.cache_clear()
+        with pytest.raises(PortTakenError, match=f"METRICS_PORT is {taken}"):
+            monitoring.serve([], alive=lambda: None, ready=lambda: None)
+    settings.cache_clear()
+
+
+@pytest.fixture
+def seen() -> Iterator[pulse._Seen]:
+    before = pulse._seen
+    pulse._seen = pulse._Seen(pid=os.getpid(), state=State.READY, heard=time.monotonic(), turned=time.monotonic())
+    yield pulse._seen
+    pulse._seen = before
+
+
+def test_a_worker_that_looks_for_no_permits_is_stuck_unless_there_is_no_broker(
+    services: System, seen: pulse._Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pulse._stuck(ChunkKind.RENDER) is None
+    seen.turned = time.monotonic() - pulse.STUCK_SECONDS - 1
+    assert "No permit was looked for" in (pulse._stuck(ChunkKind.RENDER) or "")
+    monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    forget()
+    assert pulse._stuck(ChunkKind.RENDER) is None
+    monkeypatch.setenv("BROKER_URL", services.variables["BROKER_URL"])
+    forget()
+    assert pulse._stuck(ChunkKind.RENDER) is None  # it has some time to find out that the broker is back
+
+
+def test_a_worker_whose_child_holds_a_chunk_and_says_nothing_is_stuck(seen: pulse._Seen) -> None:
+    seen.heard -= settings().stall_seconds + 1
+    assert pulse._stuck(ChunkKind.RENDER) is None  # there is nothing to do
+    seen.state = State.WORKING
+    assert "says nothing" in (pulse._stuck(ChunkKind.RENDER) or "")
+
+
+def test_a_reconciler_one_of_whose_duties_hangs_is_stuck() -> None:
+    rounds = Rounds([reconciler.take_back, reconciler.top_up])
+    assert rounds.not_ready()
+    rounds.begin(0)
+    rounds.begin(1)
+    assert (rounds.not_ready(), rounds.stuck()) == (None, None)
+    rounds._begun[1] -= reconciler.STUCK_SECONDS + 1
+    assert "top_up" in (rounds.stuck() or "")

@@ -1,0 +1,67 @@
+"""A backup, made and restored by the very commands of docs/operations.md, gives all walks back."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from momalisa import local
+from momalisa.client import Client
+from momalisa.local import POSTGRES_BIN, System
+from momalisa.processes import free_port
+from momalisa.settings import ROOT, environment
+
+
+def commands(heading: str) -> str:
+    """Return the commands that stand under a heading of the operators' guide."""
+    section = (ROOT / "docs" / "operations.md").read_text().partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def run(heading: str, system: System, backup: Path) -> None:
+    variables = {
+        "PATH": f"{POSTGRES_BIN}{os.pathsep}{os.environ['PATH']}",
+        "DATABASE": system.variables["DATABASE_URL"].replace("+psycopg", ""),
+        "BUCKET_FOLDER": str(system.folder / "bucket"),
+        "BACKUP": str(backup),
+    }
+    subprocess.run(["bash", "-euc", commands(heading)], env=environment(**variables), check=True)
+
+
+def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_go_on(tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    prompts = ["a giraffe", "a battleship"]
+    with local.started(System(tmp_path / "before", port=free_port(), workers=1)) as before:
+        with Client(before.url) as client:
+            *_, finished = client.watch(client.submit(prompts, frames=8, seed=7, steps=2))
+            gif = client.download(finished["artifacts"]["gif"]["url"])
+            for unfinished in client.watch(client.submit(prompts, frames=64, seed=8, steps=8)):
+                if unfinished["progress"]["frames_done"]:
+                    break
+        run("Back up", before, backup)
+        assert not unfinished["done"]
+
+    services = System(tmp_path / "after")
+    try:
+        services.start_services()
+        run("Restore", services, backup)
+    finally:
+        services.stop()
+    variables = {"LEASE_SECONDS": "3"}
+    with (
+        local.started(System(tmp_path / "after", port=free_port(), workers=2, variables=variables)) as after,
+        Client(after.url) as client,
+    ):
+        again = client.get(finished["id"])
+        assert again["status"] == "succeeded"
+        assert client.download(again["artifacts"]["gif"]["url"]) == gif
+        assert [frame["position"] for frame in again["frames"]] == [
+            frame["position"] for frame in finished["frames"]
+        ]
+        for frame in again["frames"]:
+            assert client.download(frame["url"] or "").startswith(b"\x89PNG")
+        *_, gone_on = client.watch(client.get(unfinished["id"]))
+        assert gone_on["status"] == "succeeded"

@@ -1,0 +1,53 @@
+"""What the process that works tells the one that answers for it."""
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from momalisa import monitoring
+from worker import pulse
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The end at which nobody reads."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    monkeypatch.setattr(pulse, "_pipe", (read, write))
+    yield read
+    os.close(write)
+    os.close(read)
+
+
+def test_nobody_who_works_waits_for_who_reads_and_no_line_is_torn(pipe: int) -> None:
+    for _ in range(20_000):
+        pulse._write(3, 0.123456789, {"kind": "render"})
+    lines = os.read(pipe, 1 << 20).decode().splitlines()
+    assert 1000 < len(lines) < 20_000
+    assert {json.dumps(json.loads(line)) for line in lines} == {'[3, 0.123456789, {"kind": "render"}]'}
+
+
+def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, float, dict[str, str]]] = []
+    monkeypatch.setattr(monitoring, "_forward", lambda *figure: told.append(figure))
+    registry = CollectorRegistry()
+    metrics = (monitoring.CHUNK_SECONDS, monitoring.FRAMES_RENDERED, monitoring.GPU_MEMORY_BYTES)
+    for metric in metrics:
+        registry.register(metric)
+    names = [
+        ("momalisa_chunk_seconds_sum", {"kind": "render"}),
+        ("momalisa_frames_rendered_total", {}),
+        ("momalisa_gpu_memory_bytes", {"state": "peak"}),
+    ]
+    before = [registry.get_sample_value(*name) or 0 for name in names]
+    monitoring.record(monitoring.CHUNK_SECONDS, 2.5, kind="render")
+    monitoring.record(monitoring.FRAMES_RENDERED, 8)
+    monitoring.record(monitoring.GPU_MEMORY_BYTES, 7, state="peak")
+    assert [registry.get_sample_value(*name) or 0 for name in names] == before
+    for number, value, labels in json.loads(json.dumps(told)):
+        monitoring.apply(number, value, labels)
+    after = [registry.get_sample_value(*name) or 0 for name in names]
+    assert after == [before[0] + 2.5, before[1] + 8, 7]
