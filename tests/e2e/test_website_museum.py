@@ -91,7 +91,7 @@ def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str,
     walk_id = hang(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
     with transaction() as session:
         positions = [frame.position for frame in jobs.get(session, walk_id, viewer=None).frames]
-    urls = {position: storage.url(storage.frame_name(walk_id, position)) for position in positions}
+    urls = {position: storage.url(storage.frame_name(walk_id, position), museum) for position in positions}
     asked: list[str] = []
     quiet.on("request", lambda request: asked.append(request.url))
     quiet.add_init_script(WATCHED)
@@ -161,7 +161,7 @@ def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
         return route.fulfill(status=403) if refused else route.continue_()
 
     with transaction() as session:
-        third = urlsplit(storage.url(str(jobs.get(session, walk_id, viewer=None).frames[3].object))).path
+        third = urlsplit(storage.url(str(jobs.get(session, walk_id, viewer=None).frames[3].object), museum)).path
     quiet.clock.install()
     quiet.emulate_media(reduced_motion="reduce")
     quiet.route("**/frames/**", refuse_the_third_at_first)
