@@ -86,7 +86,12 @@ class Bench(System):
     def _start_parts(self) -> None:
         self._count_statements()
         self._start("reconciler", [sys.executable, "-m", "momalisa", "reconcile"], **self.role("reconciler"))
-        api = {"HOST": "127.0.0.1", "PORT": str(self._port), "SECRET_KEY": "s" * 32, **self.role("api")}
+        api: dict[str, Any] = {
+            "HOST": "127.0.0.1",
+            "PORT": str(self._port),
+            "SECRET_KEY": "s" * 32,
+            **self.role("api"),
+        }
         self._start("api", [sys.executable, "-m", "api"], **api)
         ready = f"{self.url}/readyz"
         self._until_ready("api", lambda: httpx.get(ready, trust_env=False).raise_for_status())
@@ -96,7 +101,7 @@ class Bench(System):
         library = "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"
         with self.database() as database:
             for statement in (library, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}"):
-                database.execute(statement)  # type: ignore[call-overload]
+                database.execute(statement)
         server = self.children["postgres"]
         server.signal_stop()
         server.wait_stopped(time.monotonic() + local.STOP_SECONDS)
@@ -105,9 +110,9 @@ class Bench(System):
         with self.database() as database:
             database.execute("CREATE EXTENSION pg_stat_statements")
             for part in PARTS:
-                database.execute(f"CREATE ROLE {part} SUPERUSER LOGIN")  # type: ignore[call-overload]
+                database.execute(f"CREATE ROLE {part} SUPERUSER LOGIN")
 
-    def role(self, part: str) -> dict[str, str]:
+    def role(self, part: str) -> dict[str, Any]:
         """Return the variables by which a part is known to the database."""
         return {"DATABASE_URL": self._variables["DATABASE_URL"].replace("//momalisa@", f"//{part}@")}
 
@@ -130,7 +135,7 @@ class Bench(System):
         celery += ["--concurrency", str(concurrency), "--without-gossip", "--without-mingle", "--without-heartbeat"]
         spans = self.folder / "spans"
         spans.mkdir(exist_ok=True)
-        variables = {"SPANS": str(spans), "CHUNK_SECONDS": str(chunk_seconds), **self.role(queue)}
+        variables: dict[str, Any] = {"SPANS": str(spans), "CHUNK_SECONDS": str(chunk_seconds), **self.role(queue)}
         self._start(name, celery, **variables)
         return self.children[name]
 
@@ -171,8 +176,8 @@ class Bench(System):
     def number(self, query: str) -> int:
         """Return the one number that a query gives."""
         with self.database() as database:
-            row = database.execute(query).fetchone()  # type: ignore[call-overload]
-        return int(row[0])
+            [[found]] = database.execute(query).fetchall()
+        return int(found)
 
 
 @dataclass
@@ -474,20 +479,19 @@ def main() -> int:
         if not short:
             quality.write(name, lines, PAGE)
 
-    with (
-        tempfile.TemporaryDirectory(prefix="momalisa-") as folder,
-        local.started(Bench(Path(folder), port=free_port(), variables=SETTINGS), print) as bench,
-    ):
-        idle = Visitor(bench.url)
-        with idle.visiting():
-            time.sleep(4 if short else 15)
-        seen = []
-        for workers in levels:
-            seen.append(backlog(bench, workers, chunk_seconds))
-            print(f"{workers} workers: {seen[-1].share:.1%} of their time spent rendering", flush=True)
-        tell("backlog", table(seen, idle, chunk_seconds))
-        tell("big-walk", big_table(big, big_walk(bench, big, chunk_seconds), chunk_seconds))
-        loop = keda(bench, 8, chunk_seconds / 4)
+    with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
+        bench = Bench(Path(folder), port=free_port(), variables=SETTINGS)
+        with local.started(bench, print):
+            idle = Visitor(bench.url)
+            with idle.visiting():
+                time.sleep(4 if short else 15)
+            seen = []
+            for workers in levels:
+                seen.append(backlog(bench, workers, chunk_seconds))
+                print(f"{workers} workers: {seen[-1].share:.1%} of their time spent rendering", flush=True)
+            tell("backlog", table(seen, idle, chunk_seconds))
+            tell("big-walk", big_table(big, big_walk(bench, big, chunk_seconds), chunk_seconds))
+            loop = keda(bench, 8, chunk_seconds / 4)
     sent = statements(loop, seen[-1])
     total = f"Statements a frame, of all parts: {sent:.2f}, of {STATEMENTS:g} at most."
     tell("keda", [*loop_table(loop), "", total])

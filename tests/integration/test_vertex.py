@@ -321,7 +321,7 @@ def endpoint(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], Answer])
 def hung_up(handler: BaseHTTPRequestHandler) -> bool:
     """Wait until the caller closes the connection."""
     handler.connection.settimeout(30)
-    return handler.connection.recv(1) == b""
+    return not handler.connection.recv(1)
 
 
 @pytest.fixture
