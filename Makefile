@@ -49,7 +49,7 @@ chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
-bench: bench-smoothness bench-render bench-gif ## Measure everything; SHORT=1 tries in small and writes no document.
+bench: bench-smoothness bench-render bench-gif bench-scale ## Measure everything; SHORT=1 tries in small and writes no document.
 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
@@ -59,6 +59,9 @@ bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md:
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
+
+bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
+	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
 examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
@@ -85,6 +88,16 @@ infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the clus
 
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
+
+bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
+	$(BIN)/python -m benchmarks.website
+
+screens: .venv/dev .venv/browser ## Take the pictures of docs/screens anew.
+	@fc-list :lang=zh-cn | grep -q . || \
+		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
+		echo "There is no font for Chinese and Japanese here; those words will be boxes."
+	$(BIN)/python -m tests.e2e.screens
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa

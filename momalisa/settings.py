@@ -104,6 +104,29 @@ class Settings(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
 
+    renderer: Literal["local", "vertex"] = Field(
+        "local", description="Who renders: local, the worker itself; vertex, an endpoint of Vertex AI."
+    )
+    vertex_endpoint: str | None = Field(
+        None,
+        pattern=r"^projects/[^/]+/locations/[^/]+/endpoints/[^/]+$",
+        description="Resource name of the endpoint that renders.",
+    )
+    vertex_url: str | None = Field(
+        None,
+        description="Base URL of a dedicated endpoint: https and its DNS name; unset means its region's. By http "
+        "it is a stand-in that is sent no credentials.",
+    )
+    vertex_seconds: float = Field(
+        600,
+        gt=0,
+        le=3600,
+        description="Time that the endpoint has for a chunk; a shared one takes 60 at most.",
+    )
+    aip_http_port: int = Field(8080, ge=1, le=65535, description="Port of the container behind an endpoint.")
+    aip_health_route: str = Field("/health", description="Path at which that container tells whether it is ready.")
+    aip_predict_route: str = Field("/predict", description="Path at which that container renders.")
+
     workers: int = Field(2, ge=1, le=64, description="Render workers of a system on one machine.")
 
     secret_key: SecretStr | None = Field(
@@ -187,6 +210,12 @@ class Settings(BaseSettings):
     def _native_size_is_allowed(self) -> Self:
         if self.image_size > self.max_size:
             raise ValueError(f"IMAGE_SIZE ({self.image_size}) is larger than MAX_SIZE ({self.max_size})")
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_is_named(self) -> Self:
+        if self.renderer == "vertex" and self.vertex_endpoint is None:
+            raise ValueError("RENDERER=vertex needs VERTEX_ENDPOINT")
         return self
 
     @field_validator("webhook_secret")
