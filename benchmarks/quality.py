@@ -1,8 +1,9 @@
-"""The tables of `docs/quality.md`, each between two marks and written by the command that measured it."""
+"""Tables in `docs/`, each between two marks and written by the command that measured it."""
 
 import argparse
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from momalisa.settings import ROOT
 
@@ -16,15 +17,15 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def write(name: str, lines: Iterable[str]) -> None:
-    """Put lines of Markdown in place of those between `<!-- name -->` and `<!-- /name -->`.
+def write(name: str, lines: Iterable[str], page: Path = PAGE) -> None:
+    """Put lines of Markdown into a page between `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
         ValueError: if the page has no such marks.
     """
     text = "\n".join(lines)
     mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    page, count = mark.subn(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text())
+    written, count = mark.subn(lambda found: f"{found[1]}{text}\n{found[2]}", page.read_text())
     if count != 1:
-        raise ValueError(f"{PAGE} has {count} places for {name}, not one")
-    PAGE.write_text(page)
+        raise ValueError(f"{page} has {count} places for {name}, not one")
+    page.write_text(written)

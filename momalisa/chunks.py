@@ -92,28 +92,31 @@ def add(session: Session, walk_id: UUID, party: str, positions: Sequence[float])
     batches = maths.chunks(len(positions), settings().batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
     begin = 0 if last is None else last + 1
-    turns = {rank: next_turn(session, party, rank) for rank in (1, 2)}
+    numbers = range(begin, begin + len(batches))
+    turns = {rank: next_turn(session, party, rank) for rank in {2 if number else 1 for number in numbers}}
     session.execute(
-        insert(Chunk),
-        [
-            {
-                "walk_id": walk_id,
-                "number": number,
-                "kind": ChunkKind.RENDER,
-                "owner": party,
-                "rank": 2 if number else 1,
-                "turn": turns[2] + number - max(begin, 1) if number else turns[1],
-            }
-            for number in range(begin, begin + len(batches))
-        ],
+        insert(Chunk).values(
+            [
+                {
+                    "walk_id": walk_id,
+                    "number": number,
+                    "kind": ChunkKind.RENDER,
+                    "owner": party,
+                    "rank": 2 if number else 1,
+                    "turn": turns[2] + number - max(begin, 1) if number else turns[1],
+                }
+                for number in numbers
+            ]
+        )
     )
-    session.execute(
-        insert(Frame),
-        [
-            {"walk_id": walk_id, "position": positions[index], "chunk": number}
-            for number, indices in enumerate(batches, start=begin)
-            for index in indices
-        ],
+    session.execute(  # many rows by one statement: a list of parameters would be a statement for each
+        insert(Frame).values(
+            [
+                {"walk_id": walk_id, "position": positions[index], "chunk": number}
+                for number, indices in zip(numbers, batches, strict=True)
+                for index in indices
+            ]
+        )
     )
     return Due(ChunkKind.RENDER, len(batches))
 
@@ -162,14 +165,17 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         )
         .returning(Chunk.attempts)
     ).scalar_one()
-    session.execute(
-        update(Walk)
-        .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
-        .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
-    )
     walk = session.execute(
-        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk, Walk.trace).where(Walk.id == chunk.walk_id)
+        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk, Walk.trace, Walk.status).where(
+            Walk.id == chunk.walk_id
+        )
     ).one()
+    if walk.status == WalkStatus.QUEUED:
+        session.execute(
+            update(Walk)
+            .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
+            .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
+        )
     frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
     if kind == ChunkKind.RENDER:
         frames = frames.where(Frame.chunk == chunk.number)
@@ -200,13 +206,16 @@ def heartbeat(session: Session, claim: Claim) -> None:
     report(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
 
 
-def give_back(session: Session, claim: Claim) -> None:
-    """Return a chunk to the queue, because this worker must stop; the attempt does not count.
+def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
+    """Return a chunk to the queue, because this worker cannot do it; the attempt does not count.
+
+    It is due again after `seconds`.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1)
+    due_at = _from_now(seconds)
+    report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
 
 
 def attempt_failed(session: Session, claim: Claim, error: str) -> None:

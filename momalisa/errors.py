@@ -152,6 +152,33 @@ class ModelError(MomalisaError):
     title = "The model cannot render walks"
 
 
+class RendererBusyError(MomalisaError):
+    """The endpoint that renders for us takes no more just now, or is not there."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "renderer-busy"
+    title = "The renderer is busy"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class RendererError(MomalisaError):
+    """The endpoint that renders for us refused a chunk, did not answer in time, or made no sense."""
+
+    type = "renderer"
+    title = "The renderer failed"
+
+
+class ObjectInTheWayError(MomalisaError):
+    """There is another object under a name, and who came upon it may not replace it."""
+
+    type = "object-in-the-way"
+    title = "Another file has this name"
+
+
 class ObjectCorruptError(MomalisaError):
     """An object of the bucket is missing, or is not what was recorded."""
 

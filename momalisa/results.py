@@ -5,10 +5,10 @@ lease of its claim (`chunks`). Rows are locked in the order that `chunks` keeps.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
-from sqlalchemy import and_, func, insert, literal, not_, select, update
+from sqlalchemy import and_, case, column, func, insert, literal, not_, select, update, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -71,18 +71,7 @@ def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | Flagg
         LeaseLostError: if the chunk is no longer ours.
     """
     chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
-    new = 0
-    for frame in made:
-        if isinstance(frame, FlaggedFrame):
-            values: dict[str, object] = {"flagged": frame.flag}
-        else:
-            values = {**_recorded(frame.stored), "signature": frame.signature, "key": frame.key}
-        recorded = session.execute(
-            update(Frame)
-            .where(Frame.walk_id == claim.walk_id, Frame.position == frame.position, MISSING)
-            .values(values)
-        )
-        new += chunks.rows(recorded)
+    new = _record(session, claim, made) if made else 0
     missing = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
@@ -91,6 +80,26 @@ def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | Flagg
     ).scalar_one()
     # From here on we hold the lock of the walk, so that of two who record at once the second sees it all.
     return _next_pass(session, claim) if missing else _assembly(session, claim)
+
+
+def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> int:
+    """Record frames that were missing, by one statement, and return how many of them were."""
+    columns = (Frame.position, Frame.object, Frame.bytes, Frame.crc32c, Frame.flagged, Frame.signature, Frame.key)
+    rows = [
+        (frame.position, None, None, None, frame.flag, None, None)
+        if isinstance(frame, FlaggedFrame)
+        else (frame.position, *astuple(frame.stored), None, frame.signature, frame.key)
+        for frame in made
+    ]
+    told = values(*(column(each.key, each.type) for each in columns), name="told").data(rows).c
+    recorded = session.execute(
+        update(Frame)
+        .where(Frame.walk_id == claim.walk_id, Frame.position == told.position, MISSING)
+        .values({each: told[each.key] for each in columns[1:]})
+        .values(rendered_at=case((told.object.is_not(None), func.now())))
+        .execution_options(synchronize_session=False)
+    )
+    return chunks.rows(recorded)
 
 
 def _next_pass(session: Session, claim: Claim) -> Due | None:
@@ -133,19 +142,20 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
     """
     chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
     session.execute(
-        insert(Artifact),
-        [
-            {
-                "walk_id": claim.walk_id,
-                "kind": artifact.kind,
-                "object": artifact.stored.name,
-                "bytes": artifact.stored.bytes,
-                "crc32c": artifact.stored.crc32c,
-                "width": artifact.width,
-                "height": artifact.height,
-            }
-            for artifact in artifacts
-        ],
+        insert(Artifact).values(
+            [
+                {
+                    "walk_id": claim.walk_id,
+                    "kind": artifact.kind,
+                    "object": artifact.stored.name,
+                    "bytes": artifact.stored.bytes,
+                    "crc32c": artifact.stored.crc32c,
+                    "width": artifact.width,
+                    "height": artifact.height,
+                }
+                for artifact in artifacts
+            ]
+        )
     )
     session.execute(
         update(Walk)

@@ -104,6 +104,29 @@ class Settings(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
 
+    renderer: Literal["local", "vertex"] = Field(
+        "local", description="Who renders: local, the worker itself; vertex, an endpoint of Vertex AI."
+    )
+    vertex_endpoint: str | None = Field(
+        None,
+        pattern=r"^projects/[^/]+/locations/[^/]+/endpoints/[^/]+$",
+        description="Resource name of the endpoint that renders.",
+    )
+    vertex_url: str | None = Field(
+        None,
+        description="Base URL of a dedicated endpoint: https and its DNS name; unset means its region's. By http "
+        "it is a stand-in that is sent no credentials.",
+    )
+    vertex_seconds: float = Field(
+        600,
+        gt=0,
+        le=3600,
+        description="Time that the endpoint has for a chunk; a shared one takes 60 at most.",
+    )
+    aip_http_port: int = Field(8080, ge=1, le=65535, description="Port of the container behind an endpoint.")
+    aip_health_route: str = Field("/health", description="Path at which that container tells whether it is ready.")
+    aip_predict_route: str = Field("/predict", description="Path at which that container renders.")
+
     workers: int = Field(2, ge=1, le=64, description="Render workers of a system on one machine.")
 
     secret_key: SecretStr | None = Field(
@@ -189,6 +212,12 @@ class Settings(BaseSettings):
             raise ValueError(f"IMAGE_SIZE ({self.image_size}) is larger than MAX_SIZE ({self.max_size})")
         return self
 
+    @model_validator(mode="after")
+    def _endpoint_is_named(self) -> Self:
+        if self.renderer == "vertex" and self.vertex_endpoint is None:
+            raise ValueError("RENDERER=vertex needs VERTEX_ENDPOINT")
+        return self
+
     @field_validator("webhook_secret")
     @classmethod
     def _secret_can_sign(cls, value: SecretStr | None) -> SecretStr | None:
@@ -204,8 +233,12 @@ class Settings(BaseSettings):
 
     @property
     def model_name(self) -> str:
-        """The model's name without the folders that lead to it on this machine."""
-        return Path(self.model).name if Path(self.model).exists() else self.model
+        """The model's name without the folders that lead to it, which need not be on this machine.
+
+        The API has no use for the weights, but it and the workers must know the model by the same name.
+        """
+        path = Path(self.model)
+        return path.name if path.is_absolute() or path.exists() else self.model
 
 
 def _embedded(data: dict[str, object]) -> bool:

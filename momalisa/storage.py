@@ -156,6 +156,25 @@ def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredO
     return StoredObject(name, int(blob.size), str(blob.crc32c))
 
 
+def make_way(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> None:
+    """Remove what was never recorded and has the name of an object that is still to be put.
+
+    Args:
+        name: of the object.
+        check: called between two tries; what it raises ends the work.
+        confirm: called before an object is removed; raises unless the caller still has the right to.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    blob = _bucket().get_blob(name, timeout=TIMEOUT, retry=_retry(check))
+    if blob is None:
+        return
+    confirm()
+    with contextlib.suppress(NotFound, PreconditionFailed):
+        blob.delete(if_generation_match=blob.generation, timeout=TIMEOUT, retry=_retry(check))
+
+
 def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     """Return the bytes of an object.
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
@@ -21,7 +22,7 @@ from sqlalchemy.orm import Session
 from momalisa import chunks, monitoring, queue, tracing
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
-from momalisa.errors import LeaseLostError, StoreUnavailableError
+from momalisa.errors import LeaseLostError, RendererBusyError, StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -67,15 +68,47 @@ def stopping() -> bool:
     return _stop[0] != 0
 
 
-class Lease:
+class Hold(ABC):
+    """The right to do some work, as long as it lasts."""
+
+    rendered = 0
+    """Frames that a model made under it."""
+    wanted = 0
+    """Of them, those that are to be recorded."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise if the work should end. Cheap: call it often."""
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """Raise unless the work is certain to be ours still."""
+
+    def at_once(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+        """Return what a function gives for each set of arguments, from several threads at once.
+
+        When the work should end, it does not wait for what is under way: those threads stop by themselves before
+        they try anything again, and what they finish does no harm.
+        """
+        pool = ThreadPoolExecutor(TRANSFERS)
+        try:
+            futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
+            pending = set(futures)
+            while pending:
+                self.check()
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Lease(Hold):
     """A claimed chunk that is kept by heartbeats for the length of a `with` block."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.rendered = 0
-        """Frames that the model made under this lease."""
-        self.wanted = 0
-        """Of them, those that are to be recorded."""
         self._ended = threading.Event()
         self._step = time.monotonic()
         self._lost = threading.Event()
@@ -104,25 +137,6 @@ class Lease:
         """
         with transaction() as session:
             chunks.heartbeat(session, self.claim)
-
-    def at_once(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
-        """Return what a function gives for each set of arguments, from several threads at once.
-
-        When the work should end, it does not wait for what is under way: those threads stop by themselves before
-        they try anything again, and what they finish does no harm.
-        """
-        pool = ThreadPoolExecutor(TRANSFERS)
-        try:
-            futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
-            pending = set(futures)
-            while pending:
-                self.check()
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         _to_keep.put(self)
@@ -213,10 +227,10 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     if claim is None:
         log.info("nothing to do", kind=kind)
         return
-    about: dict[str, Any] = {"walk": str(claim.walk_id), "chunk": claim.number, "kind": kind}
+    walk, number = str(claim.walk_id), claim.number
     with (
-        structlog.contextvars.bound_contextvars(**about),
-        tracing.span(f"{kind} chunk", parent=claim.trace, attempt=claim.attempt, **about),
+        structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
+        tracing.span(f"{kind} chunk", parent=claim.trace, walk=walk, chunk=number, attempt=claim.attempt),
     ):
         if claim.model != settings().model_name:
             log.error("the walk is for another model", model=claim.model)
@@ -246,6 +260,13 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         due = _give_up(claim, lambda session: chunks.give_back(session, claim))
         log.info("given back", cause=type(cause).__name__)
         tracing.failed("given back")
+    except RendererBusyError as busy:
+        seconds = busy.retry_after
+        _give_up(claim, lambda session: chunks.give_back(session, claim, seconds))
+        log.warning("given back", cause=type(busy).__name__, reason=str(busy), due_in=seconds)
+        tracing.failed("given back")
+        _claim_nothing(seconds)
+        return
     except LeaseLostError:
         due = None
         log.warning("dropped, because the lease is lost")
@@ -266,6 +287,13 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
             monitoring.record(monitoring.FRAMES_WASTED, kept.rendered - recorded)
     if due is not None:
         queue.publish(*due)
+
+
+def _claim_nothing(seconds: float) -> None:
+    """Keep this process from the next chunk for a while, since that would fare no better."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not stopping():
+        time.sleep(min(seconds, 0.2))
 
 
 def _give_up(claim: Claim, report: Callable[[Session], object]) -> Due | None:

@@ -50,7 +50,7 @@ def _answer_for_the_children(**_: Any) -> None:
 @signals.worker_init.connect
 def _import_the_renderer(**_: Any) -> None:
     """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model."""
-    if _kind() == ChunkKind.RENDER:
+    if _kind() == ChunkKind.RENDER and settings().renderer == "local":
         import worker.renderer  # noqa: F401, PLC0415
 
 
@@ -60,12 +60,13 @@ def _load_the_model(**_: Any) -> None:
     lease.watch()
     pulse.join()
     tracing.start(_kind().value)
-    if _kind() == ChunkKind.RENDER:
+    if _kind() == ChunkKind.RENDER and settings().renderer == "local":
         try:
             work.renderer()
         except ModelError as error:
             logger.critical("no renderer", reason=str(error))
             raise SystemExit(1) from error
+    if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
     pulse.tell(State.READY)
 

@@ -1,24 +1,21 @@
 """What a worker does with a claimed chunk of frames: copy or render them, and upload them."""
 
-import time
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from momalisa import jobs, results, storage
-from momalisa.chunks import ClaimedFrame, Due
+from momalisa.chunks import Claim, ClaimedFrame, Due
 from momalisa.database import transaction
 from momalisa.log import logger
-from momalisa.results import FlaggedFrame, MadeFrame
+from momalisa.results import MadeFrame
 from momalisa.settings import settings
-from momalisa.spec import frame_key
-from momalisa.tables import Flag
-from worker import assembly
-from worker.assembly import Picture
-from worker.caption import frame_caption
+from worker import frames, vertex
+from worker.frames import Batch, Order
 from worker.lease import Lease, Record
-from worker.signature import signature
 
 if TYPE_CHECKING:
     from worker.renderer import Renderer
@@ -54,29 +51,16 @@ def render(lease: Lease) -> Record:
     pixels a little, and a walk that was interrupted shall look like one that was not.
     """
     claim = lease.claim
-    warnings = renderer().warnings(claim.spec)
-    keys = {frame: frame_key(claim.spec, frame.position, renderer().revision) for frame in claim.frames}
-    copied = _copied(lease, keys)
+    copied: dict[ClaimedFrame, MadeFrame | None] = {}
+    batch = None
+    if claim.from_walk is not None:
+        batch = _make(_order(claim, claim.frames, wanted=False), lease)
+        copied = _copied(lease, claim.from_walk, dict(zip(claim.frames, batch.keys, strict=True)))
     rest = [frame for frame in claim.frames if frame not in copied]
-    made: list[MadeFrame | FlaggedFrame] = [frame for frame in copied.values() if frame is not None]
-    if any(frame.missing for frame in rest):
-        started = time.monotonic()
-        rendering = renderer().render(claim.spec, [frame.position for frame in rest], lease.check)
-        lease.rendered, lease.wanted = len(rest), sum(frame.missing for frame in rest)
-        log.info("rendered", seconds=round(time.monotonic() - started, 3))
-
-        def upload(frame: ClaimedFrame, picture: Picture, flag: Flag | None) -> MadeFrame | FlaggedFrame | None:
-            if not frame.missing:
-                return None
-            if flag is not None:
-                return FlaggedFrame(frame.position, flag)
-            name = storage.frame_name(claim.walk_id, frame.position)
-            data = assembly.encode_png(picture, frame_caption(claim.spec, claim.model, frame.position))
-            stored = storage.put(name, data, "image/png", check=lease.check, confirm=lease.confirm)
-            return MadeFrame(frame.position, stored, signature(picture), keys[frame])
-
-        uploads = lease.at_once(upload, rest, rendering.pictures, rendering.flags)
-        made += [frame for frame in uploads if frame is not None]
+    if batch is None or rest:
+        batch = _make(_order(claim, rest, wanted=True), lease)
+    made = [frame for frame in copied.values() if frame is not None] + batch.made
+    warnings = batch.warnings
 
     def record(session: Session) -> Due | None:
         due = results.frames_done(session, claim, made)
@@ -86,16 +70,25 @@ def render(lease: Lease) -> Record:
     return record
 
 
-def _copied(lease: Lease, keys: dict[ClaimedFrame, str]) -> dict[ClaimedFrame, MadeFrame | None]:
+def _order(claim: Claim, chosen: Sequence[ClaimedFrame], *, wanted: bool) -> Order:
+    """Return the order for some frames of a chunk; what is recorded already is not wanted again."""
+    missing = frozenset(frame.position for frame in chosen if wanted and frame.missing)
+    return Order(claim.walk_id, claim.model, claim.spec, tuple(frame.position for frame in chosen), missing)
+
+
+def _make(order: Order, lease: Lease) -> Batch:
+    """Have an order made where the model is."""
+    return vertex.make(order, lease) if settings().renderer == "vertex" else frames.make(renderer(), order, lease)
+
+
+def _copied(lease: Lease, source: UUID, keys: dict[ClaimedFrame, str]) -> dict[ClaimedFrame, MadeFrame | None]:
     """Copy the frames that the walk takes over from another, inside the bucket.
 
     Returns those that need not be rendered; None stands for one that was recorded before.
     """
     claim = lease.claim
-    if claim.from_walk is None:
-        return {}
     with transaction() as session:
-        found = jobs.pictures(session, claim.from_walk, list(keys.values()), viewer=claim.owner)
+        found = jobs.pictures(session, source, list(keys.values()), viewer=claim.owner)
 
     def copy(frame: ClaimedFrame) -> MadeFrame | None:
         original, looks = found[keys[frame]]

@@ -1,0 +1,509 @@
+"""`make bench-scale`: how the system behaves with many workers, whose GPUs are simulated and nothing else.
+
+The API, PostgreSQL, Valkey, the reconciler, the emulator of the bucket and the workers' own code are real. So is
+the contention on this machine, which a fleet would not have: there each worker has processors of its own.
+"""
+
+import math
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import yaml
+
+from benchmarks import quality
+from momalisa import local
+from momalisa.local import System
+from momalisa.processes import Child, free_port
+from momalisa.settings import ROOT
+
+PAGE = ROOT / "docs" / "scaling.md"
+
+LEVELS = (1, 16, 64, 128)
+"""Numbers of render workers."""
+
+BIG = 30
+"""Workers that render one big walk alone: as many as it has chunks."""
+
+MOST = 8
+"""Workers that KEDA may ask for."""
+
+CHUNK_SECONDS = 8.0
+"""How long a GPU takes for a batch (`docs/scaling.md` says of which GPU)."""
+
+BATCH = 8
+"""Frames in a chunk."""
+
+WALK: dict[str, Any] = {
+    "prompts": ["a giraffe", "a battleship"],
+    "frames": 24,
+    "steps": 20,
+    "width": 512,
+    "height": 512,
+}
+"""A walk of the backlog: evenly paced, in three passes or so, as walks are unless they say otherwise."""
+
+BIG_WALK = {**WALK, "frames": 240, "pacing": "linear"}
+"""As large as a walk may be, and all of it can be rendered at once: 30 chunks."""
+
+SMALL_WALK = {**WALK, "width": 128, "height": 128}
+"""For the loop of KEDA, whose walks are assembled, too: that is no simulation, and takes its time."""
+
+ROUNDS = 3
+"""Chunks that each worker renders while it is watched."""
+
+PARTS = ("api", "reconciler", "render", "assemble")
+"""Each has a role of its own in the database here, so that its statements can be told from the others'."""
+
+CONNECTIONS = 400
+"""That PostgreSQL allows here. A render worker has one open; a second one if a report and a heartbeat coincide."""
+
+SCALED = ROOT / "infra" / "k8s" / "base" / "render.yaml"
+"""Where KEDA is told how many workers there shall be."""
+
+TRIGGERS = [("SELECT count(*) FROM chunks WHERE kind = 'render' AND status IN ('queued', 'leased')", 1.0)]
+
+STATEMENTS = 4.0
+"""Per frame, at most."""
+
+SETTINGS = {"BATCH_SIZE": str(BATCH), "MAX_SIZE": "512"}
+
+
+class Bench(System):
+    """A system without workers: those are started as they are needed."""
+
+    def _start_parts(self) -> None:
+        self._count_statements()
+        self._start("reconciler", [sys.executable, "-m", "momalisa", "reconcile"], **self.role("reconciler"))
+        api: dict[str, Any] = {
+            "HOST": "127.0.0.1",
+            "PORT": str(self._port),
+            "SECRET_KEY": "s" * 32,
+            **self.role("api"),
+        }
+        self._start("api", [sys.executable, "-m", "api"], **api)
+        ready = f"{self.url}/readyz"
+        self._until_ready("api", lambda: httpx.get(ready, trust_env=False).raise_for_status())
+
+    def _count_statements(self) -> None:
+        """Start PostgreSQL anew so that it counts all statements, and let each part have a role."""
+        library = "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"
+        with self.database() as database:
+            for statement in (library, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}"):
+                database.execute(statement)
+        server = self.children["postgres"]
+        server.signal_stop()
+        server.wait_stopped(time.monotonic() + local.STOP_SECONDS)
+        server.start()
+        self._until_ready("postgres", lambda: self.connect().close())
+        with self.database() as database:
+            database.execute("CREATE EXTENSION pg_stat_statements")
+            for part in PARTS:
+                database.execute(f"CREATE ROLE {part} SUPERUSER LOGIN")
+
+    def role(self, part: str) -> dict[str, Any]:
+        """Return the variables by which a part is known to the database."""
+        return {"DATABASE_URL": self._variables["DATABASE_URL"].replace("//momalisa@", f"//{part}@")}
+
+    def connect(self) -> psycopg.Connection:
+        """Connect to the database as who measures."""
+        return psycopg.connect(
+            host=str(self._sockets), user="momalisa", dbname="postgres", autocommit=True, connect_timeout=5
+        )
+
+    @contextmanager
+    def database(self) -> Iterator[psycopg.Connection]:
+        """Give a connection for the length of a block."""
+        with self.connect() as connection:
+            yield connection
+
+    def worker(self, name: str, queue: str, concurrency: int, chunk_seconds: float) -> Child:
+        """Start a Celery worker with so many children."""
+        app = "benchmarks.simulated" if queue == "render" else "worker.tasks"
+        celery = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queue, "-n", name, "--pool", "prefork"]
+        celery += ["--concurrency", str(concurrency), "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        spans = self.folder / "spans"
+        spans.mkdir(exist_ok=True)
+        variables: dict[str, Any] = {"SPANS": str(spans), "CHUNK_SECONDS": str(chunk_seconds), **self.role(queue)}
+        self._start(name, celery, **variables)
+        return self.children[name]
+
+    def dismiss(self, *names: str) -> None:
+        """Stop workers as Kubernetes does, and wait until they are gone."""
+        for name in names:
+            self.children[name].signal_stop()
+        for name in names:
+            self.children.pop(name).wait_stopped(time.monotonic() + local.STOP_SECONDS)
+
+    def spans(self) -> dict[str, list[tuple[float, float]]]:
+        """Return when each process of a render worker rendered; what has not ended yet ends never."""
+        found = {}
+        for file in (self.folder / "spans").iterdir():
+            notes = [line.split() for line in file.read_text().splitlines()]
+            begins = [float(moment) for moment, what in notes if what == "begin"]
+            ends = [float(moment) for moment, what in notes if what == "end"]
+            found[file.name] = list(zip(begins, [*ends, math.inf], strict=False))
+        return found
+
+    def empty(self) -> None:
+        """Forget all walks, and what was counted and written down."""
+        with self.database() as database:
+            database.execute("TRUNCATE walks, webhook_deliveries, idempotency_keys CASCADE")
+        for file in (self.folder / "spans").glob("*"):
+            file.unlink()
+
+    def statements(self) -> dict[str, int]:
+        """Return how many statements each part has sent by now, BEGIN and COMMIT counted, too."""
+        counts = (
+            "SELECT rolname, sum(calls)::bigint FROM pg_stat_statements JOIN pg_roles ON pg_roles.oid = userid"
+            " GROUP BY rolname"
+        )
+        with self.database() as database:
+            found: dict[str, int] = dict(database.execute(counts).fetchall())
+        return {part: found.get(part, 0) for part in PARTS}
+
+    def number(self, query: str) -> int:
+        """Return the one number that a query gives."""
+        with self.database() as database:
+            [[found]] = database.execute(query).fetchall()
+        return int(found)
+
+
+@dataclass
+class Visitor:
+    """Somebody who submits and polls through the API, and notes how long that takes."""
+
+    url: str
+    submitted: list[float] = field(default_factory=list)
+    polled: list[float] = field(default_factory=list)
+    walk: str = ""
+
+    def submit(self, http: httpx.Client, order: dict[str, Any]) -> None:
+        """Submit a walk."""
+        started = time.monotonic()
+        answer = http.post("/v1/walks", json=order).raise_for_status()
+        self.submitted.append(time.monotonic() - started)
+        self.walk = answer.json()["id"]
+
+    def poll(self, http: httpx.Client) -> None:
+        """Look at the last walk, with all its frames."""
+        started = time.monotonic()
+        http.get(f"/v1/walks/{self.walk}").raise_for_status()
+        self.polled.append(time.monotonic() - started)
+
+    def client(self) -> httpx.Client:
+        """Return a client of the API that no proxy is between."""
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """Submit once a second and poll four times as often, for the length of a block."""
+        over = threading.Event()
+
+        def visit() -> None:
+            with self.client() as http:
+                while not over.is_set():
+                    self.submit(http, WALK)
+                    for _ in range(4):
+                        self.poll(http)
+                        over.wait(0.2)
+
+        thread = threading.Thread(target=visit)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@dataclass
+class Level:
+    """What was seen of a number of workers with more to do than they can."""
+
+    workers: int
+    share: float
+    """Of the workers' time, how much they rendered."""
+    frames: int
+    seconds: float
+    statements: dict[str, int]
+    visitor: Visitor
+
+
+def submit_many(bench: Bench, walks: int, order: dict[str, Any]) -> None:
+    """Submit walks through the API, by four at once."""
+    with Visitor(bench.url).client() as http:
+
+        def some(count: int) -> None:
+            for _ in range(count):
+                http.post("/v1/walks", json=order).raise_for_status()
+
+        threads = [threading.Thread(target=some, args=[len(range(part, walks, 4))]) for part in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def backlog(bench: Bench, workers: int, chunk_seconds: float) -> Level:
+    """Watch workers that have more to do than they can."""
+    bench.empty()
+    submit_many(bench, math.ceil((ROUNDS + 4) * workers * BATCH / WALK["frames"]) + 2, WALK)
+    bench.worker("fleet", "render", workers, chunk_seconds)
+    wait_until(lambda: len([spans for spans in bench.spans().values() if len(spans) > 1]) == workers, 120)
+    visitor = Visitor(bench.url)
+    before, frames = bench.statements(), bench.number(FRAMES)
+    start = time.monotonic()
+    with visitor.visiting():
+        time.sleep(ROUNDS * chunk_seconds)
+    end = time.monotonic()
+    after, frames = bench.statements(), bench.number(FRAMES) - frames
+    assert bench.number(QUEUED) > 0, "the backlog was too short"
+    rendered = sum(overlap(spans, start, end) for spans in bench.spans().values())
+    bench.dismiss("fleet")
+    sent = {part: after[part] - before[part] for part in PARTS}
+    return Level(workers, rendered / workers / (end - start), frames, end - start, sent, visitor)
+
+
+FRAMES = "SELECT count(*) FROM frames WHERE object IS NOT NULL"
+QUEUED = "SELECT count(*) FROM chunks WHERE kind = 'render' AND status = 'queued'"
+
+
+def overlap(spans: list[tuple[float, float]], start: float, end: float) -> float:
+    """Return how much of the time from start to end lies in spans."""
+    return sum(max(0.0, min(until, end) - max(since, start)) for since, until in spans)
+
+
+def wait_until(holds: Callable[[], object], seconds: float) -> None:
+    """Wait until something holds.
+
+    Raises:
+        TimeoutError: if it does not in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was waited for did not happen")
+        time.sleep(0.1)
+
+
+def big_walk(bench: Bench, workers: int, chunk_seconds: float) -> float:
+    """Return the seconds from submitting one big walk, which is all there is to do, to its last frame."""
+    bench.empty()
+    bench.worker("fleet", "render", workers, chunk_seconds)
+    log = bench.children["fleet"].log
+    wait_until(lambda: log.read_text().count('"renderer ready"') == workers, 120)
+    for walks in (1, 2):  # the first is for everybody to get to know the bucket and the database
+        started = time.monotonic()
+        submit_many(bench, 1, BIG_WALK)
+        wait_until(lambda: bench.number(FRAMES) == walks * BIG_WALK["frames"], 300)  # noqa: B023
+        seconds = time.monotonic() - started
+    bench.dismiss("fleet")
+    return seconds
+
+
+@dataclass
+class Loop:
+    """What was seen while workers came and went as KEDA says."""
+
+    walks: int
+    succeeded: int
+    peak: int
+    seconds: float
+    busy_victims: int
+    lost: int
+    """Chunks that needed a second attempt, or were taken back from somebody who vanished."""
+    statements: dict[str, float]
+    """Per frame, by part, from the submission to the artifacts."""
+    idle: bool
+    """Whether all workers were gone in the end, and nothing was left in the queue."""
+
+
+def keda(bench: Bench, walks: int, chunk_seconds: float) -> Loop:
+    """Start and stop workers as KEDA and the autoscaler do, from none to none, and see whether all walks succeed.
+
+    It is unkinder than they are: it looks every second, and dismisses at once, whomever it meets.
+    """
+    bench.empty()
+    triggers = scaled()
+    before = bench.statements()
+    bench.worker("assembly", "assemble", 1, chunk_seconds)
+    submit_many(bench, walks, SMALL_WALK)
+    started = time.monotonic()
+    names: list[str] = []
+    leaving: list[Child] = []
+    peak = victims = number = 0
+    while True:
+        desired = min(MOST, max(math.ceil(bench.number(query) / target) for query, target in triggers))
+        while len(names) < desired:
+            number += 1
+            names.append(f"pod-{number}")
+            bench.worker(names[-1], "render", 1, chunk_seconds)
+        while len(names) > desired:
+            name = names.pop(random.randrange(len(names)))  # noqa: S311 - as the autoscaler picks
+            victims += busy(bench, name)
+            leaving.append(bench.children.pop(name))
+            leaving[-1].signal_stop()
+        peak = max(peak, len(names))
+        if not names and bench.number("SELECT count(*) FROM walks WHERE finished_at IS NULL") == 0:
+            break
+        if time.monotonic() - started > 600:  # noqa: PLR2004
+            break
+        time.sleep(1)
+    seconds = time.monotonic() - started
+    for child in leaving:
+        child.wait_stopped(time.monotonic() + local.STOP_SECONDS)
+    bench.dismiss("assembly", *names)
+    after = bench.statements()
+    succeeded = bench.number("SELECT count(*) FROM walks WHERE status = 'succeeded'")
+    left = bench.number("SELECT count(*) FROM chunks WHERE status IN ('queued', 'leased')")
+    lost = bench.number("SELECT count(*) FROM chunks WHERE attempts > 1 OR error IS NOT NULL")
+    frames = walks * SMALL_WALK["frames"]
+    return Loop(
+        walks=walks,
+        succeeded=succeeded,
+        peak=peak,
+        seconds=seconds,
+        busy_victims=victims,
+        lost=lost,
+        statements={part: (after[part] - before[part]) / frames for part in PARTS},
+        idle=not names and left == 0,
+    )
+
+
+def busy(bench: Bench, name: str) -> bool:
+    """Tell whether a worker holds a chunk."""
+    process = bench.children[name].process
+    assert process
+    children = psutil.Process(process.pid).children()
+    query = "SELECT count(*) FROM chunks WHERE status = 'leased' AND split_part(worker, ':', 2)::int = ANY(%s)"
+    with bench.database() as database:
+        row = database.execute(query, [[child.pid for child in children]]).fetchone()
+    return bool(row and row[0])
+
+
+def scaled() -> list[tuple[str, float]]:
+    """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
+    if not SCALED.exists():  # the manifests are not here yet
+        return TRIGGERS
+    [found] = [part for part in yaml.safe_load_all(SCALED.read_text()) if part["kind"] == "ScaledObject"]
+    metadata = [trigger["metadata"] for trigger in found["spec"]["triggers"]]
+    return [(told["query"], float(told["targetQueryValue"])) for told in metadata]
+
+
+def median(values: list[float]) -> float:
+    """Return the median in milliseconds."""
+    return 1000 * statistics.median(values)
+
+
+def late(values: list[float]) -> float:
+    """Return what 95 of 100 stay below, in milliseconds."""
+    return 1000 * statistics.quantiles(values, n=20)[-1]
+
+
+def table(levels: list[Level], idle: Visitor, chunk_seconds: float) -> Iterator[str]:
+    """Give the lines of the table of backlogs."""
+    yield (
+        "| workers | time spent rendering | frames a second | of the ideal | statements a frame: workers"
+        " | reconciler | submission, median (95 %) | poll, median (95 %) |"
+    )
+    yield "|--:|--:|--:|--:|--:|--:|--:|--:|"
+    yield f"| idle | | | | | | {latency(idle.submitted)} | {latency(idle.polled)} |"
+    for level in levels:
+        ideal = level.workers * BATCH / chunk_seconds * level.seconds
+        visitor = level.visitor
+        frames = f"{level.frames / level.seconds:.1f} | {level.frames / ideal:.0%}"
+        yield (
+            f"| {level.workers} | {level.share:.1%} | {frames}"
+            f" | {level.statements['render'] / level.frames:.2f}"
+            f" | {level.statements['reconciler'] / level.frames:.2f}"
+            f" | {latency(visitor.submitted)}, ×{median(visitor.submitted) / median(idle.submitted):.1f}"
+            f" | {latency(visitor.polled)}, ×{median(visitor.polled) / median(idle.polled):.1f} |"
+        )
+
+
+def statements(loop: Loop, level: Level) -> float:
+    """Return the statements of all parts per frame, from the submission to the artifacts.
+
+    Those of the reconciler go by time and not by frames, so they are taken from workers that are busy.
+    """
+    working = level.statements["reconciler"] / level.frames
+    return loop.statements["api"] + loop.statements["render"] + loop.statements["assemble"] + working
+
+
+def latency(values: list[float]) -> str:
+    """Return the median and the 95th percentile in words."""
+    return f"{median(values):.0f} ms ({late(values):.0f})"
+
+
+def big_table(workers: int, seconds: float, chunk_seconds: float) -> Iterator[str]:
+    """Give the lines of the table of the big walk."""
+    ideal = math.ceil(BIG_WALK["frames"] / BATCH / workers) * chunk_seconds
+    yield "| workers | to the last frame | of that the GPUs' own time |"
+    yield "|--:|--:|--:|"
+    yield f"| {workers} | {seconds:.1f} s | {ideal / seconds:.0%} |"
+
+
+def loop_table(loop: Loop) -> Iterator[str]:
+    """Give the lines of the table of the workers that came and went."""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| walks that succeeded | {loop.succeeded} of {loop.walks} |"
+    yield f"| workers | from 0 to {loop.peak} (at most {MOST}) and back to 0, in {loop.seconds:.0f} s |"
+    yield f"| dismissed while they were at work | {loop.busy_victims}; their chunks were given back |"
+    yield f"| chunks that cost a second attempt, or whose worker vanished | {loop.lost} |"
+    yield f"| statements a frame: submissions by the API | {loop.statements['api']:.2f} |"
+    yield f"| render workers | {loop.statements['render']:.2f} |"
+    yield f"| assembly workers | {loop.statements['assemble']:.2f} |"
+
+
+def main() -> int:
+    """Measure, and write the tables into docs/scaling.md if they are the whole ones; return 1 if work was lost."""
+    short = quality.parser("benchmarks.scale", __doc__).parse_args().short
+    levels, big, chunk_seconds = ((1, 4), 4, 1.0) if short else (LEVELS, BIG, CHUNK_SECONDS)
+
+    def tell(name: str, lines: Iterable[str]) -> None:
+        lines = list(lines)
+        print("\n".join([*lines, ""]), flush=True)
+        if not short:
+            quality.write(name, lines, PAGE)
+
+    with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
+        bench = Bench(Path(folder), port=free_port(), variables=SETTINGS)
+        with local.started(bench, print):
+            idle = Visitor(bench.url)
+            with idle.visiting():
+                time.sleep(4 if short else 15)
+            seen = []
+            for workers in levels:
+                seen.append(backlog(bench, workers, chunk_seconds))
+                print(f"{workers} workers: {seen[-1].share:.1%} of their time spent rendering", flush=True)
+            tell("backlog", table(seen, idle, chunk_seconds))
+            tell("big-walk", big_table(big, big_walk(bench, big, chunk_seconds), chunk_seconds))
+            loop = keda(bench, 8, chunk_seconds / 4)
+    sent = statements(loop, seen[-1])
+    total = f"Statements a frame, of all parts: {sent:.2f}, of {STATEMENTS:g} at most."
+    tell("keda", [*loop_table(loop), "", total])
+    failures = [
+        *(["a walk did not succeed"] if loop.succeeded < loop.walks else []),
+        *(["a chunk was lost"] if loop.lost else []),
+        *(["workers or chunks were left"] if not loop.idle else []),
+        *(["too many statements"] if sent > STATEMENTS else []),
+    ]
+    print("\n".join(failures))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

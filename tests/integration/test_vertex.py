@@ -1,0 +1,499 @@
+"""Walks that an endpoint of Vertex AI renders: through the container's own server, and past endpoints that fail."""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import create_engine, func, select, text
+
+from momalisa import jobs, local, storage
+from momalisa.client import Client, Walk
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.processes import Child, free_port
+from momalisa.settings import ROOT, settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame
+from tests.conftest import forget, wait_for_workers
+from worker import lease, work
+
+ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
+ROUTE = f"/v1/{ENDPOINT}:predict"
+"""As the platform's proxy would call the container if it called it as it is called itself."""
+
+LONG = "so " * 90 + "old a tower"
+"""More than the model reads, so that it warns."""
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def command() -> list[str]:
+    """Return the command that the image runs, with this Python."""
+    lines = (ROOT / "infra" / "vertex" / "Dockerfile").read_text().splitlines()
+    [given] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    assert given[0] == "python"
+    return [sys.executable, *given[1:]]
+
+
+class Container:
+    """The server of the image as a process, with the variables that Vertex AI sets; no database, no broker."""
+
+    def __init__(self, log: Path, port: int, **variables: str) -> None:
+        given = {"AIP_HTTP_PORT": str(port), "AIP_HEALTH_ROUTE": "/ready", "AIP_PREDICT_ROUTE": ROUTE}
+        nowhere = {
+            "DATABASE_URL": "postgresql+psycopg://nobody@nowhere.invalid/",
+            "BROKER_URL": "redis://nowhere.invalid",
+        }
+        self.child = Child("vertex", command(), log, {**given, **nowhere, "NO_PROXY": "*", **variables})
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
+
+    def start(self) -> None:
+        self.child.start()
+        until(lambda: self.health() == 200)
+
+    def health(self) -> int | None:
+        assert self.child.ended() is None, self.child.last_lines()
+        try:
+            return self.http.get("/ready").status_code
+        except httpx.ConnectError:
+            return None
+
+    def stop(self) -> int | None:
+        self.http.close()
+        self.child.signal_stop()
+        self.child.wait_stopped(time.monotonic() + 15)
+        return self.child.ended()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.child.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == name]
+
+
+# A whole walk.
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Container]]:
+    """A system whose render worker has no model, and the container that it sends its chunks to."""
+    port = free_port()
+    rendering = {"RENDERER": "vertex", "VERTEX_ENDPOINT": ENDPOINT, "VERTEX_URL": f"http://127.0.0.1:{port}"}
+    folder = tmp_path_factory.mktemp("vertex")
+    variables = {"BATCH_SIZE": "4", **rendering}
+    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+        bucket, threads = system.variables["BUCKET_ENDPOINT"], system.children["render-1"].variables["THREADS"]
+        container = Container(
+            folder / "logs" / "vertex.log", port, BUCKET_ENDPOINT=bucket, THREADS=threads, BATCH_SIZE="4"
+        )
+        try:
+            container.start()
+            wait_for_workers(system)
+            yield system, container
+        finally:
+            container.stop()
+
+
+def rows(system: System, walk: Walk) -> list[tuple[Any, ...]]:
+    """Return all that is recorded of the frames of a walk, but for whose they are and when they were made."""
+    engine = create_engine(system.variables["DATABASE_URL"])
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(
+                text(
+                    "SELECT position, chunk, replace(object, walk_id::text, ''), bytes, crc32c, flagged,"
+                    " signature, key FROM frames WHERE walk_id = :walk ORDER BY position"
+                ),
+                {"walk": walk["id"]},
+            )
+            return [tuple(row) for row in found]
+    finally:
+        engine.dispose()
+
+
+def finished(client: Client, prompts: list[str] | None, **options: Any) -> Walk:
+    *_, walk = client.walk(prompts, **options)
+    assert walk["status"] == "succeeded"
+    return walk
+
+
+def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
+    fleet: tuple[System, Container],
+) -> None:
+    """Byte by byte: pictures, names, captions, checksums, signatures, keys, warnings; so artifacts, too."""
+    system, container = fleet
+    order: dict[str, Any] = {"frames": 12, "seed": 7, "steps": 3, "pacing": "even"}
+    worker = system.children["render-1"]
+    with Client(system.url) as client:
+        there = finished(client, [LONG, "a battleship"], **order)
+        assert len(container.events("rendered")) == 3
+        assert not has_torch(worker)
+        worker.signal_stop()
+        worker.wait_stopped(time.monotonic() + 15)
+        worker.variables["RENDERER"] = "local"
+        worker.log.unlink()
+        worker.start()
+        wait_for_workers(system)
+        assert has_torch(worker)  # so that the same look would have found it above
+        here = finished(client, [LONG, "a battleship"], **order)
+        assert len(container.events("rendered")) == 3
+        assert rows(system, there) == rows(system, here)
+        assert there["warnings"] == here["warnings"] != []
+        for one, other in zip(there["frames"], here["frames"], strict=True):
+            assert client.download(one["url"] or "") == client.download(other["url"] or "")
+        assert {kind: made["bytes"] for kind, made in there["artifacts"].items()} == {
+            kind: made["bytes"] for kind, made in here["artifacts"].items()
+        }
+        worker.signal_stop()
+        worker.wait_stopped(time.monotonic() + 15)
+        worker.variables["RENDERER"] = "vertex"
+        worker.start()
+        finer = finished(client, None, from_walk=here["id"], frames=16)
+    assert {(row[0], *row[3:]) for row in rows(system, here)} <= {(row[0], *row[3:]) for row in rows(system, finer)}
+    assert len(container.events("rendered")) == 4  # the 4 new frames; the others are copies
+
+
+def has_torch(worker: Child) -> bool:
+    """Tell whether a worker or one of its children has torch in its memory."""
+    assert worker.process
+    top = psutil.Process(worker.process.pid)
+    maps = [Path(f"/proc/{process.pid}/maps").read_text() for process in (top, *top.children(recursive=True))]
+    assert len(maps) > 1
+    return any("torch" in each for each in maps)
+
+
+# The container by itself.
+
+
+@pytest.fixture(scope="module")
+def _container(_services: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    bucket, log = _services.variables["BUCKET_ENDPOINT"], tmp_path_factory.mktemp("container") / "vertex.log"
+    made = Container(log, free_port(), BUCKET_ENDPOINT=bucket, THREADS="1")
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def container(services: System, _container: Container) -> Container:
+    """The container, ready; its bucket is that of this process."""
+    if _container.child.process is None or _container.child.ended() is not None:
+        _container.start()
+    return _container
+
+
+def order(spec: WalkSpec, *positions: float, **parameters: Any) -> dict[str, Any]:
+    usual = {"walk_id": str(uuid4()), "model": "momalisa-mini", "spec": spec.model_dump(mode="json"), "seconds": 60}
+    return {
+        "instances": [{"position": position, "wanted": True} for position in positions],
+        "parameters": {**usual, **parameters},
+    }
+
+
+def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
+    container: Container, spec: Callable[..., WalkSpec]
+) -> None:
+    http, good = container.http, order(spec(), 0.0)
+    assert http.get("/ready").json() == {"status": "ok"}
+    assert http.get("/other").status_code == http.post("/other", json=good).status_code == 404
+
+    def refused(**request: Any) -> tuple[int, str]:
+        answer = http.post(ROUTE, **request)
+        return answer.status_code, answer.json()["error"]["message"]
+
+    assert refused(content=b"{")[0] == refused(json={})[0] == refused(json={**good, "instances": []})[0] == 400
+    assert refused(json=order(spec(), 1.5)) == (
+        400,
+        "instances.0.position: Input should be less than or equal to 1.",
+    )
+    assert refused(json=order(spec(), 0.5, model="other")) == (
+        400,
+        "This endpoint has the model momalisa-mini, not other.",
+    )
+    assert refused(content=iter([b"{}"]))[0] == 411  # in pieces, so that nobody knows how many
+    assert refused(content=b" " * 2_000_000)[0] == 413
+    assert refused(json=order(spec(width=100), 0.5))[0] == 500  # what the model cannot do is its caller's to know
+    [made] = http.post(ROUTE, json=good).raise_for_status().json()["predictions"]
+    name = storage.frame_name(UUID(good["parameters"]["walk_id"]), 0.0)
+    assert made["object"] == f"gs://{settings().bucket}/{name}"
+    assert len(storage._bucket().blob(name).download_as_bytes()) == made["bytes"]
+
+
+def test_who_hangs_up_frees_the_place_that_others_are_refused(
+    container: Container, spec: Callable[..., WalkSpec]
+) -> None:
+    ordered, abandoned = len(container.events("ordered")), len(container.events("abandoned"))
+    endless = json.dumps(order(spec(steps=100), *(step / 64 for step in range(64)))).encode()
+    head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(endless)}\r\n\r\n".encode()
+    address = (container.http.base_url.host, container.http.base_url.port or 0)
+    callers = [socket.create_connection(address) for _ in range(2)]
+    for caller in callers:
+        caller.sendall(head + endless)
+    until(lambda: len(container.events("ordered")) == ordered + 2)
+
+    def ask() -> httpx.Response:
+        return container.http.post(ROUTE, json=order(spec(), 0.0))
+
+    assert (ask().status_code, ask().headers["Retry-After"]) == (503, "2")
+    assert container.health() == 200  # busy is not ill
+    for caller in callers:
+        caller.close()
+    until(lambda: ask().status_code == 200)
+    assert len(container.events("abandoned")) == abandoned + 2
+
+
+def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
+    container: Container, spec: Callable[..., WalkSpec]
+) -> None:
+    ordered = len(container.events("ordered"))
+    endless = order(spec(steps=100), *(step / 64 for step in range(64)))
+    answers: list[httpx.Response] = []
+    caller = threading.Thread(target=lambda: answers.append(container.http.post(ROUTE, json=endless)))
+    caller.start()
+    until(lambda: len(container.events("ordered")) == ordered + 1)
+    container.child.signal_stop()
+    caller.join()
+    assert answers[0].status_code == 503
+    container.child.wait_stopped(time.monotonic() + 15)
+    assert container.child.ended() == 0
+
+
+def test_a_container_without_its_model_ends_and_says_why(services: System, tmp_path: Path) -> None:
+    container = Container(tmp_path / "vertex.log", free_port(), MODEL=str(tmp_path))
+    container.child.start()
+    until(lambda: container.child.ended() is not None)
+    assert container.child.ended() == 1
+    assert "cannot be loaded" in container.events("no renderer")[0]["reason"]
+    container.http.close()
+
+
+# Endpoints that fail.
+
+Answer = tuple[int, dict[str, str], bytes] | None
+"""Status, headers and body; None hangs up without an answer."""
+
+
+@contextmanager
+def endpoint(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], Answer]) -> Iterator[str]:
+    """Stand in for an endpoint, and give its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == ROUTE
+            said = answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            if said is None:
+                return
+            status, headers, body = said
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def hung_up(handler: BaseHTTPRequestHandler) -> bool:
+    """Wait until the caller closes the connection."""
+    handler.connection.settimeout(30)
+    return not handler.connection.recv(1)
+
+
+@pytest.fixture
+def paused(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which this worker would have claimed nothing."""
+    seconds: list[float] = []
+    monkeypatch.setattr(lease, "_claim_nothing", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def rendered_by(
+    services: System, monkeypatch: pytest.MonkeyPatch, spec: Callable[..., WalkSpec], paused: list[float]
+) -> Iterator[Callable[..., Chunk]]:
+    """Make a walk, have its chunk rendered by an endpoint in this process, and return what became of the chunk."""
+
+    def render(url: str, **variables: str) -> Chunk:
+        given = {"RENDERER": "vertex", "VERTEX_ENDPOINT": ENDPOINT, "VERTEX_URL": url, **variables}
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        forget()
+        with transaction() as session:
+            jobs.create(session, spec(frames=4), public=True, owner="ann")
+        lease.run(ChunkKind.RENDER, work.render)
+        return chunk()
+
+    lease._failed.clear()
+    yield render
+    lease._failed.clear()
+    lease._stop[0] = 0
+
+
+def chunk() -> Chunk:
+    with transaction() as session:
+        return session.scalars(select(Chunk).order_by(Chunk.created_at, Chunk.number).limit(1)).one()
+
+
+def google_error(status: int, message: str) -> bytes:
+    return json.dumps({"error": {"code": status, "message": message, "status": "X"}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait"),
+    [(429, {"Retry-After": "17"}, 17), (429, {}, 5), (503, {"Retry-After": "2"}, 2), (503, {}, 5), (403, {}, 60)],
+)
+def test_an_endpoint_that_takes_no_more_costs_no_attempt_and_is_asked_again_when_it_says(
+    status: int, headers: dict[str, str], wait: int, rendered_by: Callable[..., Chunk], paused: list[float]
+) -> None:
+    with endpoint(lambda *_: (status, headers, google_error(status, "Quota exceeded"))) as url:
+        left = rendered_by(url)
+    assert (left.status, left.attempts, left.rank) == (ChunkStatus.QUEUED, 0, 0)
+    with transaction() as session:
+        ahead = session.execute(select(func.extract("epoch", Chunk.due_at - Chunk.claimed_at))).scalar_one()
+    assert wait <= ahead < wait + 30
+    assert paused == [wait]
+
+
+def test_an_endpoint_that_is_not_there_costs_no_attempt(
+    rendered_by: Callable[..., Chunk], paused: list[float]
+) -> None:
+    left = rendered_by(f"http://127.0.0.1:{free_port()}")
+    assert (left.status, left.attempts, paused) == (ChunkStatus.QUEUED, 0, [5])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((400, {}, google_error(400, "instances.0.position: no.")), "answered 400: instances.0.position: no."),
+        (
+            (500, {}, google_error(500, "OutOfMemoryError: CUDA\nis full")),
+            "answered 500: OutOfMemoryError: CUDA is full",
+        ),
+        ((502, {}, b"<html>bad gateway</html>"), "answered 502: <html>bad gateway</html>"),
+        ((200, {}, b"<html>welcome</html>"), "makes no sense"),
+        ((200, {}, b'{"predictions": [{"key": 1}]}'), "makes no sense"),
+        ((200, {}, b'{"predictions": []}'), "answered 4 instances by 0"),
+        ((200, {}, json.dumps({"predictions": [{"key": "k", "warnings": []}] * 4}).encode()), "not where we look"),
+        (None, "broke off"),
+    ],
+)
+def test_an_endpoint_that_fails_costs_an_attempt_and_the_reason_can_be_read(
+    answer: Answer, reason: str, rendered_by: Callable[..., Chunk]
+) -> None:
+    with endpoint(lambda *_: answer) as url:
+        left = rendered_by(url)
+    assert (left.status, left.attempts) == (ChunkStatus.QUEUED, 1)
+    assert reason in (left.error or "")
+
+
+def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_up_on(
+    rendered_by: Callable[..., Chunk],
+) -> None:
+    told: list[object] = []
+
+    def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        told.extend([request["parameters"]["seconds"], hung_up(handler)])
+
+    with endpoint(hang) as url:
+        left = rendered_by(url, VERTEX_SECONDS="0.5")
+    assert (left.status, left.attempts) == (ChunkStatus.QUEUED, 1)
+    assert "did not answer within 0.5 s" in (left.error or "")
+    assert told == [0.5, True]
+
+
+def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(rendered_by: Callable[..., Chunk]) -> None:
+    told: list[bool] = []
+
+    def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        lease.stop()
+        told.append(hung_up(handler))
+
+    with endpoint(hang) as url:
+        left = rendered_by(url)
+    assert (left.status, left.attempts, told) == (ChunkStatus.QUEUED, 0, [True])
+
+
+def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_up_on(
+    rendered_by: Callable[..., Chunk],
+) -> None:
+    told: list[bool] = []
+
+    def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        first = chunk().lease_expires_at
+        assert first
+        until(lambda: (chunk().lease_expires_at or first) > first)
+        with transaction() as session:
+            jobs.cancel(session, UUID(request["parameters"]["walk_id"]), owner="ann")
+        told.append(hung_up(handler))
+
+    with endpoint(hang) as url:
+        left = rendered_by(url, LEASE_SECONDS="1.5")
+    assert (left.status, told) == (ChunkStatus.DROPPED, [True])
+
+
+def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
+    container: Container, rendered_by: Callable[..., Chunk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a frame was damaged, or was made by a worker with other kernels that vanished."""
+    asked: list[int] = []
+
+    def damage(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
+        if not asked:
+            name = storage.frame_name(UUID(request["parameters"]["walk_id"]), 0.0)
+            storage._bucket().blob(name).upload_from_string(b"damaged")
+        passed_on = container.http.post(ROUTE, json=request)
+        asked.append(passed_on.status_code)
+        return passed_on.status_code, {}, passed_on.content
+
+    with endpoint(damage) as url:
+        left = rendered_by(url)
+    assert (left.status, asked) == (ChunkStatus.DONE, [200, 200])
+    with transaction() as session:
+        for frame in session.scalars(select(Frame)):
+            assert frame.object
+            blob = storage._bucket().blob(frame.object)
+            blob.reload()
+            assert (blob.crc32c, blob.size) == (frame.crc32c, frame.bytes)
+
+
+def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Callable[..., Chunk]) -> None:
+    names: list[str] = []
+
+    def say(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
+        walk_id = UUID(request["parameters"]["walk_id"])
+        names.append(storage.frame_name(walk_id, 0.0))
+        storage._bucket().blob(names[0]).upload_from_string(b"the other worker's")
+        with transaction() as session:
+            jobs.cancel(session, walk_id, owner="ann")
+        told = {"key": "k", "warnings": [], "in_the_way": True}
+        return 200, {}, json.dumps({"predictions": [told] * 4}).encode()
+
+    with endpoint(say) as url:
+        assert rendered_by(url).status == ChunkStatus.DROPPED
+    assert len(names) == 1
+    assert storage._bucket().blob(names[0]).download_as_bytes() == b"the other worker's"

@@ -1,0 +1,131 @@
+"""What a render worker and the container behind an endpoint say to each other."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from momalisa.results import FlaggedFrame, MadeFrame
+from momalisa.settings import Settings, settings
+from momalisa.spec import WalkSpec
+from momalisa.storage import StoredObject
+from momalisa.tables import Flag
+from worker import prediction, vertex
+from worker.frames import Batch, Order
+from worker.vertex import Instance, Parameters, Request
+
+ENDPOINT = "projects/p/locations/europe-west4/endpoints/7"
+
+
+@pytest.fixture
+def set_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Change settings for the length of a test."""
+
+    def change(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        settings.cache_clear()
+
+    yield change
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+class Credentials:
+    """Those of Google's library, as far as they are used."""
+
+    def __init__(self) -> None:
+        self.refreshed = 0
+        self.valid = False
+
+    @property
+    def token(self) -> str:
+        return f"token-{self.refreshed}"
+
+    def refresh(self, _: object) -> None:
+        self.refreshed += 1
+        self.valid = True
+
+
+def test_a_shared_endpoint_is_called_at_its_region_and_a_dedicated_one_at_its_own_name(
+    set_to: Callable[..., None],
+) -> None:
+    set_to(VERTEX_ENDPOINT=ENDPOINT)
+    assert vertex._url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
+    set_to(VERTEX_URL="https://7.europe-west4-1.prediction.vertexai.goog/")
+    assert vertex._url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
+
+
+def test_a_token_is_refreshed_when_it_no_longer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = Credentials()
+    monkeypatch.setattr(vertex, "_credentials", lambda: credentials)
+    assert vertex._headers("https://x/") == {"Authorization": "Bearer token-1"}
+    assert vertex._headers("https://x/") == {"Authorization": "Bearer token-1"}
+    credentials.valid = False
+    assert vertex._headers("https://x/") == {"Authorization": "Bearer token-2"}
+
+
+def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vertex, "_credentials", Credentials)
+    assert vertex._headers("http://127.0.0.1:1/") == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": formatdate(time.time() + 200, usegmt=True)}, 200),
+        ({"Retry-After": "0"}, 1),
+        ({"Retry-After": "86400"}, vertex.LONGEST_WAIT),
+        ({"Retry-After": "soon"}, 5),
+        ({}, 5),
+    ],
+)
+def test_retry_after_is_honoured_within_reason(told: dict[str, str], seconds: float) -> None:
+    reply = httpx.Response(503, headers=told)
+    assert vertex._retry_after(reply, 5.0) == pytest.approx(seconds, abs=60)
+
+
+def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENDERER", "vertex")
+    with pytest.raises(ValidationError, match="needs VERTEX_ENDPOINT"):
+        Settings()
+    monkeypatch.setenv("VERTEX_ENDPOINT", "endpoints/7")
+    with pytest.raises(ValidationError, match="vertex_endpoint"):
+        Settings()
+
+
+def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Callable[..., WalkSpec]) -> None:
+    """Vertex AI passes requests on as protobuf values, which know no integers."""
+    sent = Request(
+        instances=[Instance(position=1 / 3, wanted=True)],
+        parameters=Parameters(walk_id=uuid4(), model="m", spec=spec(seed=2**32 - 1), seconds=9),
+    )
+
+    def doubled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: doubled(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [doubled(part) for part in value]
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    assert Request.model_validate_json(json.dumps(doubled(json.loads(sent.model_dump_json())))) == sent
+
+
+def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
+    order = Order(uuid4(), "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}))
+    made = MadeFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
+    batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
+    company, shown, in_the_way, flagged = prediction.answer(order, batch).predictions
+    assert (company.object, company.flagged, company.in_the_way) == (None, None, False)
+    assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
+    assert (in_the_way.object, in_the_way.in_the_way) == (None, True)
+    assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
+    assert [told.key for told in (company, shown, in_the_way, flagged)] == ["a", "b", "c", "d"]
+    assert company.warnings == ["Long."]
