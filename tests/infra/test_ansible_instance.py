@@ -140,7 +140,8 @@ def registry(tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "registry.log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", tmp_path / "registry.json"], stdout=log, stderr=log)
     try:
-        httpx.Client(transport=httpx.HTTPTransport(retries=8)).get(f"http://{address}/v2/").raise_for_status()
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:  # until it listens
+            client.get(f"http://{address}/v2/").raise_for_status()
         yield address
     finally:
         process.terminate()
