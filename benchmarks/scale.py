@@ -72,8 +72,6 @@ CONNECTIONS = 400
 SCALED = ROOT / "infra" / "k8s" / "base" / "render.yaml"
 """Where KEDA is told how many workers there shall be."""
 
-TRIGGERS = [("SELECT count(*) FROM chunks WHERE kind = 'render' AND status IN ('queued', 'leased')", 1.0)]
-
 STATEMENTS = 4.0
 """Per frame, at most."""
 
@@ -395,8 +393,6 @@ def busy(bench: Bench, name: str) -> bool:
 
 def scaled() -> list[tuple[str, float]]:
     """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
-    if not SCALED.exists():  # the manifests are not here yet
-        return TRIGGERS
     [found] = [part for part in yaml.safe_load_all(SCALED.read_text()) if part["kind"] == "ScaledObject"]
     metadata = [trigger["metadata"] for trigger in found["spec"]["triggers"]]
     return [(told["query"], float(told["targetQueryValue"])) for told in metadata]
