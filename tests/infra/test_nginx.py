@@ -99,6 +99,13 @@ def url(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         nginx.wait_stopped(time.monotonic() + START_SECONDS)
 
 
+def status_of_the_very_path(url: str, path: str) -> int:
+    """Return how a path is answered that a client would tidy up before it asks."""
+    with httpx.Client() as client:
+        request = httpx.Request("GET", url, extensions={"target": path.encode()})
+        return client.send(request).status_code
+
+
 def answers(url: str) -> bool:
     """Tell whether there is a server at a URL, and all is well with it."""
     try:
@@ -141,8 +148,7 @@ def test_a_file_that_is_not_there_is_a_problem_that_the_api_tells(url: str) -> N
 
 def test_nothing_beside_the_files_of_the_website_is_served(url: str) -> None:
     for path in ("/static/../pages/base.html", "/static/%2e%2e/pages/base.html", "/static../pages/base.html"):
-        answer = httpx.Client().send(httpx.Request("GET", url + path, extensions={"target": path.encode()}))
-        assert answer.status_code == httpx.codes.NOT_FOUND, path
+        assert status_of_the_very_path(url, path) == httpx.codes.NOT_FOUND, path
     assert httpx.get(f"{url}/errors/503.html").status_code == httpx.codes.NOT_FOUND
 
 
@@ -171,14 +177,18 @@ def test_a_body_that_is_too_large_is_the_same_problem_whoever_finds_it(size: int
 
 
 def test_limits_hold_for_the_address_that_is_there_and_not_for_the_one_that_is_claimed(url: str) -> None:
-    def ask(address: str, claimed: str) -> int:
-        with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+    with (
+        httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as one,
+        httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.3")) as other,
+    ):
+
+        def ask(client: httpx.Client, claimed: str) -> int:
             return client.get(f"{url}/v1/walks", headers={"X-Forwarded-For": claimed}).status_code
 
-    statuses = [ask("127.0.0.2", f"203.0.113.{number}") for number in range(1, 110)]
-    assert statuses[0] == httpx.codes.OK
-    assert statuses[-1] == httpx.codes.TOO_MANY_REQUESTS
-    assert ask("127.0.0.3", "127.0.0.2") == httpx.codes.OK
+        statuses = [ask(one, f"203.0.113.{number}") for number in range(1, 110)]
+        assert statuses[0] == httpx.codes.OK
+        assert statuses[-1] == httpx.codes.TOO_MANY_REQUESTS
+        assert ask(other, "127.0.0.2") == httpx.codes.OK
 
 
 def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, system: System) -> None:
@@ -196,8 +206,7 @@ def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, sys
     for method in ("PUT", "POST", "DELETE"):
         assert httpx.request(method, gif).status_code == httpx.codes.FORBIDDEN
     for path in ("/storage/momalisa", "/storage/momalisa/", "/storage/storage/v1/b", "/storage/momalisa/walks/../"):
-        answer = httpx.Client().send(httpx.Request("GET", url + path, extensions={"target": path.encode()}))
-        assert answer.status_code == httpx.codes.NOT_FOUND, path
+        assert status_of_the_very_path(url, path) == httpx.codes.NOT_FOUND, path
 
 
 def test_an_api_that_is_away_is_told_and_found_again(url: str, system: System) -> None:

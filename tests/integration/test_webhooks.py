@@ -437,7 +437,8 @@ def reconciling() -> Iterator[None]:
     """Run the duty of delivering, in as many threads as the reconciler does."""
     stop = threading.Event()
     with ThreadPoolExecutor(reconciler.SENDERS) as pool:
-        rounds = [pool.submit(reconciler._every_round, reconciler.deliver, stop) for _ in range(reconciler.SENDERS)]
+        duty = (reconciler.deliver, stop, lambda: None)
+        rounds = [pool.submit(reconciler._every_round, *duty) for _ in range(reconciler.SENDERS)]
         try:
             yield
         finally:

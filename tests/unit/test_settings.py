@@ -16,6 +16,11 @@ def test_another_model_needs_its_name_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert Settings().model_name == "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
+def test_a_model_has_the_same_name_where_its_folder_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL", "/models/stable-diffusion-v1-5")
+    assert Settings().model_name == "stable-diffusion-v1-5"
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_SIZE", "")
     assert Settings().batch_size == 8

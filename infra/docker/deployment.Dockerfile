@@ -1,0 +1,28 @@
+# All the tools that a deployment needs; infra/ansible/shell.sh builds it and enters it. From the top folder:
+#   docker build --file infra/docker/deployment.Dockerfile --tag momalisa-deployment .
+# How to pin the images by their content is said in api.Dockerfile. Helm stays at 3: kubernetes.core does not know 4 yet.
+
+FROM gcr.io/google.com/cloudsdktool/google-cloud-cli:543.0.0-alpine AS gcloud
+FROM docker:28.5.2-cli AS docker
+FROM registry.k8s.io/kubectl:v1.35.0 AS kubectl
+FROM alpine/helm:3.19.4 AS helm
+
+FROM python:3.11-slim
+RUN apt-get update && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git openssh-client && \
+    rm -rf /var/lib/apt/lists/*
+COPY --from=gcloud /google-cloud-sdk /opt/google-cloud-sdk
+COPY --from=docker /usr/local/bin/docker /usr/local/bin/
+COPY --from=docker /usr/local/libexec/docker/cli-plugins /usr/local/libexec/docker/cli-plugins
+COPY --from=kubectl /bin/kubectl /usr/local/bin/
+COPY --from=helm /usr/bin/helm /usr/local/bin/
+WORKDIR /app
+COPY pyproject.toml constraints.txt ./
+RUN python -m venv /opt/venv && touch README.md LICENSE && \
+    /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[infra]'
+# gcloud runs on this Python, too. The checkout that is mounted belongs to somebody else than root.
+ENV PATH=/opt/venv/bin:/opt/google-cloud-sdk/bin:$PATH CLOUDSDK_PYTHON=/usr/local/bin/python3 \
+    PYTHONDONTWRITEBYTECODE=1 ANSIBLE_CONFIG=/checkout/infra/ansible/ansible.cfg
+RUN git config --system --add safe.directory /checkout
+WORKDIR /checkout/infra/ansible
+CMD ["bash"]

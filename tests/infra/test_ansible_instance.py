@@ -1,0 +1,293 @@
+"""The playbooks for the VM, run twice each against a container of Debian 13 that stands in for it.
+
+In it, systemd runs as on a VM, the disk for data is a loop device, and the network is its own; certificates come
+from Pebble, a real ACME server. It needs root, Debian's docker.io, docker-registry and mmdebstrap, and cgroups of
+version 1.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from momalisa.processes import free_port
+from tests.infra.docker import CACHE, Docker
+from tests.infra.google import Google
+from tests.infra.test_ansible import BIN, FOLDER, PROJECT, Played, run
+from tests.receiver import certificates
+
+DOMAIN = "momalisa.test"
+FROM_DEBIAN = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,python3,curl,pebble"
+SERVER = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = {body}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
+"""
+
+
+class Instance:
+    """The container, by the daemon that runs it."""
+
+    name = "instance"
+
+    def __init__(self, docker: Docker) -> None:
+        self.docker = docker
+
+    def sh(self, script: str) -> str:
+        """Run a script in the instance."""
+        return self.docker("exec", self.name, "sh", "-euc", script)
+
+    def serve(self, port: int, body: str) -> None:
+        """Answer all requests for a path on a port of the instance by a Python expression."""
+        script = SERVER.format(port=port, body=body)
+        self.docker("exec", self.name, "systemd-run", "--quiet", "python3", "-c", script)
+        self.sh(
+            f"curl --silent --retry 20 --retry-connrefused --retry-delay 1 --output /dev/null http://127.0.0.1:{port}/"
+        )
+
+    def play(self, name: str, *arguments: str, **variables: str) -> Played:
+        """Run a playbook against it."""
+        usual = {
+            "ansible_connection": "community.docker.docker",
+            "ansible_host": self.name,
+            "ansible_user": "root",
+            "project_id": "my-project",
+            "version": "v1",
+            "domain": DOMAIN,
+            "acme_email": "me@example.org",
+            "acme_directory": "https://localhost:14000/dir",
+        }
+        extra = [f"--extra-vars={key}={value}" for key, value in {**usual, **variables}.items()]
+        run = subprocess.run(
+            [BIN / "ansible-playbook", name, *extra, *arguments],
+            cwd=FOLDER,
+            env={**os.environ, **self.docker.variables, "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        played = Played(run)
+        assert played.code == 0, played.output
+        return played
+
+
+def file_system() -> Path:
+    """Return the archive of Debian 13 with systemd; made once, and kept for later runs."""
+    archive = CACHE / "trixie.tar"
+    if not archive.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        new = CACHE / "new.tar"
+        include = f"--include={FROM_DEBIAN}"
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", include, "trixie", new], check=True)
+        new.rename(archive)
+    return archive
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A container of Debian 13 with systemd, a disk and a network of its own."""
+    folder = tmp_path_factory.mktemp("instance")
+    disk = folder / "disk.img"
+    disk.touch()
+    os.truncate(disk, 300 * 2**20)
+    attached = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True)
+    loop = attached.stdout.strip()
+    docker = Docker(folder)
+    instance = Instance(docker)
+    try:
+        docker.start()
+        docker("import", str(file_system()), "debian:13")
+        docker("network", "create", "outside")
+        # Not privileged: what is left out, a VM's root has, too, but not everybody who runs this.
+        docker(
+            *("run", "--detach", "--name", instance.name, "--hostname", "instance", "--network", "outside"),
+            *("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--tmpfs=/run", "--tmpfs=/tmp"),
+            *("--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--env=container=docker"),
+            "--env=SYSTEMD_PROC_CMDLINE=systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
+            *(f"--device={loop}:/dev/disk/by-id/google-momalisa-data", f"--add-host={DOMAIN}:127.0.0.1"),
+            *("debian:13", "/sbin/init"),
+        )
+        yield instance
+        docker("rm", "--force", instance.name)
+        docker("network", "rm", "outside")
+    finally:
+        docker.stop()
+        subprocess.run(["losetup", "--detach", loop], check=True)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """The address of a registry of images."""
+    address = f"127.0.0.1:{free_port()}"
+    configuration = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+    }
+    (tmp_path / "registry.json").write_text(json.dumps(configuration))  # JSON is YAML
+    with (tmp_path / "registry.log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", tmp_path / "registry.json"], stdout=log, stderr=log)
+    try:
+        httpx.Client(transport=httpx.HTTPTransport(retries=8)).get(f"http://{address}/v2/").raise_for_status()
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_images_are_built_and_pushed_once(
+    instance: Instance, registry: str, google: Google, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    images = [{"name": f"momalisa-{name}", "dockerfile": "Dockerfile"} for name in ("api", "worker")]
+    google.environment |= instance.docker.variables
+    call = ("deploy-docker-images.yml", "--extra-vars", json.dumps({"images": images}))
+    run(google, tmp_path, *call, registry=registry, checkout=tmp_path)
+    place = f"projects/{PROJECT}/locations/us-central1/repositories/momalisa"
+    assert google.resources[f"artifactregistry/{place}"]["format"] == "DOCKER"
+    for image in images:
+        found = httpx.get(f"http://{registry}/v2/{PROJECT}/momalisa/{image['name']}/tags/list").json()
+        assert found["tags"] == ["v1"]
+
+    google.requests.clear()
+    assert run(google, tmp_path, *call, registry=registry, checkout=tmp_path).changed == 0
+    assert google.changes == []
+
+
+def test_instance_is_provisioned_once(instance: Instance) -> None:
+    instance.play("deploy-provision-instance.yml")
+    assert instance.sh("findmnt --noheadings --output FSTYPE /srv/momalisa").strip() == "ext4"
+    assert instance.sh("docker info --format '{{ .DockerRootDir }}'").strip() == "/srv/momalisa/docker"
+    assert instance.sh("systemctl is-enabled docker").strip() == "enabled"
+    assert "RequiresMountsFor=/srv/momalisa" in instance.sh("systemctl cat docker")
+    instance.sh("echo precious > /srv/momalisa/kept")
+
+    assert instance.play("deploy-provision-instance.yml").changed == 0
+    assert instance.sh("cat /srv/momalisa/kept") == "precious\n"
+
+
+def test_disk_with_data_is_mounted_as_it_is_on_a_new_instance(instance: Instance) -> None:
+    instance.sh(
+        "systemctl stop docker docker.socket; umount --recursive /srv/momalisa; sed -i /momalisa/d /etc/fstab"
+    )
+    assert instance.play("deploy-provision-instance.yml").changed == 2  # mounted, and Docker started
+    assert instance.sh("cat /srv/momalisa/kept") == "precious\n"
+
+
+def described(instance: Instance, profile: str) -> dict[str, Any]:
+    """Return the services of the VM as its Docker Compose understands them."""
+    files = "-f docker-compose.yml -f compose.instance.yml"
+    text = instance.sh(f"cd /srv/momalisa/app; docker compose {files} --profile {profile} config --format json")
+    services: dict[str, Any] = json.loads(text)["services"]
+    return services
+
+
+def test_containers_use_images_of_the_registry_and_the_real_bucket(instance: Instance) -> None:
+    """Only described: nothing can be fetched here, and test_compose.py runs the same file."""
+    call = (
+        "deploy-setup-containers.yml",
+        "--skip-tags=start",
+        "--extra-vars",
+        '{"settings": {"BLOCKLIST": "/it$s"}}',
+    )
+    instance.play(*call)
+    services = described(instance, "cpu")
+    assert services.keys() == {
+        *("nginx", "api", "reconciler", "render", "assemble", "secrets", "migrate", "postgres", "redis"),
+    }
+    ours = {name: service for name, service in services.items() if name not in {"postgres", "redis"}}
+    place = "us-central1-docker.pkg.dev/my-project/momalisa"
+    assert {name: service["image"] for name, service in ours.items()} == {
+        "nginx": f"{place}/momalisa-frontend:v1",
+        **dict.fromkeys(("api", "reconciler", "secrets", "migrate"), f"{place}/momalisa-api:v1"),
+        **dict.fromkeys(("render", "assemble"), f"{place}/momalisa-worker:v1"),
+    }
+    assert not any("build" in service for service in services.values())
+    for name in ("api", "reconciler", "migrate", "render", "assemble"):
+        settings = services[name]["environment"]
+        assert settings["BUCKET"] == "my-project-momalisa"
+        assert settings["SIGNED_URLS"] == "on"
+        assert settings["PUBLIC_URL"] == f"https://{DOMAIN}"
+        assert settings["BLOCKLIST"] == "/it$$s", "as written, with Compose's own escape"
+        assert settings.keys().isdisjoint({"BUCKET_ENDPOINT", "BUCKET_PUBLIC_URL"})
+        assert "bucket" not in services[name]["depends_on"]
+    assert [(port["host_ip"], port["published"]) for port in services["nginx"]["ports"]] == [("127.0.0.1", "8080")]
+    assert described(instance, "gpu")["render-gpu"]["image"] == f"{place}/momalisa-worker:v1"
+    modes = instance.sh(
+        "cd /srv/momalisa/app; stat --format '%U %a' . compose.env compose.instance.yml /root/.docker/config.json"
+    )
+    assert modes.splitlines() == ["root 700", *["root 600"] * 3]
+
+    assert instance.play(*call).changed == 0
+
+
+def test_docker_fetches_images_as_the_service_account_of_the_instance(instance: Instance) -> None:
+    """The credential helper, with a metadata server that tells what it was asked."""
+    body = """'{"access_token": "token of ' + self.path + ' ' + str(self.headers["Metadata-Flavor"]) + '"}'"""
+    instance.serve(8099, body)
+    answer = instance.sh(
+        "echo us-central1-docker.pkg.dev | GCE_METADATA_HOST=127.0.0.1:8099 docker-credential-instance get"
+    )
+    path = "/computeMetadata/v1/instance/service-accounts/default/token"
+    assert json.loads(answer) == {"Username": "oauth2accesstoken", "Secret": f"token of {path} Google"}
+    assert "instance" in instance.sh("cat /root/.docker/config.json")
+
+
+def test_web_server_gets_a_certificate_and_renews_it(instance: Instance, tmp_path: Path) -> None:
+    authority, chain = certificates(tmp_path, "localhost")
+    configuration = {
+        "listenAddress": "127.0.0.1:14000",
+        "managementListenAddress": "127.0.0.1:15000",
+        "certificate": "/srv/chain.pem",
+        "privateKey": "/srv/chain.pem",
+        "httpPort": 80,
+        "tlsPort": 443,
+        "ocspResponderURL": "",
+        "externalAccountBindingRequired": False,
+    }
+    (tmp_path / "pebble.json").write_text(json.dumps({"pebble": configuration}))
+    for file in (chain, tmp_path / "pebble.json"):
+        instance.docker("cp", str(file), f"{instance.name}:/srv/{file.name}")
+    instance.docker("cp", str(authority), f"{instance.name}:/usr/local/share/ca-certificates/acme.crt")
+    instance.sh("update-ca-certificates")
+    instance.sh(
+        "systemd-run --quiet --setenv=PEBBLE_VA_NOSLEEP=1 pebble -config /srv/pebble.json;"
+        "curl --silent --retry 20 --retry-connrefused --output /dev/null https://localhost:14000/dir"
+    )
+    instance.serve(8080, "str(self.headers)")
+
+    instance.play("deploy-setup-webserver.yml")
+    instance.sh("curl --silent --insecure https://localhost:15000/roots/0 > /srv/roots.pem")
+    get = f"curl --silent --show-error --cacert /srv/roots.pem --header 'X-Forwarded-For: 203.0.113.9' https://{DOMAIN}/"
+    passed_on = instance.sh(get)
+    assert "X-Forwarded-For: 127.0.0.1" in passed_on
+    assert "203.0.113.9" not in passed_on, "an address that a visitor claims"
+    assert f"Host: {DOMAIN}" in passed_on
+    led = instance.sh(
+        f"curl --silent --output /dev/null --write-out '%{{http_code}} %{{redirect_url}}' http://{DOMAIN}/x?y"
+    )
+    assert led == f"301 https://{DOMAIN}/x?y"
+    other = f"curl --silent --insecure --output /dev/null --write-out '%{{http_code}}' --header 'Host: other' https://{DOMAIN}/"
+    assert instance.sh(other) == "421"
+    assert instance.sh("systemctl is-active certbot.timer nginx") == "active\nactive\n"
+
+    assert instance.play("deploy-setup-webserver.yml").changed == 0
+
+    serial = (
+        f"curl --silent --insecure --write-out '%{{certs}}' --output /dev/null https://{DOMAIN}/ | grep '^Serial'"
+    )
+    before = instance.sh(serial)
+    instance.sh("certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
+    assert instance.sh(serial) != before, "NGINX shows the certificate that was renewed"
