@@ -89,6 +89,16 @@ infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the clus
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
 
+bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
+	$(BIN)/python -m benchmarks.website
+
+screens: .venv/dev .venv/browser ## Take the pictures of docs/screens anew.
+	@fc-list :lang=zh-cn | grep -q . || \
+		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
+		echo "There is no font for Chinese and Japanese here; those words will be boxes."
+	$(BIN)/python -m tests.e2e.screens
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 

@@ -56,9 +56,17 @@ def wanted(request: Request) -> bool:
 
 def problem_page(request: Request, *, status: int, title: str, detail: str) -> HTMLResponse:
     """Return the page that tells a visitor what is wrong, and a way on."""
-    return page("problem.html", status=status, title=title, detail=detail, path=request.url.path)
+    return page(
+        "problem.html",
+        status=status,
+        title=title,
+        detail=detail,
+        path=request.url.path,
+        kept_days=settings().retention_days,
+    )
 
 
+@cache
 def fields() -> dict[str, Any]:
     """Return what a walk can be asked for, with the limits of each field, as the API's own document tells it."""
     properties: dict[str, Any] = schemas.WalkRequest.model_json_schema()["properties"]

@@ -1,6 +1,6 @@
 """The real parts that tests talk to: PostgreSQL, Valkey, the bucket, workers, a browser."""
 
-import os
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
@@ -22,6 +24,7 @@ from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
 from momalisa.tables import Base
+from tests.chromium import launch_options
 from worker.renderer import Renderer
 
 hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
@@ -68,6 +71,30 @@ def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sys
     empty()
     yield _services
     forget()
+
+
+@pytest.fixture
+def private_bucket(services: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rsa.RSAPublicKey:
+    """A bucket whose URLs are signed by the key of a service account; returns its public half."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    file = tmp_path / "account.json"
+    file.write_text(
+        json.dumps(
+            {
+                "type": "service_account",
+                "project_id": "momalisa",
+                "private_key": pem,
+                "client_email": "api@momalisa.example",
+                "token_uri": "https://oauth2.googleapis.com/token",
+            }
+        )
+    )
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    monkeypatch.setenv("SIGNED_URLS", "true")
+    monkeypatch.setenv("SIGNED_URL_SECONDS", "3600")
+    forget()
+    return key.public_key()
 
 
 @pytest.fixture
@@ -139,9 +166,5 @@ def spec() -> Callable[..., WalkSpec]:
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    """Start the system's Chromium, if there is one, in place of Playwright's own."""
-    chromium = Path("/usr/bin/chromium")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    arguments = [*quiet, "--no-sandbox"] if os.geteuid() == 0 else quiet
-    found = {"executable_path": str(chromium)} if chromium.exists() else {}
-    return {**browser_type_launch_args, **found, "args": arguments}
+    """Start the browser of `tests.chromium`."""
+    return {**browser_type_launch_args, **launch_options()}

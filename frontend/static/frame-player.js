@@ -5,8 +5,8 @@ import { MODES, holdsOf, ownMode, ownPlaylist, playlist, resumed } from "./order
 import { dwell, nearest } from "./pace.js";
 import { html, render, svg } from "./vendor/lit-html.js";
 
-const SCALE = 1000; // steps of the scrubber from one end of the walk to the other
-const SHARP = 768; // pixels: small frames are enlarged to about this with a better filter than CSS has
+const SCALE = 4096; // steps of the scrubber from one end of the walk to the other: as fine as frames may lie
+const SHARP = 512; // pixels: smaller frames are enlarged to about this with a better filter than CSS has
 const SPEEDS = [0.25, 0.5, 1, 2];
 
 const percent = (position) => `${(100 * position).toFixed(3)}%`;
@@ -19,7 +19,7 @@ const svgStop = (position) => svg`<circle class="stop-mark" cx=${percent(positio
  *
  * Call update(walk, stops) as often as there is news. A frame joins once it is decoded, so that nothing flickers or
  * restarts. data-frames is the number of frames that have joined, data-rank the place of the one in view among them.
- * Tells "firstframe" once, and "stale" when the addresses of the frames no longer hold.
+ * Tells "firstframe" once, "failed" when a frame could not be had and is tried again, and "joined" when one was.
  */
 class FramePlayer extends HTMLElement {
   #store = new FrameStore();
@@ -44,7 +44,7 @@ class FramePlayer extends HTMLElement {
   constructor() {
     super();
     this.#store.addEventListener("joined", () => this.#joined());
-    this.#store.addEventListener("stale", () => this.dispatchEvent(new Event("stale")));
+    this.#store.addEventListener("failed", () => this.dispatchEvent(new Event("failed")));
   }
 
   connectedCallback() {
@@ -68,6 +68,11 @@ class FramePlayer extends HTMLElement {
     cancelAnimationFrame(this.#drawn);
     this.#request = this.#drawn = 0;
     this.#strip.close();
+  }
+
+  /** Whether a frame waits to be tried again. */
+  get failing() {
+    return this.#store.failing;
   }
 
   /** `stops` are {prompt, position}. */
@@ -142,6 +147,7 @@ class FramePlayer extends HTMLElement {
       this.#here = joined[0];
       this.dispatchEvent(new Event("firstframe"));
     }
+    this.dispatchEvent(new Event("joined"));
     this.#order();
     if (!this.isConnected) return;
     this.#strip?.update(joined);
@@ -257,7 +263,10 @@ class FramePlayer extends HTMLElement {
     const { picture, width: wide, height: high, position } = this.#here;
     const enlarge = Math.max(1, Math.ceil(SHARP / Math.max(wide, high)));
     const [width, height] = [wide * enlarge, high * enlarge];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    if (canvas.width !== width || canvas.height !== height) {
+      Object.assign(canvas, { width, height });
+      canvas.classList.toggle("tall", high > wide);
+    }
     const pen = canvas.getContext("2d");
     pen.imageSmoothingQuality = "high";
     pen.drawImage(picture, 0, 0, width, height);

@@ -4,6 +4,7 @@ import { motion } from "./motion.js";
 const wall = document.querySelector(".wall");
 const onward = document.querySelector(".onward");
 const error = document.getElementById("gallery-error");
+const MOST = 480; // walks on one wall; each further one would come more slowly
 let playing = null; // the piece whose film runs
 
 /** A still plays its film while it is pointed at, focused or tapped; one at a time, and not while all is still. */
@@ -50,10 +51,13 @@ wall.addEventListener("click", (event) => {
 });
 motion.addEventListener("change", () => motion.paused && still());
 
-/** The next page of the gallery, from the page that the link leads to: the server alone knows how a piece is hung. */
+/**
+ * The next page of the gallery, from the page that the link leads to: the server alone knows how a piece is hung.
+ * When the wall is full, the link is followed: however many walks there are, a page stays smooth.
+ */
 onward.addEventListener("click", async (event) => {
   const more = event.target.closest(".more");
-  if (!more || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  if (!more || event.ctrlKey || event.metaKey || event.shiftKey || event.button || wall.children.length >= MOST) return;
   event.preventDefault();
   if (more.ariaBusy === "true") return;
   more.ariaBusy = "true";
@@ -65,6 +69,8 @@ onward.addEventListener("click", async (event) => {
     const pieces = [...page.querySelectorAll(".wall > .piece")];
     wall.append(...pieces);
     onward.replaceChildren(...page.querySelector(".onward").childNodes);
+    const further = onward.querySelector(".more");
+    if (further && wall.children.length >= MOST) further.textContent = "Walk on to the next room";
     pieces[0]?.querySelector("a").focus({ preventScroll: true });
     announce(`${pieces.length} more walks.`);
   } catch (failure) {

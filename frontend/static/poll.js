@@ -59,6 +59,7 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk }) {
   /** Looks once more, also at a walk that is done: the addresses of its files may have run out. */
   function again() {
     etag = undefined;
+    done = false; // until it is told: a page that is hidden, or offline, looks when it can
     clearTimeout(timer);
     return ask();
   }

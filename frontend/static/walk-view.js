@@ -13,12 +13,13 @@ import { countWords, mediumOf, quarter, queueWords, statusWords, titleOf } from 
 class WalkView extends HTMLElement {
   #walk = null;
   #notice = "";
+  #pictures = ""; // what is said while frames do not come through
   #gone = null; // why there is nothing more to see
   #player = document.createElement("frame-player");
   #plan = document.createElement("plan-drawing");
   #playing = false; // whether there is a frame to be played
   #following = null;
-  #renewal;
+  #renewal; // the timer of the next look at a walk that is done
   #actions = new WalkActions((walk) => (walk ? this.#onWalk(walk) : this.#draw()));
 
   connectedCallback() {
@@ -29,7 +30,8 @@ class WalkView extends HTMLElement {
       this.#playing = true;
       this.#draw();
     });
-    this.#player.addEventListener("stale", () => this.#following?.again(), { once: true });
+    this.#player.addEventListener("failed", () => this.#onFailed());
+    this.#player.addEventListener("joined", () => this.#onJoined());
     this.#onWalk(walk);
     if (!walk.done) this.#follow();
   }
@@ -40,6 +42,11 @@ class WalkView extends HTMLElement {
       onNotice: (text) => this.#onNotice(text),
       onError: (error) => this.#onError(error),
     });
+  }
+
+  #lookAgain() {
+    if (this.#following) this.#following.again();
+    else this.#follow();
   }
 
   #onWalk(walk) {
@@ -56,7 +63,24 @@ class WalkView extends HTMLElement {
     clearTimeout(this.#renewal);
     const until = Date.parse(this.#walk.urls_expire_at) - Date.now();
     if (!this.#walk.done || !(until < 2 ** 31)) return;
-    this.#renewal = setTimeout(() => (this.#following ? this.#following.again() : this.#follow()), Math.max(10_000, until - 60_000));
+    this.#renewal = setTimeout(() => this.#lookAgain(), Math.max(10_000, until - 60_000));
+  }
+
+  /** Frames do not come through: their addresses may have run out before their time, by a clock that is wrong. */
+  #onFailed() {
+    if (this.#pictures) return;
+    this.#pictures = navigator.onLine
+      ? "Pictures do not come through just now; this page keeps trying."
+      : "You are offline. The pictures that are missing come when you are back.";
+    announce(this.#pictures);
+    this.#draw();
+    this.#lookAgain();
+  }
+
+  #onJoined() {
+    if (!this.#pictures || this.#player.failing) return;
+    this.#pictures = "";
+    this.#draw();
   }
 
   #onNotice(text) {
@@ -91,7 +115,7 @@ class WalkView extends HTMLElement {
           <h1 class=${title.length > 90 ? "title long" : "title"}>${titleTemplate(walk)}</h1>
           <p class="medium">${mediumOf(walk)}</p>
           ${this.#state(walk)}
-          ${this.#notice ? html`<p class="notice">${this.#notice}</p>` : nothing}
+          ${this.#notice || this.#pictures ? html`<p class="notice">${this.#notice || this.#pictures}</p>` : nothing}
           ${factsTemplate(walk)}
           ${walk.warnings.length ? html`<ul class="warnings" aria-label="Remarks">${walk.warnings.map((warning) => html`<li dir="auto">${warning}</li>`)}</ul>` : nothing}
           ${downloadsTemplate(walk)}
@@ -131,7 +155,7 @@ class WalkView extends HTMLElement {
 }
 
 function goneWords(error) {
-  if (error.status === 410) return { title: "The walk has expired", words: `${error.message} Its words are free for a new walk.` };
+  if (error.status === 410) return { title: "The walk has expired", words: "It was taken down, to make room. Its words are free for a new one." };
   if (error.status === 404) return { title: "No such walk", words: "Nothing hangs here any more. The walk was taken down by who made it." };
   return { title: "This walk cannot be shown", words: error.message };
 }

@@ -8,6 +8,8 @@ FROM registry.k8s.io/kubectl:v1.35.0 AS kubectl
 FROM alpine/helm:3.19.4 AS helm
 
 FROM python:3.11-slim
+# Debian removes a version when it mends it, so none is named.
+# hadolint ignore=DL3008
 RUN apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git openssh-client && \
     rm -rf /var/lib/apt/lists/*

@@ -1,21 +1,25 @@
 """The website in Chromium, which must not complain."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 from playwright.sync_api import ConsoleMessage, Page
 
 from momalisa.client import Client
 from momalisa.local import System
+from momalisa.processes import free_port
 
 DONE = 120_000
 """Milliseconds that a walk may take on a slow machine."""
 
 
 @pytest.fixture
-def website(system: System, page: Page) -> Iterator[Page]:
-    """The website, whose scripts must leave the console empty."""
+def quiet(page: Page) -> Iterator[Page]:
+    """A page whose scripts must leave the console empty."""
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
@@ -25,9 +29,32 @@ def website(system: System, page: Page) -> Iterator[Page]:
 
     page.on("console", listen)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(system.url)
     yield page
     assert complaints == []
+
+
+@pytest.fixture
+def website(system: System, quiet: Page) -> Page:
+    """The website before the whole system."""
+    quiet.goto(system.url)
+    return quiet
+
+
+@pytest.fixture
+def museum(services: System) -> Iterator[str]:
+    """The address of the website over a bare database and without workers: what hangs there, a test has hung."""
+    from api.app import app  # noqa: PLC0415
+
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, ws="none"))
+    thread = threading.Thread(target=server.run, name="museum")
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the API does not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_progress_is_told_each_quarter(website: Page, system: System) -> None:
     })""")
     submit(website, "a tree", "a house", 40)
     expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
-    website.wait_for_function("document.getElementById('announcer').textContent === 'Finished'")
+    expect(website.locator("#announcer")).to_have_text("Finished")
     told = [text for text in said if "of 40 frames" in text]
     assert told
     assert set(told) <= {f"{frames} of 40 frames" for frames in (10, 20, 30, 40)}

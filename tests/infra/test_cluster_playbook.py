@@ -312,6 +312,17 @@ def test_keda_is_installed_by_helm_as_who_may_read_its_secret(deployed: Stage) -
     assert call["values"] == {"podIdentity": {"gcp": {"enabled": True, "gcpIAMServiceAccount": account}}}
 
 
+def test_a_wrong_word_stops_the_playbook_before_anything_is_made(deployed: Stage) -> None:
+    asked = len(deployed.google.requests)
+    for variables, reason in (
+        ({"version": "1a2b3c-dirty"}, "commit all changes"),
+        ({"ingress": "ingress-nginx"}, "gateway or nginx, not ingress-nginx"),
+    ):
+        deployed.play("deploy-k8s-cluster.yml", fails=True, **variables)
+        assert reason in " ".join(deployed.runs[-1].split())
+    assert len(deployed.google.requests) == asked
+
+
 # From here on, in this order: each test needs what the one before left.
 
 

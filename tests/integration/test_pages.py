@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.website import FRONTEND
 from momalisa import jobs
 from momalisa.database import transaction
 from momalisa.spec import WalkSpec
@@ -167,6 +168,25 @@ def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
     assert re.findall(r'name="prompts" value="([^"]*)"', page) == ["a fox", "a rose", "a boat"]
     assert f'name="from_walk" value="{walk.id}"' in page
     assert re.search(r'name="seed" type="number" value="7"', page)
+
+
+def modules(name: str) -> set[str]:
+    """Return the names of the modules that a module loads, and those that they load."""
+    script = (FRONTEND / "static" / name).read_text()
+    own = set(re.findall(r'^import (?:[^"]* from )?"\./([^"]+)";', script, re.MULTILINE))
+    return own.union(*map(modules, own))
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/walks/none", "/walks/hung"])
+def test_no_request_of_a_page_waits_for_another_one(api: TestClient, hang: Callable[..., Walk], path: str) -> None:
+    """Scripts, styles and fonts of the first view are all named by the page itself, and nothing else is."""
+    page = api.get(path.replace("hung", str(hang("a fox", "a boat").id)), headers=BROWSER).text
+    (entry,) = re.findall(r'<script type="module" src="/static/([^"]+)"', page)
+    assert sorted(re.findall(r'<link rel="modulepreload" href="/static/([^"]+)"', page)) == sorted(modules(entry))
+    styles = re.findall(r'<link rel="stylesheet" href="/static/([^"]+)"', page)
+    assert not [name for name in styles if "@import" in (FRONTEND / "static" / name).read_text()]
+    fonts = re.findall(r'<link rel="preload" href="/static/fonts/([^"]+)" as="font"', page)
+    assert "eb-garamond-latin-wght-italic.woff2" in fonts
 
 
 def test_files_are_compressed_and_checked_again_by_browsers(api: TestClient) -> None:

@@ -1,8 +1,6 @@
 import hashlib
-import json
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -10,7 +8,6 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fastapi.testclient import TestClient
 
 from momalisa import storage
@@ -94,30 +91,6 @@ def test_making_the_bucket_again_changes_nothing(name: str) -> None:
     stored = storage.put(name, b"picture", "image/png")
     storage.make_bucket()
     assert storage.read(stored) == b"picture"
-
-
-@pytest.fixture
-def private_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rsa.RSAPublicKey:
-    """A bucket whose URLs are signed by the key of a service account; returns its public half."""
-    key = rsa.generate_private_key(65537, 2048)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    file = tmp_path / "account.json"
-    file.write_text(
-        json.dumps(
-            {
-                "type": "service_account",
-                "project_id": "momalisa",
-                "private_key": pem,
-                "client_email": "api@momalisa.example",
-                "token_uri": "https://oauth2.googleapis.com/token",
-            }
-        )
-    )
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-    monkeypatch.setenv("SIGNED_URLS", "true")
-    monkeypatch.setenv("SIGNED_URL_SECONDS", "3600")
-    forget()
-    return key.public_key()
 
 
 def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(

@@ -1,2 +1,0 @@
-import "./motion.js";
-import "./walk-figure.js";

@@ -1,0 +1,192 @@
+"""Takes the pictures of `docs/screens/`, of the whole system with its own model: `python -m tests.e2e.screens`."""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import func, update
+
+from momalisa import local, settings
+from momalisa.client import Client
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.processes import free_port
+from momalisa.settings import ROOT
+from momalisa.tables import Walk
+from tests.chromium import launch_options
+
+FOLDER = ROOT / "docs" / "screens"
+
+Theme = Literal["light", "dark"]
+Prepare = Callable[[Page], object]
+
+SIZES = {390: 844, 1280: 800, 1920: 1080}
+THEMES: tuple[Theme, ...] = ("light", "dark")
+FEW: tuple[tuple[int, Theme], ...] = ((1280, "light"), (390, "dark"))
+"""How a state is shown that is no page of its own."""
+
+PAIRS = (
+    ("an owl", "a clock"), ("a fox", "a teapot"), ("a rose", "a butterfly"), ("a castle", "a ship"),
+    ("a lighthouse", "a candle"), ("a peacock", "a fan"), ("a mushroom", "an umbrella"), ("a horse", "a piano"),
+    ("a strawberry", "a ladybug"), ("a cat", "a violin"), ("a whale", "a cloud"), ("a bear", "a balloon"),
+)  # fmt: skip
+
+TEN = (
+    "a giraffe",
+    "a fox",
+    "an owl",
+    "a rose",
+    "a castle",
+    "a violin",
+    "a whale",
+    "a clock",
+    "a cat",
+    "a battleship",
+)
+LONG = (
+    "a very long procession of travelling musicians with violins, drums and paper lanterns that crosses a stone "
+    "bridge at dusk while it begins to snow",
+    "the same bridge a hundred years later, overgrown, without anybody on it, supercalifragilisticexpialidocious",
+)
+
+
+class Photographer:
+    """Takes pictures of one system with one browser."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser = browser
+        self._url = url
+
+    def page(self, name: str, path: str, prepare: Prepare = lambda _: None) -> None:
+        """Show a page at every width, by day and by night."""
+        for width in SIZES:
+            for theme in THEMES:
+                self._take(name, path, width, theme, prepare)
+
+    def state(self, name: str, path: str, prepare: Prepare = lambda _: None) -> None:
+        """Show a state on a desk by day and on a phone by night."""
+        for width, theme in FEW:
+            self._take(name, path, width, theme, prepare)
+
+    def _take(self, name: str, path: str, width: int, theme: Theme, prepare: Prepare) -> None:
+        screen: Any = {"width": width, "height": SIZES[width]}
+        phone = width < 600  # where bars for scrolling take no room
+        page = self._browser.new_page(
+            viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=phone, has_touch=phone
+        )
+        page.goto(self._url + path)
+        prepare(page)
+        page.evaluate("document.fonts.ready")
+        if "running" not in name:
+            page.wait_for_load_state("networkidle")
+        page.mouse.move(0, 0)
+        page.evaluate("scrollTo(0, 0)")
+        with Image.open(BytesIO(page.screenshot(full_page=True, animations="disabled"))) as image:
+            image.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
+        page.close()
+
+
+def main() -> None:
+    """Make the walks, and take the pictures."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="momalisa-screens-") as folder,
+        local.started(System(Path(folder), port=free_port())) as system,
+        Client(system.url) as client,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(**launch_options())
+        shoot(Photographer(browser, system.url), client, system)
+        browser.close()
+
+
+def _show(page: Page, *, frames: int, at: float) -> None:
+    """Scrub a walk to a place on it, once all of its frames are there."""
+    expect(page.locator("frame-player")).to_have_attribute("data-frames", str(frames))
+    scrub = f"(scrubber) => {{ scrubber.value = {at} * scrubber.max; scrubber.dispatchEvent(new Event('input')); }}"
+    page.get_by_role("slider").evaluate(scrub)
+
+
+def _show_figure(page: Page) -> None:
+    page.wait_for_load_state("networkidle")  # the pictures are there
+    figure = "(scrubber) => { scrubber.value = 420; scrubber.dispatchEvent(new Event('input')); }"
+    page.get_by_label("Place on the line").evaluate(figure)
+
+
+def _refuse(page: Page) -> None:
+    page.locator("#stop-0").fill("")
+    page.locator("#frames").fill("1")
+    page.get_by_role("button", name="Make the walk").click()
+
+
+def _name_ten(page: Page) -> None:
+    for _ in TEN[2:]:
+        page.get_by_role("button", name="Add a stop between").click()
+    for place, stop in enumerate(TEN):
+        page.locator(f"#stop-{place}").fill(stop)
+
+
+def _wait_for_a_picture(page: Page) -> None:
+    expect(page.locator("frame-player")).to_have_attribute("data-frames", re.compile("^[1-9]"), timeout=60_000)
+
+
+def _let_expire(system: System, path: str) -> None:
+    """Have the reconciler find a walk that is past its retention, and wait until it has."""
+    settings.override(**system.variables)
+    with transaction() as session:
+        of_age = func.now() - timedelta(days=settings.settings().retention_days + 1)
+        session.execute(update(Walk).where(Walk.id == UUID(Path(path).name)).values(finished_at=of_age))
+    while httpx.get(system.url + path, trust_env=False).status_code != HTTPStatus.GONE:
+        time.sleep(0.2)
+
+
+def shoot(photographer: Photographer, client: Client, system: System) -> None:
+    """Take all pictures: first of bare walls, last of what the other pictures need to be whole."""
+    photographer.state("bare-gallery", "/gallery")
+
+    def make(*prompts: str, frames: int = 3, **options: Any) -> str:
+        *_, walk = client.watch(
+            client.submit(list(prompts), **{"frames": frames, "seed": 11, "steps": 8, **options})
+        )
+        return f"/walks/{walk['id']}"
+
+    expired = make("a comet", "a kettle", frames=2, steps=1)
+    failed = make("a tree", "a house", frames=240, steps=100, deadline_seconds=1)
+    special = {
+        "long-words": make(*LONG),
+        "right-to-left": make("زرافة تمشي في الصحراء", "ספינת קרב"),
+        "chinese-and-japanese": make("一只长颈鹿站在草原上", "海を渡る戦艦"),
+        "ten-stops-walk": make(*TEN, frames=20),
+    }
+    for pair in PAIRS:
+        make(*pair)
+    walk = make("a giraffe", "a battleship", frames=48, steps=8)
+
+    photographer.page("make", "/")
+    photographer.page("walk", walk, partial(_show, frames=48, at=0.42))
+    photographer.page("gallery", "/gallery")
+    photographer.page("about", "/about", _show_figure)
+    photographer.state("settings", "/", lambda page: page.get_by_text("Settings").click())
+    photographer.state("refused", "/", _refuse)
+    photographer.state("ten-stops", "/", _name_ten)
+    for name, path in special.items():
+        photographer.state(name, path, partial(_show, frames=20 if name == "ten-stops-walk" else 3, at=0.5))
+    photographer.state("failed", failed)
+    photographer.state("no-such-walk", "/walks/none")
+    photographer.state("nothing-found", "/gallery?q=narwhal")
+    _let_expire(system, expired)
+    photographer.state("expired", expired)
+    running = client.submit(["a castle", "a comet"], frames=96, seed=5)
+    photographer.state("running", f"/walks/{running['id']}", _wait_for_a_picture)
+    client.cancel(running["id"])

@@ -1,0 +1,271 @@
+"""The website over a database of the test's own: nothing there, very much there, and what is no more."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from io import BytesIO
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+from sqlalchemy import func, update
+
+from momalisa import jobs, reconciler, storage
+from momalisa.database import transaction
+from momalisa.spec import WalkSpec
+from momalisa.tables import Walk
+from tests.e2e.test_website_access import RULES
+from tests.hanging import OWNER, colour, hang, hang_many
+
+Spec = Callable[..., WalkSpec]
+
+
+def expect_axe_finds_nothing(page: Page) -> None:
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        found = Axe().run(page, options=RULES)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def test_bare_walls_invite_to_make_the_first_walk(museum: str, quiet: Page) -> None:
+    answered = quiet.goto(f"{museum}/gallery")
+    assert answered
+    assert answered.status == 200
+    expect(quiet.get_by_text("The walls are bare.")).to_be_visible()
+    expect_axe_finds_nothing(quiet)
+    quiet.get_by_role("link", name="Make it").click()
+    expect(quiet.get_by_role("button", name="Make the walk")).to_be_visible()
+
+
+def test_an_expired_walk_is_gone_and_says_so_itself(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = hang(spec())
+    with transaction() as session:
+        session.execute(update(Walk).values(finished_at=func.now() - timedelta(days=31)))
+    reconciler.clear_away()
+    answered = quiet.goto(f"{museum}/walks/{walk_id}")
+    assert answered
+    assert answered.status == 410
+    expect(quiet.get_by_role("heading", name="The walk has expired")).to_be_visible()
+    expect(quiet.locator(".reason")).to_contain_text("A walk hangs here for 30 days")
+    expect(quiet.get_by_role("link", name="Make a walk")).to_have_attribute("href", "/")
+    expect_axe_finds_nothing(quiet)
+    quiet.goto(f"{museum}/gallery")
+    expect(quiet.get_by_text("The walls are bare.")).to_be_visible()
+
+
+def test_a_removed_walk_and_one_that_never_was_look_the_same(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = hang(spec())
+    with transaction() as session:
+        jobs.delete(session, walk_id, owner=OWNER)
+    for name in (str(walk_id), "00000000-0000-4000-8000-000000000000"):
+        answered = quiet.goto(f"{museum}/walks/{name}")
+        assert answered
+        assert answered.status == 404
+        expect(quiet.get_by_role("heading", name="No such walk")).to_be_visible()
+        expect(quiet.get_by_text("Nothing hangs here.")).to_be_visible()
+        expect_axe_finds_nothing(quiet)
+
+
+WATCHED = """(() => {
+    const sources = new WeakMap();
+    const { createImageBitmap: make } = globalThis;
+    globalThis.createImageBitmap = (image, ...more) =>
+        make(image, ...more).then((bitmap) => (sources.set(bitmap, image.src), bitmap));
+    const { drawImage } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.drawImage = function (picture, ...more) {
+        if (this.canvas.matches(".work")) globalThis.shown = sources.get(picture);
+        return drawImage.call(this, picture, ...more);
+    };
+})()"""
+"""Notes which picture is drawn as the work; it must be a bitmap, which needs no decoding."""
+
+REACHED = """() => [globalThis.shown, document.querySelector(".scrubber").valueAsNumber / 4096]"""
+
+
+def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = hang(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
+    with transaction() as session:
+        positions = [frame.position for frame in jobs.get(session, walk_id, viewer=None).frames]
+    urls = {position: storage.url(storage.frame_name(walk_id, position), museum) for position in positions}
+    asked: list[str] = []
+    quiet.on("request", lambda request: asked.append(request.url))
+    quiet.add_init_script(WATCHED)
+    quiet.emulate_media(reduced_motion="reduce")
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    player = quiet.locator("frame-player")
+    expect(player).to_have_attribute("data-frames", "240")
+    assert Counter(url for url in asked if "/frames/" in url) == Counter(urls.values())
+    asked.clear()
+
+    scrubber, work = player.get_by_role("slider").bounding_box(), player.locator(".work").bounding_box()
+    assert scrubber
+    assert work
+    thumb, middle = 12, scrubber["y"] + scrubber["height"] / 2
+    quiet.mouse.move(scrubber["x"] + thumb, middle)
+    quiet.mouse.down()
+    seen = set()
+    for pixel in range(int(scrubber["width"]) - 2 * thumb):
+        quiet.mouse.move(scrubber["x"] + thumb + pixel, middle)
+        shown, place = quiet.evaluate(REACHED)
+        nearest = min(positions, key=lambda position: abs(position - place))
+        assert shown == urls[nearest]
+        seen.add(nearest)
+        if pixel % 50 == 0:
+            assert pixel_at(quiet, work["x"] + work["width"] / 2, work["y"] + work["height"] / 2) == colour(nearest)
+    quiet.mouse.up()
+    assert len(seen) > 100  # some lie closer together than the pixels of the scrubber; arrow keys reach those
+
+    player.get_by_role("slider").press("Home")
+    for position in positions:
+        assert quiet.evaluate(REACHED)[0] == urls[position]
+        quiet.keyboard.press("ArrowRight")
+    assert asked == []
+
+
+def pixel_at(page: Page, x: float, y: float) -> tuple[int, ...]:
+    picture = page.screenshot(clip={"x": round(x), "y": round(y), "width": 1, "height": 1})
+    with Image.open(BytesIO(picture)) as image:
+        return tuple(image.convert("RGB").tobytes())
+
+
+@pytest.fixture
+def expiring(private_bucket: object, monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
+    """A private bucket whose URLs hold until the last of these moments."""
+    moments = [datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)]
+    monkeypatch.setattr(storage, "urls_expire_at", lambda: moments[-1])
+    return moments
+
+
+def held_until(url: str) -> datetime:
+    """Return until when a signed URL holds."""
+    query = parse_qs(urlsplit(url).query)
+    made = datetime.strptime(query["X-Goog-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return made + timedelta(seconds=int(query["X-Goog-Expires"][0]))
+
+
+def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
+    museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
+) -> None:
+    walk_id = hang(spec(frames=8))
+    asked: Counter[str] = Counter()
+
+    def refuse_the_third_at_first(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        asked[path] += 1
+        refused = path == third and len(expiring) == 1
+        return route.fulfill(status=403) if refused else route.continue_()
+
+    with transaction() as session:
+        third = urlsplit(storage.url(str(jobs.get(session, walk_id, viewer=None).frames[3].object), museum)).path
+    quiet.clock.install()
+    quiet.emulate_media(reduced_motion="reduce")
+    quiet.route("**/frames/**", refuse_the_third_at_first)
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    player = quiet.locator("frame-player")
+    expect(player).to_have_attribute("data-frames", "7")
+    expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")
+    gif = quiet.get_by_role("link", name=re.compile("GIF"))
+    first = gif.get_attribute("href") or ""
+    assert abs(held_until(first) - expiring[0]) <= timedelta(seconds=1)
+
+    expiring.append(expiring[0] + timedelta(hours=1))
+    quiet.clock.fast_forward("59:30")  # half a minute before the addresses run out
+    expect(gif).not_to_have_attribute("href", first)
+    assert abs(held_until(gif.get_attribute("href") or "") - expiring[1]) <= timedelta(seconds=1)
+    expect(player).to_have_attribute("data-frames", "8")
+    expect(quiet.locator(".notice")).to_have_count(0)
+    assert {times for path, times in asked.items() if path != third} == {1}  # what is there is not fetched again
+    with quiet.expect_download() as download:
+        gif.click()
+    assert download.value.suggested_filename == "a-giraffe-to-a-battleship.gif"
+
+
+def test_addresses_that_ran_out_behind_another_tab_are_renewed_on_return(
+    museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
+) -> None:
+    walk_id = hang(spec())
+    quiet.clock.install()
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    gif = quiet.get_by_role("link", name=re.compile("GIF"))
+    turn = """(away) => {
+        Object.defineProperty(document, "hidden", { get: () => away, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    for hours in (1, 2):
+        before = gif.get_attribute("href") or ""
+        quiet.evaluate(turn, True)
+        expiring.append(expiring[0] + timedelta(hours=hours))
+        quiet.clock.fast_forward("02:00:00")
+        expect(gif).to_have_attribute("href", before)
+        quiet.evaluate(turn, False)
+        expect(gif).not_to_have_attribute("href", before)
+
+
+def test_addresses_that_run_out_before_they_were_said_to_are_renewed_when_one_fails(
+    museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
+) -> None:
+    walk_id = hang(spec(frames=8))
+    with transaction() as session:
+        third = str(jobs.get(session, walk_id, viewer=None).frames[3].object)
+
+    def refuse_old_addresses(route: Route) -> None:
+        if held_until(route.request.url) > expiring[0] + timedelta(minutes=1):
+            return route.continue_()
+        if len(expiring) == 1:
+            expiring.append(expiring[0] + timedelta(hours=1))
+        return route.fulfill(status=403)
+
+    quiet.route(f"**/{third}?*", refuse_old_addresses)
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "8")
+
+
+def test_pictures_come_when_the_bucket_is_back(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = hang(spec())
+    quiet.clock.install()
+    quiet.route("**/frames/**", lambda route: route.abort())
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")
+    quiet.unroute("**/frames/**")
+    quiet.clock.fast_forward(30_000)
+    expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "4")
+    expect(quiet.locator(".notice")).to_have_count(0)
+
+
+WALKS, ROOM = 10_000, 480
+
+
+def test_ten_thousand_walks_are_shown_page_by_page_each_once(museum: str, quiet: Page, spec: Spec) -> None:
+    hang_many(spec(), WALKS)
+    seen: list[str] = []
+    with httpx.Client(base_url=museum) as visitor:
+        onward: str | None = "/gallery"
+        while onward:
+            page = visitor.get(onward).text
+            seen += re.findall(r'<a href="/walks/([0-9a-f-]{36})"', page)
+            found = re.search(r'class="more" href="([^"]*)"', page)
+            onward = unescape(found[1]) if found else None
+    assert len(seen) == len(set(seen)) == WALKS + 1
+
+    def hung() -> list[str]:
+        paths: list[str] = quiet.locator(".piece > a:first-child").evaluate_all("all => all.map((a) => a.pathname)")
+        return [path.removeprefix("/walks/") for path in paths]
+
+    quiet.goto(f"{museum}/gallery")
+    for count in range(24, ROOM, 24):
+        expect(quiet.locator(".piece")).to_have_count(count)
+        quiet.get_by_role("link", name="Load more").click()
+    expect(quiet.locator(".piece")).to_have_count(ROOM)
+    assert hung() == seen[:ROOM]
+    quiet.get_by_role("link", name="Walk on to the next room").click()  # so that no page grows for ever
+    expect(quiet.locator(".piece")).to_have_count(24)
+    assert hung() == seen[ROOM : ROOM + 24]
+    quiet.get_by_role("link", name="Load more").click()
+    expect(quiet.locator(".piece")).to_have_count(48)
+    quiet.get_by_role("link", name="Back to the newest").click()
+    expect(quiet).to_have_url(f"{museum}/gallery")

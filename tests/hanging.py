@@ -1,0 +1,133 @@
+"""Finished walks without a model: drawn frames take the way of rendered ones, through bucket and assembly."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from uuid import UUID, uuid4
+
+import numpy as np
+from PIL import Image
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from momalisa import jobs, results, storage
+from momalisa.chunks import Due
+from momalisa.database import transaction
+from momalisa.results import MadeArtifact, MadeFrame
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Artifact, ArtifactKind, ChunkKind, Walk, WalkStatus
+from worker import assembly, lease, stitching
+from worker.assembly import Picture
+from worker.caption import frame_caption
+from worker.lease import Lease, Record
+from worker.signature import signature
+
+OWNER = "visitor:somebody"
+
+DEPTH = 2**16 - 1
+"""Places on a walk that the colour of a drawn frame tells apart."""
+
+
+def colour(position: float) -> tuple[int, int, int]:
+    """Return the colour in the middle of a drawn frame, by which its place on the walk is known again."""
+    place = round(position * DEPTH)
+    return place // 256, place % 256, 128
+
+
+def drawn(spec: WalkSpec, position: float) -> Picture:
+    """Return a frame: a disc in the colour of its position, on a sky that is the seed's own."""
+    rows, columns = np.ogrid[: spec.height, : spec.width]
+    shades = np.random.default_rng(spec.seed).integers(64, 255, (2, 3))
+    sky = shades[0] + (shades[1] - shades[0]) * ((rows + columns) / (spec.height + spec.width))[..., None]
+    picture: Picture = sky.astype(np.uint8)
+    from_middle = (rows - spec.height / 2) ** 2 + (columns - spec.width / 2) ** 2
+    picture[from_middle < (min(spec.width, spec.height) / 3) ** 2] = colour(position)
+    return picture
+
+
+def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = stitching.assemble) -> UUID:
+    """Make a public walk from its order to its end; nobody else may be at work on the queue."""
+    with transaction() as session:
+        walk = jobs.create(session, spec, public=True, owner=OWNER)
+    status = walk.status
+    while not status.done:
+        kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
+        lease.run(kind, assemble if kind == ChunkKind.ASSEMBLE else _draw)
+        with transaction() as session:
+            status = jobs.get(session, walk.id, viewer=None).status
+    assert status == WalkStatus.SUCCEEDED
+    return walk.id
+
+
+def _draw(work: Lease) -> Record:
+    """Draw the frames of a chunk as `worker.work.render` renders them."""
+    claim = work.claim
+
+    def upload(position: float) -> MadeFrame:
+        picture = drawn(claim.spec, position)
+        data = assembly.encode_png(picture, frame_caption(claim.spec, claim.model, position))
+        stored = storage.put(storage.frame_name(claim.walk_id, position), data, "image/png")
+        return MadeFrame(position, stored, signature(picture), "")
+
+    made = work.at_once(upload, [frame.position for frame in claim.frames])
+
+    def record(session: Session) -> Due | None:
+        return results.frames_done(session, claim, made)
+
+    return record
+
+
+def leave_unassembled(work: Lease) -> Record:
+    """Close a walk with a poster only, for who needs no animations: those of 240 large frames take a minute."""
+    first, spec = work.claim.frames[0].stored, work.claim.spec
+    assert first
+    poster = MadeArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
+    return lambda session: results.assembled(session, work.claim, [poster])
+
+
+def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
+    """Put many finished public walks into the database, which share so many posters and one film in the bucket.
+
+    Every hundred of them were made at the same moment, so that only their ids tell them apart.
+    """
+    film = _artifact(hang(spec.model_copy(update={"frames": 2})), ArtifactKind.MP4)
+    stills = []
+    for number in range(posters):
+        file = BytesIO()
+        Image.fromarray(drawn(spec.model_copy(update={"seed": number}), number / posters)).save(file, "webp")
+        stills.append(storage.put(f"posters/{number}.webp", file.getvalue(), "image/webp"))
+    begin = datetime.now(UTC) - timedelta(days=20)
+    walks = [
+        {
+            "id": uuid4(),
+            "status": WalkStatus.SUCCEEDED,
+            "owner": OWNER,
+            "public": True,
+            "spec": spec.model_copy(update={"prompts": (*spec.prompts[:1], f"lamp {number}")}),
+            "model": settings().model_name,
+            "frames_total": spec.frames,
+            "frames_done": spec.frames,
+            "created_at": begin + timedelta(seconds=number // 100),
+            "finished_at": begin + timedelta(seconds=number // 100),
+        }
+        for number in range(count)
+    ]
+    size = {"width": spec.width, "height": spec.height}
+    artifacts: list[dict[str, object]] = []
+    for number, walk in enumerate(walks):
+        still = stills[number % posters]
+        of_walk = {"walk_id": walk["id"], **size}
+        artifacts += [
+            {**of_walk, "kind": ArtifactKind.POSTER, "object": still.name, "bytes": still.bytes, "crc32c": ""},
+            {**of_walk, "kind": ArtifactKind.MP4, "object": film.object, "bytes": film.bytes, "crc32c": ""},
+        ]
+    with transaction() as session:
+        session.execute(insert(Walk), walks)
+        session.execute(insert(Artifact), artifacts)
+
+
+def _artifact(walk_id: UUID, kind: ArtifactKind) -> Artifact:
+    with transaction() as session:
+        (found,) = (made for made in jobs.get(session, walk_id, viewer=None).artifacts if made.kind == kind)
+        return found
