@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
-from sqlalchemy import and_, case, column, func, insert, literal, not_, select, update, values
+from sqlalchemy import and_, case, cast, column, func, insert, literal, not_, select, update, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -95,7 +95,7 @@ def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFr
     recorded = session.execute(
         update(Frame)
         .where(Frame.walk_id == claim.walk_id, Frame.position == told.position, MISSING)
-        .values({each: told[each.key] for each in columns[1:]})
+        .values({each: cast(told[each.key], each.type) for each in columns[1:]})  # NULLs alone would be text
         .values(rendered_at=case((told.object.is_not(None), func.now())))
         .execution_options(synchronize_session=False)
     )
