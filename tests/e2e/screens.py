@@ -190,3 +190,7 @@ def shoot(photographer: Photographer, client: Client, system: System) -> None:
     running = client.submit(["a castle", "a comet"], frames=96, seed=5)
     photographer.state("running", f"/walks/{running['id']}", _wait_for_a_picture)
     client.cancel(running["id"])
+
+
+if __name__ == "__main__":
+    main()
