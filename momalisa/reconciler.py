@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from types import FrameType
@@ -16,6 +16,7 @@ from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
+from momalisa.tables import DeliveryStatus
 
 log = logger(__name__)
 
@@ -77,6 +78,7 @@ def run() -> None:
     duties: list[Duty] = [take_back, top_up, clear_away, *[deliver] * SENDERS]
     if settings().metrics_port is not None:
         duties.append(count)
+    _begin_to_count(duties)
     rounds = Rounds(duties)
     monitoring.serve(
         monitoring.RECONCILER,
@@ -91,6 +93,14 @@ def run() -> None:
     for thread in done:
         thread.result()
     log.info("reconciler stopped")
+
+
+def _begin_to_count(duties: Iterable[Duty]) -> None:
+    """Have every counter begin at 0: Prometheus sees no increase in one that comes with its first event."""
+    for duty in duties:
+        monitoring.record(monitoring.ROUNDS_SKIPPED, 0, duty=duty.__name__)
+    for status in DeliveryStatus:
+        monitoring.record(monitoring.WEBHOOK_DELIVERIES, 0, status=status)
 
 
 def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -> None:

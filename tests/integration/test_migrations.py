@@ -1,11 +1,14 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from sqlalchemy import Column, Integer, inspect
 
 from momalisa.database import engine
 from momalisa.local import System
@@ -31,3 +34,74 @@ def test_every_migration_can_be_undone_and_done_again(alembic: Config) -> None:
     assert set(inspect(engine()).get_table_names()) == {"alembic_version"}
     command.upgrade(alembic, "head")
     assert set(inspect(engine()).get_table_names()) == {"alembic_version", *Base.metadata.tables}
+
+
+def test_code_from_before_a_migration_can_work_after_it(alembic: Config) -> None:
+    command.downgrade(alembic, "base")
+    revisions = [script.revision for script in ScriptDirectory.from_config(alembic).walk_revisions()]
+    for revision in reversed(revisions):
+        before = tables()
+        command.upgrade(alembic, revision)
+        assert not broken(before, tables()), revision
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda op: op.drop_table("webhook_deliveries"), "webhook_deliveries is gone"),
+        (lambda op: op.drop_column("walks", "trace"), "walks.trace is gone"),
+        (lambda op: op.alter_column("walks", "trace", nullable=False), "walks.trace must be given"),
+        (lambda op: op.alter_column("walks", "trace", new_column_name="span"), "walks.trace is gone"),
+        (lambda op: op.add_column("walks", Column("span", Integer, nullable=False)), "walks.span must be given"),
+        (lambda op: op.alter_column("frames", "key", type_=Integer, postgresql_using="0"), "frames.key is INTEGER"),
+        (lambda op: op.create_unique_constraint("one", "walks", ["trace"]), "walks has a new rule: one"),
+        (
+            lambda op: op.create_foreign_key("to", "walks", "walks", ["from_walk"], ["id"]),
+            "walks has a new rule: to",
+        ),
+        (lambda op: op.create_index("one", "walks", ["trace"], unique=True), "walks has a new rule: one"),
+    ],
+)
+def test_a_migration_that_older_code_would_not_survive_is_noticed(
+    services: System,
+    change: Any,
+    complaint: str,
+) -> None:
+    before = tables()
+    with engine().connect() as connection:
+        change(Operations(MigrationContext.configure(connection)))
+        assert broken(before, tables(connection)) == [complaint]
+        connection.rollback()
+    assert not broken(before, tables())
+
+
+Table = tuple[dict[str, Any], set[str]]
+"""The columns by name, and the names of the rules that rows have to keep."""
+
+
+def tables(bind: Any = None) -> dict[str, Table]:
+    """Return what PostgreSQL knows of each table."""
+    inspector = inspect(bind or engine())
+    found = {}
+    for name in set(inspector.get_table_names()) - {"alembic_version"}:
+        columns = {column["name"]: column for column in inspector.get_columns(name)}
+        unique = [*inspector.get_unique_constraints(name), *(i for i in inspector.get_indexes(name) if i["unique"])]
+        rules = {str(rule["name"]) for rule in [*unique, *inspector.get_foreign_keys(name)]}
+        found[name] = (columns, rules)
+    return found
+
+
+def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
+    """Return what code that knows the tables as they were before would stumble over."""
+    found = [f"{name} is gone" for name in before.keys() - after.keys()]
+    for name in before.keys() & after.keys():
+        (old, old_rules), (new, rules) = before[name], after[name]
+        found += [f"{name}.{column} is gone" for column in old.keys() - new.keys()]
+        for column, told in new.items():
+            if column in old and str(told["type"]) != str(old[column]["type"]):
+                found.append(f"{name}.{column} is {told['type']}")
+            optional = told["nullable"] or told["default"] is not None
+            if not optional and (column not in old or old[column]["nullable"]):
+                found.append(f"{name}.{column} must be given")
+        found += [f"{name} has a new rule: {rule}" for rule in rules - old_rules]
+    return found

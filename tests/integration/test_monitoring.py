@@ -1,22 +1,27 @@
 """What operators see of a running system: `/metrics`, `/healthz` and `/readyz` of every part."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from momalisa import local, monitoring, reconciler
 from momalisa.client import Client
 from momalisa.local import System
-from momalisa.processes import free_port, is_free
+from momalisa.processes import Child, free_port, is_free
 from momalisa.reconciler import Rounds
-from momalisa.settings import settings
+from momalisa.settings import ROOT, settings
 from momalisa.tables import ChunkKind
 from tests.conftest import forget
 from worker import pulse
@@ -118,6 +123,76 @@ def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: System) -> None:
     assert figure(monitored, "api", "momalisa_http_request_seconds_count", **polled) >= 1
     until(lambda: figure(monitored, "reconciler", "momalisa_walks_last_hour", status="succeeded") >= 1)
     assert figure(monitored, "reconciler", "momalisa_walks") == 0
+
+
+@pytest.fixture
+def prometheus(monitored: System, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Ask a Prometheus that has our configuration, but for where the parts are and how often it looks."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not here; Debian has it in the package of that name")
+    infra = ROOT / "infra" / "prometheus"
+    config = yaml.safe_load((infra / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(infra / name) for name in config["rule_files"]]
+    [job] = config["scrape_configs"]
+    assert job["dns_sd_configs"]
+    assert job["relabel_configs"]
+    first = int(monitored.variables["METRICS_PORT"])
+    config["scrape_configs"] = [
+        {
+            "job_name": job["job_name"],
+            "static_configs": [
+                {"targets": [f"127.0.0.1:{first + place}"], "labels": {"part": part}}
+                for part, place in PARTS.items()
+            ],
+        }
+    ]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    server = Child("prometheus", [*command, f"--web.listen-address={address}"], tmp_path / "log")
+    server.start()
+
+    def ask(path: str, **parameters: str) -> Any:
+        answer = httpx.get(f"http://{address}/api/v1/{path}", params=parameters, trust_env=False)
+        return answer.raise_for_status().json()["data"]
+
+    def answers() -> bool:
+        assert server.ended() is None, server.last_lines()
+        try:
+            return bool(ask("status/runtimeinfo"))
+        except (httpx.ConnectError, httpx.HTTPStatusError):
+            return False
+
+    try:
+        until(answers)
+        yield ask
+    finally:
+        server.signal_stop()
+        server.wait_stopped(time.monotonic() + 30)
+
+
+def test_prometheus_sees_all_parts_and_there_is_something_to_draw(
+    monitored: System, prometheus: Callable[..., Any]
+) -> None:
+    def values(query: str) -> Any:
+        return prometheus("query", query=query.replace("$__rate_interval", "1m"))["result"]
+
+    def empty() -> set[str]:
+        return {
+            panel["title"] for panel in panels if not all(values(target["expr"]) for target in panel["targets"])
+        }
+
+    [dashboard] = (ROOT / "infra" / "grafana" / "dashboards").glob("*.json")
+    panels = json.loads(dashboard.read_text())["panels"]
+    until(lambda: {part["metric"]["part"] for part in values("up == 1")} == set(PARTS))
+    walk_id = make_walk(monitored)
+    until(lambda: finished(monitored, walk_id))
+    until(lambda: empty() == {"GPU memory"})  # there is none here
+    rules = [rule for group in prometheus("rules")["groups"] for rule in group["rules"]]
+    assert rules
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert {rule["state"] for rule in rules} == {"inactive"}
 
 
 def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: System) -> None:
