@@ -68,13 +68,9 @@ examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 
 infra: infra-compose infra-ansible infra-kubernetes ## Test how it is deployed, in short.
 
-infra-test: infra infra-instance infra-cluster ## Test how it is deployed.
+infra-test: infra infra-instance infra-cluster infra-images ## Test how it is deployed.
 
-# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
-infra-compose: .venv/infra ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
-	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
-		{ apt-get -qq update && \
-		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+infra-compose: .venv/infra .venv/docker ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
 	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
 
 infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
@@ -82,6 +78,9 @@ infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
 
 infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the VM, on a container in place of one; as root.
 	$(BIN)/pytest tests/infra/test_ansible_instance.py
+
+infra-images: .venv/infra .venv/docker .venv/kubernetes ## Build the image of a deployment's tools, and try them in it; as root.
+	$(BIN)/pytest tests/infra/test_images.py
 
 infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py
@@ -120,6 +119,13 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/infra: .venv/dev
 	@echo "Installing the tools of deployments into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
+	@touch $@
+
+# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
+.venv/docker: .venv/infra
+	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
+		{ apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
 	@touch $@
 
 # What stands in for a VM: Debian's, where there is apt and we are root.

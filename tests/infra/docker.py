@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -74,6 +75,20 @@ class Docker:
             self._run(["docker", "import", "-", "rootfs"], stdin=tar)
         fill_context(Path(self.variables["CONTEXT"]))
         self._run([str(COMPOSE), "--file", str(STAND_INS / "compose.yml"), "--project-name", "stand-ins", "build"])
+
+    def make_image(self, name: str, files: dict[str, Path]) -> None:
+        """Make an image that has nothing but programs, each by its path in it."""
+
+        def executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+            entry.mode = 0o755
+            return entry
+
+        with tempfile.TemporaryFile() as archive:
+            with tarfile.open(fileobj=archive, mode="w") as tar:
+                for path, file in files.items():
+                    tar.add(file.resolve(), path, filter=executable)
+            archive.seek(0)
+            self._run(["docker", "import", "-", name], stdin=archive)
 
     def _run(
         self,

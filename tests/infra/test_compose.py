@@ -13,7 +13,7 @@ import pytest
 
 from momalisa.client import Client
 from momalisa.settings import ROOT
-from tests.infra.docker import COMPOSE, Docker, started
+from tests.infra.docker import COMPOSE, Docker
 
 URL = "http://127.0.0.1:8080"
 ONE_SHOTS = {"secrets", "migrate"}
@@ -67,13 +67,6 @@ def test_every_service_is_confined_watched_and_pinned(profile: str) -> None:
         assert "healthcheck" in service or name in ONE_SHOTS, name
         assert service["image"].startswith("momalisa-") or ":" in service["image"], name
         assert ":latest" not in service["image"], name
-
-
-@pytest.fixture(scope="session")
-def docker() -> Iterator[Docker]:
-    """A Docker daemon of our own, with stand-ins for the images that cannot be pulled."""
-    with started() as docker:
-        yield docker
 
 
 @pytest.fixture(scope="session")
