@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import httpx
 import pytest
 
 from momalisa.client import Client
+from momalisa.processes import free_port
 from momalisa.settings import ROOT
-from tests.infra.docker import COMPOSE, Docker
+from tests.infra.docker import COMPOSE, STAND_INS, Docker
 
 URL = "http://127.0.0.1:8080"
 ONE_SHOTS = {"secrets", "migrate"}
@@ -174,6 +176,43 @@ def test_nginx_finds_an_api_that_took_the_place_of_another(museum: Docker) -> No
     while not httpx.get(f"{URL}/v1/walks").is_success:
         assert time.monotonic() < deadline, "NGINX looks for the API where it was"
         time.sleep(0.5)
+
+
+def test_the_renderer_for_vertex_ai_is_well_once_its_model_is_loaded(museum: Docker) -> None:
+    """What it renders is for `integration/test_vertex.py`. Its torch is there already, as the workers'."""
+    museum.compose("--file", str(STAND_INS / "vertex.yml"), "build", "vertex")
+    port, health = free_port(), "/v1/endpoints/7/deployedModels/8"
+    museum(
+        *("run", "--detach", "--name=vertex", "--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL"),
+        *(
+            f"--env=AIP_HTTP_PORT={port}",
+            f"--env=AIP_HEALTH_ROUTE={health}",
+            f"--env=AIP_PREDICT_ROUTE={health}:predict",
+        ),
+        "momalisa-vertex",
+    )
+    try:
+        deadline = time.monotonic() + 120
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as platform:
+            while health_of(platform, health) != HTTPStatus.OK:
+                assert time.monotonic() < deadline, museum("logs", "vertex")
+                time.sleep(0.2)
+            assert platform.post(f"{health}:predict", json={"instances": []}).status_code == HTTPStatus.BAD_REQUEST
+        users = museum("top", "vertex", "-eo", "uid,pid").splitlines()[1:]
+        assert {user.split()[0] for user in users} == {"10001"}
+        museum("stop", "vertex")
+        (vertex,) = json.loads(museum("inspect", "vertex"))
+        assert vertex["State"]["ExitCode"] == 0
+    finally:
+        museum("rm", "--force", "vertex")
+
+
+def health_of(platform: httpx.Client, route: str) -> int | None:
+    """Return the status that a container answers, or None as long as it does not listen."""
+    try:
+        return platform.get(route).status_code
+    except httpx.ConnectError:
+        return None
 
 
 def fetched(url: str) -> bytes:
