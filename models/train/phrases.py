@@ -61,6 +61,11 @@ def words(wordnet: Path) -> Words:
     return Words(tuple(sorted(tangible)), tuple(sorted(common)), others, tuple(sorted(adjectives)))
 
 
+def names(subjects: Sequence[Subject], known: Words) -> list[str]:
+    """Return the names whose words shall be tokens: those of the pictures, and the common ones."""
+    return sorted({*known.common, *(name for subject in subjects for name in (subject.label, *subject.tags))})
+
+
 def phrases(subjects: Sequence[Subject], known: Words, seed: int = 2) -> list[str]:
     """Return phrases in a random order, always the same ones."""
     chance = random.Random(seed)  # noqa: S311

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from models.train import autoencoder, denoiser, pictures, text_encoder
 from models.train.captions import kin_of
 from models.train.loop import Plan
-from models.train.phrases import phrases, words
+from models.train.phrases import names, phrases, words
 from models.train.pictures import Gallery
 from models.train.sizes import MINI, Sizes
 
@@ -73,7 +73,7 @@ class Recipe:
         match step:
             case "text-encoder":
                 said = phrases(gallery.subjects, known)
-                text_encoder.run(said, labels, self.model, state, self.sizes, plan)
+                text_encoder.run(names(gallery.subjects, known), said, labels, self.model, state, self.sizes, plan)
             case "autoencoder":
                 autoencoder.run(gallery, self.model, state, self.sizes, plan)
             case "denoiser":

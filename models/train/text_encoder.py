@@ -37,8 +37,8 @@ CHOICE, SHARPNESS = 0.3, 20.0
 PLAN = Plan(steps=2500, rate=1e-3, falling=0.9, memory=0.995)
 
 
-def tokenizer(phrases: Sequence[str], sizes: Sizes, work: Path) -> Any:
-    """Return a tokenizer whose vocabulary fits the phrases."""
+def tokenizer(names: Sequence[str], sizes: Sizes, work: Path) -> Any:
+    """Return a tokenizer whose tokens are the words of names, as far as they go."""
     tokens = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix=WORD_END))
     tokens.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokens.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,7 +54,7 @@ def tokenizer(phrases: Sequence[str], sizes: Sizes, work: Path) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokens.train_from_iterator(phrases, trainer)
+    tokens.train_from_iterator(names, trainer)
     work.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = tokens.model.save(str(work))
     return CLIPTokenizer(
@@ -139,10 +139,19 @@ class Phrases:
         return ids.to(device()), self._meanings[rows].to(device())
 
 
-def run(phrases: Sequence[str], labels: Sequence[str], folder: Path, work: Path, sizes: Sizes, plan: Plan) -> None:
+def run(
+    names: Sequence[str],
+    phrases: Sequence[str],
+    labels: Sequence[str],
+    folder: Path,
+    work: Path,
+    sizes: Sizes,
+    plan: Plan,
+) -> None:
     """Train the tokenizer and the text encoder of a pipeline.
 
     Args:
+        names: whose words shall be tokens.
         phrases: what it shall understand.
         labels: of the pictures, among which it shall find the right ones.
         folder: the pipeline.
@@ -151,7 +160,7 @@ def run(phrases: Sequence[str], labels: Sequence[str], folder: Path, work: Path,
         plan: how long and how fast.
     """
     torch.manual_seed(2)
-    tokens = tokenizer(phrases, sizes, work)
+    tokens = tokenizer(names, sizes, work)
     lessons = Phrases(phrases, tokens)
     student = Student(untrained(tokens, sizes), lessons.width)
     prime(student, tokens)
