@@ -12,6 +12,8 @@ STEP ?=
 HOURS ?=
 
 BIN := .venv/bin
+# Two processes of tests, each with services of its own, since many tests wait; a file's tests share what it starts.
+AT_ONCE := -n 2 --dist loadfile
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
 .PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
@@ -45,7 +47,7 @@ integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the buc
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest $(AT_ONCE) tests/e2e
 
 chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
