@@ -44,7 +44,7 @@ unit: .venv/train .venv/node .venv/prometheus ## Test without services.
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the bucket and workers.
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(AT_ONCE) tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(BIN)/pytest $(AT_ONCE) tests/e2e
