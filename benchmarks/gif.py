@@ -32,7 +32,7 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
         for pair in PAIRS[:1] if short else PAIRS:
-            spec = _spec(pair)
+            spec = _spec(pair, 2 if short else settings().default_steps)
             pictures = renderer.render(spec, walk.positions(FRAMES, spec.course)).pictures
             ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
             assembly.write_gif(ours, lambda pictures=pictures: iter(pictures), FPS, Caption("", ""))  # type: ignore[misc]
@@ -45,13 +45,13 @@ def main() -> None:
         quality.write("bench-gif", table)
 
 
-def _spec(pair: tuple[str, str]) -> WalkSpec:
+def _spec(pair: tuple[str, str], steps: int) -> WalkSpec:
     return WalkSpec(
         prompts=pair,
         frames=FRAMES,
         seed=7,
         negative_prompt="",
-        steps=settings().default_steps,
+        steps=steps,
         guidance=settings().default_guidance,
         width=settings().image_size,
         height=settings().image_size,

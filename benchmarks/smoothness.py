@@ -264,7 +264,7 @@ def main() -> None:
     parser = quality.parser("benchmarks.smoothness", __doc__)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
-    pairs, frames, steps = (PAIRS[:1], 16, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
+    pairs, frames, steps = (PAIRS[:1], 8, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
     renderer = Renderer(settings().model, batch_size=settings().batch_size, threads=settings().threads)
     studio = Studio(renderer, FRAMES_TO_CACHE)
     measured = {}

@@ -124,14 +124,21 @@ def system_user(name: str) -> str:
     Raises:
         LocalSystemError: if it cannot be made.
     """
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
+    if not _is_user(name):
         useradd = shutil.which("useradd")
         command = [useradd or "useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
-        if useradd is None or subprocess.run(command, check=False, capture_output=True).returncode:  # noqa: S603
+        failed = useradd is None or subprocess.run(command, check=False, capture_output=True).returncode  # noqa: S603
+        if failed and not _is_user(name):  # somebody else may have made it in the meantime
             raise LocalSystemError(
                 f"PostgreSQL refuses to run as root, and the user {name} cannot be made for it. "
                 "Run MoMALisa as an ordinary user."
-            ) from None
+            )
     return name
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True

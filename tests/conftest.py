@@ -108,8 +108,9 @@ def api(services: System) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The whole system with two render workers, in processes of its own."""
-    with local.started(System(tmp_path_factory.mktemp("system"), port=free_port())) as running:
+    """The whole system with two render workers, in processes of its own; walks are cheap if they name no steps."""
+    variables = {"DEFAULT_STEPS": "8"}
+    with local.started(System(tmp_path_factory.mktemp("system"), port=free_port(), variables=variables)) as running:
         yield running
 
 

@@ -1,1 +1,7 @@
 """The workers of MoMALisa: they render frames and stitch them together."""
+
+import os
+
+# A thread of torch's that waits for the others spins before it sleeps, for milliseconds unless libgomp is told
+# otherwise. Where processes share processors, it keeps from working the very one that it waits for.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -57,7 +57,7 @@ def museum(services: System) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finished(system: System) -> Callable[..., dict[str, Any]]:
     """Make a small walk and wait for its end."""
 

@@ -19,10 +19,15 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "be
 PICTURES = {"font", "image", "media"}
 
 
+@pytest.fixture(scope="module")
+def walk(finished: Finished) -> dict[str, Any]:
+    """A finished walk to look at."""
+    return finished("a fox", "a boat")
+
+
 @pytest.fixture(params=["make", "settings", "refused", "walk", "gallery", "yours", "about", "problem"])
-def sight(request: pytest.FixtureRequest, website: Page, system: System, finished: Finished) -> Page:
+def sight(request: pytest.FixtureRequest, website: Page, system: System, walk: dict[str, Any]) -> Page:
     """The website at each of its pages."""
-    walk = finished("a fox", "a boat")
     name: str = request.param
     path = {"walk": f"/walks/{walk['id']}", "gallery": "/gallery", "yours": "/gallery?mine=true"}
     path |= {"about": "/about", "problem": "/walks/none"}
@@ -105,9 +110,8 @@ def test_from_nothing_to_a_download_by_keyboard_alone(website: Page) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/walks/"])
-def test_a_page_is_light(website: Page, system: System, finished: Finished, path: str) -> None:
+def test_a_page_is_light(website: Page, system: System, walk: dict[str, Any], path: str) -> None:
     """At most 60 kB compressed and 25 requests, without fonts, pictures and the walk's own words."""
-    walk = finished("a fox", "a boat")
     bodies: dict[str, int] = {}
     plain: list[str] = []
 
@@ -126,8 +130,7 @@ def test_a_page_is_light(website: Page, system: System, finished: Finished, path
     assert plain == []
 
 
-def test_nothing_is_loaded_from_anywhere_else(website: Page, system: System, finished: Finished) -> None:
-    walk = finished("a fox", "a boat")
+def test_nothing_is_loaded_from_anywhere_else(website: Page, system: System, walk: dict[str, Any]) -> None:
     bucket = walk["artifacts"]["gif"]["url"].split("/momalisa/")[0]
     asked: list[str] = []
     website.on("request", lambda request: asked.append(request.url))

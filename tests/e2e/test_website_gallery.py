@@ -8,20 +8,17 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from momalisa.local import System
+from momalisa.spec import WalkSpec
+from tests.hanging import hang_many
 
 Finished = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def full_gallery(system: System) -> None:
-    """More walks than one page of the gallery shows."""
-    from momalisa.client import Client  # noqa: PLC0415
-
-    with Client(system.url) as client:
-        walks = [client.submit(["a quilt", f"a lamp {number}"], frames=2, steps=1) for number in range(26)]
-        for walk in walks:
-            *_, walk = client.watch(walk)  # noqa: PLW2901
-            assert walk["status"] == "succeeded"
+@pytest.fixture
+def full_gallery(museum: str, spec: Callable[..., WalkSpec]) -> str:
+    """The address of a gallery with more walks than one page of it shows."""
+    hang_many(spec(prompts=("a quilt", "a lamp")), 25, posters=1)  # and the one whose film they share
+    return f"{museum}/gallery?q=quilt"
 
 
 @pytest.fixture
@@ -45,21 +42,21 @@ def test_a_finished_walk_hangs_in_the_gallery_and_can_be_remixed_there(
     expect(website).to_have_url(walk["urls"]["web"])
 
 
-def test_load_more_is_a_link_that_adds_walks_below(website: Page, system: System, full_gallery: None) -> None:
-    website.goto(f"{system.url}/gallery?q=quilt")
-    expect(website.locator(".piece")).to_have_count(24)
-    more = website.get_by_role("link", name="Load more")
+def test_load_more_is_a_link_that_adds_walks_below(quiet: Page, full_gallery: str) -> None:
+    quiet.goto(full_gallery)
+    expect(quiet.locator(".piece")).to_have_count(24)
+    more = quiet.get_by_role("link", name="Load more")
     assert "cursor=" in (more.get_attribute("href") or "")
     more.click()
-    expect(website.locator(".piece")).to_have_count(26)
-    expect(website.locator(".piece").nth(24).get_by_role("link").first).to_be_focused()
+    expect(quiet.locator(".piece")).to_have_count(26)
+    expect(quiet.locator(".piece").nth(24).get_by_role("link").first).to_be_focused()
     expect(more).to_have_count(0)
-    titles = website.locator(".caption").all_text_contents()
+    titles = quiet.locator(".caption").all_text_contents()
     assert len(set(titles)) == 26
 
 
-def test_load_more_works_without_scripts(scriptless: Page, system: System, full_gallery: None) -> None:
-    scriptless.goto(f"{system.url}/gallery?q=quilt")
+def test_load_more_works_without_scripts(scriptless: Page, full_gallery: str) -> None:
+    scriptless.goto(full_gallery)
     scriptless.get_by_role("link", name="Load more").click()
     expect(scriptless.locator(".piece")).to_have_count(2)
     scriptless.get_by_role("link", name="Back to the newest").click()

@@ -1,18 +1,21 @@
 """The whole system on one machine: it starts, keeps what it made, and leaves nothing behind."""
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from momalisa import local
+from momalisa import local, processes
 from momalisa.client import Client
 from momalisa.errors import LocalSystemError
 from momalisa.local import System
@@ -121,6 +124,16 @@ def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) 
     with pytest.raises(LocalSystemError, match="postgres does not start"):
         System(tmp_path, port=free_port()).start()
     assert local.running(tmp_path) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("useradd"), reason="only root can make users")
+def test_two_systems_that_start_at_once_make_one_user() -> None:
+    name = f"momalisa-test-{os.getpid()}"
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(processes.system_user, [name] * 4)) == {name}
+    finally:
+        subprocess.run(["userdel", name], check=True)
 
 
 def test_a_part_that_keeps_ending_ends_the_system(tmp_path: Path) -> None:

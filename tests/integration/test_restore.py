@@ -38,7 +38,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
         with Client(before.url) as client:
             *_, finished = client.watch(client.submit(prompts, frames=8, seed=7, steps=2))
             gif = client.download(finished["artifacts"]["gif"]["url"])
-            for unfinished in client.watch(client.submit(prompts, frames=64, seed=8, steps=8)):
+            for unfinished in client.watch(client.submit(prompts, frames=64, seed=8, steps=4)):
                 if unfinished["progress"]["frames_done"]:
                     break
         run("Back up", before, backup)

@@ -257,22 +257,6 @@ def test_who_hangs_up_frees_the_place_that_others_are_refused(
     assert len(container.events("abandoned")) == abandoned + 2
 
 
-def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
-    container: Container, spec: Callable[..., WalkSpec]
-) -> None:
-    ordered = len(container.events("ordered"))
-    endless = order(spec(steps=100), *(step / 64 for step in range(64)))
-    answers: list[httpx.Response] = []
-    caller = threading.Thread(target=lambda: answers.append(container.http.post(ROUTE, json=endless)))
-    caller.start()
-    until(lambda: len(container.events("ordered")) == ordered + 1)
-    container.child.signal_stop()
-    caller.join()
-    assert answers[0].status_code == 503
-    container.child.wait_stopped(time.monotonic() + 15)
-    assert container.child.ended() == 0
-
-
 def test_a_container_without_its_model_ends_and_says_why(services: System, tmp_path: Path) -> None:
     container = Container(tmp_path / "vertex.log", free_port(), MODEL=str(tmp_path))
     container.child.start()
@@ -497,3 +481,22 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
         assert rendered_by(url).status == ChunkStatus.DROPPED
     assert len(names) == 1
     assert storage._bucket().blob(names[0]).download_as_bytes() == b"the other worker's"
+
+
+# At last, since whoever needs the container after this starts it again.
+
+
+def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
+    container: Container, spec: Callable[..., WalkSpec]
+) -> None:
+    ordered = len(container.events("ordered"))
+    endless = order(spec(steps=100), *(step / 64 for step in range(64)))
+    answers: list[httpx.Response] = []
+    caller = threading.Thread(target=lambda: answers.append(container.http.post(ROUTE, json=endless)))
+    caller.start()
+    until(lambda: len(container.events("ordered")) == ordered + 1)
+    container.child.signal_stop()
+    caller.join()
+    assert answers[0].status_code == 503
+    container.child.wait_stopped(time.monotonic() + 15)
+    assert container.child.ended() == 0

@@ -1,6 +1,7 @@
 """The renderer with the embedded model, held against the stock pipeline of diffusers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -316,6 +317,23 @@ def test_half_precision_gives_the_same_pixels_in_every_process() -> None:
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has another library for its threads elsewhere")
+@pytest.mark.parametrize(("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+def test_threads_that_wait_leave_the_processor_to_others_unless_told_otherwise(
+    given: dict[str, str], spins: str
+) -> None:
+    variables = {**{name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}, **given}
+    told = subprocess.run(
+        [sys.executable, "-c", "import worker.renderer"],
+        cwd=ROOT,
+        env={**variables, "OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in told
 
 
 def with_small_denoiser(folder: Path) -> str:

@@ -1,0 +1,159 @@
+"""Whether the embedded model paints what it is asked for: `python -m benchmarks.recognition`.
+
+The picture that the model learned from and that is nearest to a painted one tells what was painted. Asked for a
+label of its own, the model should paint that; asked for a word that no caption holds, one of the things whose
+labels mean about the same, as the sentence encoder judges that the text encoder learned from.
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import quality
+from models.train import teacher
+from models.train.captions import HELD_OUT
+from models.train.pictures import SIZE, Gallery
+from momalisa.settings import ROOT, settings
+from momalisa.spec import Scheduler, WalkSpec
+from worker.renderer import Pictures, Renderer
+
+GALLERY = ROOT / ".momalisa" / "train" / "pictures"
+CARD = ROOT / "models" / "momalisa-mini" / "README.md"
+
+OWN_LABELS = 200
+SEED = 7
+GUIDANCE = 4.0
+STEPS = (20, 8)
+SAME_MEANING = 5
+"""Labels closest in meaning to a word, each of which is a sensible picture for it."""
+SMALL = 32
+"""Width and height at which pictures are compared."""
+BATCH = 25
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, and the labels that are right answers."""
+
+    prompt: str
+    answers: frozenset[str]
+
+
+def own_labels(gallery: Gallery, count: int = OWN_LABELS) -> list[Question]:
+    """Return labels of the art in three dimensions, always the same ones."""
+    labels = sorted({subject.label for subject in gallery.subjects if subject.style == "3d"})
+    drawn = random.Random(SEED).sample(labels, min(count, len(labels)))  # noqa: S311
+    return [Question(label, frozenset({label})) for label in drawn]
+
+
+def unseen_words(gallery: Gallery) -> list[Question]:
+    """Return words that no caption holds, and for each the labels closest in meaning."""
+    labels = sorted({subject.label for subject in gallery.subjects})
+    words = sorted(HELD_OUT)
+    closeness = teacher.embed(words) @ teacher.embed(labels).T
+    closest = closeness.topk(SAME_MEANING).indices.tolist()
+    return [
+        Question(word, frozenset(labels[index] for index in row)) for word, row in zip(words, closest, strict=True)
+    ]
+
+
+def small(pictures: Pictures) -> NDArray[np.float32]:
+    """Return pictures as rows of the colours of a coarse raster."""
+    count, height, width, channels = pictures.shape
+    cells = pictures.reshape(count, SMALL, height // SMALL, SMALL, width // SMALL, channels)
+    means: NDArray[np.float32] = cells.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
+    return means
+
+
+def nearest(pictures: Pictures, art: Pictures) -> NDArray[np.int64]:
+    """Return the number of the nearest picture among the art, for each picture."""
+    distances = torch.cdist(torch.from_numpy(small(pictures)), torch.from_numpy(small(art)))
+    found: NDArray[np.int64] = distances.argmin(dim=1).numpy()
+    return found
+
+
+def paint(renderer: Renderer, prompts: Sequence[str], steps: int, scheduler: Scheduler | None = None) -> Pictures:
+    """Return what the model paints, each prompt from the same noise: the stops of walks."""
+    painted = []
+    for start in range(0, len(prompts), renderer.batch_size):
+        stops = tuple(prompts[start : start + renderer.batch_size])
+        spec = WalkSpec(
+            prompts=(*stops, ""),
+            frames=len(stops) + 1,
+            seed=SEED,
+            negative_prompt="",
+            steps=steps,
+            guidance=GUIDANCE,
+            width=SIZE,
+            height=SIZE,
+            fps=1,
+            scheduler=scheduler,
+        )
+        painted.append(renderer.render(spec, [number / len(stops) for number in range(len(stops))]).pictures)
+    return np.concatenate(painted)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well questions were answered."""
+
+    recognised: float
+    """Share of the pictures whose nearest one in the art bears a right label."""
+    ground: float
+    """Mean level of the pictures' edges; 255 is white."""
+    sharpness: float
+    """Mean difference of neighbouring pixels ÷ that of the nearest pictures in the art."""
+
+
+def figures(gallery: Gallery, questions: Sequence[Question], pictures: Pictures) -> Figures:
+    """Return how well pictures answer questions."""
+    found = nearest(pictures, gallery.images)
+    right = [
+        gallery.subjects[index].label in question.answers for index, question in zip(found, questions, strict=True)
+    ]
+    edges = np.concatenate([pictures[:, (0, -1)], pictures[:, :, (0, -1)].swapaxes(1, 2)], axis=1)
+    return Figures(float(np.mean(right)), float(edges.mean()), contrast(pictures) / contrast(gallery.images[found]))
+
+
+def contrast(pictures: Pictures) -> float:
+    """Return the mean difference of neighbouring pixels, in levels of 255."""
+    levels = pictures.astype(np.int16)
+    return float(np.mean([np.abs(np.diff(levels, axis=axis)).mean() for axis in (1, 2)]))
+
+
+def table(gallery: Gallery, renderer: Renderer, short: bool) -> list[str]:
+    """Return a table of Markdown."""
+    asked = {
+        f"{OWN_LABELS} labels of its own": own_labels(gallery),
+        "100 words that no caption holds": unseen_words(gallery),
+    }
+    lines = ["| asked for | steps | recognised | ground | sharpness |", "|---|---|---|---|---|"]
+    for name, questions in asked.items():
+        some = questions[:BATCH] if short else questions
+        for steps in STEPS:
+            pictures = paint(renderer, [question.prompt for question in some], steps)
+            result = figures(gallery, some, pictures)
+            lines.append(
+                f"| {name} | {steps} | {result.recognised:.0%} | {result.ground:.1f} | {result.sharpness:.2f} |"
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and write the table into the model's card."""
+    parser = quality.parser("benchmarks.recognition", __doc__)
+    parser.add_argument("--model", default=settings().model, help="a folder")
+    options = parser.parse_args(arguments)
+    lines = table(Gallery.load(GALLERY), Renderer(options.model, batch_size=BATCH), options.short)
+    if not options.short and options.model == settings().model:
+        quality.write("recognition", lines, CARD)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

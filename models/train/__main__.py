@@ -1,0 +1,33 @@
+"""Make the embedded model: `python -m models.train`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.train.recipe import STEPS, Recipe
+from momalisa import log
+from momalisa.settings import EMBEDDED_MODEL, ROOT
+
+PACKAGES = ROOT / ".venv" / "train-packages" / "node_modules"
+WORK = ROOT / ".momalisa" / "train"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do all steps, or one."""
+    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser.add_argument("step", nargs="?", choices=STEPS, help="only this one")
+    parser.add_argument("--hours", type=float, help="how long each step works")
+    parser.add_argument(
+        "--continue", dest="continues", action="store_true", help="begin with the weights of the embedded denoiser"
+    )
+    options = parser.parse_args(arguments)
+    log.configure()
+    recipe = Recipe(PACKAGES, WORK, Path(EMBEDDED_MODEL), continues=options.continues)
+    for step in [options.step] if options.step else STEPS:
+        recipe.make(step, options.hours)
+    print(f"The model is in {recipe.model}; try it: MODEL={recipe.model} make walk")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

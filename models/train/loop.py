@@ -1,0 +1,133 @@
+"""Training that may stop at any moment and goes on from where it was."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from momalisa.log import logger
+
+log = logger(__name__)
+
+PAUSE = 30.0
+"""Seconds; what a step takes longer was not work but the sleep of the machine."""
+
+SAVE_EVERY = 200
+"""Steps."""
+
+AVERAGE_EVERY = 5
+"""Steps."""
+
+LONGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a model learns: the rate rises, stays, and falls to nothing."""
+
+    steps: int
+    """How many of them, unless `hours` says otherwise."""
+    rate: float
+    """Learning rate at its height."""
+    hours: float | None = None
+    """If given, as many steps as fit in so many hours of work."""
+    rising: int = 200
+    """Steps."""
+    falling: float = 0.4
+    """Share of the whole."""
+    memory: float = 0.998
+    """Share of the average of the weights that is kept at each step, once there have been many."""
+
+    def progress(self, steps: int, seconds: float) -> float:
+        """Return the share of the work that is done, 1 or more at the end."""
+        return seconds / (3600 * self.hours) if self.hours else steps / self.steps
+
+    def rate_at(self, steps: int, progress: float) -> float:
+        """Return the learning rate of a step."""
+        return self.rate * min((steps + 1) / self.rising, (1 - progress) / self.falling, 1)
+
+
+def device() -> torch.device:
+    """Return what the work is done on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def half_precision() -> Iterator[None]:
+    """Compute in bfloat16, and attention step by step: over so few tokens that is faster than in one kernel."""
+    with torch.autocast(device().type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: Plan, checkpoint: Path) -> None:
+    """Train a model in place; in the end its weights are the running average of what they were.
+
+    Random numbers come from torch's own generator, so that a training that was stopped goes on with the ones it
+    would have drawn.
+
+    Args:
+        model: its parameters that require a gradient are trained.
+        loss: draws a batch and returns its loss; told the progress, from 0 to 1.
+        plan: how long and how fast.
+        checkpoint: a file that keeps everything; if it is there, the training goes on from it.
+    """
+    weights: list[torch.Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
+    average = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    steps, seconds, running = 0, 0.0, 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device())
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average = saved["average"]
+        steps, seconds, running = saved["steps"], saved["seconds"], saved["loss"]
+        torch.set_rng_state(saved["random"].cpu())
+
+    def save() -> None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = checkpoint.with_suffix(".part")
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "steps": steps,
+                "seconds": seconds,
+                "loss": running,
+                "random": torch.get_rng_state(),
+            },
+            unfinished,
+        )
+        unfinished.replace(checkpoint)
+
+    model.train()
+    while (progress := plan.progress(steps, seconds)) < 1:
+        start = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate_at(steps, progress)
+        value = loss(progress)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights, LONGEST_GRADIENT)
+        optimizer.step()
+        optimizer.zero_grad()
+        steps += 1
+        if steps % AVERAGE_EVERY == 0:
+            kept = min(plan.memory, steps / (steps + 10)) ** AVERAGE_EVERY
+            with torch.no_grad():
+                torch._foreach_lerp_(average, weights, 1 - kept)
+        running = value.item() if steps == 1 else 0.99 * running + 0.01 * value.item()
+        seconds += min(time.perf_counter() - start, PAUSE)
+        if steps % 50 == 0:
+            log.info(
+                "training", steps=steps, done=f"{progress:.1%}", loss=round(running, 4), seconds=round(seconds)
+            )
+        if steps % SAVE_EVERY == 0:
+            save()
+    save()
+    with torch.no_grad():
+        torch._foreach_copy_(weights, average)
+    model.eval()

