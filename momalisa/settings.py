@@ -258,6 +258,12 @@ def override(**variables: str) -> None:
     settings.cache_clear()
 
 
+def suggest(**variables: str) -> None:
+    """Put variables of libraries into the environment, unless they are there: whoever set them knows better."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 def environment(**changes: str | None) -> dict[str, str]:
     """Return this process's environment with `changes`, for a child process; None removes a variable."""
     merged: dict[str, str | None] = {**os.environ, **changes}

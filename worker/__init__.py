@@ -1,7 +1,7 @@
 """The workers of MoMALisa: they render frames and stitch them together."""
 
-import os
+from momalisa.settings import suggest
 
 # A thread of torch's that waits for the others spins before it sleeps, for milliseconds unless libgomp is told
 # otherwise. Where processes share processors, it keeps from working the very one that it waits for.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+suggest(GOMP_SPINCOUNT="1000")
