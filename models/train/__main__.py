@@ -24,9 +24,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     log.configure()
     recipe = Recipe(PACKAGES, WORK, Path(EMBEDDED_MODEL), continues=options.continues)
-    for step in [options.step] if options.step else STEPS:
+    steps = [options.step] if options.step else STEPS
+    for step in steps:
         recipe.make(step, options.hours)
-    print(f"The model is in {recipe.model}; try it: MODEL={recipe.model} make walk")  # noqa: T201
+    if STEPS[-1] in steps:
+        print(f"The model is in {recipe.model}; try it: MODEL={recipe.model} make walk")  # noqa: T201
 
 
 if __name__ == "__main__":
