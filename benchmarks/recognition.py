@@ -19,7 +19,7 @@ from models.train import teacher
 from models.train.captions import HELD_OUT
 from models.train.pictures import SIZE, Gallery
 from momalisa.settings import ROOT, settings
-from momalisa.spec import Scheduler, WalkSpec
+from momalisa.spec import WalkSpec
 from worker.renderer import Pictures, Renderer
 
 GALLERY = ROOT / ".momalisa" / "train" / "pictures"
@@ -44,10 +44,10 @@ class Question:
     answers: frozenset[str]
 
 
-def own_labels(gallery: Gallery, count: int = OWN_LABELS) -> list[Question]:
+def own_labels(gallery: Gallery) -> list[Question]:
     """Return labels of the art in three dimensions, always the same ones."""
     labels = sorted({subject.label for subject in gallery.subjects if subject.style == "3d"})
-    drawn = random.Random(SEED).sample(labels, min(count, len(labels)))  # noqa: S311
+    drawn = random.Random(SEED).sample(labels, OWN_LABELS)  # noqa: S311
     return [Question(label, frozenset({label})) for label in drawn]
 
 
@@ -77,7 +77,7 @@ def nearest(pictures: Pictures, art: Pictures) -> NDArray[np.int64]:
     return found
 
 
-def paint(renderer: Renderer, prompts: Sequence[str], steps: int, scheduler: Scheduler | None = None) -> Pictures:
+def paint(renderer: Renderer, prompts: Sequence[str], steps: int) -> Pictures:
     """Return what the model paints, each prompt from the same noise: the stops of walks."""
     painted = []
     for start in range(0, len(prompts), renderer.batch_size):
@@ -92,7 +92,6 @@ def paint(renderer: Renderer, prompts: Sequence[str], steps: int, scheduler: Sch
             width=SIZE,
             height=SIZE,
             fps=1,
-            scheduler=scheduler,
         )
         painted.append(renderer.render(spec, [number / len(stops) for number in range(len(stops))]).pictures)
     return np.concatenate(painted)

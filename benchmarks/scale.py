@@ -39,8 +39,8 @@ BIG = 30
 MOST = 8
 """Workers that KEDA may ask for."""
 
-VISITORS = 32
-"""Walks for the loop of KEDA: more than its most workers make before the first of them is dismissed."""
+LOOP_WALKS = 32
+"""Walks for the loop of KEDA: enough that it asks for all the workers there may be."""
 
 CHUNK_SECONDS = 8.0
 """How long a GPU takes for a batch (`docs/scaling.md` says of which GPU)."""
@@ -481,7 +481,7 @@ def main() -> int:
                 print(f"{workers} workers: {seen[-1].share:.1%} of their time spent rendering", flush=True)
             tell("backlog", table(seen, idle, chunk_seconds))
             tell("big-walk", big_table(big, big_walk(bench, big, chunk_seconds), chunk_seconds))
-            loop = keda(bench, 8 if short else VISITORS, chunk_seconds / 4)
+            loop = keda(bench, 8 if short else LOOP_WALKS, chunk_seconds / 4)
     busiest = seen[-1]
     sent = loop.statements["api"] + loop.statements["render"] + loop.statements["assemble"]
     total = (
