@@ -128,8 +128,8 @@ def contrast(pictures: Pictures) -> float:
 def table(gallery: Gallery, renderer: Renderer, short: bool) -> list[str]:
     """Return a table of Markdown."""
     asked = {
-        f"{OWN_LABELS} labels of its own": own_labels(gallery),
-        "100 words that no caption holds": unseen_words(gallery),
+        "labels of its own": own_labels(gallery),
+        "words that no caption holds": unseen_words(gallery),
     }
     lines = ["| asked for | steps | recognised | ground | sharpness |", "|---|---|---|---|---|"]
     for name, questions in asked.items():
@@ -138,7 +138,7 @@ def table(gallery: Gallery, renderer: Renderer, short: bool) -> list[str]:
             pictures = paint(renderer, [question.prompt for question in some], steps)
             result = figures(gallery, some, pictures)
             lines.append(
-                f"| {name} | {steps} | {result.recognised:.0%} | {result.ground:.1f} | {result.sharpness:.2f} |"
+                f"| {len(some)} {name} | {steps} | {result.recognised:.0%} | {result.ground:.1f} | {result.sharpness:.2f} |"
             )
             print(lines[-1], flush=True)
     return lines
