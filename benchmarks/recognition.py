@@ -138,7 +138,8 @@ def table(gallery: Gallery, renderer: Renderer, short: bool) -> list[str]:
             pictures = paint(renderer, [question.prompt for question in some], steps)
             result = figures(gallery, some, pictures)
             lines.append(
-                f"| {len(some)} {name} | {steps} | {result.recognised:.0%} | {result.ground:.1f} | {result.sharpness:.2f} |"
+                f"| {len(some)} {name} | {steps} | {result.recognised:.0%} | {result.ground:.1f}"
+                f" | {result.sharpness:.2f} |"
             )
             print(lines[-1], flush=True)
     return lines
