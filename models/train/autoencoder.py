@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from models.train.loop import Plan, device, half_precision, train
+from models.train.loop import Plan, batch_size, device, half_precision, train
 from models.train.pictures import SIZE, Gallery
 from models.train.sizes import LATENT_CHANNELS, Sizes
 
@@ -52,11 +52,11 @@ def difference(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 def pieces(images: torch.Tensor, progress: float) -> torch.Tensor:
     """Return some pictures, or crops of some, in [-1, 1]; half of them are mirrored."""
-    count, size = (WHOLES, SIZE) if progress > WHOLE else (CROPS, CROP)
-    top, left = torch.randint(SIZE - size + 1, (2,)).tolist()
-    some = images[torch.randint(len(images), (count,)), :, top : top + size, left : left + size]
-    some = torch.where(torch.rand(count, 1, 1, 1) < 0.5, some.flip(-1), some)  # noqa: PLR2004
-    return (some / 127.5 - 1).to(device(), memory_format=torch.channels_last)
+    count, size = (batch_size(WHOLES), SIZE) if progress > WHOLE else (batch_size(CROPS), CROP)
+    top, left = torch.randint(SIZE - size + 1, (2,), device=device()).tolist()
+    some = images[torch.randint(len(images), (count,), device=device()), :, top : top + size, left : left + size]
+    some = torch.where(torch.rand(count, 1, 1, 1, device=device()) < 0.5, some.flip(-1), some)  # noqa: PLR2004
+    return (some / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def run(gallery: Gallery, folder: Path, work: Path, sizes: Sizes, plan: Plan) -> None:
@@ -70,7 +70,7 @@ def run(gallery: Gallery, folder: Path, work: Path, sizes: Sizes, plan: Plan) ->
         plan: how long and how fast.
     """
     torch.manual_seed(3)
-    images = torch.from_numpy(gallery.images).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(gallery.images).permute(0, 3, 1, 2).contiguous().to(device())
     autoencoder = untrained(sizes).to(device(), memory_format=torch.channels_last)
 
     def loss(progress: float) -> torch.Tensor:
@@ -90,5 +90,5 @@ def run(gallery: Gallery, folder: Path, work: Path, sizes: Sizes, plan: Plan) ->
 @torch.no_grad()
 def spread(autoencoder: Any, images: torch.Tensor, count: int = 256) -> float:
     """Return the standard deviation of latents."""
-    some = images[:: max(len(images) // count, 1)].to(device()) / 127.5 - 1
+    some = images[:: max(len(images) // count, 1)] / 127.5 - 1
     return float(autoencoder.encode(some).latent_dist.mean.std())

@@ -13,22 +13,30 @@ MANNERS = {
 }
 """How a thing is asked for in either style; the commoner twice. Without a word about style it is 3D."""
 
+ENDING = {"3d": "", "flat": ", flat"}
+"""What is said of the style where nothing else is."""
+
 TAGS = 3
 """Tags that are tried with the label."""
 
-KIN, CLOSE = 8, 0.45
+KIN, CLOSE = 24, 0.4
 """Words of the same meaning that are tried for a label, at most, and how close they must be (cosine)."""
 
 HELD_OUT = frozenset(Path(__file__).with_name("held_out.txt").read_text().split())
 """Words that no caption may hold: the benchmark asks for them to see what the model makes of words it never saw."""
 
 
-def captions(subject: Subject, kin: Sequence[str] = ()) -> list[str]:
-    """Return prompts for a subject: its label in many manners, with a tag of its own, and words of its kin."""
+def captions(subject: Subject) -> list[str]:
+    """Return prompts for a subject: its label in many manners, and with a tag of its own."""
     spoken = [with_article(manner, subject.label) for manner in MANNERS[subject.style]]
     tags = [tag for tag in subject.tags if tag not in subject.label.split()][:TAGS]
-    ending = ", flat" if subject.style == "flat" else ""
-    return spoken + [f"{said}{ending}" for said in (*(f"{subject.label} {tag}" for tag in tags), *kin)]
+    return spoken + [f"{subject.label} {tag}{ENDING[subject.style]}" for tag in tags]
+
+
+def of_kin(subject: Subject, kin: Sequence[str]) -> list[str]:
+    """Return prompts for a subject that call it by words of its kin."""
+    said = (*kin, *(with_article("a {}", word) for word in kin))
+    return [f"{word}{ENDING[subject.style]}" for word in said]
 
 
 def with_article(manner: str, thing: str) -> str:

@@ -15,9 +15,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from models.train.captions import captions
-from models.train.loop import Plan, device, half_precision, train
-from models.train.pictures import SIZE, Gallery
+from models.train.captions import captions, of_kin
+from models.train.loop import Plan, batch_size, device, half_precision, train
+from models.train.morphs import Morphs
+from models.train.pictures import ENDINGS, SIZE, Gallery
 from models.train.sizes import LATENT_CHANNELS, TOKENS, Sizes
 from momalisa.log import logger
 
@@ -25,13 +26,19 @@ log = logger(__name__)
 
 BATCH = 64
 
+MIXED = 0.25
+"""Share of the pictures that lie between two others, with what lies between their captions."""
+
+OF_KIN = 0.4
+"""Share of the captions that are words of the label's kin."""
+
 UNGUIDED = 0.1
 """Share of the pictures that are learned without a caption, for guidance."""
 
 BLUR = 0.1
 """The strongest noise on what the text encoder says, as a share of its own spread: walks lead between captions."""
 
-PLAN = Plan(steps=8000, rate=6e-4)
+PLAN = Plan(steps=20_000, rate=1e-3, rising=500)
 
 
 def scheduler() -> Any:
@@ -90,33 +97,55 @@ class Lessons:
         text_encoder: Any,
         tokenizer: Any,
     ) -> None:
-        self.latents = encode(gallery, autoencoder)
-        spoken = [captions(subject, kin[subject.label]) for subject in gallery.subjects]
-        self.states = states([caption for several in spoken for caption in several], text_encoder, tokenizer)
-        self.silence = states([""], text_encoder, tokenizer)
-        self.counts = torch.tensor([len(several) for several in spoken])
-        self.starts = self.counts.cumsum(0) - self.counts
-        self.spread = self.states[:1000].float().std()
+        self._autoencoder = autoencoder
+        self._latents = self._encoded(torch.from_numpy(gallery.images).permute(0, 3, 1, 2))
+        self._morphs = Morphs(gallery)
+        self._manners = [
+            torch.tensor([index for index, subject in enumerate(gallery.subjects) if subject.style == style])
+            for style in ENDINGS
+        ]
+        own = [captions(subject) for subject in gallery.subjects]
+        related = [of_kin(subject, kin[subject.label]) for subject in gallery.subjects]
+        said = [*own, *(words or label for words, label in zip(related, own, strict=True))]
+        self._states = states([caption for several in said for caption in several], text_encoder, tokenizer)
+        self._silence = states([""], text_encoder, tokenizer)[0].float()
+        counts = torch.tensor([len(several) for several in said], device=device())
+        self._counts = counts.view(2, -1)
+        self._starts = (counts.cumsum(0) - counts).view(2, -1)
+        self._blur = BLUR * float(self._states[:1000].float().std())
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return latents, and what is said of them: shapes (count, 4, 16, 16) and (count, tokens, width)."""
-        chosen = torch.randint(len(self.latents), (count,))
-        which = (torch.rand(count) * self.counts[chosen]).long()
-        said = self.states[self.starts[chosen] + which].float()
-        said += torch.randn_like(said) * torch.rand(count, 1, 1) * BLUR * self.spread
-        said[torch.rand(count) < UNGUIDED] = self.silence[0].float()
-        return self.latents[chosen], said
+        mixed = int(count * MIXED)
+        whole = count - mixed
+        chosen = torch.randint(len(self._latents), (whole,), device=device())
+        manner = self._manners[int(torch.randint(len(self._manners), (), device=device()))].to(device())
+        ones, others = manner[torch.randint(len(manner), (2, mixed), device=device())]
+        along = torch.rand(mixed, device=device())
+        latents = [self._latents[chosen], self._encoded(self._morphs.between(ones, others, along))]
+        between = torch.lerp(self._say(ones), self._say(others), along.view(-1, 1, 1))
+        said = torch.cat([self._say(chosen), between])
+        said += torch.randn_like(said) * torch.rand(count, 1, 1, device=device()) * self._blur
+        said[torch.rand(count, device=device()) < UNGUIDED] = self._silence
+        return torch.cat(latents), said
 
+    def _say(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return the states of a caption of each picture."""
+        kind = (torch.rand(len(pictures), device=device()) < OF_KIN).long()
+        which = torch.rand(len(pictures), device=device()) * self._counts[kind, pictures]
+        return self._states[self._starts[kind, pictures] + which.long()].float()
 
-@torch.no_grad()
-def encode(gallery: Gallery, autoencoder: Any) -> torch.Tensor:
-    """Return pictures as scaled latents, shape (pictures, 4, 16, 16)."""
-    encoded = []
-    for start in range(0, len(gallery.images), BATCH):
-        pixels = torch.from_numpy(gallery.images[start : start + BATCH]).permute(0, 3, 1, 2) / 127.5 - 1
-        with half_precision():
-            encoded.append(autoencoder.encode(pixels.to(device())).latent_dist.mode().float().cpu())
-    return torch.cat(encoded) * float(autoencoder.config.scaling_factor)
+    @torch.no_grad()
+    def _encoded(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return pictures, in [-1, 1] or levels of 255, as scaled latents: shape (pictures, 4, 16, 16)."""
+        encoded = []
+        for some in pictures.split(256):
+            pixels = some.to(device())
+            if pixels.dtype == torch.uint8:
+                pixels = pixels / 127.5 - 1
+            with half_precision():
+                encoded.append(self._autoencoder.encode(pixels).latent_dist.mode().float())
+        return torch.cat(encoded) * float(self._autoencoder.config.scaling_factor)
 
 
 @torch.no_grad()
@@ -127,24 +156,25 @@ def states(prompts: Sequence[str], text_encoder: Any, tokenizer: Any) -> torch.T
         batch = list(prompts[start : start + 256])
         tokens = tokenizer(batch, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
         with half_precision():
-            encoded.append(text_encoder(tokens.input_ids.to(device())).last_hidden_state.bfloat16().cpu())
+            encoded.append(text_encoder(tokens.input_ids.to(device())).last_hidden_state.bfloat16())
     return torch.cat(encoded)
 
 
 def teach(lessons: Lessons, unet: Any, plan: Plan, checkpoint: Path) -> None:
     """Train a denoiser in place."""
     unet.to(device(), memory_format=torch.channels_last)
+    denoise = unet if device().type == "cpu" else torch.compile(unet)
     noising = scheduler()
+    count = batch_size(BATCH)
 
     def loss(progress: float) -> torch.Tensor:  # noqa: ARG001
-        latents, said = lessons.draw(BATCH)
+        latents, said = lessons.draw(count)
         noise = torch.randn_like(latents)
-        levels = torch.randint(noising.config.num_train_timesteps, (BATCH,))
-        noisy = noising.add_noise(latents, noise, levels).to(device(), memory_format=torch.channels_last)
+        levels = torch.randint(noising.config.num_train_timesteps, (count,), device=device())
+        noisy = noising.add_noise(latents, noise, levels).contiguous(memory_format=torch.channels_last)
         with half_precision():
-            predicted = unet(noisy, levels.to(device()), said.to(device())).sample
-        wanted = noising.get_velocity(latents, noise, levels).to(device())
-        return torch.nn.functional.mse_loss(predicted.float(), wanted)
+            predicted = denoise(noisy, levels, said).sample
+        return torch.nn.functional.mse_loss(predicted.float(), noising.get_velocity(latents, noise, levels))
 
     train(unet, loss, plan, checkpoint)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,14 @@ log = logger(__name__)
 PAUSE = 30.0
 """Seconds; what a step takes longer was not work but the sleep of the machine."""
 
-SAVE_EVERY = 200
-"""Steps."""
+SAVE_EVERY = 120.0
+"""Seconds of work."""
 
 AVERAGE_EVERY = 5
 """Steps."""
+
+GPU_LOAD = 16
+"""How much more a GPU looks at in a step than a CPU."""
 
 LONGEST_GRADIENT = 1.0
 
@@ -56,18 +59,37 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def batch_size(on_a_cpu: int) -> int:
+    """Return how much is looked at in a step: a GPU is not busy with what two cores have enough of."""
+    return on_a_cpu if device().type == "cpu" else GPU_LOAD * on_a_cpu
+
+
 @contextmanager
 def half_precision() -> Iterator[None]:
-    """Compute in bfloat16, and attention step by step: over so few tokens that is faster than in one kernel."""
-    with torch.autocast(device().type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    """Compute in bfloat16; on a CPU attention step by step: over few tokens that is faster than in one kernel."""
+    on_a_cpu = device().type == "cpu"
+    with torch.autocast(device().type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH) if on_a_cpu else nullcontext():
         yield
+
+
+def random_state() -> torch.Tensor:
+    """Return the state of the device's random numbers."""
+    return torch.get_rng_state() if device().type == "cpu" else torch.cuda.get_rng_state()
+
+
+def set_random_state(state: torch.Tensor) -> None:
+    """Go on with random numbers where they were."""
+    if device().type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.cuda.set_rng_state(state)
 
 
 def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: Plan, checkpoint: Path) -> None:
     """Train a model in place; in the end its weights are the running average of what they were.
 
-    Random numbers come from torch's own generator, so that a training that was stopped goes on with the ones it
-    would have drawn.
+    Random numbers come from the device's own generator, so that a training that was stopped goes on with the ones
+    it would have drawn.
 
     Args:
         model: its parameters that require a gradient are trained.
@@ -78,14 +100,14 @@ def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: P
     weights: list[torch.Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
     average = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    steps, seconds, running = 0, 0.0, 0.0
+    steps, seconds, running = 0, 0.0, torch.zeros((), device=device())
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device())
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average = saved["average"]
         steps, seconds, running = saved["steps"], saved["seconds"], saved["loss"]
-        torch.set_rng_state(saved["random"].cpu())
+        set_random_state(saved["random"].cpu())
 
     def save() -> None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +120,14 @@ def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: P
                 "steps": steps,
                 "seconds": seconds,
                 "loss": running,
-                "random": torch.get_rng_state(),
+                "random": random_state(),
             },
             unfinished,
         )
         unfinished.replace(checkpoint)
 
     model.train()
+    saved_at = seconds
     while (progress := plan.progress(steps, seconds)) < 1:
         start = time.perf_counter()
         for group in optimizer.param_groups:
@@ -119,14 +142,14 @@ def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: P
             kept = min(plan.memory, steps / (steps + 10)) ** AVERAGE_EVERY
             with torch.no_grad():
                 torch._foreach_lerp_(average, weights, 1 - kept)
-        running = value.item() if steps == 1 else 0.99 * running + 0.01 * value.item()
+        running = torch.lerp(running, value.detach(), max(0.01, 1 / steps))
         seconds += min(time.perf_counter() - start, PAUSE)
         if steps % 50 == 0:
-            log.info(
-                "training", steps=steps, done=f"{progress:.1%}", loss=round(running, 4), seconds=round(seconds)
-            )
-        if steps % SAVE_EVERY == 0:
+            mean = round(running.item(), 4)
+            log.info("training", steps=steps, done=f"{progress:.1%}", loss=mean, seconds=round(seconds))
+        if seconds - saved_at >= SAVE_EVERY:
             save()
+            saved_at = seconds
     save()
     with torch.no_grad():
         torch._foreach_copy_(weights, average)

@@ -45,13 +45,16 @@ class Gallery:
 
     images: NDArray[np.uint8]
     """Shape (pictures, 128, 128, 3), RGB."""
+    cover: NDArray[np.uint8]
+    """How much of each pixel the thing covers, of 255: shape (pictures, 128, 128)."""
     subjects: tuple[Subject, ...]
 
     def save(self, folder: Path) -> None:
-        """Write it to two files."""
+        """Write it to three files."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "subjects.json").write_text(json.dumps([asdict(subject) for subject in self.subjects]))
         np.save(folder / "images.npy", self.images)
+        np.save(folder / "cover.npy", self.cover)
 
     @staticmethod
     def load(folder: Path) -> "Gallery":
@@ -59,6 +62,7 @@ class Gallery:
         subjects = json.loads((folder / "subjects.json").read_text())
         return Gallery(
             np.load(folder / "images.npy"),
+            np.load(folder / "cover.npy"),
             tuple(Subject(subject["label"], tuple(subject["tags"]), subject["style"]) for subject in subjects),
         )
 
@@ -66,7 +70,8 @@ class Gallery:
 def read(packages: Path) -> Gallery:
     """Read the art from a folder of npm packages."""
     found = art(packages)
-    return Gallery(np.stack([drawn(path) for path in found.values()]), tuple(found))
+    pictures, covers = zip(*(drawn(path) for path in found.values()), strict=True)
+    return Gallery(np.stack(pictures), np.stack(covers), tuple(found))
 
 
 def art(packages: Path) -> dict[Subject, Path]:
@@ -101,8 +106,8 @@ def _find(packages: Path, code: str, style: Style) -> Path | None:
     return None
 
 
-def drawn(path: Path) -> NDArray[np.uint8]:
-    """Return a picture in its size on white."""
+def drawn(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return a picture in its size on white, and how much of each pixel is not ground."""
     if path.suffix == ".svg":
         source: Any = io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=2 * SIZE, height=2 * SIZE)))
     else:
@@ -110,4 +115,8 @@ def drawn(path: Path) -> NDArray[np.uint8]:
     image = Image.open(source).convert("RGBA")
     ground = Image.new("RGBA", image.size, "white")
     ground.alpha_composite(image)
-    return np.asarray(ground.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    return _small(ground.convert("RGB")), _small(image.getchannel("A"))
+
+
+def _small(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))

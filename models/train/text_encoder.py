@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.train import teacher
-from models.train.loop import Plan, device, half_precision, train
+from models.train.loop import Plan, batch_size, device, half_precision, train
 from models.train.sizes import TOKENS, Sizes
 
 WORD_END = "</w>"
@@ -116,27 +116,26 @@ class Phrases:
     """Phrases as tokens with the meaning of each, in batches of about the same length."""
 
     def __init__(self, phrases: Sequence[str], tokens: Any) -> None:
-        self._tokens = tokens(list(phrases), truncation=True, max_length=TOKENS)["input_ids"]
-        self._meanings = teacher.embed(phrases)
-        self._lengths = torch.tensor([len(ids) for ids in self._tokens])
-        self._padding = tokens.pad_token_id
-        self._width = self._meanings.shape[1]
+        padded = tokens(
+            list(phrases), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        )
+        self._tokens = padded.input_ids.to(device(), torch.int32)
+        self._lengths = padded.attention_mask.sum(1).to(device())
+        self._meanings = teacher.embed(phrases).to(device())
+        self._batch = batch_size(BATCH)
 
     @property
     def width(self) -> int:
         """Numbers in a meaning."""
-        return self._width
+        return self._meanings.shape[1]
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch of tokens and of meanings."""
-        some = torch.randint(len(self._tokens), (BATCH * BUCKETS,))
+        some = torch.randint(len(self._tokens), (BUCKETS * self._batch,), device=device())
         some = some[self._lengths[some].argsort()]
-        start = int(torch.randint(BUCKETS, ())) * BATCH
-        rows = some[start : start + BATCH]
-        ids = torch.full((BATCH, int(self._lengths[rows].max())), self._padding)
-        for row, index in enumerate(rows.tolist()):
-            ids[row, : len(self._tokens[index])] = torch.tensor(self._tokens[index])
-        return ids.to(device()), self._meanings[rows].to(device())
+        start = int(torch.randint(BUCKETS, (), device=device())) * self._batch
+        rows = some[start : start + self._batch]
+        return self._tokens[rows, : int(self._lengths[rows].max())].long(), self._meanings[rows]
 
 
 def run(

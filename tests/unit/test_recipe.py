@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from models.train import denoiser, loop
 from models.train.__main__ import PACKAGES
-from models.train.captions import HELD_OUT, captions, holds_word, kin_of
+from models.train.captions import HELD_OUT, captions, holds_word, kin_of, of_kin
 from models.train.loop import Plan, train
-from models.train.pictures import Gallery, Subject, art, drawn, is_variant
+from models.train.pictures import ENDINGS, Gallery, Subject, art, drawn, is_variant
 from models.train.recipe import STEPS, Recipe
 from models.train.sizes import TINY
 
@@ -23,7 +23,8 @@ SHORT = Plan(steps=4, rate=1e-3, rising=1)
 def handful() -> Gallery:
     """A few pictures of the art, in both styles."""
     chosen = {subject: path for subject, path in art(PACKAGES).items() if subject.label in {"cat", "ship", "pizza"}}
-    return Gallery(np.stack([drawn(path) for path in chosen.values()]), tuple(chosen))
+    pictures, covers = zip(*(drawn(path) for path in chosen.values()), strict=True)
+    return Gallery(np.stack(pictures), np.stack(covers), tuple(chosen))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_denoiser_can_begin_with_the_weights_of_another(recipe: Recipe) -> Non
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     plan = Plan(steps=40, rate=1e-2)
 
     def trained(checkpoint: Path, stops_at: int) -> torch.Tensor:
@@ -124,8 +125,9 @@ def test_a_word_is_kin_to_the_label_that_means_it_most() -> None:
 
 
 def test_each_style_is_asked_for_in_words_of_its_own() -> None:
-    spoken = {style: set(captions(Subject("owl", ("bird",), style), ["barn bird"])) for style in ("3d", "flat")}
-    assert {"owl", "an owl", "owl bird", "barn bird"} <= spoken["3d"]
+    owls = [Subject("owl", ("bird",), style) for style in ENDINGS]
+    spoken = {owl.style: {*captions(owl), *of_kin(owl, ["barn bird"])} for owl in owls}
+    assert {"owl", "an owl", "owl bird", "barn bird", "a barn bird"} <= spoken["3d"]
     assert {"owl, flat", "an owl, flat", "barn bird, flat"} <= spoken["flat"]
     assert not spoken["3d"] & spoken["flat"]
 

@@ -12,7 +12,8 @@ def handful() -> Gallery:
     disc = (np.hypot(row, column) < 50)[..., None]
     colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]])[:, None, None]
     images = np.where(disc, colours, 255).astype(np.uint8)
-    return Gallery(images, tuple(Subject(name, (), "3d") for name in ("rose", "leaf", "sea")))
+    cover = np.broadcast_to(255 * disc[..., 0], images.shape[:3]).astype(np.uint8)
+    return Gallery(images, cover, tuple(Subject(name, (), "3d") for name in ("rose", "leaf", "sea")))
 
 
 def test_pictures_are_recognised_as_the_nearest_of_the_art(handful: Gallery) -> None:
