@@ -52,7 +52,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
         services.stop()
     variables = {"LEASE_SECONDS": "3"}
     with (
-        local.started(System(tmp_path / "after", port=free_port(), workers=2, variables=variables)) as after,
+        local.started(System(tmp_path / "after", port=free_port(), workers=1, variables=variables)) as after,
         Client(after.url) as client,
     ):
         again = client.get(finished["id"])

@@ -3,18 +3,23 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from sqlalchemy import create_engine, text
 
 from momalisa import local
 from momalisa.client import Client
 from momalisa.local import System
 from momalisa.processes import free_port
+
+STOP = 60
+"""Seconds in which a worker must have stopped, on however slow a machine."""
 
 
 @contextmanager
@@ -50,15 +55,54 @@ def attributes(span: Span) -> dict[str, str | int]:
     return {item.key: item.value.string_value or item.value.int_value for item in span.attributes}
 
 
-def test_one_trace_holds_the_request_every_chunk_and_the_assembly(tmp_path: Path) -> None:
-    with collecting() as (url, spans):
-        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100", "BATCH_SIZE": "4"}
-        with local.started(System(tmp_path, port=free_port(), workers=1, variables=variables)) as system:
-            with Client(system.url) as client:
-                made = client.submit(["a giraffe", "a battleship"], frames=16, seed=7, steps=1)
-                *_, walk = client.watch(made)
-            assert walk["status"] == "succeeded"
-        # The parts have stopped, and have sent what was left.
+@pytest.fixture(scope="module")
+def collector() -> Iterator[tuple[ExitStack, str, dict[str, list[Span]]]]:
+    """A collector, which goes away when its stack is closed; its URL; and the spans of each service."""
+    with ExitStack() as stack:
+        yield stack, *stack.enter_context(collecting())
+
+
+@pytest.fixture(scope="module")
+def traced(
+    collector: tuple[ExitStack, str, dict[str, list[Span]]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A system that sends its spans there, a tenth of a second after they ended."""
+    _, url, _ = collector
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100", "BATCH_SIZE": "4"}
+    folder = tmp_path_factory.mktemp("traced")
+    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+        yield system
+
+
+def chunks_of(system: System, walk_id: str) -> int:
+    """Return how many chunks a walk had, the assembly among them."""
+    engine = create_engine(system.variables["DATABASE_URL"])
+    try:
+        with engine.connect() as connection:
+            query = text("SELECT count(*) FROM chunks WHERE walk_id = :walk")
+            return int(connection.execute(query, {"walk": walk_id}).scalar_one())
+    finally:
+        engine.dispose()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
+    collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: System
+) -> None:
+    _, _, spans = collector
+    with Client(traced.url) as client:
+        made = client.submit(["a giraffe", "a battleship"], frames=16, seed=7, steps=1)
+        *_, walk = client.watch(made)
+    assert walk["status"] == "succeeded"
+    count = chunks_of(traced, walk["id"])
+    until(lambda: len(spans.get("momalisa-render", [])) + len(spans.get("momalisa-assemble", [])) == count)
+    until(lambda: any(span.name == "POST /v1/walks" for span in spans.get("momalisa-api", [])))
     [request] = [span for span in spans["momalisa-api"] if span.name == "POST /v1/walks"]
     assert request.kind == Span.SPAN_KIND_SERVER
     assert not request.parent_span_id
@@ -83,12 +127,16 @@ def test_without_an_endpoint_nothing_is_traced_and_nothing_is_there_to_send_it()
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_collector_that_is_not_there_holds_nobody_up(tmp_path: Path) -> None:
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-    with local.started(System(tmp_path, port=free_port(), workers=1, variables=variables)) as system:
-        with Client(system.url) as client:
-            *_, walk = client.watch(client.submit(["a giraffe", "a battleship"], frames=4, seed=7, steps=1))
-        assert walk["status"] == "succeeded"
-        system.children["render-1"].signal_stop()
-        assert system.children["render-1"].process
-        system.children["render-1"].process.wait(local.STOP_SECONDS)
+def test_a_collector_that_is_gone_holds_nobody_up(
+    collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: System
+) -> None:
+    stack, _, spans = collector
+    stack.close()
+    before = {service: len(received) for service, received in spans.items()}
+    with Client(traced.url) as client:
+        *_, walk = client.watch(client.submit(["a giraffe", "a battleship"], frames=4, seed=7, steps=1))
+    assert walk["status"] == "succeeded"
+    assert {service: len(received) for service, received in spans.items()} == before
+    traced.children["render-1"].signal_stop()
+    assert traced.children["render-1"].process
+    assert traced.children["render-1"].process.wait(STOP) == 0
