@@ -40,7 +40,7 @@ format: .venv/dev ## Put the code into the house's format.
 	$(BIN)/ruff format .
 
 unit: .venv/train .venv/node .venv/prometheus ## Test without services.
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2 --dist worksteal tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the bucket and workers.
