@@ -33,7 +33,8 @@ SAME_MEANING = 5
 """Labels closest in meaning to a word, each of which is a sensible picture for it."""
 SMALL = 32
 """Width and height at which pictures are compared."""
-BATCH = 25
+BATCH, SHORT = 25, 5
+"""Pictures painted at once; as many are all that the short form paints of a kind."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def table(gallery: Gallery, renderer: Renderer, short: bool) -> list[str]:
     }
     lines = ["| asked for | steps | recognised | ground | sharpness |", "|---|---|---|---|---|"]
     for name, questions in asked.items():
-        some = questions[:BATCH] if short else questions
+        some = questions[:SHORT] if short else questions
         for steps in STEPS:
             pictures = paint(renderer, [question.prompt for question in some], steps)
             result = figures(gallery, some, pictures)
@@ -150,7 +151,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = quality.parser("benchmarks.recognition", __doc__)
     parser.add_argument("--model", default=settings().model, help="a folder")
     options = parser.parse_args(arguments)
-    lines = table(Gallery.load(GALLERY), Renderer(options.model, batch_size=BATCH), options.short)
+    renderer = Renderer(options.model, batch_size=SHORT if options.short else BATCH)
+    lines = table(Gallery.load(GALLERY), renderer, options.short)
     if not options.short and options.model == settings().model:
         quality.write("recognition", lines, CARD)
 

@@ -65,7 +65,8 @@ def main() -> None:
     """Measure, and write the table."""
     short = quality.parser("benchmarks.render", __doc__).parse_args().short
     pairs, frames, steps, rounds = (PAIRS[:1], 16, 2, 1) if short else (PAIRS[:2], 32, settings().default_steps, 3)
-    jobs = [Job(pair, frames, steps, settings().default_guidance, settings().image_size) for pair in pairs]
+    size = 64 if short else settings().image_size
+    jobs = [Job(pair, frames, steps, settings().default_guidance, size) for pair in pairs]
     alone = _contestants()
     times = {name: Times() for name in [*alone, *map(_system_name, (1, 2))]}
     pictures: dict[str, list[Pictures]] = {}
@@ -78,7 +79,7 @@ def main() -> None:
             for workers in (1, 2)
         }
         for contestant in alone.values():
-            contestant(Job(PAIRS[0], settings().batch_size, 1, 4.0, settings().image_size), folder)
+            contestant(Job(PAIRS[0], settings().batch_size, 1, 4.0, size), folder)
         for system in systems.values():
             _wait_for_workers(system)
             _submit(system, jobs[:1])
@@ -228,7 +229,8 @@ def _rendered(log: Path, walk: str) -> float | None:
 
 
 def _submitted(client: Client, job: Job) -> WalkAnswer:
-    return client.submit(job.prompts, frames=job.frames, steps=job.steps, guidance=job.guidance, seed=job.seed)
+    options = {"steps": job.steps, "guidance": job.guidance, "seed": job.seed}
+    return client.submit(job.prompts, frames=job.frames, width=job.size, height=job.size, **options)
 
 
 def _urls(walk: WalkAnswer) -> Iterator[str]:
