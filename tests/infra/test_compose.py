@@ -137,7 +137,7 @@ def test_files_of_the_website_are_compressed_by_whoever_built_the_image(museum: 
 
 def test_a_walk_ends_well_though_a_worker_is_killed_and_is_still_there_after_down_and_up(museum: Docker) -> None:
     with Client(URL) as client:
-        walk = client.submit(["a giraffe", "a battleship"], frames=48, seed=7)
+        walk = client.submit(["a giraffe", "a battleship"], frames=48, steps=6, seed=7)
         updates = client.watch(walk)
         while not walk["progress"]["frames_done"]:
             walk = next(updates)
