@@ -117,7 +117,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def wait_for_workers(system: System) -> None:
     """Wait until every render worker of a system has its model loaded and warmed."""
     logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not all('"renderer ready"' in log.read_text() for log in logs):
         assert time.monotonic() < deadline, "the render workers do not get ready"
         time.sleep(0.1)
