@@ -27,7 +27,7 @@ CARD = ROOT / "models" / "momalisa-mini" / "README.md"
 
 OWN_LABELS = 200
 SEED = 7
-GUIDANCE = 4.0
+GUIDANCE = 2.0
 STEPS = (20, 8)
 SAME_MEANING = 5
 """Labels closest in meaning to a word, each of which is a sensible picture for it."""

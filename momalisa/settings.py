@@ -83,9 +83,14 @@ class Settings(BaseSettings):
         multiple_of=8,
         description="Longest side that may be asked for, in pixels.",
     )
-    default_steps: int = Field(20, ge=1, le=100, description="Denoising steps when a walk names none.")
+    default_steps: int = Field(
+        default_factory=lambda data: 8 if _embedded(data) else 20,
+        ge=1,
+        le=100,
+        description="Denoising steps when a walk names none.",
+    )
     default_guidance: float = Field(
-        default_factory=lambda data: 4.0 if _embedded(data) else 7.5,
+        default_factory=lambda data: 2.0 if _embedded(data) else 7.5,
         ge=0,
         le=20,
         description="Guidance scale when a walk names none.",
@@ -242,7 +247,7 @@ class Settings(BaseSettings):
 
 
 def _embedded(data: dict[str, object]) -> bool:
-    """Tell whether the model is the embedded one, which is small and likes little guidance."""
+    """Tell whether the model is the embedded one, which needs few steps and little guidance."""
     return Path(str(data.get("model"))).resolve() == Path(EMBEDDED_MODEL)
 
 

@@ -6,13 +6,15 @@ from momalisa.settings import EMBEDDED_MODEL, Settings, environment
 
 def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().model == EMBEDDED_MODEL
-    assert (Settings().image_size, Settings().max_size, Settings().default_guidance) == (128, 256, 4.0)
+    assert (Settings().image_size, Settings().max_size) == (128, 256)
+    assert (Settings().default_steps, Settings().default_guidance) == (8, 2.0)
     assert Settings().model_name == "momalisa-mini"
 
 
 def test_another_model_needs_its_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL", "stable-diffusion-v1-5/stable-diffusion-v1-5")
-    assert (Settings().image_size, Settings().max_size, Settings().default_guidance) == (512, 1024, 7.5)
+    assert (Settings().image_size, Settings().max_size) == (512, 1024)
+    assert (Settings().default_steps, Settings().default_guidance) == (20, 7.5)
     assert Settings().model_name == "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
