@@ -5,6 +5,7 @@ label of its own, the model should paint that; asked for a word that no caption 
 labels mean about the same, as the sentence encoder judges that the text encoder learned from.
 """
 
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks import quality
 from models.train import teacher
@@ -35,6 +37,8 @@ SMALL = 32
 """Width and height at which pictures are compared."""
 BATCH, SHORT = 25, 5
 """Pictures painted at once; as many are all that the short form paints of a kind."""
+SHEET = (4, 12)
+"""Rows and columns of pictures in the card."""
 
 
 @dataclass(frozen=True)
@@ -126,35 +130,41 @@ def contrast(pictures: Pictures) -> float:
     return float(np.mean([np.abs(np.diff(levels, axis=axis)).mean() for axis in (1, 2)]))
 
 
-def table(gallery: Gallery, renderer: Renderer, short: bool) -> list[str]:
-    """Return a table of Markdown."""
+def row(name: str, gallery: Gallery, questions: Sequence[Question], steps: int, pictures: Pictures) -> str:
+    """Return a row of the table."""
+    result = figures(gallery, questions, pictures)
+    looks = f"{result.ground:.1f} | {result.sharpness:.2f}"
+    return f"| {len(questions)} {name} | {steps} | {result.recognised:.0%} | {looks} |"
+
+
+def save_sheet(pictures: Pictures) -> None:
+    """Write some pictures side by side, for the card."""
+    rows = [np.concatenate(list(some), axis=1) for some in np.split(pictures[: math.prod(SHEET)], SHEET[0])]
+    Image.fromarray(np.concatenate(rows)).save(CARD.with_name("sheet.webp"), quality=85)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and write a table and some of the pictures into the model's card."""
+    parser = quality.parser("benchmarks.recognition", __doc__)
+    parser.add_argument("--model", default=settings().model, help="a folder")
+    options = parser.parse_args(arguments)
+    renderer = Renderer(options.model, batch_size=SHORT if options.short else BATCH)
+    gallery = Gallery.load(GALLERY)
     asked = {
         "labels of its own": own_labels(gallery),
         "words that no caption holds": unseen_words(gallery),
     }
     lines = ["| asked for | steps | recognised | ground | sharpness |", "|---|---|---|---|---|"]
+    painted = {}
     for name, questions in asked.items():
-        some = questions[:SHORT] if short else questions
+        some = questions[:SHORT] if options.short else questions
         for steps in STEPS:
-            pictures = paint(renderer, [question.prompt for question in some], steps)
-            result = figures(gallery, some, pictures)
-            lines.append(
-                f"| {len(some)} {name} | {steps} | {result.recognised:.0%} | {result.ground:.1f}"
-                f" | {result.sharpness:.2f} |"
-            )
+            painted[name] = paint(renderer, [question.prompt for question in some], steps)
+            lines.append(row(name, gallery, some, steps, painted[name]))
             print(lines[-1], flush=True)
-    return lines
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure, and write the table into the model's card."""
-    parser = quality.parser("benchmarks.recognition", __doc__)
-    parser.add_argument("--model", default=settings().model, help="a folder")
-    options = parser.parse_args(arguments)
-    renderer = Renderer(options.model, batch_size=SHORT if options.short else BATCH)
-    lines = table(Gallery.load(GALLERY), renderer, options.short)
     if not options.short and options.model == settings().model:
         quality.write("recognition", lines, CARD)
+        save_sheet(painted["labels of its own"])
 
 
 if __name__ == "__main__":
