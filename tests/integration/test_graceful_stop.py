@@ -25,10 +25,10 @@ def finished_chunks(system: System, walk_id: str) -> Counter[int]:
 
 
 def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
-    def system(workers: int) -> System:
-        return System(tmp_path, port=free_port(), workers=workers, variables={"BATCH_SIZE": "4"})
+    def system() -> System:
+        return System(tmp_path, port=free_port(), workers=2, variables={"BATCH_SIZE": "4"})
 
-    with local.started(system(2)) as before:
+    with local.started(system()) as before:
         wait_for_workers(before)
         with Client(before.url) as client:
             walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=8)
@@ -40,7 +40,7 @@ def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
     given_back = [log.read_text().count('"given back"') for log in (tmp_path / "logs").glob("render-*.log")]
     assert sum(given_back) >= 1  # at least one worker was in the middle of a chunk
 
-    with local.started(system(1)) as after, Client(after.url) as client:
+    with local.started(system()) as after, Client(after.url) as client:
         walk = client.get(walk["id"])
         assert walk["progress"]["frames_done"] == sum(done.values()) * 4
         *_, walk = client.watch(walk)

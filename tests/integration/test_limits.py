@@ -111,7 +111,7 @@ def test_of_submissions_at_the_same_time_no_more_are_taken_than_may_wait(api: Te
 
 
 def test_a_day_has_a_budget_of_pixels_and_steps(api: TestClient, limit: Limit) -> None:
-    work = 16 * 128 * 128 * 20
+    work = 16 * 128 * 128 * settings().default_steps
     limit(pixel_steps_per_day=2 * work)
     first = api.post("/v1/walks", json=ORDER)
     assert f'"pixel-steps";r={work};t=' in first.headers["ratelimit"]
