@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config as inductor
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from hypothesis import given
@@ -384,11 +385,9 @@ def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: 
         assert difference(compiled.render(other, [0.0]).pictures, plain.render(other, [0.0]).pictures) == 0
 
 
-def test_without_a_compiler_the_renderer_renders_uncompiled(
-    spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("nowhere-c++",))
+def test_without_a_compiler_the_renderer_renders_uncompiled(spec: MakeSpec, tmp_path: Path) -> None:
     renderer = Renderer(settings().model, batch_size=2)
-    renderer.compile(64, tmp_path)
+    with inductor.patch({"cpp.cxx": ("nowhere-c++",)}):
+        renderer.compile(64, tmp_path)
     assert list(tmp_path.glob("*.pt2")) == []
     assert renderer.render(spec(), [0.0]).flags == (None,)
