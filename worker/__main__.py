@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 
 from momalisa.tables import ChunkKind
 from worker.tasks import app
@@ -20,8 +19,6 @@ def main() -> None:
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         ]
     )
-    sys.stdout.flush()
-    os._exit(0)  # all is done; to clear torch away takes seconds where processors are busy, and Spot nodes grant 15
 
 
 if __name__ == "__main__":
