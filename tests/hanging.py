@@ -1,5 +1,6 @@
 """Finished walks without a model: drawn frames take the way of rendered ones, through bucket and assembly."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from uuid import UUID, uuid4
@@ -19,7 +20,7 @@ from momalisa.tables import Artifact, ArtifactKind, ChunkKind, Walk, WalkStatus
 from worker import assembly, lease, stitching
 from worker.assembly import Picture
 from worker.caption import frame_caption
-from worker.lease import Finish, Lease, Work
+from worker.lease import Lease, Record
 from worker.signature import signature
 
 OWNER = "visitor:somebody"
@@ -45,7 +46,7 @@ def drawn(spec: WalkSpec, position: float) -> Picture:
     return picture
 
 
-def hang(spec: WalkSpec, assemble: Work = stitching.assemble) -> UUID:
+def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = stitching.assemble) -> UUID:
     """Make a public walk from its order to its end; nobody else may be at work on the queue."""
     with transaction() as session:
         walk = jobs.create(session, spec, public=True, owner=OWNER)
@@ -59,7 +60,7 @@ def hang(spec: WalkSpec, assemble: Work = stitching.assemble) -> UUID:
     return walk.id
 
 
-def _draw(work: Lease) -> Finish:
+def _draw(work: Lease) -> Record:
     """Draw the frames of a chunk as `worker.work.render` renders them."""
     claim = work.claim
 
@@ -74,15 +75,15 @@ def _draw(work: Lease) -> Finish:
     def record(session: Session) -> Due | None:
         return results.frames_done(session, claim, made)
 
-    return lambda: record
+    return record
 
 
-def leave_unassembled(work: Lease) -> Finish:
+def leave_unassembled(work: Lease) -> Record:
     """Close a walk with a poster only, for who needs no animations: those of 240 large frames take a minute."""
     first, spec = work.claim.frames[0].stored, work.claim.spec
     assert first
     poster = MadeArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
-    return lambda: lambda session: results.assembled(session, work.claim, [poster])
+    return lambda session: results.assembled(session, work.claim, [poster])
 
 
 def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:

@@ -4,7 +4,6 @@ This is done where the model is: in a render worker, or behind an endpoint (`ver
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
@@ -50,10 +49,10 @@ class Batch(NamedTuple):
     """What visitors should know about how the model reads their prompts."""
 
 
-def render(renderer: "Renderer", order: Order, hold: Hold) -> Callable[[], Batch]:
-    """Render an order, and return what encodes and uploads what is wanted of it: another thread may call it.
+def make(renderer: "Renderer", order: Order, hold: Hold) -> Batch:
+    """Render an order and upload what is wanted of it.
 
-    Both raise:
+    Raises:
         whatever `hold` raises when the work should end.
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
@@ -61,7 +60,7 @@ def render(renderer: "Renderer", order: Order, hold: Hold) -> Callable[[], Batch
     keys = tuple(frame_key(spec, position, renderer.revision) for position in order.positions)
     warnings = renderer.warnings(spec)
     if not order.wanted:
-        return lambda: Batch(keys, [], warnings)
+        return Batch(keys, [], warnings)
     started = time.monotonic()
     rendering = renderer.render(spec, list(order.positions), hold.check)
     hold.rendered, hold.wanted = len(order.positions), len(order.wanted)
@@ -77,8 +76,5 @@ def render(renderer: "Renderer", order: Order, hold: Hold) -> Callable[[], Batch
         stored = storage.put(name, data, "image/png", check=hold.check, confirm=hold.confirm)
         return MadeFrame(position, stored, signature(picture), key)
 
-    def finish() -> Batch:
-        uploads = hold.at_once(upload, order.positions, keys, rendering.pictures, rendering.flags)
-        return Batch(keys, [frame for frame in uploads if frame is not None], warnings)
-
-    return finish
+    uploads = hold.at_once(upload, order.positions, keys, rendering.pictures, rendering.flags)
+    return Batch(keys, [frame for frame in uploads if frame is not None], warnings)

@@ -102,9 +102,9 @@ class Server(ThreadingHTTPServer):
         """Make an order in the painter's thread; what cannot be replaced is left out of the batch."""
         place.check()
         try:
-            return frames.render(work.renderer(), order, place)()
+            return frames.make(work.renderer(), order, place)
         except ObjectInTheWayError:
-            return frames.render(work.renderer(), replace(order, wanted=frozenset()), place)()
+            return frames.make(work.renderer(), replace(order, wanted=frozenset()), place)
 
 
 class Handler(BaseHTTPRequestHandler):

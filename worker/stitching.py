@@ -21,7 +21,7 @@ from momalisa.tables import ArtifactKind, ChunkKind, Flag
 from worker import assembly, sheet
 from worker.assembly import Picture
 from worker.caption import walk_caption
-from worker.lease import Finish, Lease, Record
+from worker.lease import Lease, Record
 
 log = logger(__name__)
 
@@ -51,13 +51,8 @@ HELD = {
 """What a walk says about frames that are not shown, of one and of several."""
 
 
-def assemble(lease: Lease) -> Finish:
+def assemble(lease: Lease) -> Record:
     """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
-    record = _assemble(lease)
-    return lambda: record
-
-
-def _assemble(lease: Lease) -> Record:
     claim = lease.claim
     with tempfile.TemporaryDirectory(prefix="momalisa-") as name:
         folder = Path(name)

@@ -18,8 +18,8 @@ logger = log.logger(__name__)
 
 @app.task(name=queue.task_name(ChunkKind.RENDER))
 def render() -> None:
-    """Take a permit to render: claim the best chunk and render it; it is finished while the next is rendered."""
-    lease.begin(ChunkKind.RENDER, work.render)
+    """Take a permit to render: claim the best chunk and render it."""
+    lease.run(ChunkKind.RENDER, work.render)
 
 
 @app.task(name=queue.task_name(ChunkKind.ASSEMBLE))
@@ -72,8 +72,7 @@ def _load_the_model(**_: Any) -> None:
 
 
 @signals.worker_process_shutdown.connect
-def _finish_the_last_chunk(**_: Any) -> None:
-    lease.drain()
+def _send_the_last_spans(**_: Any) -> None:
     tracing.stop()
 
 

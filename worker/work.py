@@ -1,7 +1,7 @@
 """What a worker does with a claimed chunk of frames: copy or render them, and upload them."""
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from momalisa.results import MadeFrame
 from momalisa.settings import settings
 from worker import frames, vertex
 from worker.frames import Batch, Order
-from worker.lease import Finish, Lease, Record
+from worker.lease import Lease, Record
 
 if TYPE_CHECKING:
     from worker.renderer import Renderer
@@ -44,32 +44,27 @@ def renderer() -> "Renderer":
     return loaded
 
 
-def render(lease: Lease) -> Finish:
+def render(lease: Lease) -> Record:
     """Make the frames of a chunk: copy those that the walk takes over from another, and render the rest.
-
-    Their pictures are left to be encoded and uploaded, which needs no model.
 
     What is rendered is rendered as one batch, even if a part of it is recorded: the company in a batch changes
     pixels a little, and a walk that was interrupted shall look like one that was not.
     """
     claim = lease.claim
     copied: dict[ClaimedFrame, MadeFrame | None] = {}
-    finish = None
+    batch = None
     if claim.from_walk is not None:
-        finish = _render(_order(claim, claim.frames, wanted=False), lease)
-        copied = _copied(lease, claim.from_walk, dict(zip(claim.frames, finish().keys, strict=True)))
+        batch = _make(_order(claim, claim.frames, wanted=False), lease)
+        copied = _copied(lease, claim.from_walk, dict(zip(claim.frames, batch.keys, strict=True)))
     rest = [frame for frame in claim.frames if frame not in copied]
-    if finish is None or rest:
-        finish = _render(_order(claim, rest, wanted=True), lease)
-    return partial(_finish, claim, [frame for frame in copied.values() if frame is not None], finish)
-
-
-def _finish(claim: Claim, copied: list[MadeFrame], finish: Callable[[], Batch]) -> Record:
-    batch = finish()
+    if batch is None or rest:
+        batch = _make(_order(claim, rest, wanted=True), lease)
+    made = [frame for frame in copied.values() if frame is not None] + batch.made
+    warnings = batch.warnings
 
     def record(session: Session) -> Due | None:
-        due = results.frames_done(session, claim, copied + batch.made)
-        results.warn(session, claim, batch.warnings)
+        due = results.frames_done(session, claim, made)
+        results.warn(session, claim, warnings)
         return due
 
     return record
@@ -81,12 +76,9 @@ def _order(claim: Claim, chosen: Sequence[ClaimedFrame], *, wanted: bool) -> Ord
     return Order(claim.walk_id, claim.model, claim.spec, tuple(frame.position for frame in chosen), missing)
 
 
-def _render(order: Order, lease: Lease) -> Callable[[], Batch]:
-    """Have an order rendered where the model is; what it returns uploads the frames, unless the endpoint did."""
-    if settings().renderer == "local":
-        return frames.render(renderer(), order, lease)
-    batch = vertex.make(order, lease)
-    return lambda: batch
+def _make(order: Order, lease: Lease) -> Batch:
+    """Have an order made where the model is."""
+    return vertex.make(order, lease) if settings().renderer == "vertex" else frames.make(renderer(), order, lease)
 
 
 def _copied(lease: Lease, source: UUID, keys: dict[ClaimedFrame, str]) -> dict[ClaimedFrame, MadeFrame | None]:

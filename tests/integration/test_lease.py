@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
 from typing import Never
 from uuid import UUID
 
@@ -25,9 +24,8 @@ from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 from tests.conftest import made_frames
-from worker import lease, pulse
+from worker import lease
 from worker.lease import Lease
-from worker.pulse import State
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -49,13 +47,13 @@ def chunk() -> Chunk:
         return session.scalars(select(Chunk).order_by(Chunk.created_at)).first() or Chunk()
 
 
-def done(kept: Lease) -> lease.Finish:
+def done(kept: Lease) -> lease.Record:
     stored = made_frames(kept.claim)
 
     def record(session: Session) -> Due | None:
         return results.frames_done(session, kept.claim, stored)
 
-    return lambda: record
+    return record
 
 
 def failing(error: Exception) -> Callable[[Lease], Never]:
@@ -79,7 +77,7 @@ def test_a_permit_too_many_finds_nothing(make: Callable[[], UUID]) -> None:
 def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make: Callable[[], UUID]) -> None:
     make()
 
-    def work_until_told(kept: Lease) -> lease.Finish:
+    def work_until_told(kept: Lease) -> lease.Record:
         lease.stop()
         kept.check()
         raise AssertionError("it was told to stop")
@@ -140,7 +138,7 @@ def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
     settings.cache_clear()
     walk_id = make()
 
-    def work_past_the_lease(kept: Lease) -> lease.Finish:
+    def work_past_the_lease(kept: Lease) -> lease.Record:
         before = chunk().lease_expires_at
         while chunk().lease_expires_at == before:
             kept.check()
@@ -158,7 +156,7 @@ def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
     make()
     released = threading.Event()
 
-    def upload_for_ever(kept: Lease) -> lease.Finish:
+    def upload_for_ever(kept: Lease) -> lease.Record:
         def upload(_: int) -> None:
             lease.stop()
             released.wait(60)
@@ -185,85 +183,6 @@ def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(make: Callable[[
     make()
     assert ended_by_itself(HANGS, services) == 1
     assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
-
-
-HANGS_FINISHING = """
-import threading
-from momalisa.tables import ChunkKind
-from worker import lease
-def hang(kept):
-    return threading.Event().wait
-def go_on(kept):
-    while True:
-        kept.check()
-        threading.Event().wait(0.01)
-lease.begin(ChunkKind.RENDER, hang)
-lease.begin(ChunkKind.RENDER, go_on)
-"""
-
-
-def test_a_process_that_hangs_while_it_finishes_a_chunk_ends_itself_and_both_its_chunks_are_free(
-    make: Callable[[], UUID], services: System
-) -> None:
-    make()
-    make()
-    assert ended_by_itself(HANGS_FINISHING, services) == 1
-    with transaction() as session:
-        hung, rendered = session.scalars(select(Chunk).order_by(Chunk.created_at)).all()
-    assert (hung.status, hung.attempts, hung.error) == (ChunkStatus.QUEUED, 1, "its worker hung")
-    assert (rendered.status, rendered.attempts, rendered.error) == (ChunkStatus.QUEUED, 0, None)
-
-
-EXITS = """
-import os, time
-from celery import signals
-from momalisa import results
-from momalisa.tables import ChunkKind
-from worker import lease, tasks
-def work(kept):
-    def finish():
-        time.sleep(0.5)
-        return lambda session: results.frames_done(session, kept.claim, [])
-    return finish
-lease.begin(ChunkKind.RENDER, work)
-signals.worker_process_shutdown.send(sender="a test")
-os._exit(0)
-"""
-"""A child of Celery's is told to exit, and does, without a look at its threads."""
-
-
-def test_a_child_that_exits_finishes_its_chunk_before(make: Callable[[], UUID], services: System) -> None:
-    make()
-    assert ended_by_itself(EXITS, services) == 0
-    assert chunk().status == ChunkStatus.DONE
-
-
-def test_a_process_works_as_long_as_it_holds_anything(
-    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make()
-    make()
-    told: SimpleQueue[State] = SimpleQueue()
-    monkeypatch.setattr(pulse, "tell", told.put)
-    second_is_held = threading.Event()
-
-    def finished_late(kept: Lease) -> lease.Finish:
-        def finish() -> lease.Record:
-            second_is_held.wait()
-            return done(kept)()
-
-        return finish
-
-    def held(kept: Lease) -> lease.Finish:
-        second_is_held.set()
-        return done(kept)
-
-    lease.begin(ChunkKind.RENDER, finished_late)
-    lease.begin(ChunkKind.RENDER, held)
-    lease.drain()
-    states = list(iter(told.get, State.READY))  # up to the first
-    assert states.count(State.WORKING) == len(states) >= 3  # as each begins, and as the first ends
-    assert told.empty()
 
 
 def ended_by_itself(program: str, services: System) -> int:
@@ -338,7 +257,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
 def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) -> None:
     make()
 
-    def lose_it(kept: Lease) -> lease.Finish:
+    def lose_it(kept: Lease) -> lease.Record:
         with transaction() as session:
             chunks.give_back(session, kept.claim)
         with pytest.raises(LeaseLostError):
@@ -362,7 +281,7 @@ def frames() -> tuple[float, float]:
 def test_frames_are_counted_once_they_are_recorded_and_as_wasted_if_they_are_not(make: Callable[[], UUID]) -> None:
     make()
 
-    def rendered(kept: Lease) -> lease.Finish:
+    def rendered(kept: Lease) -> lease.Record:
         kept.rendered, kept.wanted = 8, 5  # three were there before, and kept the batch whole
         return done(kept)
 
