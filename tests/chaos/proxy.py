@@ -14,7 +14,6 @@ class Trouble(StrEnum):
     """What can be wrong with a bucket."""
 
     UNAVAILABLE = "503"
-    FORBIDDEN = "403"
     TOO_MANY = "429"
     RESET = "reset"  # the connection is reset in the middle of an answer
     HANG = "hang"  # no answer at all
@@ -36,10 +35,6 @@ class Proxy:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def meet(self, body: bytes) -> Trouble | None:  # noqa: ARG002 - for who is choosy
-        """Return what trouble a request meets, or None if it is forwarded."""
-        return self.trouble
-
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
@@ -53,11 +48,11 @@ class Proxy:
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                trouble = proxy.meet(body)
+                trouble = proxy.trouble
                 if trouble:
                     proxy.met += 1
                 match trouble:
-                    case Trouble.UNAVAILABLE | Trouble.TOO_MANY | Trouble.FORBIDDEN:
+                    case Trouble.UNAVAILABLE | Trouble.TOO_MANY:
                         self.send_error(int(trouble))
                         return
                     case Trouble.HANG:
