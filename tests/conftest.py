@@ -108,19 +108,23 @@ def api(services: System) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The whole system with two render workers, in processes of its own; walks are cheap if they name no steps."""
-    variables = {"DEFAULT_STEPS": "8"}
-    with local.started(System(tmp_path_factory.mktemp("system"), port=free_port(), variables=variables)) as running:
+    """The whole system with two render workers, in processes of its own."""
+    with local.started(System(tmp_path_factory.mktemp("system"), port=free_port())) as running:
         yield running
 
 
 def wait_for_workers(system: System) -> None:
     """Wait until every render worker of a system has its model loaded and warmed."""
     logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
-    deadline = time.monotonic() + 300
-    while not all('"renderer ready"' in log.read_text() for log in logs):
-        assert time.monotonic() < deadline, "the render workers do not get ready"
-        time.sleep(0.1)
+    until(lambda: all('"renderer ready"' in log.read_text() for log in logs), 300)
+
+
+def until(look: Callable[[], object], seconds: float = 60) -> None:
+    """Look again and again until there is something to see; fail if that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture

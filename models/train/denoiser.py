@@ -100,8 +100,9 @@ class Lessons:
         self._autoencoder = autoencoder
         self._latents = self._encoded(torch.from_numpy(gallery.images).permute(0, 3, 1, 2))
         self._morphs = Morphs(gallery)
-        self._manners = [
-            torch.tensor([index for index, subject in enumerate(gallery.subjects) if subject.style == style])
+        styles = [subject.style for subject in gallery.subjects]
+        self._alike = [
+            torch.tensor([number for number, its in enumerate(styles) if its == style], device=device())
             for style in ENDINGS
         ]
         own = [captions(subject) for subject in gallery.subjects]
@@ -119,8 +120,8 @@ class Lessons:
         mixed = int(count * MIXED)
         whole = count - mixed
         chosen = torch.randint(len(self._latents), (whole,), device=device())
-        manner = self._manners[int(torch.randint(len(self._manners), (), device=device()))].to(device())
-        ones, others = manner[torch.randint(len(manner), (2, mixed), device=device())]
+        alike = self._alike[int(torch.randint(len(self._alike), (), device=device()))]
+        ones, others = alike[torch.randint(len(alike), (2, mixed), device=device())]
         along = torch.rand(mixed, device=device())
         latents = [self._latents[chosen], self._encoded(self._morphs.between(ones, others, along))]
         between = torch.lerp(self._say(ones), self._say(others), along.view(-1, 1, 1))

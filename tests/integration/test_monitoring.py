@@ -23,7 +23,7 @@ from momalisa.processes import Child, free_port, is_free
 from momalisa.reconciler import Rounds
 from momalisa.settings import ROOT, settings
 from momalisa.tables import ChunkKind
-from tests.conftest import forget
+from tests.conftest import forget, until
 from worker import pulse
 from worker.pulse import State
 
@@ -55,13 +55,6 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def ask(system: System, part: str, path: str) -> httpx.Response:
     port = int(system.variables["METRICS_PORT"]) + PARTS[part]
     return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=10)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def figure(system: System, part: str, name: str, **labels: str) -> float:

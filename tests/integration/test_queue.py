@@ -1,8 +1,7 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import ChunkKind
-from tests.conftest import forget
+from tests.conftest import forget, until
 
 
 def test_permits_wait_in_the_queue_of_their_kind(services: System) -> None:
@@ -129,11 +128,3 @@ def worker(services: System, kind: ChunkKind, log: Path) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def until(look: Callable[[], object]) -> None:
-    """Look until there is something to see."""
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

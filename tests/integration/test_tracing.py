@@ -3,8 +3,7 @@
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +16,7 @@ from momalisa import local
 from momalisa.client import Client
 from momalisa.local import System
 from momalisa.processes import free_port
+from tests.conftest import until
 
 STOP = 60
 """Seconds in which a worker must have stopped, on however slow a machine."""
@@ -83,13 +83,6 @@ def chunks_of(system: System, walk_id: str) -> int:
             return int(connection.execute(query, {"walk": walk_id}).scalar_one())
     finally:
         engine.dispose()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_one_trace_holds_the_request_every_chunk_and_the_assembly(

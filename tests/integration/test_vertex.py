@@ -25,7 +25,7 @@ from momalisa.processes import Child, free_port
 from momalisa.settings import ROOT, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame
-from tests.conftest import forget, wait_for_workers
+from tests.conftest import forget, until, wait_for_workers
 from worker import lease, work
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
@@ -34,13 +34,6 @@ ROUTE = f"/v1/{ENDPOINT}:predict"
 
 LONG = "so " * 90 + "old a tower"
 """More than the model reads, so that it warns."""
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def command() -> list[str]:
@@ -65,7 +58,7 @@ class Container:
 
     def start(self) -> None:
         self.child.start()
-        until(lambda: self.health() == 200)
+        until(lambda: self.health() == 200, 120)
 
     def health(self) -> int | None:
         assert self.child.ended() is None, self.child.last_lines()
@@ -244,7 +237,7 @@ def test_who_hangs_up_frees_the_place_that_others_are_refused(
     callers = [socket.create_connection(address) for _ in range(2)]
     for caller in callers:
         caller.sendall(head + endless)
-    until(lambda: len(container.events("ordered")) == ordered + 2)
+    until(lambda: len(container.events("ordered")) == ordered + 2, 120)
 
     def ask() -> httpx.Response:
         return container.http.post(ROUTE, json=order(spec(), 0.0))
@@ -253,14 +246,14 @@ def test_who_hangs_up_frees_the_place_that_others_are_refused(
     assert container.health() == 200  # busy is not ill
     for caller in callers:
         caller.close()
-    until(lambda: ask().status_code == 200)
+    until(lambda: ask().status_code == 200, 120)
     assert len(container.events("abandoned")) == abandoned + 2
 
 
 def test_a_container_without_its_model_ends_and_says_why(services: System, tmp_path: Path) -> None:
     container = Container(tmp_path / "vertex.log", free_port(), MODEL=str(tmp_path))
     container.child.start()
-    until(lambda: container.child.ended() is not None)
+    until(lambda: container.child.ended() is not None, 120)
     assert container.child.ended() == 1
     assert "cannot be loaded" in container.events("no renderer")[0]["reason"]
     container.http.close()
@@ -430,7 +423,7 @@ def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_
     def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
         first = chunk().lease_expires_at
         assert first
-        until(lambda: (chunk().lease_expires_at or first) > first)
+        until(lambda: (chunk().lease_expires_at or first) > first, 120)
         with transaction() as session:
             jobs.cancel(session, UUID(request["parameters"]["walk_id"]), owner="ann")
         told.append(hung_up(handler))
@@ -494,7 +487,7 @@ def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
     answers: list[httpx.Response] = []
     caller = threading.Thread(target=lambda: answers.append(container.http.post(ROUTE, json=endless)))
     caller.start()
-    until(lambda: len(container.events("ordered")) == ordered + 1)
+    until(lambda: len(container.events("ordered")) == ordered + 1, 120)
     container.child.signal_stop()
     caller.join()
     assert answers[0].status_code == 503
