@@ -14,6 +14,8 @@ HOURS ?=
 BIN := .venv/bin
 # Two processes of tests, each with services of its own, since many tests wait; a file's tests share what it starts.
 AT_ONCE := -n 2 --dist loadfile
+# Where Python may not keep what it compiled, each process compiles PyTorch's modules anew: ten seconds of work.
+unexport PYTHONDONTWRITEBYTECODE
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
 .PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
