@@ -1,7 +1,7 @@
 """What may be said of a picture: the prompts that the denoiser learns to answer with it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from models.train import teacher
@@ -37,6 +37,14 @@ def of_kin(subject: Subject, kin: Sequence[str]) -> list[str]:
     """Return prompts for a subject that call it by words of its kin."""
     said = (*kin, *(with_article("a {}", word) for word in kin))
     return [f"{word}{ENDING[subject.style]}" for word in said]
+
+
+def prompts(subjects: Iterable[Subject], kin: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return for each label all prompts that are answered with its pictures."""
+    said: dict[str, list[str]] = {}
+    for subject in subjects:
+        said.setdefault(subject.label, []).extend([*captions(subject), *of_kin(subject, kin[subject.label])])
+    return said
 
 
 def with_article(manner: str, thing: str) -> str:

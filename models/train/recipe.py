@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from models.train import autoencoder, denoiser, pictures, text_encoder
-from models.train.captions import kin_of
+from models.train.captions import kin_of, prompts
 from models.train.loop import Plan
 from models.train.phrases import names, phrases, words
 from models.train.pictures import Gallery
@@ -73,7 +73,8 @@ class Recipe:
         match step:
             case "text-encoder":
                 said = phrases(gallery.subjects, known)
-                text_encoder.run(names(gallery.subjects, known), said, labels, self.model, state, self.sizes, plan)
+                asked = prompts(gallery.subjects, kin_of(labels, known.tangible))
+                text_encoder.run(names(gallery.subjects, known), said, asked, self.model, state, self.sizes, plan)
             case "autoencoder":
                 autoencoder.run(gallery, self.model, state, self.sizes, plan)
             case "denoiser":

@@ -4,7 +4,7 @@ A word that no caption holds thus lands near its kin, and is painted as such.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ BUCKETS = 20
 
 CHOICE, SHARPNESS = 0.3, 20.0
 """Weight of which labels a phrase is like, and how much the most alike ones count."""
+
+BORROWED = 0.5
+"""Share of what a word says that comes from the word it borrows from."""
 
 PLAN = Plan(steps=2500, rate=1e-3, falling=0.9, memory=0.995)
 
@@ -103,13 +106,46 @@ class Student(torch.nn.Module):
 @torch.no_grad()
 def prime(student: Student, tokens: Any) -> None:
     """Let each token that is a word begin with what the teacher means by it, as far as its width holds it."""
-    vocabulary = tokens.get_vocab().items()
-    words = {token.removesuffix(WORD_END): index for token, index in vocabulary if WORD.fullmatch(token)}
+    words = whole_words(tokens)
     meanings = teacher.embed(list(words))
     axes = torch.linalg.svd(meanings, full_matrices=False).Vh[: student.mapped.in_features]
     embedding = student.encoder.get_input_embeddings().weight
     embedding[list(words.values())] = meanings @ axes.T
     student.mapped.weight.copy_(axes.T)
+
+
+def whole_words(tokens: Any) -> dict[str, int]:
+    """Return the words that are tokens, with the number of each."""
+    vocabulary = tokens.get_vocab().items()
+    return {token.removesuffix(WORD_END): number for token, number in vocabulary if WORD.fullmatch(token)}
+
+
+@torch.no_grad()
+def lend(encoder: Any, tokens: Any, names: Sequence[str], prompts: Mapping[str, Sequence[str]]) -> None:
+    """Let each word that no prompt holds borrow from one that does, for the thing that is closest to it.
+
+    By itself it is told in a way that the denoiser never saw, and comes out as something between several things.
+
+    Args:
+        encoder: the text encoder, which knows what words mean.
+        tokens: its tokenizer.
+        names: what may be asked for; those that are one token, and in no prompt, borrow.
+        prompts: for each label, what the denoiser learns to answer with its pictures.
+    """
+    words = whole_words(tokens)
+    heard = {number for said in prompts.values() for prompt in tokens(list(said)).input_ids for number in prompt}
+    unheard = [name for name in names if name in words and words[name] not in heard]
+    lenders = {label: [prompt for prompt in said if prompt in words] for label, said in prompts.items()}
+    labels = [label for label, its in lenders.items() if its]
+    if not unheard or not labels:
+        return
+    meanings = teacher.embed(unheard)
+    closest = (meanings @ teacher.embed(labels).T).argmax(dim=1).tolist()
+    embedding = encoder.get_input_embeddings().weight
+    for word, meaning, index in zip(unheard, meanings, closest, strict=True):
+        its = lenders[labels[index]]
+        lender = its[int((teacher.embed(its) @ meaning).argmax())]
+        embedding[words[word]] = torch.lerp(embedding[words[word]], embedding[words[lender]], BORROWED)
 
 
 class Phrases:
@@ -141,7 +177,7 @@ class Phrases:
 def run(
     names: Sequence[str],
     phrases: Sequence[str],
-    labels: Sequence[str],
+    prompts: Mapping[str, Sequence[str]],
     folder: Path,
     work: Path,
     sizes: Sizes,
@@ -152,7 +188,7 @@ def run(
     Args:
         names: whose words shall be tokens.
         phrases: what it shall understand.
-        labels: of the pictures, among which it shall find the right ones.
+        prompts: for each label, among which it shall find the right ones, what asks for its pictures.
         folder: the pipeline.
         work: where the training keeps its state.
         sizes: of the text encoder.
@@ -164,7 +200,7 @@ def run(
     student = Student(untrained(tokens, sizes), lessons.width)
     prime(student, tokens)
     student.to(device())
-    anchors = teacher.embed(labels).to(device()) * SHARPNESS
+    anchors = teacher.embed(list(prompts)).to(device()) * SHARPNESS
 
     def loss(progress: float) -> torch.Tensor:  # noqa: ARG001
         ids, meanings = lessons.draw()
@@ -176,6 +212,7 @@ def run(
         return apart + CHOICE * likeness
 
     train(student, loss, plan, work / "text_encoder.pt")
+    lend(student.encoder, tokens, names, prompts)
     tokens.save_pretrained(folder / "tokenizer")
     save(student.encoder, folder / "text_encoder")
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from models.train import denoiser, loop
+from models.train import denoiser, loop, text_encoder
 from models.train.__main__ import PACKAGES
 from models.train.captions import HELD_OUT, captions, holds_word, kin_of, of_kin
 from models.train.loop import Plan, train
@@ -122,6 +122,21 @@ def test_no_caption_holds_a_word_that_is_held_out() -> None:
 
 def test_a_word_is_kin_to_the_label_that_means_it_most() -> None:
     assert kin_of(["ship", "cat"], ["kitty", "gunboat", "cat"]) == {"ship": ["gunboat"], "cat": ["kitty"]}
+
+
+def test_a_word_that_no_prompt_holds_borrows_from_a_name_of_the_thing_that_is_closest(tmp_path: Path) -> None:
+    names = ["dog", "wolf", "pizza", "gelato", "puppy", "ice cream"]
+    tokens = text_encoder.tokenizer(names, TINY, tmp_path)
+    encoder = text_encoder.untrained(tokens, TINY)
+    words = text_encoder.whole_words(tokens)
+    embedding = encoder.get_input_embeddings().weight
+    before = embedding.detach().clone()
+    asked = {"dog": ["dog", "wolf"], "pizza": ["a pizza", "pizza"], "ice cream": ["ice cream"]}
+    text_encoder.lend(encoder, tokens, names, asked)
+    after = {word for word, number in words.items() if not torch.equal(embedding[number], before[number])}
+    assert after == {"puppy", "gelato"}
+    for word, lender in (("puppy", "dog"), ("gelato", "pizza")):  # ice cream has no name of one word
+        assert torch.allclose(embedding[words[word]], (before[words[word]] + before[words[lender]]) / 2)
 
 
 def test_each_style_is_asked_for_in_words_of_its_own() -> None:
