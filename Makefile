@@ -57,7 +57,7 @@ chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED
 
 bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 tries in small and writes no document.
 
-bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT=
+bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT= COMPILED_FOLDER=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
 bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILED_FOLDER=

@@ -20,6 +20,7 @@ from benchmarks import quality
 from momalisa import pacing
 from momalisa.settings import ROOT, settings
 from momalisa.spec import WalkSpec, frame_key
+from worker import work
 from worker.assembly import Picture, decode_png, encode_png
 from worker.caption import frame_caption
 from worker.renderer import Renderer
@@ -265,8 +266,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     pairs, frames, steps = (PAIRS[:1], 8, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
-    renderer = Renderer(settings().model, batch_size=settings().batch_size, threads=settings().threads)
-    studio = Studio(renderer, FRAMES_TO_CACHE)
+    studio = Studio(work.renderer(), FRAMES_TO_CACHE)
     measured = {}
     for pair in pairs:
         spec = WalkSpec(

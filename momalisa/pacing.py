@@ -56,7 +56,7 @@ def following(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int)
             that nothing is known of: it is taken to look like the one before.
         size: frames in a batch.
     """
-    count = _doubled(len(recorded), spec.frames, size) - len(recorded)
+    count = _next(len(recorded), spec.frames, size) - len(recorded)
     if not count:
         return []
     there = sorted(recorded)
@@ -81,7 +81,7 @@ def fill(there: Sequence[float], distances: Sequence[float], count: int, course:
     """Return `count` positions for new frames, in ascending order, so that the longest step is as short as can be.
 
     How long a step takes is the distance between its ends, bent by the course. A gap is cut into steps that take
-    equally long, if the picture moves steadily within it.
+    equally long, if the picture's speed changes steadily from gap to gap.
 
     Args:
         there: positions of the frames that are there, in ascending order, with every stop and both ends.
@@ -118,6 +118,8 @@ class _Gap:
     """How much of the leg's way is done there."""
     times: tuple[float, float]
     """How much of the leg's time has passed there."""
+    slopes: tuple[float, float]
+    """How far along the leg a bit of its way leads there."""
     duration: float
     """How long it takes, in the unit of distances."""
 
@@ -141,11 +143,21 @@ class _Gap:
         least = self.lowest
         for step in range(1, cut):
             time = self.times[0] + (self.times[1] - self.times[0]) * step / cut
-            within = (course.progress(self.leg, time) - self.progress[0]) / (self.progress[1] - self.progress[0])
-            along = self.alongs[0] + (self.alongs[1] - self.alongs[0]) * within
+            along = self._along(course.progress(self.leg, time))
             place = min(max(round(along * GRID), least), self.highest - (cut - 1 - step))
             yield place
             least = place + 1
+
+    def _along(self, progress: float) -> float:
+        """Return where so much of the leg's way is done: on the cubic that meets both ends at their slopes."""
+        whole = self.progress[1] - self.progress[0]
+        part = (progress - self.progress[0]) / whole
+        bend = part * (1 - part) * whole
+        return (
+            self.alongs[0]
+            + (self.alongs[1] - self.alongs[0]) * part**2 * (3 - 2 * part)
+            + bend * ((1 - part) * self.slopes[0] - part * self.slopes[1])
+        )
 
 
 def _gaps(number: int, alongs: Sequence[float], distances: Sequence[float], course: Course) -> list[_Gap]:
@@ -154,10 +166,27 @@ def _gaps(number: int, alongs: Sequence[float], distances: Sequence[float], cour
     progress = [length / done[-1] for length in done]
     times = [course.time(number, part) for part in progress]
     whole = course.weight(number) * done[-1]
+    columns = (pairwise(values) for values in (alongs, progress, times, _slopes(progress, alongs)))
     return [
-        _Gap(number, ends, parts, span, whole * (span[1] - span[0]))
-        for ends, parts, span in zip(pairwise(alongs), pairwise(progress), pairwise(times), strict=True)
+        _Gap(number, ends, parts, span, slopes, whole * (span[1] - span[0]))
+        for ends, parts, span, slopes in zip(*columns, strict=True)
     ]
+
+
+def _slopes(progress: Sequence[float], alongs: Sequence[float]) -> list[float]:
+    """Return how far along a leg a bit of its way leads, at each of its frames.
+
+    That is between what it is before the frame and after it, so that the cubics never turn back: the weighted
+    harmonic mean of both. Source: Fritsch and Butland, "A Method for Constructing Local Monotone Piecewise Cubic
+    Interpolants", 1984.
+    """
+    widths = [b - a for a, b in pairwise(progress)]
+    secants = [(b - a) / width for (a, b), width in zip(pairwise(alongs), widths, strict=True)]
+    inner = [
+        3 * (w + v) / ((2 * v + w) / one + (v + 2 * w) / other)
+        for (w, v), (one, other) in zip(pairwise(widths), pairwise(secants), strict=True)
+    ]
+    return [secants[0], *inner, secants[-1]]
 
 
 def _probe(frames: int, course: Course, size: int) -> int:
@@ -167,9 +196,15 @@ def _probe(frames: int, course: Course, size: int) -> int:
     return min(max(least, whole if whole < frames else ceil(frames / 2)), frames)
 
 
-def _doubled(done: int, frames: int, size: int) -> int:
-    """Return how many frames are there after the next pass: twice as many, or all if less than a batch is left."""
-    return 2 * done if 2 * done + size <= frames else frames
+def _next(done: int, frames: int, size: int) -> int:
+    """Return how many frames are there after the next pass: twice as many, the last of them in two halves.
+
+    Both halves are whole batches, or all comes at once.
+    """
+    if 2 * done + size <= frames:
+        return 2 * done
+    half = done + ceil((frames - done) / 2 / size) * size
+    return half if 4 * done < 3 * frames and half + size <= frames else frames
 
 
 def _snapped(position: float, legs: int) -> float:
