@@ -137,14 +137,13 @@ def lend(encoder: Any, tokens: Any, names: Sequence[str], prompts: Mapping[str, 
     unheard = [name for name in names if name in words and words[name] not in heard]
     lenders = {label: [prompt for prompt in said if prompt in words] for label, said in prompts.items()}
     labels = [label for label, its in lenders.items() if its]
-    if not unheard or not labels:
-        return
+    spoken = sorted({name for its in lenders.values() for name in its})
+    sense = dict(zip(spoken, teacher.embed(spoken), strict=True))
     meanings = teacher.embed(unheard)
     closest = (meanings @ teacher.embed(labels).T).argmax(dim=1).tolist()
     embedding = encoder.get_input_embeddings().weight
     for word, meaning, index in zip(unheard, meanings, closest, strict=True):
-        its = lenders[labels[index]]
-        lender = its[int((teacher.embed(its) @ meaning).argmax())]
+        lender = max(lenders[labels[index]], key=lambda name: float(sense[name] @ meaning))
         embedding[words[word]] = torch.lerp(embedding[words[word]], embedding[words[lender]], BORROWED)
 
 
