@@ -1,17 +1,20 @@
-"""The commands of operators: the schema, the reconciler, API keys, and what is shown."""
+"""The commands of operators: the schema, the reconciler, API keys, and what is shown.
+
+Each imports what it works with itself, so that a visitor's commands need not wait for the libraries of servers.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
-from sqlalchemy.orm import Session
 
-from momalisa import keys, moderation
-from momalisa.database import transaction
 from momalisa.settings import ROOT, override, settings
 from momalisa.terminal import errors_as_sentences, tell
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 app = typer.Typer()
 _WHERE = "in the database that DATABASE_URL names, or of the system that runs here"
@@ -50,6 +53,8 @@ def reconcile() -> None:
 @keys_app.command("create")
 def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")]) -> None:
     """Make an API key and show it, this once."""
+    from momalisa import keys  # noqa: PLC0415
+
     with _operating() as session:
         key, secret = keys.create(session, name)
     tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
@@ -59,6 +64,8 @@ def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it
 @keys_app.command("list")
 def list_keys() -> None:
     """List all API keys by their ids."""
+    from momalisa import keys  # noqa: PLC0415
+
     with _operating() as session:
         for key in keys.listed(session):
             revoked = f", revoked {key.revoked_at:%Y-%m-%d %H:%M %Z}" if key.revoked_at else ""
@@ -68,6 +75,8 @@ def list_keys() -> None:
 @keys_app.command("revoke")
 def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
     """Make an API key worthless at once; the walks that were made with it stay."""
+    from momalisa import keys  # noqa: PLC0415
+
     with _operating() as session:
         key = keys.revoke(session, key_id)
     tell(f"{key.id} {key.name} is revoked.")
@@ -76,6 +85,8 @@ def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `li
 @moderate_app.command("hide")
 def hide_walk(walk_id: WalkId) -> None:
     """Take a walk out of the gallery at once; only its owner still sees it."""
+    from momalisa import moderation  # noqa: PLC0415
+
     with _operating() as session:
         moderation.hide(session, walk_id)
     tell(f"{walk_id} is hidden.")
@@ -84,6 +95,8 @@ def hide_walk(walk_id: WalkId) -> None:
 @moderate_app.command("show")
 def show_walk(walk_id: WalkId) -> None:
     """Show a walk again that was hidden."""
+    from momalisa import moderation  # noqa: PLC0415
+
     with _operating() as session:
         moderation.show(session, walk_id)
     tell(f"{walk_id} is shown.")
@@ -92,14 +105,18 @@ def show_walk(walk_id: WalkId) -> None:
 @moderate_app.command("delete")
 def delete_walk(walk_id: WalkId) -> None:
     """Stop a walk and remove it, with all its files."""
+    from momalisa import moderation  # noqa: PLC0415
+
     with _operating() as session:
         moderation.delete(session, walk_id)
     tell(f"{walk_id} is removed; its files go within a minute.")
 
 
 @contextmanager
-def _operating() -> Iterator[Session]:
+def _operating() -> Iterator["Session"]:
     """Open a transaction in the database that DATABASE_URL names, or else in that of the system that runs here."""
+    from momalisa.database import transaction  # noqa: PLC0415
+
     with errors_as_sentences():
         if "database_url" not in settings().model_fields_set:
             from momalisa import local  # noqa: PLC0415 - a container has no system of its own, nor its wheels
