@@ -1,5 +1,6 @@
 """The Celery tasks, and what Celery tells a worker process about its life. No work is done here."""
 
+import gc
 from typing import Any
 
 from celery import signals
@@ -49,9 +50,17 @@ def _answer_for_the_children(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _import_the_renderer(**_: Any) -> None:
-    """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model."""
+    """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model.
+
+    What is imported is never thrown away: looking for garbage in it would take a sixth of the time, and would have
+    each child copy the memory that it shares with the parent.
+    """
     if _kind() == ChunkKind.RENDER and settings().renderer == "local":
+        gc.disable()
         import worker.renderer  # noqa: F401, PLC0415
+
+        gc.freeze()
+        gc.enable()
 
 
 @signals.worker_process_init.connect
