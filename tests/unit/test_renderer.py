@@ -331,13 +331,16 @@ def test_half_precision_gives_the_same_pixels_in_every_process() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has another library for its threads elsewhere")
-@pytest.mark.parametrize(("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
-def test_threads_that_wait_leave_the_processor_to_others_unless_told_otherwise(
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"THREADS": "1"}, "300000"), ({"GOMP_SPINCOUNT": "5"}, "5")]
+)
+def test_threads_that_wait_leave_the_processor_to_others_unless_it_is_their_own(
     given: dict[str, str], spins: str
 ) -> None:
-    variables = {**{name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}, **given}
+    ours = {"GOMP_SPINCOUNT", "THREADS"}
+    variables = {**{name: value for name, value in os.environ.items() if name not in ours}, **given}
     told = subprocess.run(
-        [sys.executable, "-c", "import worker.renderer"],
+        [sys.executable, "-c", "import worker, torch"],
         cwd=ROOT,
         env={**variables, "OMP_DISPLAY_ENV": "VERBOSE"},
         capture_output=True,
