@@ -13,7 +13,8 @@ HOURS ?=
 
 BIN := .venv/bin
 # Two processes of tests, each with services of its own, since many tests wait; a file's tests share what it starts.
-AT_ONCE := -n 2 --dist loadfile
+# Each worker renders in one thread: where there are more than processors, those that wait hold up the others.
+TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 # Where Python may not keep what it compiled, each process compiles PyTorch's modules anew: ten seconds of work.
 unexport PYTHONDONTWRITEBYTECODE
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
@@ -46,10 +47,10 @@ unit: .venv/train .venv/node .venv/prometheus ## Test without services.
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the bucket and workers.
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(AT_ONCE) tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(TESTS) tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
-	$(BIN)/pytest $(AT_ONCE) tests/e2e
+	$(TESTS) tests/e2e
 
 chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \

@@ -48,7 +48,7 @@ def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_ctrl_c_and_a_kill_end_every_child_and_the_next_start_finds_the_walks(tmp_path: Path) -> None:
+def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with up(tmp_path, port) as process:
@@ -61,23 +61,21 @@ def test_ctrl_c_and_a_kill_end_every_child_and_the_next_start_finds_the_walks(tm
         with Client(url) as client:
             walk = client.submit(["a cat", "a castle"], frames=2, steps=1)
             *_, done = client.watch(walk)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(STOP) == 0
-        psutil.wait_procs(children, timeout=5)
-        assert [child for child in children if child.is_running()] == []
-    with up(tmp_path, port) as process:
-        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
         _, alive = psutil.wait_procs(children, timeout=STOP)
         assert alive == []
-    with up(tmp_path, port) as process, Client(url) as client:
+    with up(tmp_path, port) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
         assert (tmp_path / "secret-key").read_text() == secret
-        again = client.get(walk["id"])
-        assert again["status"] == done["status"] == "succeeded"
-        assert len(client.download(again["artifacts"]["gif"]["url"])) == done["artifacts"]["gif"]["bytes"]
-        process.send_signal(signal.SIGTERM)
+        with Client(url) as client:
+            again = client.get(walk["id"])
+            assert again["status"] == done["status"] == "succeeded"
+            assert len(client.download(again["artifacts"]["gif"]["url"])) == done["artifacts"]["gif"]["bytes"]
+        process.send_signal(signal.SIGINT)
         assert process.wait(STOP) == 0
+        psutil.wait_procs(children, timeout=5)
+        assert [child for child in children if child.is_running()] == []
 
 
 def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:

@@ -34,15 +34,17 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
     backup = tmp_path / "backup"
     backup.mkdir()
     prompts = ["a giraffe", "a battleship"]
-    with local.started(System(tmp_path / "before", port=free_port(), workers=1)) as before:
-        with Client(before.url) as client:
-            *_, finished = client.watch(client.submit(prompts, frames=8, seed=7, steps=2))
-            gif = client.download(finished["artifacts"]["gif"]["url"])
-            for unfinished in client.watch(client.submit(prompts, frames=64, seed=8, steps=4)):
-                if unfinished["progress"]["frames_done"]:
-                    break
+    with (
+        local.started(System(tmp_path / "before", port=free_port(), workers=1)) as before,
+        Client(before.url) as client,
+    ):
+        *_, finished = client.watch(client.submit(prompts, frames=8, seed=7, steps=2))
+        gif = client.download(finished["artifacts"]["gif"]["url"])
+        for unfinished in client.watch(client.submit(prompts, frames=64, seed=8, steps=4)):
+            if unfinished["progress"]["frames_done"]:
+                break
         run("Back up", before, backup)
-        assert not unfinished["done"]
+        assert not client.get(unfinished["id"])["done"]
 
     services = System(tmp_path / "after")
     try:

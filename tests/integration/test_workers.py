@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from momalisa import local
 from momalisa.client import Client, Walk
@@ -19,12 +18,6 @@ THREADS_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the number of CPU threads: sums are taken in another order."""
 
 FRAMES = 64  # eight chunks
-
-
-def make_walk(client: Client) -> Walk:
-    walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=4, pacing="linear")
-    *_, done = client.watch(walk)
-    return done
 
 
 def pictures(client: Client, walk: Walk) -> list[Picture]:
@@ -42,30 +35,19 @@ def chunks_by_worker(system: System, walk: Walk) -> Counter[str]:
     return done
 
 
-@pytest.fixture(scope="module")
-def two(system: System) -> list[Picture]:
-    wait_for_workers(system)
-    with Client(system.url) as client:
-        walk = make_walk(client)
+def frames_of(workers: int, folder: Path) -> list[Picture]:
+    """Return the frames of a walk that so many workers made, after a look at who made them."""
+    with local.started(System(folder, port=free_port(), workers=workers)) as system, Client(system.url) as client:
+        wait_for_workers(system)
+        walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=2, pacing="linear")
+        *_, walk = client.watch(walk)
         shares = chunks_by_worker(system, walk)
-        assert set(shares) == {"render-1", "render-2"}
+        assert set(shares) == {f"render-{number}" for number in range(1, workers + 1)}
         assert shares.total() == FRAMES / 8
         return pictures(client, walk)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_workers_gives_the_same_frames_and_shares_the_chunks(
-    workers: int, two: list[Picture], tmp_path: Path
-) -> None:
-    with (
-        local.started(System(tmp_path, port=free_port(), workers=workers)) as system,
-        Client(system.url) as client,
-    ):
-        wait_for_workers(system)
-        walk = make_walk(client)
-        shares = chunks_by_worker(system, walk)
-        assert set(shares) == {f"render-{number}" for number in range(1, workers + 1)}
-        assert shares.total() == FRAMES / 8
-        found = pictures(client, walk)
-    difference = np.abs(np.stack(found).astype(int) - np.stack(two).astype(int))
+def test_any_number_of_workers_gives_the_same_frames_and_shares_the_chunks(tmp_path: Path) -> None:
+    one, three = (frames_of(workers, tmp_path / f"{workers}") for workers in (1, 3))
+    difference = np.abs(np.stack(one).astype(int) - np.stack(three).astype(int))
     assert difference.max() <= THREADS_TOLERANCE
