@@ -263,13 +263,22 @@ def override(**variables: str) -> None:
     settings.cache_clear()
 
 
+_suggested: set[str] = set()
+"""The variables that this process suggested to itself."""
+
+
 def suggest(**variables: str) -> None:
     """Put variables of libraries into the environment, unless they are there: whoever set them knows better."""
+    _suggested.update(variables.keys() - os.environ.keys())
     for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """Return this process's environment with `changes`, for a child process; None removes a variable."""
-    merged: dict[str, str | None] = {**os.environ, **changes}
+    """Return this process's environment with `changes`, for a child process; None removes a variable.
+
+    What was suggested to this process is left out: a child, whose settings may be others, decides for itself.
+    """
+    given = {name: value for name, value in os.environ.items() if name not in _suggested}
+    merged: dict[str, str | None] = {**given, **changes}
     return {name: value for name, value in merged.items() if value is not None}

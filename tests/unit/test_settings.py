@@ -1,7 +1,9 @@
+import os
+
 import pytest
 from pydantic import ValidationError
 
-from momalisa.settings import EMBEDDED_MODEL, Settings, environment
+from momalisa.settings import EMBEDDED_MODEL, Settings, environment, suggest
 
 
 def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +54,19 @@ def test_a_secret_is_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
     assert Settings().webhook_secret
     assert secret not in repr(Settings()) + Settings().model_dump_json()
+
+
+def test_what_is_suggested_to_a_process_is_not_handed_on_and_gives_way_to_what_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("momalisa.settings._suggested", set())
+    monkeypatch.setenv("GIVEN", "1")
+    monkeypatch.setenv("SUGGESTED", "")  # so that it is taken away again
+    monkeypatch.delenv("SUGGESTED")
+    suggest(GIVEN="2", SUGGESTED="2")
+    assert (os.environ["GIVEN"], os.environ["SUGGESTED"]) == ("1", "2")
+    assert environment()["GIVEN"] == "1"
+    assert "SUGGESTED" not in environment()
 
 
 def test_a_child_gets_this_environment_with_changes(monkeypatch: pytest.MonkeyPatch) -> None:
