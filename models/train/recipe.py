@@ -104,3 +104,5 @@ class Recipe:
         )
         pipeline.save_config(self.model)
         pipeline.scheduler.save_pretrained(self.model / "scheduler")
+        for weights in self.model.glob("*/*.safetensors"):  # which their owner alone could read
+            weights.chmod(0o644)

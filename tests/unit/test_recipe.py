@@ -1,4 +1,5 @@
 import dataclasses
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def test_the_recipe_makes_a_model_that_the_stock_pipeline_loads(pipeline: Any) -
     [image] = pipeline("a cat", num_inference_steps=2, width=128, height=128, output_type="np").images
     assert image.shape == (128, 128, 3)
     assert np.isfinite(image).all()
+
+
+def test_everybody_may_read_the_weights(recipe: Recipe) -> None:
+    weights = list(recipe.model.glob("*/*.safetensors"))
+    assert {file.parent.name for file in weights} == {"text_encoder", "unet", "vae"}
+    assert all(file.stat().st_mode & stat.S_IROTH for file in weights)
 
 
 def test_a_text_encoder_is_read_in_single_precision(pipeline: Any) -> None:
