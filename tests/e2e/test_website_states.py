@@ -200,7 +200,8 @@ def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: Sys
     page.wait_for_url(ADDRESS)
     expect(page.get_by_role("heading", level=1)).to_have_text("a fox → a boat")
     while page.get_by_role("link", name="Look again").count():
-        page.get_by_role("link", name="Look again").click()
+        with page.expect_navigation():  # until all of the page is there, or there would be no link in it yet
+            page.get_by_role("link", name="Look again").click()
     expect(page.get_by_role("link", name="GIF")).to_be_visible()
     page.get_by_role("link", name="Remix").click()
     expect(page.get_by_label("From", exact=True)).to_have_value("a fox")
