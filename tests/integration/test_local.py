@@ -16,12 +16,13 @@ import httpx
 import psutil
 import pytest
 
-from momalisa import local, processes
+from momalisa import cli, local, processes
 from momalisa.client import Client
 from momalisa.errors import LocalSystemError
 from momalisa.local import System
 from momalisa.processes import LIMIT, Child, free_port
 from momalisa.settings import ROOT
+from momalisa.terminal import Stopped
 
 STOP = 90
 """Seconds in which a system must have stopped, on however slow a machine."""
@@ -76,6 +77,18 @@ def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tm
         assert process.wait(STOP) == 0
         psutil.wait_procs(children, timeout=5)
         assert [child for child in children if child.is_running()] == []
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_stops_when_a_signal_asks_it_to(asked: signal.Signals) -> None:
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with pytest.raises(Stopped), cli._signals_raised():
+            signal.raise_signal(asked)
+    finally:
+        signal.signal(signal.SIGHUP, handlers[2])
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
