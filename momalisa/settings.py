@@ -107,7 +107,12 @@ class Settings(BaseSettings):
         description="Folder in which the render workers of a machine keep the denoiser compiled: minutes at the "
         "first start, faster from then on; unset means not compiled.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of a render worker; unset means torch's.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of a render worker, each with a processor for itself; unset means as many as "
+        "torch takes, on processors that others may use, too.",
+    )
 
     renderer: Literal["local", "vertex"] = Field(
         "local", description="Who renders: local, the worker itself; vertex, an endpoint of Vertex AI."
