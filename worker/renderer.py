@@ -26,6 +26,7 @@ from momalisa import monitoring
 from momalisa import walk as maths
 from momalisa.errors import ModelError
 from momalisa.log import logger
+from momalisa.processes import keep_memory
 from momalisa.spec import Interpolation, Scheduler, WalkSpec
 from momalisa.tables import Flag
 from worker.compiled import compile_for
@@ -174,6 +175,8 @@ class Renderer:
                 f"a walk needs one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
             )
         self.pipeline.set_progress_bar_config(disable=True)
+        if self.device.type == "cpu":
+            keep_memory()
         _compute_apart(self.pipeline.unet)
         _compute_apart(self.pipeline.vae.decoder)
         if getattr(self.pipeline.vae, "post_quant_conv", None) is not None:
