@@ -84,7 +84,8 @@ def _key(unet: Any, call: dict[str, Any]) -> str:
     """Return what a package depends on, in hexadecimal digits."""
     device = unet.device
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else dict(torch.cpu.get_capabilities())
-    facts = [torch.__version__, processor, torch.get_num_threads(), _form(call), dict(unet.config)]
+    attention = sorted({type(processor).__qualname__ for processor in unet.attn_processors.values()})
+    facts = [torch.__version__, processor, torch.get_num_threads(), _form(call), dict(unet.config), attention]
     key = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
     for name, weights in unet.state_dict().items():
         key.update(name.encode())

@@ -20,6 +20,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from numpy.typing import NDArray
 
 from momalisa import monitoring
@@ -61,6 +62,9 @@ SCHEDULERS: dict[Scheduler, str] = {
 
 SAMPLE = 64
 """Numbers of each tensor that tell models apart."""
+
+FEW_TOKENS = 256
+"""Up to so many of a picture, a CPU computes attention faster in plain products than in PyTorch's fused form."""
 
 PARALLEL = 0.9995
 """Cosine of an angle so small that the arc is taken for a line."""
@@ -177,6 +181,7 @@ class Renderer:
         self.pipeline.set_progress_bar_config(disable=True)
         if self.device.type == "cpu":
             keep_memory()
+            _attend_plainly(self.pipeline.unet)
         _compute_apart(self.pipeline.unet)
         _compute_apart(self.pipeline.vae.decoder)
         if getattr(self.pipeline.vae, "post_quant_conv", None) is not None:
@@ -360,6 +365,28 @@ def _fastest_dtype(device: torch.device) -> torch.dtype:
     able = torch.cpu.get_capabilities()
     has_bfloat16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+class ShortAttention:
+    """Attention as diffusers computes it: in plain products for few tokens, in the fused form for many."""
+
+    plain, fused = AttnProcessor(), AttnProcessor2_0()
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        """Return the hidden states, shape (rows, tokens, width), after attention."""
+        processor = self.plain if hidden_states.shape[1] <= FEW_TOKENS else self.fused
+        attended: torch.Tensor = processor(attn, hidden_states, *arguments, **named)
+        return attended
+
+
+def _attend_plainly(unet: Any) -> None:
+    """Have the layers of a denoiser that would fuse all their attention fuse it for many tokens only."""
+    unet.set_attn_processor(
+        {
+            name: ShortAttention() if type(processor) is AttnProcessor2_0 else processor
+            for name, processor in unet.attn_processors.items()
+        }
+    )
 
 
 def _compute_apart(module: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from momalisa.errors import ModelError
 from momalisa.settings import ROOT, settings
 from momalisa.spec import Scheduler, WalkSpec
 from momalisa.tables import Flag
-from worker.renderer import Pictures, Renderer, lerp, slerp
+from worker.renderer import FEW_TOKENS, Pictures, Renderer, ShortAttention, lerp, slerp
 
 BATCH_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
@@ -313,7 +314,7 @@ AGAIN = """
 import hashlib
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
-from worker.renderer import Renderer
+from worker.renderer import FEW_TOKENS, Renderer
 
 numbers = {"frames": 2, "seed": 1, "steps": 2, "guidance": 4, "width": 128, "height": 128, "fps": 1}
 spec = WalkSpec(prompts=("a", "b"), negative_prompt="", **numbers)
@@ -348,6 +349,20 @@ def test_threads_that_wait_leave_the_processor_to_others_unless_it_is_their_own(
         check=True,
     ).stderr
     assert f"GOMP_SPINCOUNT = '{spins}'" in told
+
+
+@pytest.mark.parametrize("tokens", [1, FEW_TOKENS, FEW_TOKENS + 1])
+@pytest.mark.parametrize("words", [None, 7])
+def test_attention_is_the_same_for_few_tokens_and_for_many(tokens: int, words: int | None) -> None:
+    torch.manual_seed(tokens)
+    layer: Any = Attention(query_dim=24, heads=3, dim_head=8, cross_attention_dim=words and 16)
+    picture = torch.randn(2, tokens, 24)
+    text = None if words is None else torch.randn(2, words, 16)
+    with torch.inference_mode():
+        stock = layer(picture, encoder_hidden_states=text)
+        layer.set_processor(ShortAttention())
+        ours = layer(picture, encoder_hidden_states=text)
+    torch.testing.assert_close(ours, stock)
 
 
 def with_small_denoiser(folder: Path) -> str:
