@@ -62,7 +62,7 @@ bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
 bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILED_FOLDER=
-	$(BIN)/python -m benchmarks.render $${SHORT:+--short}
+	GOMP_SPINCOUNT=300000 $(BIN)/python -m benchmarks.render $${SHORT:+--short} # libgomp's own, as all have it
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
