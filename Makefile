@@ -61,8 +61,9 @@ bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT= COMPILED_FOLDER=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
+# Threads wait as libgomp has them wait by default, in the stock pipelines too, though importing the worker would say otherwise.
 bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILED_FOLDER=
-	GOMP_SPINCOUNT=300000 $(BIN)/python -m benchmarks.render $${SHORT:+--short} # libgomp's own, as all have it
+	GOMP_SPINCOUNT=300000 $(BIN)/python -m benchmarks.render $${SHORT:+--short}
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import platform
 import pwd
 import shutil
 import signal
@@ -19,12 +18,6 @@ from momalisa.settings import ROOT, environment
 
 PR_SET_PDEATHSIG = 1
 """`prctl(2)`: the signal that a child gets when its parent dies."""
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""`mallopt(3)` of glibc: how much free memory it keeps, and how many blocks it takes from the system one by one."""
-
-KEPT_BYTES = 1 << 30
-"""Of free memory, by a process that shall keep what it will need again."""
 
 LIMIT, WINDOW_SECONDS = 5, 60
 """A program that ended this often within this time is not started again."""
@@ -118,18 +111,6 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def keep_memory() -> None:
-    """Have this process keep the memory that it frees, up to a gigabyte, for the next block as large.
-
-    Otherwise glibc hands large blocks back to the system, which clears each page anew when it is touched again.
-    Other C libraries are left as they are.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def as_user(user: str | None) -> dict[str, Any]:

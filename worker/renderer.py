@@ -27,10 +27,10 @@ from momalisa import monitoring
 from momalisa import walk as maths
 from momalisa.errors import ModelError
 from momalisa.log import logger
-from momalisa.processes import keep_memory
 from momalisa.spec import Interpolation, Scheduler, WalkSpec
 from momalisa.tables import Flag
 from worker.compiled import compile_for
+from worker.memory import keep_memory
 
 log = logger(__name__)
 

@@ -314,7 +314,7 @@ AGAIN = """
 import hashlib
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
-from worker.renderer import FEW_TOKENS, Renderer
+from worker.renderer import Renderer
 
 numbers = {"frames": 2, "seed": 1, "steps": 2, "guidance": 4, "width": 128, "height": 128, "fps": 1}
 spec = WalkSpec(prompts=("a", "b"), negative_prompt="", **numbers)

@@ -1,4 +1,4 @@
-"""What a process of the system may ask of the machine."""
+"""What a process keeps of the memory that it frees, counted by the pages that the system has to give it."""
 
 import platform
 import subprocess
@@ -9,12 +9,13 @@ import pytest
 from momalisa.settings import ROOT
 
 KEPT = """
-import resource, numpy
-from momalisa.processes import keep_memory
+import resource
+from worker.memory import keep_memory
 keep_memory()
+size = 2**28  # 128 pages at least, however large the system makes them
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    numpy.ones(128 * 2**20, numpy.uint8)
+    b"\\1" * size
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
