@@ -7,7 +7,10 @@ weights. Whoever comes first makes it and the others wait; a C++ compiler is nee
 import fcntl
 import hashlib
 import json
+import tempfile
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def compile_for(unet: Any, call: dict[str, Any], folder: Path) -> bool:
         folder: where packages are kept, shared by all workers of a machine.
     """
     try:
-        run = aoti_load_package(str(_package(unet, call, folder)))
+        run = load(_package(unet, call, folder), unet.device)
     except Exception as error:  # noqa: BLE001 - whatever it is, the denoiser works without
         log.warning("not compiled", reason=f"{type(error).__name__}: {error}".splitlines()[0])
         return False
@@ -46,6 +49,42 @@ def compile_for(unet: Any, call: dict[str, Any], folder: Path) -> bool:
 
     unet.forward = forward
     return True
+
+
+def load(package: Path, device: torch.device) -> Callable[..., torch.Tensor]:
+    """Return what was compiled: a function of `_inputs`."""
+    return AlignedCode(package) if device.type == "cpu" else aoti_load_package(str(package))
+
+
+class AlignedCode:
+    """Compiled code for a CPU, whose weights begin where cache lines do.
+
+    PyTorch's own loader puts them wherever `malloc` does (`RAII_cpuMalloc` in its `aoti_runtime/model_base.h`), by
+    chance in the middle of cache lines. Each of the tiles that AMX multiplies then takes two lines a row.
+    """
+
+    def __init__(self, package: Path) -> None:
+        with zipfile.ZipFile(package) as files, tempfile.TemporaryDirectory() as folder:
+            [library] = (name for name in files.namelist() if name.endswith(".so"))
+            self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(files.extract(library, folder), 1)
+        found = self._runner.extract_constants_map(False)
+        names = self._runner.get_constant_names_to_original_fqns()
+        self.weights = {name: _moved(found[original]) for name, original in names.items()}
+        """By the name that the code has for them, which uses them here: they must live as long as it does."""
+        self._runner.update_constant_buffer(self.weights, False, True, True)
+
+    def __call__(self, *inputs: Any) -> torch.Tensor:
+        """Return what the code makes of the tensors in `inputs`."""
+        tensors = filter(torch.is_tensor, torch.utils._pytree.tree_leaves(inputs))
+        predicted: torch.Tensor = self._runner.run(list(tensors))[0]
+        return predicted
+
+
+def _moved(weights: torch.Tensor) -> torch.Tensor:
+    """Return weights laid out as they were, in memory of PyTorch's own, which begins where a cache line does."""
+    if weights.layout != torch.strided:  # as oneDNN has packed them
+        return weights.clone()
+    return torch.empty_strided(weights.shape, weights.stride(), dtype=weights.dtype).copy_(weights)
 
 
 class _Denoiser(torch.nn.Module):

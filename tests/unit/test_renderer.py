@@ -1,5 +1,6 @@
 """The renderer with the embedded model, held against the stock pipeline of diffusers."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from momalisa.errors import ModelError
 from momalisa.settings import ROOT, settings
 from momalisa.spec import Scheduler, WalkSpec
 from momalisa.tables import Flag
+from worker.compiled import AlignedCode
 from worker.renderer import FEW_TOKENS, Pictures, Renderer, ShortAttention, lerp, slerp
 
 BATCH_TOLERANCE = 2
@@ -31,6 +33,9 @@ BATCH_TOLERANCE = 2
 
 HALF_PRECISION_MEAN, HALF_PRECISION_MAX = 2, 64
 """Levels of 255 by which pixels may change with half precision, on average and at the most."""
+
+CACHE_LINE = 64
+"""Bytes."""
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -384,6 +389,19 @@ def with_small_denoiser(folder: Path) -> str:
     return str(folder)
 
 
+def address(weights: torch.Tensor) -> int:
+    """Where weights begin in memory; those that oneDNN has packed tell it by PyTorch's C interface only."""
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    content = ctypes.pythonapi.PyCapsule_GetPointer
+    content.restype, content.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    handle = ctypes.c_void_p(content(torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(weights), None))
+    found = ctypes.c_void_p()
+    assert library.aoti_torch_get_data_ptr(handle, ctypes.byref(found)) == 0
+    library.aoti_torch_delete_tensor_object(handle)
+    assert found.value
+    return found.value
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler on this machine")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
 def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: MakeSpec, tmp_path: Path) -> None:
@@ -400,6 +418,8 @@ def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: 
         assert difference(first, compiled.render(usual, [0.0, 0.5, 1.0]).pictures) == 0
         assert mean_difference(first, plain.render(usual, [0.0, 0.5, 1.0]).pictures) < HALF_PRECISION_MEAN
     assert len(made) == 1
+    loaded = [AlignedCode(package) for _ in range(4)]  # each finds the memory in another state
+    assert {address(weights) % CACHE_LINE for code in loaded for weights in code.weights.values()} == {0}
     for other in (spec(), spec(width=64, height=64, guidance=1.0)):  # another size, or half as many rows
         assert difference(compiled.render(other, [0.0]).pictures, plain.render(other, [0.0]).pictures) == 0
 
