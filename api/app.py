@@ -1,11 +1,14 @@
 """The FastAPI application: `uvicorn api.app:app`."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import body, observed, problems, security, static
+from api import body, changes, observed, problems, security, static
 from api.routes import docs, health, pages, walks, webhooks
 from momalisa import __version__, log
 
@@ -18,6 +21,14 @@ Errors are problem documents (RFC 9457, `application/problem+json`) that name th
 
 log.configure()
 
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Be observed, and listen to what changes, as long as the app lives."""
+    async with observed.lifespan(app), changes.listening():
+        yield
+
+
 app = FastAPIOffline(
     title="MoMALisa",
     version=__version__,
@@ -25,7 +36,7 @@ app = FastAPIOffline(
     docs_url=None,  # `docs.docs` serves it under a stricter policy
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
-    lifespan=observed.lifespan,
+    lifespan=lifespan,
     telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` sees to that
 )
 problems.install(app)

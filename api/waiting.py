@@ -3,11 +3,13 @@
 import asyncio
 import re
 import time
+from contextlib import suppress
 from uuid import UUID
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from api import changes
 from api.access import Caller
 from momalisa import jobs, storage
 from momalisa.database import transaction
@@ -19,7 +21,10 @@ LONGEST_SECONDS = 30
 """How long an answer is held back at most."""
 
 LOOK_SECONDS = 0.5
-"""Time between two looks while an answer is held back; no database connection is held meanwhile."""
+"""Time between two looks while an answer is held back, if no change is heard of before.
+
+No database connection is held meanwhile.
+"""
 
 QUEUE_SECONDS = 10
 """How often the place of a queued walk is worth telling anew; it changes without the walk's doing."""
@@ -86,11 +91,14 @@ async def for_change(
     The caller knows what `if_none_match` names, or else the walk as it is now.
     """
     ends = time.monotonic() + seconds
-    seen = await run_in_threadpool(look, walk_id, caller)
-    known = if_none_match or etag(seen)
-    while matches(known, seen) and not seen.status.done and time.monotonic() < ends:
-        await asyncio.sleep(LOOK_SECONDS)
-        if await request.is_disconnected():
-            break
+    with changes.heard(walk_id) as change:
         seen = await run_in_threadpool(look, walk_id, caller)
+        known = if_none_match or etag(seen)
+        while matches(known, seen) and not seen.status.done and (left := ends - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(change.wait(), min(left, LOOK_SECONDS))
+            change.clear()
+            if await request.is_disconnected():
+                break
+            seen = await run_in_threadpool(look, walk_id, caller)
     return seen

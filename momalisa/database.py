@@ -1,16 +1,27 @@
-"""The connection to PostgreSQL, and the one way to open a transaction."""
+"""The connections to PostgreSQL, and the one way to open a transaction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Engine, create_engine
+import psycopg
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from momalisa.errors import StoreUnavailableError
 from momalisa.settings import settings
+
+PROMPTLY: dict[str, Any] = {
+    "connect_timeout": 2,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
+"""How the client library notices soon that the database is away; seconds, where nothing else is said."""
 
 
 @cache
@@ -23,13 +34,21 @@ def engine() -> Engine:
         max_overflow=10,
         pool_timeout=2,
         connect_args={
-            "connect_timeout": 2,
             "options": "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,  # milliseconds
+            **PROMPTLY,
         },
+    )
+
+
+async def connect() -> psycopg.AsyncConnection:
+    """Return a connection outside of the pool, without transactions, for one that stays and listens.
+
+    Raises:
+        psycopg.Error: if PostgreSQL cannot be reached.
+    """
+    address = make_url(settings().database_url).set(drivername="postgresql")
+    return await psycopg.AsyncConnection.connect(
+        address.render_as_string(hide_password=False), autocommit=True, **PROMPTLY
     )
 
 

@@ -1,23 +1,25 @@
 """Looking at a walk again and again, cheaply: entity tags, held-back answers and streams."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from fastapi.concurrency import run_in_threadpool
 from fastapi.testclient import TestClient
-from sqlalchemy import event, update
+from sqlalchemy import event, text, update
 
-from api import waiting
+from api import changes, waiting
 from momalisa import chunks, keys, results
 from momalisa.database import engine, transaction
 from momalisa.jobs import Glimpse
 from momalisa.tables import Chunk, ChunkKind, Walk, WalkStatus
-from tests.conftest import made_frames
+from tests.conftest import made_frames, until
 
 POLLS = 200
 
@@ -136,6 +138,32 @@ def test_an_answer_is_held_back_until_something_changes(
     event.remove(engine(), "after_cursor_execute", note)
     assert (answer.status_code, answer.json()["status"]) == (200, "assembling")
     assert answer.headers["preference-applied"] == "wait=30"
+
+
+def listeners() -> list[int]:
+    """Return the PostgreSQL processes that tell the API of changes."""
+    with transaction() as session:
+        return list(session.scalars(text("SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN walks'")))
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["from the start", "after its connection broke"])
+def test_the_api_hears_of_a_change(api: TestClient, make: Callable[..., dict[str, Any]], broken: bool) -> None:
+    walk = make()
+    until(listeners)
+    if broken:
+        [first] = listeners()
+        with transaction() as session:
+            session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
+        until(lambda: set(listeners()) - {first})
+
+    async def hear() -> None:
+        with changes.heard(UUID(walk["id"])) as change, changes.heard(uuid4()) as other:
+            await run_in_threadpool(render_a_chunk)
+            await asyncio.wait_for(change.wait(), 30)
+            assert not other.is_set()
+
+    assert api.portal
+    api.portal.call(hear)
 
 
 def test_while_an_answer_is_held_back_no_connection_is(
