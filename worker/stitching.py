@@ -3,8 +3,8 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain, groupby
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -37,6 +37,9 @@ FILES = {
 
 STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
 """What a browser shows instead of saving it."""
+
+KEPT_BYTES = 64 << 20
+"""Of decoded pictures, which each artifact looks at again. A walk of more is decoded anew for each."""
 
 HELD = {
     Flag.UNSAFE: (
@@ -106,21 +109,23 @@ def _make_artifacts(lease: Lease, files: dict[float, Path], folder: Path) -> dic
     positions = [frame.position for frame in claim.frames]
     sequence = maths.sequence(positions, spec.course.legs, hold=spec.hold, loop=spec.loop)
 
+    @lru_cache(maxsize=KEPT_BYTES // (3 * spec.width * spec.height))
+    def picture(index: int) -> Picture:
+        return assembly.decode_png(shown[index].read_bytes())
+
     def frames() -> Iterator[Picture]:
-        for index, times in groupby(sequence):
-            picture = assembly.decode_png(shown[index].read_bytes())
-            for _ in times:
-                lease.check()
-                yield picture
+        for index in sequence:
+            lease.check()
+            yield picture(index)
 
     about = walk_caption(spec, claim.model, positions)
     paths = {kind: folder / name for kind, (name, _) in FILES.items()}
     assembly.write_gif(paths[ArtifactKind.GIF], frames, fps, about)
     assembly.write_mp4(paths[ArtifactKind.MP4], frames, fps, about)
     assembly.write_webp(paths[ArtifactKind.WEBP], frames, fps, about)
-    middle = assembly.decode_png(shown[len(shown) // 2].read_bytes())
+    middle = picture(len(shown) // 2)
     assembly.write_poster(paths[ArtifactKind.POSTER], middle, about)
-    each = (assembly.decode_png(file.read_bytes()) for file in shown)
+    each = map(picture, range(len(shown)))
     sheet_size = sheet.write(paths[ArtifactKind.SHEET], each, _labels(claim), _note(claim), about)
     order = ("walk.json", spec.model_dump_json(indent=2).encode())
     pictures = ((f"{index:03}.png", file.read_bytes()) for index, file in enumerate(shown))
