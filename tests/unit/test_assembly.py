@@ -96,6 +96,15 @@ def test_a_gif_keeps_frames_that_look_the_same(tmp_path: Path) -> None:
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
+def test_the_palette_of_a_gif_misses_no_colour_of_a_picture_that_stays(tmp_path: Path) -> None:
+    colours = np.random.default_rng(7).integers(0, 256, (16, 14, 3), dtype=np.uint8)  # 224 of them, at the most
+    path = tmp_path / "walk.gif"
+    assembly.write_gif(path, lambda: iter([colours] * 4), 12, ABOUT)
+    with Image.open(path) as gif:
+        shown = np.array(gif.convert("RGB"))
+    assert np.abs(shown.astype(int) - colours).max() <= 1  # palettegen rounds, on the way to Oklab and back
+
+
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:
     assembly.write_gif(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT)
     data = (tmp_path / "walk.gif").read_bytes()
