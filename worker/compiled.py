@@ -37,7 +37,7 @@ def compile_for(unet: Any, call: dict[str, Any], folder: Path) -> bool:
         folder: where packages are kept, shared by all workers of a machine.
     """
     try:
-        run = load(_package(unet, call, folder), unet.device)
+        run = _load(_package(unet, call, folder), unet.device)
     except Exception as error:  # noqa: BLE001 - whatever it is, the denoiser works without
         log.warning("not compiled", reason=f"{type(error).__name__}: {error}".splitlines()[0])
         return False
@@ -51,7 +51,7 @@ def compile_for(unet: Any, call: dict[str, Any], folder: Path) -> bool:
     return True
 
 
-def load(package: Path, device: torch.device) -> Callable[..., torch.Tensor]:
+def _load(package: Path, device: torch.device) -> Callable[..., torch.Tensor]:
     """Return what was compiled: a function of `_inputs`."""
     return AlignedCode(package) if device.type == "cpu" else aoti_load_package(str(package))
 
@@ -67,11 +67,13 @@ class AlignedCode:
         with zipfile.ZipFile(package) as files, tempfile.TemporaryDirectory() as folder:
             [library] = (name for name in files.namelist() if name.endswith(".so"))
             self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(files.extract(library, folder), 1)
-        found = self._runner.extract_constants_map(False)
+        found = self._runner.extract_constants_map(False)  # those in use
         names = self._runner.get_constant_names_to_original_fqns()
         self.weights = {name: _moved(found[original]) for name, original in names.items()}
         """By the name that the code has for them, which uses them here: they must live as long as it does."""
-        self._runner.update_constant_buffer(self.weights, False, True, True)
+        self._runner.update_constant_buffer(
+            self.weights, use_inactive=False, validate_full_updates=True, user_managed=True
+        )
 
     def __call__(self, *inputs: Any) -> torch.Tensor:
         """Return what the code makes of the tensors in `inputs`."""
