@@ -3,7 +3,8 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -38,8 +39,8 @@ FILES = {
 STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
 """What a browser shows instead of saving it."""
 
-KEPT_BYTES = 64 << 20
-"""Of decoded pictures, which each artifact looks at again. A walk of more is decoded anew for each."""
+KEPT_BYTES = 256 << 20
+"""Of decoded pictures, which every artifact looks at: 240 of 512 × 512 pixels. Others are decoded each time."""
 
 HELD = {
     Flag.UNSAFE: (
@@ -54,17 +55,30 @@ HELD = {
 """What a walk says about frames that are not shown, of one and of several."""
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A frame that may be shown, on this machine."""
+
+    file: Path
+    kept: Picture | None
+    """None if there was no room for it."""
+
+    def picture(self) -> Picture:
+        """Return it decoded."""
+        return assembly.decode_png(self.file.read_bytes()) if self.kept is None else self.kept
+
+
 def assemble(lease: Lease) -> Record:
     """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
     claim = lease.claim
     with tempfile.TemporaryDirectory(prefix="momalisa-") as name:
         folder = Path(name)
-        files, lost = _download(lease, folder)
+        fetched, lost = _download(lease, folder)
         if lost:
             return lambda session: Due(ChunkKind.RENDER) if results.frames_lost(session, claim, lost) else None
-        if not files:
+        if not fetched:
             return partial(results.nothing_to_show, claim=claim)
-        sizes = _make_artifacts(lease, files, folder)
+        sizes = _make_artifacts(lease, fetched, folder)
         artifacts = [MadeArtifact(kind, _upload(lease, kind, folder), *size) for kind, size in sizes.items()]
     neighbours = {
         frame.position: shown.stored
@@ -98,37 +112,35 @@ def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
     return [HELD[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
 
 
-def _make_artifacts(lease: Lease, files: dict[float, Path], folder: Path) -> dict[ArtifactKind, tuple[int, int]]:
+def _make_artifacts(
+    lease: Lease, fetched: dict[float, Fetched], folder: Path
+) -> dict[ArtifactKind, tuple[int, int]]:
     """Write all artifacts into a folder, and return the width and the height of each.
 
-    `files` are the frames that may be shown, by position.
+    `fetched` are the frames that may be shown, by position.
     """
     claim = lease.claim
     spec, fps = claim.spec, claim.spec.fps
-    shown = [files[frame.position] for frame in stand_ins(claim.frames)]
+    shown = [fetched[frame.position] for frame in stand_ins(claim.frames)]
     positions = [frame.position for frame in claim.frames]
     sequence = maths.sequence(positions, spec.course.legs, hold=spec.hold, loop=spec.loop)
-
-    @lru_cache(maxsize=KEPT_BYTES // (3 * spec.width * spec.height))
-    def picture(index: int) -> Picture:
-        return assembly.decode_png(shown[index].read_bytes())
 
     def frames() -> Iterator[Picture]:
         for index in sequence:
             lease.check()
-            yield picture(index)
+            yield shown[index].picture()
 
     about = walk_caption(spec, claim.model, positions)
     paths = {kind: folder / name for kind, (name, _) in FILES.items()}
     assembly.write_gif(paths[ArtifactKind.GIF], frames, fps, about)
     assembly.write_mp4(paths[ArtifactKind.MP4], frames, fps, about)
     assembly.write_webp(paths[ArtifactKind.WEBP], frames, fps, about)
-    middle = picture(len(shown) // 2)
+    middle = shown[len(shown) // 2].picture()
     assembly.write_poster(paths[ArtifactKind.POSTER], middle, about)
-    each = map(picture, range(len(shown)))
+    each = (frame.picture() for frame in shown)
     sheet_size = sheet.write(paths[ArtifactKind.SHEET], each, _labels(claim), _note(claim), about)
     order = ("walk.json", spec.model_dump_json(indent=2).encode())
-    pictures = ((f"{index:03}.png", file.read_bytes()) for index, file in enumerate(shown))
+    pictures = ((f"{index:03}.png", frame.file.read_bytes()) for index, frame in enumerate(shown))
     assembly.write_zip(paths[ArtifactKind.ZIP], chain([order], pictures))
     height, width = middle.shape[:2]
     return {kind: sheet_size if kind == ArtifactKind.SHEET else (width, height) for kind in FILES}
@@ -152,29 +164,31 @@ def _note(claim: Claim) -> str:
     return f"{len(claim.frames)} frames · {made}"
 
 
-def _download(lease: Lease, folder: Path) -> tuple[dict[float, Path], list[float]]:
+def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[float]]:
     """Fetch the frames of a walk into a folder.
 
-    Returns the files of the frames that may be shown, and the positions of the frames that are missing or damaged.
+    Returns the frames that may be shown, by position, and the positions of those that are missing or damaged.
     """
+    spec = lease.claim.spec
+    room = KEPT_BYTES // (3 * spec.width * spec.height)
 
-    def fetch(index: int, frame: ClaimedFrame) -> Path | None:
+    def fetch(index: int, frame: ClaimedFrame) -> Fetched | None:
         if frame.stored is None:
             return None
         path = folder / f"{index:03}.png"
         try:
             data = storage.read(frame.stored, check=lease.check)
-            assembly.decode_png(data)
+            picture = assembly.decode_png(data)
         except ObjectCorruptError as error:
             log.warning("frame lost", position=frame.position, reason=str(error))
             return None
         path.write_bytes(data)
-        return path
+        return Fetched(path, picture if index < room else None)
 
     wanted = [frame for frame in lease.claim.frames if frame.flagged is None]
-    fetched = dict(zip(wanted, lease.at_once(fetch, range(len(wanted)), wanted), strict=True))
-    files = {frame.position: path for frame, path in fetched.items() if path is not None}
-    return files, [frame.position for frame in wanted if frame.position not in files]
+    found = dict(zip(wanted, lease.at_once(fetch, range(len(wanted)), wanted), strict=True))
+    fetched = {frame.position: it for frame, it in found.items() if it is not None}
+    return fetched, [frame.position for frame in wanted if frame.position not in fetched]
 
 
 def _upload(lease: Lease, kind: ArtifactKind, folder: Path) -> StoredObject:

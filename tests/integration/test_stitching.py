@@ -1,0 +1,42 @@
+"""From frames in the bucket to artifacts in it."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from momalisa import jobs
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.spec import WalkSpec
+from momalisa.tables import ArtifactKind
+from tests.hanging import hang
+from worker import assembly, stitching
+from worker.assembly import Picture
+
+
+def checksums(walk_id: UUID) -> dict[ArtifactKind, str]:
+    with transaction() as session:
+        return {made.kind: made.crc32c for made in jobs.get(session, walk_id, viewer=None).artifacts}
+
+
+def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_without(
+    services: System, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def decode(data: bytes) -> Picture:
+        decoded.append(data)
+        return decode_png(data)
+
+    decode_png = assembly.decode_png
+    monkeypatch.setattr(assembly, "decode_png", decode)
+    walk = spec(frames=8)
+    roomy = checksums(hang(walk))
+    assert (set(roomy), len(decoded)) == (set(ArtifactKind), 8)
+
+    decoded.clear()
+    monkeypatch.setattr(stitching, "KEPT_BYTES", 5 * 3 * walk.width * walk.height)
+    assert checksums(hang(walk)) == roomy
+    times = [decoded.count(data) for data in dict.fromkeys(decoded)]
+    assert (times.count(1), len(times)) == (5, 8)
