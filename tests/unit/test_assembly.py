@@ -96,13 +96,18 @@ def test_a_gif_keeps_frames_that_look_the_same(tmp_path: Path) -> None:
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
-def test_the_palette_of_a_gif_misses_no_colour_of_a_picture_that_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("side", "pictures"), [(16, 4), (512, 16)])
+def test_the_palette_of_a_gif_misses_no_colour_of_a_picture_that_stays(
+    tmp_path: Path, side: int, pictures: int
+) -> None:
     colours = np.random.default_rng(7).integers(0, 256, (16, 14, 3), dtype=np.uint8)  # 224 of them, at the most
+    picture = np.zeros((side, side, 3), np.uint8)
+    picture[-16:, -14:] = colours
     path = tmp_path / "walk.gif"
-    assembly.write_gif(path, lambda: iter([colours] * 4), 12, ABOUT)
+    assembly.write_gif(path, lambda: iter([picture] * pictures), 12, ABOUT)
     with Image.open(path) as gif:
         shown = np.array(gif.convert("RGB"))
-    assert np.abs(shown.astype(int) - colours).max() <= 1  # palettegen rounds, on the way to Oklab and back
+    assert np.abs(shown.astype(int) - picture).max() <= 1  # palettegen rounds, on the way to Oklab and back
 
 
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:
