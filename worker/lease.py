@@ -77,8 +77,12 @@ class Hold(ABC):
     """Of them, those that are to be recorded."""
 
     @abstractmethod
+    def look(self) -> None:
+        """Raise if the work should end; for who only waits for it."""
+
     def check(self) -> None:
-        """Raise if the work should end. Cheap: call it often."""
+        """Raise if the work should end. Cheap: call it at every step of the work, which hangs if it makes none."""
+        self.look()
 
     @abstractmethod
     def confirm(self) -> None:
@@ -87,15 +91,18 @@ class Hold(ABC):
     def at_once(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
         """Return what a function gives for each set of arguments, from several threads at once.
 
-        When the work should end, it does not wait for what is under way: those threads stop by themselves before
-        they try anything again, and what they finish does no harm.
+        When the work should end, it does not wait for what is under way: those threads stop by themselves at their
+        next `check`, and what they finish does no harm.
         """
         pool = ThreadPoolExecutor(TRANSFERS)
         try:
-            futures = [pool.submit(function, *each) for each in zip(*arguments, strict=True)]
+            futures = [
+                pool.submit(contextvars.copy_context().run, function, *each)
+                for each in zip(*arguments, strict=True)
+            ]
             pending = set(futures)
             while pending:
-                self.check()
+                self.look()
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
@@ -116,16 +123,20 @@ class Lease(Hold):
         self._released = threading.Event()
 
     def check(self) -> None:
-        """Raise if the work should end. Cheap: call it often.
+        """Make a step, and raise if the work should end (`look`). Cheap: call it often."""
+        self._step = time.monotonic()
+        self.look()
+
+    def look(self) -> None:
+        """Raise if the work should end.
 
         Raises:
             Stopping: if this worker was told to stop.
-            LeaseLostError: if the chunk is no longer ours, as far as the last heartbeat knows.
+            LeaseLostError: if the chunk is no longer ours, as far as the last heartbeat knows, or is done with.
         """
-        self._step = time.monotonic()
         if stopping():
             raise Stopping
-        if self._lost.is_set():
+        if self._lost.is_set() or self._ended.is_set():
             raise LeaseLostError(f"Chunk {self.claim.number} of walk {self.claim.walk_id} is no longer ours.")
 
     def confirm(self) -> None:

@@ -56,7 +56,7 @@ class Place(Hold):
         self._connection = connection
         self._deadline = time.monotonic() + seconds
 
-    def check(self) -> None:
+    def look(self) -> None:
         """Raise if the order should not be made any more.
 
         Raises:

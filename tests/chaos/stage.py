@@ -19,12 +19,16 @@ import psutil
 import psycopg
 import redis
 
+from momalisa import storage
 from momalisa.local import System
 from momalisa.processes import Child
 from tests.chaos.proxy import Proxy, Trouble
 
 LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
+
+STALL_SECONDS = LEASE_SECONDS + sum(storage.TIMEOUT)
+"""More than one try takes to upload something: a bucket that hangs is no reason for a worker to end itself."""
 
 ORDERS: list[dict[str, Any]] = [
     {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 3, "pacing": "linear"},
@@ -90,7 +94,7 @@ class Stage(System):
             variables={
                 "LEASE_SECONDS": str(LEASE_SECONDS),
                 "RECONCILE_SECONDS": "1",
-                "STALL_SECONDS": str(2 * LEASE_SECONDS),
+                "STALL_SECONDS": str(STALL_SECONDS),
                 "BATCH_SIZE": str(BATCH_SIZE),
                 "RATE_LIMITS": "off",
             },

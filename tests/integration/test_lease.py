@@ -10,6 +10,7 @@ from typing import Never
 from uuid import UUID
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
@@ -169,6 +170,44 @@ def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
     released.set()
 
 
+def test_threads_that_nobody_waits_for_end_at_their_next_step(make: Callable[[], UUID]) -> None:
+    make()
+    begun, ended = threading.Event(), threading.Event()
+
+    def fail_beside_another(kept: Lease) -> lease.Record:
+        def step_for_ever() -> None:
+            try:
+                while True:
+                    kept.check()
+                    begun.set()
+            except LeaseLostError:
+                ended.set()
+                raise
+
+        def fail() -> None:
+            begun.wait(60)
+            raise RuntimeError("out of luck")
+
+        kept.at_once(lambda work: work(), [step_for_ever, fail])
+        raise AssertionError("it failed")
+
+    lease.run(ChunkKind.RENDER, fail_beside_another)
+    assert chunk().error == "RuntimeError: out of luck"
+    assert ended.wait(60)
+
+
+def test_threads_log_what_they_work_on(make: Callable[[], UUID]) -> None:
+    walk_id = make()
+    known = []
+
+    def look_around(kept: Lease) -> lease.Record:
+        known.extend(kept.at_once(lambda _: structlog.contextvars.get_contextvars(), range(2)))
+        return lambda _: None
+
+    lease.run(ChunkKind.RENDER, look_around)
+    assert [context["walk"] for context in known] == [str(walk_id)] * 2
+
+
 HANGS = """
 import threading
 from momalisa.tables import ChunkKind
@@ -179,9 +218,15 @@ lease.run(ChunkKind.RENDER, hang)
 """
 
 
-def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(make: Callable[[], UUID], services: System) -> None:
+HANGS_IN_A_THREAD = HANGS.replace("threading.Event().wait()", "kept.at_once(threading.Event().wait, [None])")
+
+
+@pytest.mark.parametrize("program", [HANGS, HANGS_IN_A_THREAD])
+def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(
+    make: Callable[[], UUID], services: System, program: str
+) -> None:
     make()
-    assert ended_by_itself(HANGS, services) == 1
+    assert ended_by_itself(program, services) == 1
     assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
 
 
