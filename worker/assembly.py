@@ -86,7 +86,7 @@ def write_gif(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
     The palette and the dithering are ffmpeg's (palettegen, paletteuse). Frame times are whole hundredths of a
     second in a GIF; they are rounded one by one against the exact time, so that the animation does not drift.
     """
-    bare = path.with_suffix(".bare")
+    bare = path.with_name(f"{path.name}.bare")
     first = next(frames())
     paint = _Paletteuse(first, _palette(frames))
     with av.open(str(bare), "w", format="gif", options={"loop": "0"}) as container:
@@ -115,7 +115,7 @@ def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
 
 def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
     """Write an animated WebP that loops for ever: what a GIF is for, in all colours and smaller."""
-    bare = path.with_suffix(".bare")
+    bare = path.with_name(f"{path.name}.bare")
     options = {"quality": "85", "compression_level": "4", "loop": "0"}
     count = 0
     with av.open(str(bare), "w", format="webp", options={"loop": "0"}) as container:

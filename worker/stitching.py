@@ -2,10 +2,9 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -71,15 +70,14 @@ class Fetched:
 def assemble(lease: Lease) -> Record:
     """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
     claim = lease.claim
-    with tempfile.TemporaryDirectory(prefix="momalisa-") as name:
+    with tempfile.TemporaryDirectory(prefix="momalisa-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         fetched, lost = _download(lease, folder)
         if lost:
             return lambda session: Due(ChunkKind.RENDER) if results.frames_lost(session, claim, lost) else None
         if not fetched:
             return partial(results.nothing_to_show, claim=claim)
-        sizes = _make_artifacts(lease, fetched, folder)
-        artifacts = [MadeArtifact(kind, _upload(lease, kind, folder), *size) for kind, size in sizes.items()]
+        artifacts = _make_artifacts(lease, fetched, folder)
     neighbours = {
         frame.position: shown.stored
         for frame, shown in zip(claim.frames, stand_ins(claim.frames), strict=True)
@@ -112,10 +110,8 @@ def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
     return [HELD[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
 
 
-def _make_artifacts(
-    lease: Lease, fetched: dict[float, Fetched], folder: Path
-) -> dict[ArtifactKind, tuple[int, int]]:
-    """Write all artifacts into a folder, and return the width and the height of each.
+def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -> list[MadeArtifact]:
+    """Write all artifacts at once, each in a thread of its own, and upload them.
 
     `fetched` are the frames that may be shown, by position.
     """
@@ -124,26 +120,40 @@ def _make_artifacts(
     shown = [fetched[frame.position] for frame in stand_ins(claim.frames)]
     positions = [frame.position for frame in claim.frames]
     sequence = maths.sequence(positions, spec.course.legs, hold=spec.hold, loop=spec.loop)
+    about = walk_caption(spec, claim.model, positions)
+    middle = shown[len(shown) // 2].picture()
+    height, width = middle.shape[:2]
 
-    def frames() -> Iterator[Picture]:
-        for index in sequence:
+    def pictures(indices: Iterable[int]) -> Iterator[Picture]:
+        for index in indices:
             lease.check()
             yield shown[index].picture()
 
-    about = walk_caption(spec, claim.model, positions)
-    paths = {kind: folder / name for kind, (name, _) in FILES.items()}
-    assembly.write_gif(paths[ArtifactKind.GIF], frames, fps, about)
-    assembly.write_mp4(paths[ArtifactKind.MP4], frames, fps, about)
-    assembly.write_webp(paths[ArtifactKind.WEBP], frames, fps, about)
-    middle = shown[len(shown) // 2].picture()
-    assembly.write_poster(paths[ArtifactKind.POSTER], middle, about)
-    each = (frame.picture() for frame in shown)
-    sheet_size = sheet.write(paths[ArtifactKind.SHEET], each, _labels(claim), _note(claim), about)
-    order = ("walk.json", spec.model_dump_json(indent=2).encode())
-    pictures = ((f"{index:03}.png", frame.file.read_bytes()) for index, frame in enumerate(shown))
-    assembly.write_zip(paths[ArtifactKind.ZIP], chain([order], pictures))
-    height, width = middle.shape[:2]
-    return {kind: sheet_size if kind == ArtifactKind.SHEET else (width, height) for kind in FILES}
+    def files() -> Iterator[tuple[str, bytes]]:
+        yield "walk.json", spec.model_dump_json(indent=2).encode()
+        for index, frame in enumerate(shown):
+            yield f"{index:03}.png", frame.file.read_bytes()
+
+    frames = partial(pictures, sequence)
+
+    def make(kind: ArtifactKind) -> MadeArtifact:
+        path, size = folder / FILES[kind][0], (width, height)
+        match kind:
+            case ArtifactKind.GIF:
+                assembly.write_gif(path, frames, fps, about)
+            case ArtifactKind.MP4:
+                assembly.write_mp4(path, frames, fps, about)
+            case ArtifactKind.WEBP:
+                assembly.write_webp(path, frames, fps, about)
+            case ArtifactKind.POSTER:
+                assembly.write_poster(path, middle, about)
+            case ArtifactKind.SHEET:
+                size = sheet.write(path, pictures(range(len(shown))), _labels(claim), _note(claim), about)
+            case ArtifactKind.ZIP:
+                assembly.write_zip(path, files())
+        return MadeArtifact(kind, _upload(lease, kind, path), *size)
+
+    return lease.at_once(make, FILES)
 
 
 def _labels(claim: Claim) -> list[str]:
@@ -191,14 +201,14 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
     return fetched, [frame.position for frame in wanted if frame.position not in fetched]
 
 
-def _upload(lease: Lease, kind: ArtifactKind, folder: Path) -> StoredObject:
+def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
     """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
     name, content_type = FILES[kind]
     return storage.put(
         storage.artifact_name(lease.claim.walk_id, name),
-        (folder / name).read_bytes(),
+        path.read_bytes(),
         content_type,
-        download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{Path(name).suffix}",
+        download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{path.suffix}",
         check=lease.check,
         confirm=lease.confirm,
     )
