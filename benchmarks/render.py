@@ -9,12 +9,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -62,6 +63,8 @@ class Times:
     """From submitting one walk to its first frames; of systems."""
     chunks: list[float] = field(default_factory=list)
     """For rendering the chunk that brought them, as the worker says; of systems."""
+    shares: list[float] = field(default_factory=list)
+    """Of all processors' time meanwhile, what went to anything but the render workers; of systems."""
 
 
 def main() -> None:
@@ -93,7 +96,9 @@ def main() -> None:
                 times[name].seconds.append(time.perf_counter() - start)
             for workers, system in systems.items():
                 measured = times[_system_name(workers)]
-                measured.seconds.append(_submit(system, jobs))
+                seconds, share = _submit(system, jobs)
+                measured.seconds.append(seconds)
+                measured.shares.append(share)
                 preview, chunk = _preview(system, jobs[0])
                 measured.previews.append(preview)
                 measured.chunks.append(chunk)
@@ -185,15 +190,33 @@ def _wait_for_workers(system: System) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _submit(system: System, jobs: list[Job]) -> float:
-    """Return the seconds from submitting walks to the last frame of them all; wait until they are stitched, too."""
+def _submit(system: System, jobs: list[Job]) -> tuple[float, float]:
+    """Return the seconds from submitting walks to the last frame of them all; wait until they are stitched, too.
+
+    Also returns which part of all processors' time went to anything of the system but its render workers.
+    """
     with Client(system.url) as client:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _processor_seconds(system)
         walks = [_submitted(client, job) for job in jobs]
         seen = [_watched(client, walk, _all_there) for walk in walks]
-        seconds = time.perf_counter() - start
+        seconds, others = time.perf_counter() - start, _processor_seconds(system) - before
         for walk in seen:
             _watched(client, walk, _done)
+    return seconds, others / (seconds * CORES)
+
+
+def _processor_seconds(system: System) -> float:
+    """Return the time that processors have spent on the parts of a system that do not render."""
+    processes = []
+    for name, child in system.children.items():
+        if child.process is not None and not name.startswith("render-"):
+            parent = psutil.Process(child.process.pid)
+            processes += [parent, *parent.children(recursive=True)]
+    seconds = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # one of PostgreSQL has ended, which now counts for its parent
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
     return seconds
 
 
@@ -278,6 +301,8 @@ def _table(jobs: list[Job], times: dict[str, Times], pictures: dict[str, list[Pi
     yield f"| (d) ÷ (b) in bfloat16 | {speed[worker] / speed[half]:.2f} | ≥ 1.2 |"
     for name in map(_system_name, (1, 2)):
         yield f"| {name} ÷ (d) | {speed[name] / speed[worker]:.2f} | ≥ 0.95 |"
+        share = statistics.median(times[name].shares)
+        yield f"| {name}: share of the processors' time that went to anything but rendering | {share:.2f} | |"
     difference = np.abs(
         np.stack(pictures[worker]).astype(int) - np.stack(pictures[_stock_name("float32")]).astype(int)
     )

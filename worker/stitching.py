@@ -70,6 +70,7 @@ class Fetched:
 def assemble(lease: Lease) -> Record:
     """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
     claim = lease.claim
+    # What is left to be cleaned up later is what a thread that nobody waits for writes meanwhile.
     with tempfile.TemporaryDirectory(prefix="momalisa-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         fetched, lost = _download(lease, folder)
