@@ -7,7 +7,8 @@ const EXAMPLES = ["a giraffe", "a battleship"];
 /**
  * The stops of a walk in words, to be added, removed and put in another order.
  *
- * Takes over the plain inputs that the server wrote. Tells each change by an "input" event of its own.
+ * Takes over the plain inputs that the server wrote, also while somebody types in one. Tells each change by an "input"
+ * event of its own.
  */
 class StopList extends HTMLElement {
   #stops = ["", ""];
@@ -18,6 +19,8 @@ class StopList extends HTMLElement {
   connectedCallback() {
     if (this.dataset.ready !== undefined) return;
     const inputs = [...this.querySelectorAll("input")];
+    const typedIn = inputs.indexOf(document.activeElement);
+    const { selectionStart, selectionEnd } = inputs[typedIn] ?? {};
     this.#stops = inputs.map((input) => input.value);
     this.#limit = inputs[0].maxLength;
     inputs.forEach((input, place) => {
@@ -26,6 +29,9 @@ class StopList extends HTMLElement {
     this.replaceChildren();
     this.dataset.ready = "";
     this.#draw();
+    if (typedIn < 0) return;
+    this.focusOn(typedIn);
+    document.activeElement.setSelectionRange(selectionStart, selectionEnd);
   }
 
   get stops() {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from momalisa.local import System
 from tests.conftest import wait_for_workers
@@ -225,6 +225,24 @@ def test_only_who_made_a_walk_can_remove_it(website: Page, finished: Finished) -
     website.wait_for_url(re.compile("/gallery"))
     website.goto(address)
     expect(website.get_by_role("heading", name="No such walk")).to_be_visible()
+
+
+def test_who_types_before_the_scripts_are_there_can_go_on(quiet: Page, system: System) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    quiet.route("**/static/make.js", hold)
+    quiet.goto(system.url, wait_until="commit")
+    quiet.locator("#stop-1").press_sequentially("a boat")
+    quiet.locator("#stop-0").press_sequentially("a ox")
+    quiet.keyboard.press("ArrowLeft")
+    quiet.keyboard.press("ArrowLeft")
+    held.pop().continue_()
+    expect(quiet.locator("stop-list")).to_have_attribute("data-ready", "")
+    quiet.keyboard.type("f")
+    expect_stops(quiet, "a fox", "a boat")
 
 
 def test_a_walk_is_canceled_while_it_is_made(website: Page) -> None:
