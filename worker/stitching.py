@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -126,9 +127,11 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
     height, width = middle.shape[:2]
 
     def pictures(indices: Iterable[int]) -> Iterator[Picture]:
-        for index in indices:
-            lease.check()
-            yield shown[index].picture()
+        for index, times in groupby(indices):
+            picture = shown[index].picture()
+            for _ in times:
+                lease.check()
+                yield picture
 
     def files() -> Iterator[tuple[str, bytes]]:
         yield "walk.json", spec.model_dump_json(indent=2).encode()
