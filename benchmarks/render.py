@@ -214,7 +214,7 @@ def _processor_seconds(system: System) -> float:
             processes += [parent, *parent.children(recursive=True)]
     seconds = 0.0
     for process in processes:
-        with suppress(psutil.NoSuchProcess):  # one of PostgreSQL has ended, which now counts for its parent
+        with suppress(psutil.NoSuchProcess):  # one of PostgreSQL's ended, and now counts for its parent
             times = process.cpu_times()
             seconds += times.user + times.system + times.children_user + times.children_system
     return seconds

@@ -39,8 +39,8 @@ Record = Callable[[Session], Due | None]
 STOP_SECONDS = 10
 """How long the work at hand may take to end when the worker is asked to stop; Spot nodes grant 15 s in all."""
 
-TRANSFERS = 8
-"""Objects that are uploaded or downloaded at once."""
+THREADS = 8
+"""For what is done at once: transfers, which mostly wait, or artifacts."""
 
 REPORT_SECONDS = 5
 """How long a process that hangs may take to say so before it ends."""
@@ -94,7 +94,7 @@ class Hold(ABC):
         When the work should end, it does not wait for what is under way: those threads stop by themselves at their
         next `check`, and what they finish does no harm.
         """
-        pool = ThreadPoolExecutor(TRANSFERS)
+        pool = ThreadPoolExecutor(THREADS)
         try:
             futures = [
                 pool.submit(contextvars.copy_context().run, function, *each)
