@@ -38,5 +38,5 @@ def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_witho
     decoded.clear()
     monkeypatch.setattr(stitching, "KEPT_BYTES", 5 * 3 * walk.width * walk.height)
     assert checksums(hang(walk)) == roomy
-    once, for_each_look = [1] * 5, [6] * 3  # the GIF looks twice, MP4, WebP, and contact sheet once; so did the check
+    once, for_each_look = [1] * 5, [6] * 3  # two looks for the GIF, one each for three others and the check
     assert sorted(decoded.count(data) for data in set(decoded)) == once + for_each_look
