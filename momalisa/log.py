@@ -53,3 +53,10 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of a module."""
     found: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return found
+
+
+def cause(error: BaseException) -> str:
+    """Return the type and the words of the error that began it all, such as the driver's own behind ours."""
+    while (deeper := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = deeper
+    return f"{type(error).__name__}: {error}".strip()

@@ -76,7 +76,7 @@ WEBHOOK_DELIVERIES = Counter(
 )
 ROUNDS_SKIPPED = Counter(
     "momalisa_rounds_skipped_total",
-    "Rounds of the reconciler that PostgreSQL or the bucket kept from being done.",
+    "Rounds of the reconciler that an error kept from being done, by the duty.",
     ["duty"],
     registry=None,
 )

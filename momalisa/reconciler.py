@@ -10,11 +10,12 @@ from types import FrameType
 
 import requests
 from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
 
 from momalisa import census, chunks, idempotency, monitoring, queue, retention, webhooks
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
-from momalisa.log import logger
+from momalisa.log import cause, logger
 from momalisa.settings import settings
 from momalisa.tables import DeliveryStatus
 
@@ -27,7 +28,11 @@ STUCK_SECONDS = 600
 """A round that takes longer will not end: what it waits for would have timed out long before."""
 
 
+OUT_OF_ORDER = (StoreUnavailableError, GoogleAPIError, GoogleAuthError, requests.RequestException)
+"""What a duty raises while PostgreSQL or the bucket cannot be reached, or refuses us."""
+
 Duty = Callable[[], bool | None]
+"""Does something once, and returns whether there may be more of it to do at once."""
 
 
 class Rounds:
@@ -62,8 +67,9 @@ class Rounds:
 def run() -> None:
     """Reconcile until SIGTERM or SIGINT.
 
-    Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done; to
-    deliver webhooks is the duty of several.
+    Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done, and
+    whatever one of them raises ends one round of this duty and nothing else; to deliver webhooks is the duty of
+    several.
 
     Raises:
         PortTakenError: if METRICS_PORT is another program's.
@@ -75,9 +81,7 @@ def run() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    duties: list[Duty] = [take_back, top_up, clear_away, *[deliver] * SENDERS]
-    if settings().metrics_port is not None:
-        duties.append(count)
+    duties = [*DUTIES, *([count] if settings().metrics_port is not None else [])]
     _begin_to_count(duties)
     rounds = Rounds(duties)
     monitoring.serve(
@@ -89,7 +93,7 @@ def run() -> None:
     with ThreadPoolExecutor(len(duties)) as pool:
         threads = [pool.submit(_every_round, duty, stop, partial(rounds.begin, n)) for n, duty in enumerate(duties)]
         done, _ = wait(threads, return_when=FIRST_EXCEPTION)
-        stop.set()  # an error that nobody foresaw ends the process, and whoever looks after it starts it again
+        stop.set()
     for thread in done:
         thread.result()
     log.info("reconciler stopped")
@@ -110,8 +114,15 @@ def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -
         try:
             if duty():
                 continue
-        except (StoreUnavailableError, GoogleAPIError, requests.RequestException) as error:
-            log.warning("round skipped", duty=duty.__name__, reason=str(error))
+        except Exception as error:  # a duty that fails must not keep the others from being done
+            foreseen = isinstance(error, OUT_OF_ORDER)
+            log.warning(
+                "round skipped",
+                duty=duty.__name__,
+                reason=str(error),
+                cause=cause(error),
+                exc_info=None if foreseen else error,
+            )
             monitoring.record(monitoring.ROUNDS_SKIPPED, duty=duty.__name__)
         stop.wait(settings().reconcile_seconds)
 
@@ -129,20 +140,49 @@ def take_back() -> None:
         monitoring.record(monitoring.LEASES_EXPIRED, taken)
 
 
-def clear_away() -> None:
-    """End what is past its deadline or its retention, and remove what deleted and expired walks left behind.
+def end_overdue() -> None:
+    """Fail walks that are past their deadline.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    with transaction() as session:
+        overdue = retention.end_overdue(session)
+    if overdue:
+        log.info("overdue walks ended", walks=overdue)
+
+
+def expire() -> None:
+    """Expire walks that were finished longer ago than they are kept.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    with transaction() as session:
+        retention.expire(session)
+
+
+def forget_keys() -> None:
+    """Forget idempotency keys that are too old to be used again.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    with transaction() as session:
+        idempotency.forget_old(session)
+
+
+def remove_objects() -> None:
+    """Remove what deleted and expired walks left behind in the bucket.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
         google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
+        google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
     """
-    with transaction() as session:
-        overdue = retention.end_overdue(session)
-        retention.expire(session)
-        idempotency.forget_old(session)
     removed = retention.remove_objects()
-    if overdue or removed:
-        log.info("walks cleared away", overdue=overdue, removed=removed)
+    if removed:
+        log.info("objects of walks removed", walks=removed)
 
 
 def top_up() -> None:
@@ -211,3 +251,10 @@ def count() -> None:
     for gauge, walks in ((monitoring.WALKS, found.walks), (monitoring.WALKS_LAST_HOUR, found.walks_last_hour)):
         for where, number in walks.items():
             monitoring.record(gauge, number, status=where)
+
+
+DUTIES: tuple[Duty, ...] = (
+    *(take_back, top_up, end_overdue, expire, forget_keys, remove_objects),
+    *[deliver] * SENDERS,
+)
+"""What is done all the time. Each is done by a thread of its own, and what one raises stops no other."""

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from momalisa import database, local, queue, storage
+from momalisa import database, local, queue, reconciler, storage
 from momalisa.chunks import Claim
 from momalisa.client import Client
 from momalisa.database import transaction
@@ -50,6 +50,12 @@ def empty() -> None:
     with transaction() as session:
         session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
     queue.app().control.purge()
+
+
+def clear_away() -> None:
+    """Do once what the reconciler does about walks whose time is over."""
+    for duty in (reconciler.end_overdue, reconciler.expire, reconciler.forget_keys, reconciler.remove_objects):
+        duty()
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,11 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from sqlalchemy import func, update
 
-from momalisa import jobs, reconciler, storage
+from momalisa import jobs, storage
 from momalisa.database import transaction
 from momalisa.spec import WalkSpec
 from momalisa.tables import Walk
+from tests.conftest import clear_away
 from tests.e2e.test_website_access import RULES
 from tests.hanging import OWNER, colour, hang, hang_many
 
@@ -46,7 +47,7 @@ def test_an_expired_walk_is_gone_and_says_so_itself(museum: str, quiet: Page, sp
     walk_id = hang(spec())
     with transaction() as session:
         session.execute(update(Walk).values(finished_at=func.now() - timedelta(days=31)))
-    reconciler.clear_away()
+    clear_away()
     answered = quiet.goto(f"{museum}/walks/{walk_id}")
     assert answered
     assert answered.status == 410

@@ -7,10 +7,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
-from momalisa import chunks, reconciler, storage
+from momalisa import chunks, storage
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError
 from momalisa.tables import Chunk, ChunkKind, IdempotencyKey, Walk, WalkStatus
+from tests.conftest import clear_away
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
 
@@ -50,10 +51,10 @@ def test_a_removed_walk_is_gone_at_once_and_its_files_soon(api: TestClient) -> N
     with pytest.raises(LeaseLostError), transaction() as session:
         chunks.heartbeat(session, claimed)
 
-    reconciler.clear_away()
+    clear_away()
     assert objects(walk_id) == 2  # its workers have a lease's time to learn of it
     let_time_pass(deleted_at=Walk.deleted_at - timedelta(hours=1))
-    reconciler.clear_away()
+    clear_away()
     assert (objects(walk_id), objects(other)) == (0, 2)
     with transaction() as session:
         assert session.scalars(select(func.count()).select_from(Walk)).one() == 1
@@ -62,10 +63,10 @@ def test_a_removed_walk_is_gone_at_once_and_its_files_soon(api: TestClient) -> N
 def test_an_old_walk_expires_and_leaves_no_object(api: TestClient) -> None:
     walk_id = make(api)
     let_time_pass(status=WalkStatus.SUCCEEDED, finished_at=func.now() - timedelta(days=29))
-    reconciler.clear_away()
+    clear_away()
     assert api.get(f"/v1/walks/{walk_id}").json()["status"] == "succeeded"
     let_time_pass(finished_at=func.now() - timedelta(days=31))
-    reconciler.clear_away()
+    clear_away()
     gone = api.get(f"/v1/walks/{walk_id}")
     assert (gone.status_code, gone.json()["type"]) == (410, "/problems/walk-expired")
     assert "expired" in gone.json()["detail"]
@@ -73,15 +74,15 @@ def test_an_old_walk_expires_and_leaves_no_object(api: TestClient) -> None:
     assert api.get("/v1/walks").json()["walks"] == []
     with transaction() as session:
         assert session.scalars(select(Walk.purged_at)).one() is not None
-    reconciler.clear_away()
+    clear_away()
 
 
 def test_a_walk_that_misses_its_deadline_fails(api: TestClient) -> None:
     late, patient = make(api, deadline_seconds=60), make(api)
-    reconciler.clear_away()
+    clear_away()
     assert api.get(f"/v1/walks/{late}").json()["status"] == "queued"
     let_time_pass(deadline_at=Walk.deadline_at - timedelta(minutes=2))
-    reconciler.clear_away()
+    clear_away()
     walk = api.get(f"/v1/walks/{late}").json()
     assert (walk["status"], walk["error"]["code"]) == ("failed", "deadline_exceeded")
     assert api.get(f"/v1/walks/{patient}").json()["status"] == "queued"
@@ -95,7 +96,7 @@ def test_old_keys_are_forgotten(api: TestClient) -> None:
     api.post("/v1/walks", json=ORDER, headers={"Idempotency-Key": "old"})
     with transaction() as session:
         session.execute(update(IdempotencyKey).values(created_at=func.now() - timedelta(hours=25)))
-    reconciler.clear_away()
+    clear_away()
     with transaction() as session:
         assert session.scalars(select(IdempotencyKey)).all() == []
         assert session.scalars(select(func.count()).select_from(Chunk)).one() == 1

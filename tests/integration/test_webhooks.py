@@ -30,7 +30,7 @@ from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
 from momalisa.webhooks import Message, Outcome
 from tests import receiver
-from tests.conftest import made_frames
+from tests.conftest import clear_away, made_frames
 from tests.receiver import Receiver
 
 MakeSpec = Callable[..., WalkSpec]
@@ -211,11 +211,11 @@ def test_a_walk_that_is_removed_while_it_runs_is_told_as_canceled_before_it_is_f
     assert api.delete(f"/v1/walks/{walk['id']}").status_code == 204
     with transaction() as session:
         session.execute(update(Walk).values(deleted_at=func.now() - timedelta(hours=1)))
-    reconciler.clear_away()
+    clear_away()
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     told = verify(hook.got[0], api.get("/v1/webhook-secret").json()["secret"])
     assert (told["type"], told["data"]["id"]) == ("walk.canceled", walk["id"])
-    reconciler.clear_away()
+    clear_away()
     with transaction() as session:
         assert session.scalars(select(func.count()).select_from(Walk)).one() == 0
 
