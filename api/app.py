@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import body, changes, observed, problems, security, static
+from api import body, changes, methods, observed, problems, security, static
 from api.routes import docs, health, pages, walks, webhooks
 from momalisa import __version__, log
 
@@ -40,6 +40,7 @@ app = FastAPIOffline(
     telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` sees to that
 )
 problems.install(app)
+app.add_middleware(methods.Methods)
 app.add_middleware(body.BodyLimit)
 security.install(app)
 app.add_middleware(observed.Observed)

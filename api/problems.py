@@ -1,6 +1,5 @@
 """Errors as problem documents (RFC 9457), which name the field and the limit."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from api import security, website
+from api import methods, security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -150,11 +149,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
         return answer(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
     headers = dict(error.headers or {})
-    if status == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
-        headers["Allow"] = ", ".join(sorted(allowed))
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = methods.allowed(request.scope)  # the framework names those of one route alone
     if website.wanted(request):
         detail = "Nothing hangs at this address." if status == HTTPStatus.NOT_FOUND else status.description
-        return website.problem_page(request, status=status, title=status.phrase, detail=detail)
+        shown = website.problem_page(request, status=status, title=status.phrase, detail=detail)
+        shown.headers.update(headers)
+        return shown
     problem = Problem(
         type=f"/problems/{status.phrase.lower().replace(' ', '-')}",
         title=status.phrase,
@@ -162,16 +163,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
         detail=f"{request.method} {request.url.path}: {status.description or status.phrase}.",
     )
     return _answer(problem, headers)
-
-
-def _allowed(request: Request) -> set[str]:
-    """Return the documented methods of the path of a request; the framework names those of one route alone."""
-    return {
-        method.upper()
-        for template, operations in request.app.openapi()["paths"].items()
-        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), request.url.path)
-        for method in operations
-    }
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001

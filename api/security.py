@@ -54,7 +54,7 @@ def install(app: FastAPI) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings().cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Prefer"],
             expose_headers=["ETag", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"],
             allow_credentials=False,  # the cookies of visitors are for our own pages

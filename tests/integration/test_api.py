@@ -274,7 +274,7 @@ def test_other_errors_are_problems_too(api: TestClient, method: str, path: str, 
     answer = api.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert path in answer.json()["detail"]
-    assert answer.headers.get("allow") == ("GET, POST" if status == 405 else None)
+    assert answer.headers.get("allow") == ("GET, HEAD, OPTIONS, POST" if status == 405 else None)
 
 
 def test_the_gallery_lists_public_walks_newest_first_page_by_page(api: TestClient) -> None:
