@@ -10,13 +10,16 @@ from uuid import UUID
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 
-from api import limits, signing
+from api import limits, signing, site
 from momalisa import keys
 from momalisa.database import transaction
 from momalisa.errors import UnauthorizedError
 from momalisa.settings import settings
 
 COOKIE = "visitor"
+GUARDED_COOKIE = "__Host-visitor"
+"""Its name behind https: browsers let only this very host set it, so that no neighbour can replace it."""
+
 COOKIE_SECONDS = 365 * 24 * 3600
 
 bearer = HTTPBearer(
@@ -71,11 +74,23 @@ def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
         if shown := request.headers.getlist("authorization"):
             key = find(_secret(shown))
             owner = party = f"key:{key}"
-        elif visitor := signing.verified(request.cookies.get(COOKIE, ""), COOKIE):
+        elif visitor := _visitor(request):
             owner = f"visitor:{visitor}"
     finally:
         limits.count_request(request.scope, party)  # also those that try keys
     return Caller(owner, party, key)
+
+
+def _visitor(request: Request) -> str | None:
+    """Return who the visitor is by a cookie of ours; behind https also by one from before it was guarded."""
+    for name in (_cookie(request), COOKIE):
+        if visitor := signing.verified(request.cookies.get(name, ""), name):
+            return visitor
+    return None
+
+
+def _cookie(request: Request) -> str:
+    return GUARDED_COOKIE if site.url(request).startswith("https:") else COOKIE
 
 
 def _find(secret: str) -> UUID:
@@ -92,6 +107,8 @@ def submitter(request: Request, response: Response, caller: Annotated[Caller, De
     if not settings().anonymous and not caller.party.startswith("key:"):
         raise UnauthorizedError("Walks are made here with an API key only: send it as `Authorization: Bearer …`.")
     if caller.owner is not None:
+        if caller.key is None and _cookie(request) not in request.cookies:
+            recognize(request, response, caller.owner)  # by its new name
         return Owner(caller.owner, caller.party, caller.key)
     owner = f"visitor:{secrets.token_urlsafe(16)}"
     recognize(request, response, owner)
@@ -103,13 +120,14 @@ def recognize(request: Request, response: Response, owner: str) -> None:
     kind, _, visitor = owner.partition(":")
     if kind != "visitor":
         return
+    name = _cookie(request)
     response.set_cookie(
-        COOKIE,
-        signing.signed(visitor, COOKIE),
+        name,
+        signing.signed(visitor, name),
         max_age=COOKIE_SECONDS,
         httponly=True,
         samesite="lax",
-        secure=(settings().public_url or str(request.base_url)).startswith("https:"),
+        secure=name == GUARDED_COOKIE,
     )
 
 

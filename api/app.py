@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import body, changes, methods, observed, problems, security, static
+from api import body, changes, methods, observed, origin, problems, security, static
 from api.routes import docs, health, pages, walks, webhooks
 from momalisa import __version__, log
+from momalisa.errors import ForeignOriginError
 
 DESCRIPTION = """
 Name two artworks in words, and MoMALisa walks from one to the other in the latent space of Stable Diffusion.
@@ -42,6 +43,7 @@ app = FastAPIOffline(
 problems.install(app)
 app.add_middleware(methods.Methods)
 app.add_middleware(body.BodyLimit)
+app.add_middleware(origin.OriginGuard)
 security.install(app)
 app.add_middleware(observed.Observed)
 app.include_router(walks.router)
@@ -63,7 +65,9 @@ def openapi() -> dict[str, Any]:
         schemas.update(problem.pop("$defs"))
         schemas["Problem"] = problem
         for path in document["paths"].values():
-            for operation in path.values():
+            for method, operation in path.items():
+                if method.upper() not in origin.SAFE_METHODS:
+                    problems.document(operation, ForeignOriginError)
                 if "security" in operation:
                     operation["security"].append({})  # visitors need no key, unless ANONYMOUS is off
         app.openapi_schema = document

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from api import methods, security, website
 from momalisa.errors import (
@@ -65,6 +66,16 @@ def responses(*errors: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def document(operation: dict[str, Any], *errors: type[MomalisaError]) -> None:
+    """Add problems to an operation of the OpenAPI document, beside those of the same status."""
+    for status, described in responses(*errors).items():
+        known = operation["responses"].setdefault(str(status), described)
+        if known is not described:
+            content = known["content"][MEDIA_TYPE]
+            content["examples"] = {**content["examples"], **described["content"][MEDIA_TYPE]["examples"]}
+            known["description"] = f"{known['description'].removesuffix('.')}; {described['description']}"
+
+
 def _example(error: type[MomalisaError]) -> dict[str, Any]:
     problem = Problem(type=_reference(error), title=error.title, status=error.status, detail=error.__doc__ or "")
     return problem.model_dump(mode="json", exclude_defaults=True)
@@ -113,13 +124,19 @@ def _headers(error: MomalisaError) -> dict[str, str]:
     return {}
 
 
-async def _momalisa_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, MomalisaError)
+def response_to(scope: Scope, error: MomalisaError) -> Response:
+    """Return the answer to a request that fails: a page for people with a browser, else a problem document."""
+    request = Request(scope)
     if website.wanted(request):
         shown = website.problem_page(request, status=error.status, title=error.title, detail=str(error))
         shown.headers.update(_headers(error))
         return shown
     return answer(error)
+
+
+async def _momalisa_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MomalisaError)
+    return response_to(request.scope, error)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

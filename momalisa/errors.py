@@ -75,6 +75,14 @@ class NotOwnerError(MomalisaError):
     title = "Not your walk"
 
 
+class ForeignOriginError(MomalisaError):
+    """A page of another site sent a request that changes something, without an API key."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "foreign-origin"
+    title = "Sent by another site"
+
+
 class KeyNotFoundError(MomalisaError):
     """There is no API key with this id."""
 

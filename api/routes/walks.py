@@ -13,7 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api import access, cursors, examples, limits, problems, schemas, waiting
+from api import access, cursors, examples, limits, problems, schemas, site, waiting
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
 from momalisa.errors import (
@@ -33,7 +33,6 @@ from momalisa.errors import (
     WalkOverError,
 )
 from momalisa.log import logger
-from momalisa.settings import settings
 from momalisa.tables import ChunkKind, Walk, WalkStatus
 
 log = logger(__name__)
@@ -53,12 +52,7 @@ Submitter = Annotated[access.Owner, Depends(access.submitter)]
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
 
 
-def base_url(request: Request) -> str:
-    """Return the address of this site as the caller sees it, without a slash at its end."""
-    return (settings().public_url or str(request.base_url)).rstrip("/")
-
-
-Base = Annotated[str, Depends(base_url)]
+Base = Annotated[str, Depends(site.url)]
 
 
 @router.post(
