@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from starlette.types import Scope
 
 from api.security import answer_headers
-from momalisa import jobs
+from momalisa import database, jobs
 from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.log import logger
 from momalisa.settings import settings
@@ -47,12 +47,31 @@ def count_request(scope: Scope, party: str) -> None:
         _take(scope, RateLimitItemPerMinute(settings().requests_per_minute, namespace="requests"), party)
 
 
-def admit(scope: Scope, session: Session, party: str, spec: WalkSpec) -> None:
+def check_waiting(session: Session, party: str) -> None:
+    """Refuse a walk of a party that has enough walks in the queue.
+
+    Until the end of the transaction nobody else of the party gets an answer, so that of two submissions only one
+    takes the last place.
+
+    Raises:
+        LimitExceededError: if it is one too many.
+    """
+    if not settings().rate_limits:
+        return
+    waiting = jobs.waiting(session, party)
+    if waiting >= settings().max_waiting_walks:
+        raise LimitExceededError(
+            f"{waiting} of your walks wait for workers already, and no more may wait at once.",
+            retry_after=WAITING_RETRY_SECONDS,
+        )
+
+
+def count_walk(scope: Scope, party: str, spec: WalkSpec) -> None:
     """Count a walk that a party submits, and have the answer tell what is left.
 
     Raises:
         InvalidFieldError: if the walk alone is more work than anybody may order in a day.
-        LimitExceededError: if it is one too many in this minute or in the queue, or too much for this day.
+        LimitExceededError: if it is one too many in this minute, or too much for this day.
     """
     if not settings().rate_limits:
         return
@@ -60,12 +79,6 @@ def admit(scope: Scope, session: Session, party: str, spec: WalkSpec) -> None:
     if work > budget:
         raise InvalidFieldError(
             "frames", f"frames × width × height × steps is at most {budget} in a day, got {work}"
-        )
-    waiting = jobs.waiting(session, party)
-    if waiting >= settings().max_waiting_walks:
-        raise LimitExceededError(
-            f"{waiting} of your walks wait for workers already, and no more may wait at once.",
-            retry_after=WAITING_RETRY_SECONDS,
         )
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), party)
     _take(scope, RateLimitItemPerDay(budget, namespace="pixel-steps"), party, work)
@@ -117,6 +130,7 @@ class _Counters:
         Raises:
             LimitExceededError: if there is not enough.
         """
+        database.refuse_open_transaction()
         if time.monotonic() < self._left_alone_until:
             return None
         try:

@@ -2,6 +2,7 @@
 
 import secrets
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -339,8 +340,17 @@ class WalkPage(BaseModel):
     next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
 
 
-def summary(walk: Walk, base_url: str, *, viewer: str | None) -> WalkSummary:
-    """Return what the API tells a viewer about a walk in a list; `base_url` ends without a slash."""
+def summaries(walks: Sequence[Walk], base_url: str, *, viewer: str | None) -> list[WalkSummary]:
+    """Return what the API tells a viewer about walks in a list; `base_url` ends without a slash.
+
+    Raises:
+        StoreUnavailableError: if the bucket is private, and nobody signs URLs just now.
+    """
+    storage.sign(artifact.object for walk in walks for artifact in walk.artifacts)
+    return [_summary(walk, base_url, viewer) for walk in walks]
+
+
+def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
     return WalkSummary(
         id=walk.id,
         status=walk.status,
@@ -373,8 +383,13 @@ def summary(walk: Walk, base_url: str, *, viewer: str | None) -> WalkSummary:
 
 
 def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> WalkView:
-    """Return all that the API tells a viewer about a walk; `base_url` ends without a slash."""
-    common = dict(summary(walk, base_url, viewer=viewer))
+    """Return all that the API tells a viewer about a walk; `base_url` ends without a slash.
+
+    Raises:
+        StoreUnavailableError: if the bucket is private, and nobody signs URLs just now.
+    """
+    storage.sign([frame.object for frame in walk.frames if frame.object] + [it.object for it in walk.artifacts])
+    common = dict(_summary(walk, base_url, viewer))
     progress = Prospect(
         **dict(common.pop("progress")),
         queue_position=ahead.queue_position,

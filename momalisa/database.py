@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -52,6 +53,18 @@ async def connect() -> psycopg.AsyncConnection:
     )
 
 
+_open = ContextVar("open", default=False)
+"""Whether a transaction is open here."""
+
+
+def refuse_open_transaction() -> None:
+    """Refuse to wait for another service while a transaction is open here.
+
+    A connection of the pool would wait with it, and locks: one slow service would hold up everything else.
+    """
+    assert not _open.get(), "Ask other services before a transaction begins, or after it has ended."
+
+
 @contextmanager
 def transaction() -> Iterator[Session]:
     """Open a session whose work is committed when the block ends, and rolled back when it raises.
@@ -60,6 +73,7 @@ def transaction() -> Iterator[Session]:
         StoreUnavailableError: if PostgreSQL cannot be reached, or broke off. Nothing was committed, unless the
             connection broke during the commit itself: then nobody can know, and whoever retries must be fenced.
     """
+    before = _open.set(True)
     try:
         with Session(engine(), expire_on_commit=False) as session, session.begin():
             yield session
@@ -69,3 +83,5 @@ def transaction() -> Iterator[Session]:
         if not error.connection_invalidated:
             raise
         raise StoreUnavailableError("The connection to the database broke; try again soon.") from error
+    finally:
+        _open.reset(before)

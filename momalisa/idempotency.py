@@ -28,6 +28,29 @@ def check(key: str) -> None:
         )
 
 
+def known(session: Session, *, caller: str, key: str, request: bytes) -> UUID | None:
+    """Return the walk that a key has made, or None if it has made none yet.
+
+    Raises:
+        IdempotencyKeyReusedError: if the key was used before for another request.
+    """
+    found = session.execute(
+        select(IdempotencyKey.request, IdempotencyKey.walk_id).where(
+            IdempotencyKey.caller == caller,
+            IdempotencyKey.key == key,
+            IdempotencyKey.created_at >= func.now() - KEPT,
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    if found.request != _digest(request):
+        raise IdempotencyKeyReusedError(
+            f"Idempotency-Key: {key} was used within the last 24 hours for another request; use a new key."
+        )
+    walk_id: UUID = found.walk_id
+    return walk_id
+
+
 def remember(session: Session, *, caller: str, key: str, request: bytes, walk_id: UUID) -> UUID:
     """Remember which walk a key makes, before it is made, and return it; or the earlier one, if the key is known.
 
@@ -36,23 +59,22 @@ def remember(session: Session, *, caller: str, key: str, request: bytes, walk_id
     Raises:
         IdempotencyKeyReusedError: if the key was used before for another request.
     """
-    digest = hashlib.sha256(request).hexdigest()
     mine = (IdempotencyKey.caller == caller, IdempotencyKey.key == key)
     session.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.created_at < func.now() - KEPT))
     session.execute(
         insert(IdempotencyKey)
-        .values(caller=caller, key=key, request=digest, walk_id=walk_id)
+        .values(caller=caller, key=key, request=_digest(request), walk_id=walk_id)
         .on_conflict_do_nothing()
     )
-    known = session.execute(select(IdempotencyKey.request, IdempotencyKey.walk_id).where(*mine)).one()
-    if known.request != digest:
-        raise IdempotencyKeyReusedError(
-            f"Idempotency-Key: {key} was used within the last 24 hours for another request; use a new key."
-        )
-    found: UUID = known.walk_id
-    return found
+    made = known(session, caller=caller, key=key, request=request)
+    assert made
+    return made
 
 
 def forget_old(session: Session) -> None:
     """Forget keys that are older than 24 hours."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - KEPT))
+
+
+def _digest(request: bytes) -> str:
+    return hashlib.sha256(request).hexdigest()

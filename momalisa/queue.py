@@ -12,7 +12,7 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from momalisa import monitoring
+from momalisa import database, monitoring
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -65,6 +65,7 @@ def publish(kind: ChunkKind, permits: int = 1) -> None:
 
     When the broker is down, it logs that and leaves them to the reconciler.
     """
+    database.refuse_open_transaction()
     try:
         with app().connection_for_write() as connection, connection.Producer() as producer:
             room = settings().max_permits - _waiting(kind, connection)
@@ -77,6 +78,7 @@ def publish(kind: ChunkKind, permits: int = 1) -> None:
 
 def waiting(kind: ChunkKind) -> int:
     """Return the number of permits that wait in the broker; raises one of BROKER_ERRORS if it is down."""
+    database.refuse_open_transaction()
     with app().connection_for_read() as connection:
         return _waiting(kind, connection)
 

@@ -151,8 +151,9 @@ class Settings(BaseSettings):
         description="Networks, separated by commas, of the proxies whose X-Forwarded-For is believed.",
     )
     cors_origins: Words[str] = Field(
-        (), description="Origins, separated by commas, whose pages may call the API from a browser, with keys but "
-        "without the cookies of visitors."
+        (),
+        description="Origins, separated by commas, whose pages may call the API from a browser, with keys but "
+        "without the cookies of visitors.",
     )
 
     blocklist: FilePath | None = Field(

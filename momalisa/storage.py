@@ -3,23 +3,21 @@
 import base64
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
-from typing import Any
+from functools import cache
 from urllib.parse import quote, urljoin
 from uuid import UUID
 
-import google.auth
 import google_crc32c
 from google.api_core.exceptions import Conflict, NotFound, PreconditionFailed
 from google.api_core.retry import Retry
-from google.auth.credentials import AnonymousCredentials, Signing
-from google.auth.transport.requests import Request
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from momalisa import database, signed
 from momalisa.errors import ObjectCorruptError
 from momalisa.settings import settings
 
@@ -43,8 +41,14 @@ class StoredObject:
     """Base64 of the big-endian CRC32C, as Google Cloud Storage gives it."""
 
 
-@cache
 def _bucket() -> storage.Bucket:
+    """Return the bucket, to be asked outside of transactions."""
+    database.refuse_open_transaction()
+    return _client_bucket()
+
+
+@cache
+def _client_bucket() -> storage.Bucket:
     """Return the bucket, through a client that is made at the first call, so never shared across a fork."""
     if endpoint := settings().bucket_endpoint:
         client = storage.Client(
@@ -213,11 +217,27 @@ def url(name: str, website: str) -> str:
     Args:
         name: of the object.
         website: base URL of the website, for a bucket that is found there (BUCKET_PUBLIC_URL).
+
+    Raises:
+        StoreUnavailableError: if it is to be signed, and nobody does just now.
     """
+    database.refuse_open_transaction()
     expires_at = urls_expire_at()
     if expires_at is not None:
-        return _signed_url(name, expires_at)
+        return signed.urls([_bucket().blob(name)], expires_at)[0]
     return urljoin(website, f"{base_url()}/{settings().bucket}/{quote(name)}")
+
+
+def sign(names: Iterable[str]) -> None:
+    """Have the URLs of many objects signed at once, if they are to be signed, so that `url` knows them.
+
+    Raises:
+        StoreUnavailableError: if nobody signs them just now.
+    """
+    database.refuse_open_transaction()
+    expires_at = urls_expire_at()
+    if expires_at is not None:
+        signed.urls([_bucket().blob(name) for name in names], expires_at)
 
 
 def base_url() -> str:
@@ -235,36 +255,6 @@ def urls_expire_at() -> datetime | None:
         return None
     half = settings().signed_url_seconds / 2
     return datetime.fromtimestamp((time.time() // half + 2) * half, UTC)
-
-
-@lru_cache(maxsize=100_000)
-def _signed_url(name: str, expires_at: datetime) -> str:
-    """Return a V4 signed URL. Remembered, since a signature takes a millisecond, or a request to IAM."""
-    credentials = _signing_credentials()
-    by_iam = {}
-    if not isinstance(credentials, Signing):
-        if not credentials.valid:
-            credentials.refresh(Request())
-        by_iam = {"service_account_email": credentials.service_account_email, "access_token": credentials.token}
-    signed: str = (
-        _bucket()
-        .blob(name)
-        .generate_signed_url(
-            version="v4",
-            expiration=expires_at,
-            credentials=credentials,
-            api_access_endpoint=settings().bucket_endpoint,
-            **by_iam,
-        )
-    )
-    return signed
-
-
-@cache
-def _signing_credentials() -> Any:
-    """Return the credentials of this process, which sign even where an emulator asks for none."""
-    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    return credentials
 
 
 def make_bucket() -> None:

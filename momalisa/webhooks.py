@@ -26,7 +26,7 @@ from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.orm import Session
 from standardwebhooks import Webhook
 
-from momalisa import __version__, outbound
+from momalisa import __version__, database, outbound
 from momalisa.errors import AddressRefusedError, WebhooksOffError
 from momalisa.settings import settings
 from momalisa.tables import DeliveryStatus, Walk, WalkStatus, WebhookDelivery, WebhookEvent
@@ -179,6 +179,7 @@ def send(message: Message, resolve: outbound.Resolve = outbound.resolve) -> Outc
 
     Only the status of the answer counts: its body is not read, and a redirect is not followed.
     """
+    database.refuse_open_transaction()
     url = httpx.URL(message.url)
     now = datetime.now(UTC)
     headers: dict[bytes | str, bytes | str] = {

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from momalisa import database, local, queue, reconciler, storage
+from momalisa import database, local, queue, reconciler, signed, storage
 from momalisa.chunks import Claim
 from momalisa.client import Client
 from momalisa.database import transaction
@@ -38,9 +38,8 @@ def forget() -> None:
         settings,
         database.engine,
         queue.app,
-        storage._bucket,
-        storage._signed_url,
-        storage._signing_credentials,
+        storage._client_bucket,
+        signed._signatures,
     ):
         remembered.cache_clear()
 

@@ -26,7 +26,7 @@ import httpx
 from google.auth.exceptions import GoogleAuthError
 from pydantic import BaseModel, Field, ValidationError
 
-from momalisa import storage
+from momalisa import database, storage
 from momalisa.errors import RendererBusyError, RendererError
 from momalisa.log import logger
 from momalisa.results import FlaggedFrame, MadeFrame
@@ -144,6 +144,7 @@ def _made(order: Order, position: float, prediction: Prediction) -> MadeFrame | 
 
 
 def _ask(order: Order, lease: Lease) -> list[Prediction]:
+    database.refuse_open_transaction()
     seconds = settings().vertex_seconds
     request = Request(
         instances=[Instance(position=position, wanted=position in order.wanted) for position in order.positions],

@@ -106,7 +106,8 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     """Show a walk, with what chats and search engines show of it; the browser follows it from there."""
     found = _walk(walk_id, caller)
     with transaction() as session:
-        seen = schemas.view(found, outlook.look(session, found), base, viewer=caller.owner)
+        ahead = outlook.look(session, found)
+    seen = schemas.view(found, ahead, base, viewer=caller.owner)
     return website.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
 
 
@@ -140,7 +141,7 @@ def gallery(
     onward = {**kept, "cursor": cursors.after(shown[-1])} if len(walks) > HUNG else None
     return website.page(
         "gallery.html",
-        walks=[schemas.summary(walk, base, viewer=caller.owner) for walk in shown],
+        walks=schemas.summaries(shown, base, viewer=caller.owner),
         word=word,
         mine=mine,
         further=cursor is not None,

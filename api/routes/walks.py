@@ -94,36 +94,45 @@ def create_walk(
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
     if idempotency_key is not None:
         idempotency.check(idempotency_key)
-    new = made = uuid4()
-    owner = caller.owner
+    asked = body.model_dump_json().encode()
+    new, made, source, owner = uuid4(), None, None, caller.owner
     with transaction() as session:
         if idempotency_key is not None:
             # By party: a visitor whose first answer was lost has no cookie yet to be known by.
-            request_ = body.model_dump_json().encode()
-            made = idempotency.remember(
-                session, caller=caller.party, key=idempotency_key, request=request_, walk_id=new
-            )
-        if made == new:
+            made = idempotency.known(session, caller=caller.party, key=idempotency_key, request=asked)
+        if made is None:
             source = None if body.from_walk is None else _source(session, body.from_walk, owner)
-            order = body if source is None else _merged(body, source)
-            spec = order.spec()
-            limits.admit(request.scope, session, caller.party, spec)
-            jobs.create(
-                session,
-                spec,
-                public=order.public,
-                owner=owner,
-                party=caller.party,
-                deadline_seconds=body.deadline_seconds,
-                webhook_url=body.webhook_url,
-                walk_id=new,
-                source=source,
-            )
-        else:
+            limits.check_waiting(session, caller.party)
+    if made is None:
+        order = body if source is None else _merged(body, source)
+        spec = order.spec()
+        limits.count_walk(request.scope, caller.party, spec)
+        made = new
+        with transaction() as session:
+            if idempotency_key is not None:
+                made = idempotency.remember(
+                    session, caller=caller.party, key=idempotency_key, request=asked, walk_id=new
+                )
+            if made == new:
+                limits.check_waiting(session, caller.party)
+                jobs.create(
+                    session,
+                    spec,
+                    public=order.public,
+                    owner=owner,
+                    party=caller.party,
+                    deadline_seconds=body.deadline_seconds,
+                    webhook_url=body.webhook_url,
+                    walk_id=new,
+                    source=source,
+                )
+    with transaction() as session:
+        if made != new:
             owner = jobs.owner(session, made)
             access.recognize(request, response, owner)
         walk = jobs.get(session, made, viewer=owner)
-        answer = schemas.view(walk, outlook.look(session, walk), base, viewer=owner)
+        ahead = outlook.look(session, walk)
+    answer = schemas.view(walk, ahead, base, viewer=owner)
     if made == new:
         log.info("walk queued", walk=str(new), frames=walk.frames_total)
         # After the answer: a broker that hangs shall not keep a visitor waiting.
@@ -203,7 +212,8 @@ async def read_walk(
 def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
     with transaction() as session:
         walk = jobs.get(session, walk_id, viewer=viewer)
-        return schemas.view(walk, outlook.look(session, walk), base, viewer=viewer)
+        ahead = outlook.look(session, walk)
+    return schemas.view(walk, ahead, base, viewer=viewer)
 
 
 async def _existing_walk(walk_id: WalkId, caller: Poller) -> UUID:
@@ -286,7 +296,8 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
         walk = jobs.cancel(session, walk_id, owner=caller.owner)
-        return schemas.view(walk, outlook.look(session, walk), base, viewer=caller.owner)
+        ahead = outlook.look(session, walk)
+    return schemas.view(walk, ahead, base, viewer=caller.owner)
 
 
 @router.delete(
@@ -340,11 +351,9 @@ def list_walks(
             owner=caller.owner if mine else None,
             word=q or "",
         )
-        shown = walks[:limit]
-        next_cursor = cursors.after(shown[-1]) if len(walks) > limit else None
-        if next_cursor is not None:
-            url = request.url.include_query_params(cursor=next_cursor)
-            response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'
-        return schemas.WalkPage(
-            walks=[schemas.summary(walk, base, viewer=caller.owner) for walk in shown], next_cursor=next_cursor
-        )
+    shown = walks[:limit]
+    next_cursor = cursors.after(shown[-1]) if len(walks) > limit else None
+    if next_cursor is not None:
+        url = request.url.include_query_params(cursor=next_cursor)
+        response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'
+    return schemas.WalkPage(walks=schemas.summaries(shown, base, viewer=caller.owner), next_cursor=next_cursor)
