@@ -6,6 +6,7 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from momalisa import chunks
 from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 
 ENDED = (WalkStatus.SUCCEEDED, WalkStatus.FAILED, WalkStatus.CANCELED)
@@ -30,16 +31,16 @@ def take(session: Session) -> Census:
 
     Each query reads a partial index of the rows that it counts.
     """
-    waited = func.extract("epoch", func.now() - func.min(Chunk.due_at).filter(Chunk.due_at <= func.now()))
-    chunks = {(kind, status): 0 for kind in ChunkKind for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
+    waited = func.extract("epoch", func.now() - func.min(Chunk.due_at).filter(chunks.is_due()))
+    numbers = {(kind, status): 0 for kind in ChunkKind for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
     oldest = dict.fromkeys(ChunkKind, 0.0)
     queued = select(Chunk.kind, func.count(), waited).where(Chunk.status == ChunkStatus.QUEUED).group_by(Chunk.kind)
     for kind, number, seconds in session.execute(queued):
-        chunks[kind, ChunkStatus.QUEUED] = number
-        oldest[kind] = float(seconds or 0)
+        numbers[kind, ChunkStatus.QUEUED] = number
+        oldest[kind] = max(0.0, float(seconds or 0))  # due before the clock was set back
     leased = select(Chunk.kind, func.count()).where(Chunk.status == ChunkStatus.LEASED).group_by(Chunk.kind)
     for kind, number in session.execute(leased):
-        chunks[kind, ChunkStatus.LEASED] = number
+        numbers[kind, ChunkStatus.LEASED] = number
     active = select(Walk.status, func.count()).where(Walk.finished_at.is_(None)).group_by(Walk.status)
     recent = Walk.finished_at > func.now() - timedelta(hours=1)
     ended = select(Walk.status, func.count()).where(recent, Walk.purged_at.is_(None)).group_by(Walk.status)
@@ -47,4 +48,4 @@ def take(session: Session) -> Census:
     for counts, query in ((walks, active), (last_hour, ended)):
         for where, number in session.execute(query):
             counts[where] = number
-    return Census(chunks, oldest, walks, last_hour)
+    return Census(numbers, oldest, walks, last_hour)

@@ -22,8 +22,8 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.orm import Session
@@ -36,7 +36,8 @@ from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
 from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
 
-VANISHED = "its worker vanished"
+LONGEST_WAIT_SECONDS = 300.0
+"""A chunk that came back from a worker is due again after that at the latest."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
     lost_since_claimed = func.now() - case((Chunk.lost_at > Chunk.claimed_at, Chunk.lost_at))
     chunk = session.execute(
         select(Chunk.walk_id, Chunk.number, func.extract("epoch", lost_since_claimed).label("recovery_seconds"))
-        .where(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == kind, Chunk.due_at <= func.now())
+        .where(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == kind, is_due())
         .order_by(Chunk.rank, Chunk.turn, Chunk.created_at)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -192,7 +193,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         frames=tuple(
             ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
         ),
-        recovery_seconds=None if chunk.recovery_seconds is None else float(chunk.recovery_seconds),
+        recovery_seconds=None if chunk.recovery_seconds is None else max(0.0, float(chunk.recovery_seconds)),
         trace=walk.trace,
     )
 
@@ -209,12 +210,12 @@ def heartbeat(session: Session, claim: Claim) -> None:
 def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
     """Return a chunk to the queue, because this worker cannot do it; the attempt does not count.
 
-    It is due again after `seconds`.
+    It is due again after `seconds`, or `LONGEST_WAIT_SECONDS` if that is less.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    due_at = _from_now(seconds)
+    due_at = _from_now(min(seconds, LONGEST_WAIT_SECONDS))
     report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
 
 
@@ -259,44 +260,20 @@ def report(session: Session, claim: Claim, **values: object) -> None:
         raise LeaseLostError(f"Chunk {claim.number} of walk {claim.walk_id} is no longer ours.")
 
 
-def take_back(session: Session) -> int:
-    """Put chunks back into the queue whose lease ran out, and return how many leases did.
+def is_due() -> ColumnElement[bool]:
+    """Return the condition that a queued chunk may be claimed now.
 
-    One that was tried as often as it may fails its walk instead.
+    Only one that came back from a worker waits, and never longer than the longest wait: a time that lies further
+    ahead is from before PostgreSQL's clock was set back.
     """
-    # While PostgreSQL was down nobody could send heartbeats: leases start anew with it.
-    lost = and_(
-        Chunk.status == ChunkStatus.LEASED,
-        Chunk.lease_expires_at < func.now(),
-        func.pg_postmaster_start_time() < _from_now(-settings().lease_seconds),
-    )
-    hopeless = and_(lost, Chunk.attempts >= settings().max_attempts)
-    given_up = 0
-    for walk_id in session.scalars(select(Chunk.walk_id).where(hopeless).distinct().order_by(Chunk.walk_id)).all():
-        lock(session, walk_id)
-        kinds = session.scalars(
-            update(Chunk)
-            .where(hopeless, Chunk.walk_id == walk_id)
-            .values(**released(ChunkStatus.FAILED), error=VANISHED)
-            .returning(Chunk.kind)
-        ).all()
-        if kinds:
-            fail(session, walk_id, kinds[0])
-        given_up += len(kinds)
-    in_order = select(Chunk.walk_id, Chunk.number).where(lost).order_by(Chunk.walk_id, Chunk.number)
-    taken = session.execute(
-        update(Chunk)
-        .where(tuple_(Chunk.walk_id, Chunk.number).in_(in_order.with_for_update(skip_locked=True)))
-        .values(**released(ChunkStatus.QUEUED), error=VANISHED, due_at=func.now(), lost_at=Chunk.lease_expires_at)
-    )
-    return rows(taken) + given_up
+    return or_(Chunk.rank > 0, Chunk.due_at <= func.now(), Chunk.due_at > _from_now(LONGEST_WAIT_SECONDS))
 
 
 def due(session: Session) -> dict[ChunkKind, int]:
     """Return the number of chunks of each kind that could be claimed now."""
     counts = session.execute(
         select(Chunk.kind, func.count().label("due"))
-        .where(Chunk.status == ChunkStatus.QUEUED, Chunk.due_at <= func.now())
+        .where(Chunk.status == ChunkStatus.QUEUED, is_due())
         .group_by(Chunk.kind)
     )
     return {row.kind: row.due for row in counts}

@@ -12,7 +12,7 @@ import requests
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from momalisa import census, chunks, idempotency, monitoring, queue, retention, webhooks
+from momalisa import census, chunks, idempotency, leases, monitoring, queue, retention, webhooks
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import cause, logger
@@ -127,14 +127,18 @@ def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -
         stop.wait(settings().reconcile_seconds)
 
 
+_watch = leases.Watch()
+
+
 def take_back() -> None:
-    """Put chunks back into the queue whose lease ran out.
+    """Put chunks back into the queue whose lease ran out while this process looked on.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        taken = chunks.take_back(session)
+        lost = _watch.look(leases.held(session), time.monotonic())
+        taken = leases.take_back(session, lost)
     if taken:
         log.info("chunks taken back", chunks=taken)
         monitoring.record(monitoring.LEASES_EXPIRED, taken)

@@ -235,6 +235,7 @@ class Chunk(Base):
     """Who claimed it last, as host:pid."""
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
+    """Set anew with every heartbeat, by which a reconciler sees that its worker lives (`leases`)."""
     error: Mapped[str | None]
     """What went wrong at the last attempt."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

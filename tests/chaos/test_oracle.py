@@ -61,8 +61,8 @@ def test_a_calm_run_is_right(judge: Callable[[], Verdict]) -> None:
         ("UPDATE walks SET status = 'failed'", "UPDATE walks SET status = 'succeeded'", "is failed"),
         ("UPDATE walks SET frames_done = 1", "UPDATE walks SET frames_done = frames_total", "frames and says 1"),
         (
-            "UPDATE chunks SET status = 'queued', due_at = now() + interval '1 day' WHERE number = 0",
-            "UPDATE chunks SET status = 'done' WHERE number = 0",
+            "UPDATE chunks SET status = 'queued', rank = 0, due_at = now() + interval '4 minutes' WHERE number = 0",
+            "UPDATE chunks SET status = 'done', rank = 1 WHERE number = 0",
             "chunks are still open",
         ),
         (

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, text, update
 
-from momalisa import census, chunks, jobs
+from momalisa import census, chunks, jobs, leases
 from momalisa.database import engine, transaction
 from momalisa.local import System
-from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 
@@ -52,7 +51,7 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Sy
 def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: System, spec: MakeSpec) -> None:
     with transaction() as session:
         jobs.create(session, spec(frames=8), public=True, owner="ann")
-        session.execute(update(Chunk).values(due_at=func.now() + text("interval '1 hour'")))
+        session.execute(update(Chunk).values(rank=0, due_at=func.now() + text("interval '4 minutes'")))
     assert take().oldest_due_seconds[ChunkKind.RENDER] == 0
 
 
@@ -111,11 +110,8 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System
 
 
 def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
-    services: System, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    services: System, spec: MakeSpec
 ) -> None:
-    monkeypatch.setenv("LEASE_SECONDS", "1")  # PostgreSQL has been up for longer
-    settings.cache_clear()
-
     def claim() -> chunks.Claim:
         with transaction() as session:
             found = chunks.claim(session, ChunkKind.RENDER, "here")
@@ -127,9 +123,8 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
     claim()
     with transaction() as session:
         # As if it had been claimed two minutes ago, for one.
-        earlier = {"lease_expires_at": text("interval '1 minute'"), "claimed_at": text("interval '2 minutes'")}
-        session.execute(update(Chunk).values({name: func.now() - age for name, age in earlier.items()}))
-        assert chunks.take_back(session) == 1
+        session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
+        assert leases.take_back(session, [leases.Lost(held, 60) for held in leases.held(session)]) == 1
     again = claim()
     assert again.recovery_seconds
     assert 60 <= again.recovery_seconds < 90

@@ -1,5 +1,6 @@
 """The life of chunks in PostgreSQL: who gets which, and what holds when workers die, wake up or fail."""
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,11 +10,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
-from momalisa import chunks, jobs, results
+from momalisa import census, chunks, jobs, leases, results
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, WalkOverError
-from momalisa.local import System
+from momalisa.leases import Held, Lost, Watch
 from momalisa.results import MadeArtifact
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -21,16 +22,9 @@ from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 from tests.conftest import made_frames
 
-pytestmark = pytest.mark.usefixtures("services", "short_leases")
+pytestmark = pytest.mark.usefixtures("services")
 
 MakeSpec = Callable[..., WalkSpec]
-
-
-@pytest.fixture
-def short_leases(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that are shorter than PostgreSQL is up: it lets none run out before that."""
-    monkeypatch.setenv("LEASE_SECONDS", "0.5")
-    settings.cache_clear()
 
 
 @pytest.fixture
@@ -60,24 +54,20 @@ def finish(claimed: Claim) -> Due | None:
         return results.frames_done(session, claimed, stored)
 
 
-def run_out(claimed: Claim) -> None:
-    """Let a lease run out, as if its worker had been silent for long."""
-    with transaction() as session:
-        session.execute(
-            update(Chunk)
-            .where(Chunk.walk_id == claimed.walk_id, Chunk.number == claimed.number)
-            .values(lease_expires_at=func.now() - timedelta(seconds=1))
-        )
-
-
 def make_due() -> None:
     with transaction() as session:
         session.execute(update(Chunk).values(due_at=func.now() - timedelta(seconds=1)))
 
 
-def take_back() -> int:
+def held() -> list[Held]:
     with transaction() as session:
-        return chunks.take_back(session)
+        return leases.held(session)
+
+
+def take_back(*silent: Held) -> int:
+    """Take leases back, as if their workers had been silent for long; all of them if none is named."""
+    with transaction() as session:
+        return leases.take_back(session, [Lost(lease, 1) for lease in silent or leases.held(session)])
 
 
 def walk(walk_id: UUID) -> Walk:
@@ -174,7 +164,6 @@ def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refu
 ) -> None:
     make(frames=8)
     zombie = claim()
-    run_out(zombie)
     assert take_back() == 1
     fresh = claim()
     assert (fresh.number, fresh.attempt) == (zombie.number, 2)
@@ -188,25 +177,13 @@ def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refu
     assert walk(fresh.walk_id).frames_done == 8
 
 
-def test_no_lease_runs_out_while_nobody_could_prolong_it(
-    make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(frames=8)
-    claimed = claim()
-    run_out(claimed)
-    monkeypatch.setenv("LEASE_SECONDS", "3600")  # PostgreSQL came up less than a lease ago
-    settings.cache_clear()
-    assert take_back() == 0
-    assert finish(claimed)
-
-
 def test_a_heartbeat_keeps_the_lease(make: Callable[..., UUID]) -> None:
     make(frames=8)
     claimed = claim()
-    run_out(claimed)
+    silent = held()
     with transaction() as session:
         chunks.heartbeat(session, claimed)
-    assert take_back() == 0
+    assert take_back(*silent) == 0
     assert finish(claimed)
 
 
@@ -244,7 +221,7 @@ def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[.
 def test_a_worker_that_vanishes_every_time_fails_the_walk(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     for _ in range(settings().max_attempts):
-        run_out(claim())
+        claim()
         take_back()
     assert (walk(walk_id).status, walk(walk_id).error_code) == (WalkStatus.FAILED, "render_failed")
     assert nothing_to_claim()
@@ -274,6 +251,32 @@ def test_a_chunk_that_failed_waits_before_it_is_due_again(make: Callable[..., UU
     assert claim().attempt == 2
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_lease(
+    make: Callable[..., UUID], hours: int
+) -> None:
+    """Every time that is stored is moved the other way, which to PostgreSQL is the same."""
+    make(frames=24)
+    alive, given_back, failed = claim(), claim(), claim()
+    with transaction() as session:
+        chunks.give_back(session, given_back)
+        chunks.attempt_failed(session, failed, "no")
+    make(frames=8)
+    watch = Watch()
+    assert watch.look(held(), now=0) == []
+    step = timedelta(hours=-hours)
+    times = ("due_at", "lease_expires_at", "claimed_at", "created_at")
+    with transaction() as session:
+        session.execute(update(Chunk).values({name: getattr(Chunk, name) + step for name in times}))
+    assert watch.look(held(), now=1) == []
+    with transaction() as session:
+        assert chunks.due(session) == {ChunkKind.RENDER: 3}
+        assert census.take(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
+    assert [claim().number for _ in range(2)] == [given_back.number, failed.number]
+    finish(claim())
+    finish(alive)
+
+
 def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     claimed = claim()
@@ -295,9 +298,10 @@ def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
 def test_two_reconcilers_at_once_take_each_chunk_back_once(make: Callable[..., UUID]) -> None:
     make(frames=80)
     for _ in range(10):
-        run_out(claim())
+        claim()
+    silent = held()
     with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda _: take_back(), range(8)))
+        taken = list(pool.map(lambda _: take_back(*silent), range(8)))
     assert sum(taken) == 10
     with transaction() as session:
         assert chunks.due(session) == {ChunkKind.RENDER: 10}
@@ -305,10 +309,8 @@ def test_two_reconcilers_at_once_take_each_chunk_back_once(make: Callable[..., U
 
 def test_a_chunk_that_was_lost_comes_before_all_others(make: Callable[..., UUID]) -> None:
     make(frames=20)
-    claim()
-    lost = claim()
-    run_out(lost)
-    take_back()
+    first, lost = claim(), claim()
+    take_back(*(lease for lease in held() if lease.token != first.token))
     make(frames=20, owner="bob")
     again = claim()
     assert (again.walk_id, again.number) == (lost.walk_id, lost.number)
@@ -422,7 +424,8 @@ def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make:
     def disturb(number: int) -> None:
         for walk_id in walks[number::2]:
             take_back()
-            cancel(walk_id) if number else None
+            with contextlib.suppress(WalkOverError):  # it has failed before
+                cancel(walk_id) if number else None
             take_back()
 
     with ThreadPoolExecutor(8) as pool:

@@ -6,16 +6,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Never
 from uuid import UUID
 
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, monitoring, queue, results
+from momalisa import chunks, jobs, monitoring, queue, reconciler, results
 from momalisa.chunks import Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
@@ -24,7 +26,8 @@ from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
-from tests.conftest import made_frames
+from tests.conftest import made_frames, until
+from tests.frozen import frozen
 from worker import lease
 from worker.lease import Lease
 
@@ -259,41 +262,78 @@ def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_fre
     assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
 
 
+@contextmanager
+def reconciling(services: System, **variables: str) -> Iterator[None]:
+    """Run a reconciler for the length of a block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "momalisa", "reconcile"],
+        cwd=ROOT,
+        env=environment(**{**services.variables, **variables}),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
     make: Callable[[], UUID], services: System
 ) -> None:
     make()
     with transaction() as session:
         assert chunks.claim(session, ChunkKind.RENDER, "here")
-        session.execute(update(Chunk).values(lease_expires_at=func.now() - text("interval '1 second'")))
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         broker = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        variables = {**services.variables, "BROKER_URL": broker, "LEASE_SECONDS": "0.1", "RECONCILE_SECONDS": "0.2"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "momalisa", "reconcile"],
-            cwd=ROOT,
-            env=environment(**variables),
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 30
-            while chunk().status == ChunkStatus.LEASED:
-                assert time.monotonic() < deadline
+        with reconciling(services, BROKER_URL=broker, LEASE_SECONDS="0.1", RECONCILE_SECONDS="0.2"):
+            until(lambda: chunk().status == ChunkStatus.QUEUED, 30)
             for _ in range(3):  # and again, while the other duty still waits for the broker
                 with transaction() as session:
                     session.execute(
                         update(Chunk).values(
                             status=ChunkStatus.LEASED,
                             lease_token=func.gen_random_uuid(),
-                            lease_expires_at=func.now() - text("interval '1 second'"),
+                            lease_expires_at=func.now(),
                         )
                     )
-                deadline = time.monotonic() + 5
-                while chunk().status == ChunkStatus.LEASED:
-                    assert time.monotonic() < deadline
+                until(lambda: chunk().status == ChunkStatus.QUEUED, 5)
+
+
+def test_a_frozen_database_takes_nothing_back_that_is_alive(
+    make: Callable[[], UUID], services: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can send a heartbeat meanwhile, so everybody has a whole lease for it afterwards."""
+    monkeypatch.setenv("LEASE_SECONDS", "1.5")
+    monkeypatch.setenv("RECONCILE_SECONDS", "0.1")
+    settings.cache_clear()
+    make()
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+    postgres = services.children["postgres"].process
+    assert claim
+    assert postgres
+    over, looks = threading.Event(), []
+
+    def look() -> None:
+        while not over.wait(0.05):
+            reconciler.take_back()
+            looks.append(time.monotonic())
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            until(lambda: len(looks) > 2)
+            with frozen(postgres.pid):
+                time.sleep(2)
+            seen = len(looks)
+            until(lambda: len(looks) > seen + 2)
+            with transaction() as session:
+                chunks.heartbeat(session, claim)
+            until(lambda: chunk().status == ChunkStatus.QUEUED)  # that was its last one
         finally:
-            process.terminate()
-            process.wait(30)
+            over.set()
+        looking.result()
 
 
 def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) -> None:
