@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from momalisa import __version__, operators
 from momalisa.client import Client, Walk
+from momalisa.errors import LocalSystemError
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, settings
 from momalisa.spec import slug
@@ -52,6 +53,9 @@ _STATUS = {
     "assembling": "stitching",
     "succeeded": "done",
 }
+
+TEND_SECONDS = 2
+"""How often a system that was started for one walk is looked after."""
 
 _STILLS = {"poster": "-poster.webp", "sheet": "-sheet.png"}
 """How the names of saved stills end; those of other files end with their kind."""
@@ -216,7 +220,7 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
         walk = client.submit(prompts, **options)
         task = progress.add_task("", total=walk["frames_total"])
         try:
-            for seen in client.watch(walk):
+            for seen in client.watch(walk, seconds=TEND_SECONDS if server.ours else None):
                 server.tend()
                 walk = seen
                 progress.update(
@@ -231,6 +235,10 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
                 client.cancel(walk["id"])
             else:
                 tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
+            raise
+        except LocalSystemError:
+            progress.stop()
+            client.cancel(walk["id"])  # nobody would fetch it from the next system
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."

@@ -151,15 +151,20 @@ class Client:
         ).json()
         return page
 
-    def watch(self, walk: Walk) -> Iterator[Walk]:
-        """Give a walk as it is now, and again whenever it has changed, until it is done."""
+    def watch(self, walk: Walk, *, seconds: int | None = None) -> Iterator[Walk]:
+        """Give a walk as it is now, and again whenever it has changed, until it is done.
+
+        With `seconds`, also when it has not changed for so long.
+        """
         url, tag = f"/v1/walks/{walk['id']}", None
         yield walk
         while not walk["done"]:
-            response = self._request("GET", url, headers=_wait_for_change(tag))
+            response = self._request("GET", url, headers=_wait_for_change(tag, seconds or WAIT_SECONDS))
             tag = response.headers["ETag"]
             if response.status_code != httpx.codes.NOT_MODIFIED:
                 walk = response.json()
+                yield walk
+            elif seconds:
                 yield walk
 
     def cancel(self, walk_id: str) -> Walk:
@@ -226,7 +231,7 @@ class AsyncClient:
         url, tag = f"/v1/walks/{walk['id']}", None
         yield walk
         while not walk["done"]:
-            response = await self._request("GET", url, headers=_wait_for_change(tag))
+            response = await self._request("GET", url, headers=_wait_for_change(tag, WAIT_SECONDS))
             tag = response.headers["ETag"]
             if response.status_code != httpx.codes.NOT_MODIFIED:
                 walk = response.json()
@@ -315,9 +320,9 @@ def _order(prompts: Sequence[str] | None, options: dict[str, Any]) -> dict[str, 
     }
 
 
-def _wait_for_change(tag: str | None) -> dict[str, str]:
-    """Return the headers of a look at a walk that shall be answered once it is not what `tag` names."""
-    return {} if tag is None else {"If-None-Match": tag, "Prefer": f"wait={WAIT_SECONDS}"}
+def _wait_for_change(tag: str | None, seconds: int) -> dict[str, str]:
+    """Return the headers of a look at a walk that is answered once it is not what `tag` names, or after a while."""
+    return {} if tag is None else {"If-None-Match": tag, "Prefer": f"wait={seconds}"}
 
 
 def _present(**parameters: Any) -> dict[str, Any]:

@@ -130,13 +130,13 @@ class System:
         """Look after the children once: start again what ended by itself.
 
         Raises:
-            LocalSystemError: if a child keeps ending.
+            LocalSystemError: if a child keeps ending, or says that it cannot work.
         """
         for child in self.children.values():
             code = child.ended()
             if code is not None:
-                tell(f"{child.name} ended (exit code {code}) and is started again.")
                 child.restart()
+                tell(f"{child.name} ended (exit code {code}) and is started again.")
 
     def stop(self) -> None:
         """Stop everything: first who works, then what they work with."""

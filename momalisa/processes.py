@@ -19,6 +19,9 @@ from momalisa.settings import ROOT, environment
 PR_SET_PDEATHSIG = 1
 """`prctl(2)`: the signal that a child gets when its parent dies."""
 
+CANNOT_WORK = os.EX_CONFIG
+"""Exit code of a program that would fare no better if it were started again; the last line of its log says why."""
+
 LIMIT, WINDOW_SECONDS = 5, 60
 """A program that ended this often within this time is not started again."""
 
@@ -60,8 +63,10 @@ class Child:
         """Start the program again after it ended by itself.
 
         Raises:
-            LocalSystemError: if it keeps ending.
+            LocalSystemError: if it keeps ending, or says that it cannot work.
         """
+        if self.ended() == CANNOT_WORK:
+            raise LocalSystemError(f"{self.name} cannot work. {self.last_lines(1)}")
         now = time.monotonic()
         self.ends = [moment for moment in self.ends if now - moment < WINDOW_SECONDS] + [now]
         if len(self.ends) > LIMIT:

@@ -2,24 +2,34 @@
 
 import argparse
 import os
+import sys
+
+from celery.bin.celery import celery
 
 from momalisa.tables import ChunkKind
-from worker.tasks import app
+from worker import beginning
 
 
-def main() -> None:
-    """Be a Celery worker with one child, whose name is told by kind, process and host."""
+def main() -> int:
+    """Be a Celery worker with one child, whose name is told by kind, process and host; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="what it works on")
     kind = parser.parse_args().kind
-    app.worker_main(
-        [
-            *("worker", "--queues", kind, "--hostname", f"{kind}-{os.getpid()}@%h"),
-            *("--pool", "prefork", "--concurrency", "1"),
-            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-        ]
-    )
+    try:
+        with beginning.in_parent():
+            import worker.tasks  # noqa: F401, PLC0415 - Celery would show a traceback of settings that are not valid
+        celery(
+            [
+                *("--app", "worker.tasks", "worker"),
+                *("--queues", kind, "--hostname", f"{kind}-{os.getpid()}@%h"),
+                *("--pool", "prefork", "--concurrency", "1"),
+                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+            ]
+        )
+    except SystemExit as end:
+        return beginning.exit_code(end.code)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

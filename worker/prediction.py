@@ -23,10 +23,11 @@ import structlog
 from pydantic import ValidationError
 
 from momalisa import log
-from momalisa.errors import ModelError, ObjectInTheWayError
+from momalisa.errors import ObjectInTheWayError
 from momalisa.results import FlaggedFrame, MadeFrame
 from momalisa.settings import settings
 from worker import frames, lease, work
+from worker.beginning import in_words
 from worker.frames import Batch, Order
 from worker.lease import STOP_SECONDS, Hold, Stopping
 from worker.vertex import Answer, Prediction, Request
@@ -267,9 +268,7 @@ def main() -> int:
     loading.add_done_callback(lambda _: server.ready.set() if loading.exception() is None else server.ended.set())
     server.ended.wait()
     if loading.done() and (error := loading.exception()):
-        if not isinstance(error, ModelError):
-            raise error
-        logger.critical("no renderer", reason=str(error))
+        logger.critical("no renderer", reason=in_words(error), exc_info=error)
     ordered = lease.stopping()
     lease.stop()
     deadline = time.monotonic() + STOP_SECONDS

@@ -23,6 +23,7 @@ from momalisa import monitoring, queue
 from momalisa.monitoring import Server
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
+from worker import beginning
 
 TICK_SECONDS = 5
 """How often the loop that takes permits from the broker shows that it turns."""
@@ -110,6 +111,8 @@ def _not_ready(stopping: Callable[[], bool]) -> str | None:
     """Return why this worker could not begin with a chunk right now, or None if it could."""
     if stopping():
         return "It was told to stop."
+    if trouble := beginning.trouble():
+        return trouble
     if not _lives(_seen.pid):
         return "There is no process that works."
     if _seen.state == State.STARTING:

@@ -9,6 +9,7 @@ float32: the embeddings, the noise, the sampler's sums, the pixels (`docs/decisi
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -164,13 +165,22 @@ class Renderer:
         half = _fastest_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
         dtypes = {"unet": half, "vae": half, "default": torch.float32}
         try:
+            index = DiffusionPipeline.load_config(model)
+            if "unet" not in index:  # before gigabytes are loaded in vain
+                kind = index.get("_class_name", "What lies there")
+                raise ModelError(f"{kind} of {model!r} is not of the Stable Diffusion family.")
             self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False).to(
                 self.device
             )
-        except (OSError, ValueError) as error:
+        except (ModelError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # a broken file fails in one library or another, each with an error of its own
             raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
-        if not hasattr(self.pipeline, "unet"):
-            raise ModelError(f"{type(self.pipeline).__name__} of {model!r} is not of the Stable Diffusion family.")
+        if "image" in inspect.signature(self.pipeline.__call__).parameters:
+            kind = type(self.pipeline).__name__
+            raise ModelError(
+                f"{kind} of {model!r} begins with a picture; a walk needs one that makes them from text."
+            )
         scheduler = type(self.pipeline.scheduler).__name__
         sde = "sde" in self.pipeline.scheduler.config.get("algorithm_type", "")
         if sde or scheduler not in DETERMINISTIC_SCHEDULERS:

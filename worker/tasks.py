@@ -6,10 +6,9 @@ from typing import Any
 from celery import signals
 
 from momalisa import log, queue, tracing
-from momalisa.errors import ModelError, PortTakenError
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import lease, pulse, stitching, work
+from worker import beginning, lease, pulse, stitching, work
 from worker.pulse import State
 
 app = queue.app()
@@ -41,11 +40,8 @@ def _kind() -> ChunkKind:
 
 @signals.worker_init.connect
 def _answer_for_the_children(**_: Any) -> None:
-    try:
+    with beginning.in_parent():
         pulse.answer_for(_kind(), lease.stopping)
-    except PortTakenError as error:
-        logger.critical("not monitored", reason=str(error))
-        raise SystemExit(1) from error  # Celery would log any other exception and go on
 
 
 @signals.worker_init.connect
@@ -57,24 +53,22 @@ def _import_the_renderer(**_: Any) -> None:
     """
     if _kind() == ChunkKind.RENDER and settings().renderer == "local":
         gc.disable()
-        import worker.renderer  # noqa: F401, PLC0415
-
+        with beginning.in_parent():
+            import worker.renderer  # noqa: F401, PLC0415
         gc.freeze()
         gc.enable()
 
 
 @signals.worker_process_init.connect
 def _load_the_model(**_: Any) -> None:
-    """Load the model in the child that will use it, before it reports for work."""
-    lease.watch()
-    pulse.join()
-    tracing.start(_kind().value)
-    if _kind() == ChunkKind.RENDER and settings().renderer == "local":
-        try:
+    """Load the model in the child that will use it, before it reports for work; one without a model ends here."""
+    loads = _kind() == ChunkKind.RENDER and settings().renderer == "local"
+    with beginning.in_child(settings().model if loads else None):
+        lease.watch()
+        pulse.join()
+        tracing.start(_kind().value)
+        if loads:
             work.renderer()
-        except ModelError as error:
-            logger.critical("no renderer", reason=str(error))
-            raise SystemExit(1) from error
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
     pulse.tell(State.READY)

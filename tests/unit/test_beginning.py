@@ -1,0 +1,94 @@
+"""Why a worker cannot begin is said in a sentence, with the cause that explains it."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from momalisa.errors import ModelError
+from momalisa.settings import ROOT, environment
+from tests.broken import WAYS, broken
+from worker.beginning import in_words
+from worker.renderer import Renderer
+
+
+@pytest.mark.parametrize("words", WAYS)
+def test_a_model_that_cannot_render_walks_is_refused_in_a_sentence(tmp_path: Path, words: str) -> None:
+    model = broken(tmp_path, words)
+    with pytest.raises(ModelError) as refused:
+        Renderer(str(model), batch_size=1).warm_up(64)
+    sentence = in_words(refused.value)
+    assert words in sentence
+    assert str(model) in sentence
+    assert "\n" not in sentence
+
+
+def test_memory_that_ran_out_is_called_so() -> None:
+    assert in_words(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 MiB")).startswith(
+        "Memory ran out: CUDA out of memory. Tried to allocate 20 MiB. Lower BATCH_SIZE"
+    )
+
+
+def test_the_deepest_cause_is_told() -> None:
+    error = RuntimeError("cannot open the model")
+    error.__context__ = OSError("no space left")
+    assert in_words(error) == "cannot open the model. (OSError: no space left.)"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Refuses as huggingface.co does."""
+
+    def do_GET(self) -> None:
+        code = {"gated": "GatedRepo", "absent": "RepoNotFound"}["gated" if "gated" in self.path else "absent"]
+        self.send_response(403 if code == "GatedRepo" else 401)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 - as the standard library calls it
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+LOAD = """
+import sys
+from worker.beginning import in_words
+from worker.renderer import Renderer
+for name in sys.argv[1:]:
+    try:
+        Renderer(name, batch_size=1)
+    except Exception as error:
+        print(in_words(error))
+"""
+
+
+def test_what_the_hub_says_is_told_apart(tmp_path: Path) -> None:
+    def said(*names: str, **variables: str) -> list[str]:
+        command = [sys.executable, "-c", LOAD, *names]
+        variables = {"HF_HOME": str(tmp_path), "NO_PROXY": "*", **variables}
+        run = subprocess.run(
+            command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=True
+        )
+        return run.stdout.splitlines()
+
+    with hub() as url:
+        gated, absent = said("somebody/gated", "somebody/absent", HF_ENDPOINT=url)
+    [offline] = said("somebody/absent", HF_HUB_OFFLINE="1")
+    assert "accepted its terms" in gated
+    assert "knows no model of this name" in absent
+    assert "HF_HUB_OFFLINE" in offline
