@@ -3,7 +3,7 @@
 from typing import Any
 
 WALK_ID = "0b0ff9a4-0c4c-4d3a-9c3e-6a1f0a3f6f57"
-_BUCKET = f"https://storage.googleapis.com/momalisa/walks/{WALK_ID}"
+_BUCKET = f"https://storage.googleapis.com/momalisa/walks/{WALK_ID}/Ex3fCnR0Tz2hqk0wB1uVMg"
 _API = f"https://momalisa.example/v1/walks/{WALK_ID}"
 
 SUMMARY: dict[str, Any] = {

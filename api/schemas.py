@@ -303,7 +303,7 @@ class WalkSummary(BaseModel):
     prompts: list[str]
     frames_total: int
     settings: WalkSettings
-    from_walk: UUID | None = Field(description="The walk that it started from.")
+    from_walk: UUID | None = Field(description="The walk that it started from, if you may see that one.")
     model: str
     public: bool
     mine: bool = Field(description="Whether you made it: only then you may cancel or remove it.")
@@ -358,7 +358,7 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
         prompts=list(walk.spec.prompts),
         frames_total=walk.frames_total,
         settings=WalkSettings.model_validate(walk.spec, from_attributes=True),
-        from_walk=walk.from_walk,
+        from_walk=walk.source,
         model=walk.model,
         public=walk.public,
         mine=walk.owner == viewer,

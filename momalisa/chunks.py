@@ -7,7 +7,7 @@ walk, so that transactions cannot wait for each other in a circle.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
@@ -70,6 +70,8 @@ class Claim:
     """Name of the model that the walk was made for."""
     owner: str
     """Who owns the walk, and sees no more than its owner may."""
+    secret: str = field(repr=False)
+    """Of the walk: a part of the names of its objects."""
     from_walk: UUID | None
     """The walk whose frames this one takes over where they are the same."""
     spec: WalkSpec
@@ -167,7 +169,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         .returning(Chunk.attempts)
     ).scalar_one()
     walk = session.execute(
-        select(Walk.spec, Walk.model, Walk.owner, Walk.from_walk, Walk.trace, Walk.status).where(
+        select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.trace, Walk.status).where(
             Walk.id == chunk.walk_id
         )
     ).one()
@@ -188,6 +190,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         attempt=attempt,
         model=walk.model,
         owner=walk.owner,
+        secret=walk.secret,
         from_walk=walk.from_walk,
         spec=walk.spec,
         frames=tuple(

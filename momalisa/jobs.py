@@ -11,9 +11,10 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, and_, cast, exists, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, aliased, selectinload, with_expression
+from sqlalchemy.sql.base import ExecutableOption
 
-from momalisa import chunks, keys, pacing, tracing
+from momalisa import chunks, keys, pacing, storage, tracing
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -44,6 +45,7 @@ def create(
         id=walk_id or uuid4(),
         owner=owner,
         public=public,
+        secret=storage.new_secret(),
         spec=spec,
         from_walk=None if source is None else source.id,
         model=settings().model_name,
@@ -84,7 +86,8 @@ def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
     walk = session.scalars(
         select(Walk)
         .where(Walk.id == walk_id, _visible(viewer))
-        .options(selectinload(Walk.frames), selectinload(Walk.artifacts))
+        .options(selectinload(Walk.frames), selectinload(Walk.artifacts), _with_source(viewer))
+        .execution_options(populate_existing=True)
     ).one_or_none()
     _refuse_what_is_gone(walk_id, None if walk is None else walk.status)
     assert walk
@@ -163,8 +166,7 @@ def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
             raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
-    session.refresh(walk)
-    return walk
+    return get(session, walk_id, viewer=owner)
 
 
 def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
@@ -204,6 +206,7 @@ def page(
     limit: int,
     before: tuple[datetime, UUID] | None,
     status: WalkStatus | None,
+    viewer: str | None,
     owner: str | None = None,
     word: str = "",
 ) -> Sequence[Walk]:
@@ -214,11 +217,11 @@ def page(
     """
     query = (
         select(Walk)
-        .where(_SHOWN if owner is None else Walk.owner == owner)
+        .where(_shown() if owner is None else Walk.owner == owner)
         .where(Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
         .order_by(Walk.created_at.desc(), Walk.id.desc())
         .limit(limit)
-        .options(selectinload(Walk.artifacts))
+        .options(selectinload(Walk.artifacts), _with_source(viewer))
     )
     if before is not None:
         query = query.where(tuple_(Walk.created_at, Walk.id) < before)
@@ -235,10 +238,18 @@ def _mentions(word: str) -> ColumnElement[bool]:
     return exists(select(prompt).where(prompt.icontains(word.replace("\0", ""), autoescape=True)))
 
 
-_SHOWN = and_(Walk.public, Walk.hidden_at.is_(None))
-"""That everybody may see a walk."""
+def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:
+    """Return the condition that everybody may see a walk that is not deleted."""
+    return and_(walk.public, walk.hidden_at.is_(None))
 
 
-def _visible(viewer: str | None) -> ColumnElement[bool]:
+def _visible(viewer: str | None, walk: type[Walk] = Walk) -> ColumnElement[bool]:
     """Return the condition that somebody may see a walk; None is somebody who owns nothing."""
-    return and_(Walk.deleted_at.is_(None), or_(_SHOWN, Walk.owner == viewer))
+    return and_(walk.deleted_at.is_(None), or_(_shown(walk), walk.owner == viewer))
+
+
+def _with_source(viewer: str | None) -> ExecutableOption:
+    """Return the option of a query for walks that fills `Walk.source`."""
+    other = aliased(Walk)
+    source = select(other.id).where(other.id == Walk.from_walk, _visible(viewer, other))
+    return with_expression(Walk.source, source.scalar_subquery())

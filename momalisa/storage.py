@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,19 +65,24 @@ def _client_bucket() -> storage.Bucket:
 def _go_on() -> None: ...
 
 
-def folder_name(walk_id: UUID) -> str:
-    """Return what the names of all objects of a walk begin with."""
-    return f"walks/{walk_id}/"
+def new_secret() -> str:
+    """Return the part of the names of a walk's objects that cannot be guessed: 128 random bits, safe in a URL."""
+    return secrets.token_urlsafe(16)
 
 
-def frame_name(walk_id: UUID, position: float) -> str:
+def folder_name(walk_id: UUID, secret: str | None = None) -> str:
+    """Return what the names of all objects of a walk begin with, or of those under one of its secrets."""
+    return f"walks/{walk_id}/" if secret is None else f"walks/{walk_id}/{secret}/"
+
+
+def frame_name(walk_id: UUID, secret: str | None, position: float) -> str:
     """Return the name of the object that holds a frame: the same at every attempt, sorted by position."""
-    return f"{folder_name(walk_id)}frames/{position:.9f}.png"
+    return f"{folder_name(walk_id, secret)}frames/{position:.9f}.png"
 
 
-def artifact_name(walk_id: UUID, filename: str) -> str:
+def artifact_name(walk_id: UUID, secret: str, filename: str) -> str:
     """Return the name of the object that holds an artifact."""
-    return f"{folder_name(walk_id)}{filename}"
+    return f"{folder_name(walk_id, secret)}{filename}"
 
 
 def put(

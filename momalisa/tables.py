@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
 from momalisa.spec import WalkSpec
 
@@ -167,9 +167,15 @@ class Walk(Base):
     """Who made it, and may do with it what others may not: `key:ID` or `visitor:ID`."""
     public: Mapped[bool]
     """Whether others may see it."""
+    secret: Mapped[str] = mapped_column(
+        server_default=text("(gen_random_uuid())::text"), deferred=True, deferred_raiseload=True
+    )
+    """Part of the names of its objects, so that they are found by those only who are given their URLs."""
     spec: Mapped[WalkSpec]
     from_walk: Mapped[UUID | None]
     """The walk whose frames it takes over where they are the same; that one may be gone by now."""
+    source: Mapped[UUID | None] = query_expression()
+    """`from_walk`, if the one who asks may see that walk (`jobs.get`, `jobs.page`)."""
     model: Mapped[str]
     frames_total: Mapped[int]
     frames_done: Mapped[int] = mapped_column(server_default="0")

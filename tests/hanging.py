@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from momalisa import jobs, results, storage
@@ -50,24 +50,31 @@ def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = stitching.assembl
     """Make a public walk from its order to its end; nobody else may be at work on the queue."""
     with transaction() as session:
         walk = jobs.create(session, spec, public=True, owner=OWNER)
-    status = walk.status
-    while not status.done:
-        kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
-        lease.run(kind, assemble if kind == ChunkKind.ASSEMBLE else _draw)
-        with transaction() as session:
-            status = jobs.get(session, walk.id, viewer=None).status
-    assert status == WalkStatus.SUCCEEDED
+    finish(walk.id, assemble)
     return walk.id
 
 
-def _draw(work: Lease) -> Record:
+def finish(walk_id: UUID, assemble: Callable[[Lease], Record] = stitching.assemble) -> None:
+    """Do all work of a walk that waits; nothing else may be at work on the queue."""
+    while not (status := _status(walk_id)).done:
+        kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
+        lease.run(kind, assemble if kind == ChunkKind.ASSEMBLE else draw)
+    assert status == WalkStatus.SUCCEEDED
+
+
+def _status(walk_id: UUID) -> WalkStatus:
+    with transaction() as session:
+        return session.scalars(select(Walk.status).where(Walk.id == walk_id)).one()
+
+
+def draw(work: Lease) -> Record:
     """Draw the frames of a chunk as `worker.work.render` renders them."""
     claim = work.claim
 
     def upload(position: float) -> MadeFrame:
         picture = drawn(claim.spec, position)
         data = assembly.encode_png(picture, frame_caption(claim.spec, claim.model, position))
-        stored = storage.put(storage.frame_name(claim.walk_id, position), data, "image/png")
+        stored = storage.put(storage.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
         return MadeFrame(position, stored, signature(picture), "")
 
     made = work.at_once(upload, [frame.position for frame in claim.frames])

@@ -4,7 +4,7 @@ This is done where the model is: in a render worker, or behind an endpoint (`ver
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -30,6 +30,8 @@ class Order:
     """Frames of one walk that are to be made together, since the company in a batch changes pixels a little."""
 
     walk_id: UUID
+    secret: str | None = field(repr=False)
+    """Of the walk, for the names of its objects; None of an older worker, whose names had none."""
     model: str
     """Name of the model that the walk was made for."""
     spec: WalkSpec
@@ -71,7 +73,7 @@ def make(renderer: "Renderer", order: Order, hold: Hold) -> Batch:
             return None
         if flag is not None:
             return FlaggedFrame(position, flag)
-        name = storage.frame_name(order.walk_id, position)
+        name = storage.frame_name(order.walk_id, order.secret, position)
         data = assembly.encode_png(picture, frame_caption(spec, order.model, position))
         stored = storage.put(name, data, "image/png", check=hold.check, confirm=hold.confirm)
         return MadeFrame(position, stored, signature(picture), key)

@@ -155,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         parameters = request.parameters
         order = Order(
             walk_id=parameters.walk_id,
+            secret=parameters.secret,
             model=parameters.model,
             spec=parameters.spec,
             positions=tuple(instance.position for instance in request.instances),

@@ -209,7 +209,7 @@ def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
     """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
     name, content_type = FILES[kind]
     return storage.put(
-        storage.artifact_name(lease.claim.walk_id, name),
+        storage.artifact_name(lease.claim.walk_id, lease.claim.secret, name),
         path.read_bytes(),
         content_type,
         download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{path.suffix}",

@@ -67,6 +67,8 @@ class Parameters(BaseModel):
     """What the frames of an order have in common."""
 
     walk_id: UUID
+    secret: str | None = None
+    """For the names of the objects; a worker of an older version has none."""
     model: str
     spec: WalkSpec
     seconds: float = Field(gt=0)
@@ -117,7 +119,7 @@ def make(order: Order, lease: Lease) -> Batch:
     predictions = _ask(order, lease)
     if any(prediction.in_the_way for prediction in predictions):
         for position in order.wanted:
-            name = storage.frame_name(order.walk_id, position)
+            name = storage.frame_name(order.walk_id, order.secret, position)
             storage.make_way(name, check=lease.check, confirm=lease.confirm)
         predictions = _ask(order, lease)
     if order.wanted:
@@ -133,7 +135,7 @@ def make(order: Order, lease: Lease) -> Batch:
 def _made(order: Order, position: float, prediction: Prediction) -> MadeFrame | FlaggedFrame:
     if prediction.flagged is not None:
         return FlaggedFrame(position, prediction.flagged)
-    name = storage.frame_name(order.walk_id, position)
+    name = storage.frame_name(order.walk_id, order.secret, position)
     if prediction.object != f"gs://{settings().bucket}/{name}":
         raise RendererError(f"The endpoint put {name} at {prediction.object}, which is not where we look.")
     try:
@@ -148,7 +150,9 @@ def _ask(order: Order, lease: Lease) -> list[Prediction]:
     seconds = settings().vertex_seconds
     request = Request(
         instances=[Instance(position=position, wanted=position in order.wanted) for position in order.positions],
-        parameters=Parameters(walk_id=order.walk_id, model=order.model, spec=order.spec, seconds=seconds),
+        parameters=Parameters(
+            walk_id=order.walk_id, secret=order.secret, model=order.model, spec=order.spec, seconds=seconds
+        ),
     )
     url, started = _url(), time.monotonic()
     try:

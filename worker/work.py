@@ -73,7 +73,9 @@ def render(lease: Lease) -> Record:
 def _order(claim: Claim, chosen: Sequence[ClaimedFrame], *, wanted: bool) -> Order:
     """Return the order for some frames of a chunk; what is recorded already is not wanted again."""
     missing = frozenset(frame.position for frame in chosen if wanted and frame.missing)
-    return Order(claim.walk_id, claim.model, claim.spec, tuple(frame.position for frame in chosen), missing)
+    return Order(
+        claim.walk_id, claim.secret, claim.model, claim.spec, tuple(frame.position for frame in chosen), missing
+    )
 
 
 def _make(order: Order, lease: Lease) -> Batch:
@@ -92,7 +94,9 @@ def _copied(lease: Lease, source: UUID, keys: dict[ClaimedFrame, str]) -> dict[C
 
     def copy(frame: ClaimedFrame) -> MadeFrame | None:
         original, looks = found[keys[frame]]
-        stored = storage.copy(original, storage.frame_name(claim.walk_id, frame.position), check=lease.check)
+        stored = storage.copy(
+            original, storage.frame_name(claim.walk_id, claim.secret, frame.position), check=lease.check
+        )
         return None if stored is None else MadeFrame(frame.position, stored, looks, keys[frame])
 
     known = [frame for frame in keys if keys[frame] in found]

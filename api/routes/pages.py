@@ -131,6 +131,7 @@ def gallery(
                     limit=HUNG + 1,
                     before=before,
                     status=None if mine else WalkStatus.SUCCEEDED,
+                    viewer=caller.owner,
                     owner=caller.owner if mine else None,
                     word=word,
                 )

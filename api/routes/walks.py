@@ -348,6 +348,7 @@ def list_walks(
             limit=limit + 1,
             before=before,
             status=status,
+            viewer=caller.owner,
             owner=caller.owner if mine else None,
             word=q or "",
         )

@@ -292,7 +292,7 @@ def _(stage: Stage) -> None:
     planned = stage.until(
         lambda: (
             stage.rows(
-                "SELECT walk_id::text, position FROM frames JOIN walks ON walks.id = walk_id"
+                "SELECT walk_id::text, secret, position FROM frames JOIN walks ON walks.id = walk_id"
                 " WHERE object IS NULL AND status IN ('queued', 'running') ORDER BY random() LIMIT 1"
             )
             or None
@@ -301,8 +301,8 @@ def _(stage: Stage) -> None:
     )
     if not planned:
         raise Miss
-    walk_id, position = planned[0]
-    _plant(stage, f"walks/{walk_id}/frames/{position:.9f}.png", b"somebody else's")
+    walk_id, secret, position = planned[0]
+    _plant(stage, f"walks/{walk_id}/{secret}/frames/{position:.9f}.png", b"somebody else's")
 
 
 # API

@@ -152,8 +152,9 @@ def _wrongs_of_walk(stage: Stage, walk_id: str, status: str, objects: dict[str, 
                 wrongs.append(f"walk {walk_id}: {name} is recorded but not there")
         elif status == "succeeded" and (int(there["size"]), there["crc32c"]) != (size, crc32c):
             wrongs.append(f"walk {walk_id}: {name} is not what was recorded")
-    owned = {f"walks/{walk_id}/frames/{position:.9f}.png" for position, *_ in frames}
-    owned |= {f"walks/{walk_id}/{name}" for name in ARTIFACTS.values()}
+    [(secret,)] = stage.rows("SELECT secret FROM walks WHERE id = %s", walk_id)
+    owned = {f"walks/{walk_id}/{secret}/frames/{position:.9f}.png" for position, *_ in frames}
+    owned |= {f"walks/{walk_id}/{secret}/{name}" for name in ARTIFACTS.values()}
     mine = {name for name in objects if name.startswith(f"walks/{walk_id}/")}
     wrongs += [f"object {name} is nobody's" for name in mine - owned]
     if status == "succeeded":

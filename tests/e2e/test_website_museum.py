@@ -91,8 +91,9 @@ REACHED = """() => [globalThis.shown, document.querySelector(".scrubber").valueA
 def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = hang(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
     with transaction() as session:
-        positions = [frame.position for frame in jobs.get(session, walk_id, viewer=None).frames]
-    urls = {position: storage.url(storage.frame_name(walk_id, position), museum) for position in positions}
+        frames = jobs.get(session, walk_id, viewer=None).frames
+    positions = [frame.position for frame in frames]
+    urls = {frame.position: storage.url(frame.object or "", museum) for frame in frames}
     asked: list[str] = []
     quiet.on("request", lambda request: asked.append(request.url))
     quiet.add_init_script(WATCHED)

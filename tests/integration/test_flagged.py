@@ -53,11 +53,16 @@ def make(api: TestClient, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -
 
 
 def objects(walk: Any) -> list[str]:
-    return sorted(blob.name for blob in storage._bucket().list_blobs(prefix=f"walks/{walk['id']}/frames/"))
+    return sorted(name for name in there(walk) if "/frames/" in name)
+
+
+def there(walk: Any) -> list[str]:
+    """Return the names of all objects of a walk."""
+    return [blob.name for blob in storage._bucket().list_blobs(prefix=storage.folder_name(walk["id"]))]
 
 
 def pictures(walk: Any) -> list[assembly.Picture]:
-    name = f"walks/{walk['id']}/walk.zip"
+    (name,) = (name for name in there(walk) if name.endswith("/walk.zip"))
     with zipfile.ZipFile(io.BytesIO(storage._bucket().blob(name).download_as_bytes())) as archive:
         return [assembly.decode_png(archive.read(f"{index:03}.png")) for index in range(4)]
 

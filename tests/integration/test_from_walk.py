@@ -79,7 +79,7 @@ def positions(walk: Reply) -> list[float]:
 
 
 def objects(walk: Reply) -> list[str]:
-    return [storage.frame_name(walk["id"], position) for position in positions(walk)]
+    return [frame["url"].partition("/momalisa/")[2] for frame in walk["frames"]]
 
 
 def remove(api: TestClient, walk: Reply) -> None:
@@ -103,7 +103,7 @@ def test_going_from_16_to_48_frames_renders_32(
 
 
 def picture(walk: Reply, position: float) -> Picture:
-    blob = storage._bucket().blob(storage.frame_name(walk["id"], position))
+    blob = storage._bucket().blob(objects(walk)[positions(walk).index(position)])
     return decode_png(blob.download_as_bytes())
 
 

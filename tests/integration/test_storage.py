@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("services")
 
 @pytest.fixture
 def name() -> str:
-    return f"walks/{uuid4()}/frames/0.500000000.png"
+    return f"walks/{uuid4()}/secret/frames/0.500000000.png"
 
 
 def test_what_was_put_can_be_read(name: str) -> None:
@@ -82,9 +82,9 @@ def test_a_missing_object_is_told_from_a_changed_one(name: str) -> None:
 
 def test_frames_sort_by_position_in_the_bucket() -> None:
     walk_id = uuid4()
-    names = [storage.frame_name(walk_id, position) for position in (0.0, 0.0625, 0.5, 1.0)]
+    names = [storage.frame_name(walk_id, "secret", position) for position in (0.0, 0.0625, 0.5, 1.0)]
     assert names == sorted(names)
-    assert names[0] == f"walks/{walk_id}/frames/0.000000000.png"
+    assert names[0] == f"walks/{walk_id}/secret/frames/0.000000000.png"
 
 
 def test_making_the_bucket_again_changes_nothing(name: str) -> None:

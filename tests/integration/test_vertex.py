@@ -108,8 +108,9 @@ def rows(system: System, walk: Walk) -> list[tuple[Any, ...]]:
         with engine.connect() as connection:
             found = connection.execute(
                 text(
-                    "SELECT position, chunk, replace(object, walk_id::text, ''), bytes, crc32c, flagged,"
-                    " signature, key FROM frames WHERE walk_id = :walk ORDER BY position"
+                    "SELECT position, chunk, replace(object, walk_id || '/' || secret, ''), bytes, crc32c, flagged,"
+                    " signature, key FROM frames JOIN walks ON walks.id = walk_id WHERE walk_id = :walk"
+                    " ORDER BY position"
                 ),
                 {"walk": walk["id"]},
             )
@@ -169,6 +170,12 @@ def has_torch(worker: Child) -> bool:
     return any("torch" in each for each in maps)
 
 
+def frame_name(request: dict[str, Any]) -> str:
+    """Return the name of the object for the first frame of the walk that the endpoint is asked to render."""
+    parameters = request["parameters"]
+    return storage.frame_name(UUID(parameters["walk_id"]), parameters["secret"], 0.0)
+
+
 # The container by itself.
 
 
@@ -191,7 +198,13 @@ def container(services: System, _container: Container) -> Container:
 
 
 def order(spec: WalkSpec, *positions: float, **parameters: Any) -> dict[str, Any]:
-    usual = {"walk_id": str(uuid4()), "model": "momalisa-mini", "spec": spec.model_dump(mode="json"), "seconds": 60}
+    usual = {
+        "walk_id": str(uuid4()),
+        "secret": "s",
+        "model": "momalisa-mini",
+        "spec": spec.model_dump(mode="json"),
+        "seconds": 60,
+    }
     return {
         "instances": [{"position": position, "wanted": True} for position in positions],
         "parameters": {**usual, **parameters},
@@ -222,7 +235,7 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
     assert refused(content=b" " * 2_000_000)[0] == 413
     assert refused(json=order(spec(width=100), 0.5))[0] == 500  # what the model cannot do is its caller's to know
     [made] = http.post(ROUTE, json=good).raise_for_status().json()["predictions"]
-    name = storage.frame_name(UUID(good["parameters"]["walk_id"]), 0.0)
+    name = f"walks/{good['parameters']['walk_id']}/s/frames/0.000000000.png"
     assert made["object"] == f"gs://{settings().bucket}/{name}"
     assert len(storage._bucket().blob(name).download_as_bytes()) == made["bytes"]
 
@@ -441,7 +454,7 @@ def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
 
     def damage(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
         if not asked:
-            name = storage.frame_name(UUID(request["parameters"]["walk_id"]), 0.0)
+            name = frame_name(request)
             storage._bucket().blob(name).upload_from_string(b"damaged")
         passed_on = container.http.post(ROUTE, json=request)
         asked.append(passed_on.status_code)
@@ -463,7 +476,7 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
 
     def say(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
         walk_id = UUID(request["parameters"]["walk_id"])
-        names.append(storage.frame_name(walk_id, 0.0))
+        names.append(frame_name(request))
         storage._bucket().blob(names[0]).upload_from_string(b"the other worker's")
         with transaction() as session:
             jobs.cancel(session, walk_id, owner="ann")

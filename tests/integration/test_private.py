@@ -1,0 +1,130 @@
+"""What is private stays so: in the API, on the pages, and in the bucket."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import event, insert, select
+
+from momalisa import moderation, storage
+from momalisa.database import engine, transaction
+from momalisa.tables import Walk
+from tests.hanging import finish
+from tests.integration.test_access import somebody
+
+ORDER: dict[str, Any] = {"prompts": ["a secret", "a boat"], "frames": 2, "width": 64, "height": 64, "seed": 7}
+GUESSES = ("", "frames/0.000000000.png", "frames/1.000000000.png", "poster.webp", "walk.gif", "walk.zip")
+
+Reply = dict[str, Any]
+
+
+@pytest.fixture
+def make(api: TestClient) -> Callable[..., Reply]:
+    """Make a walk from its order to its end, as a visitor who owns all that this makes."""
+
+    def make_walk(**changes: Any) -> Reply:
+        answer = api.post("/v1/walks", json={**ORDER, **changes})
+        assert answer.status_code == 202, answer.text
+        finish(UUID(answer.json()["id"]))
+        return look(api, answer.json()["id"])
+
+    return make_walk
+
+
+def look(client: TestClient, walk_id: str) -> Reply:
+    walk: Reply = client.get(f"/v1/walks/{walk_id}").raise_for_status().json()
+    return walk
+
+
+def urls(walk: Reply) -> list[str]:
+    """Return the URLs of all files of a walk."""
+    return [
+        *(frame["url"] for frame in walk["frames"] if frame["url"]),
+        *(artifact["url"] for artifact in walk["artifacts"].values()),
+    ]
+
+
+def statuses(addresses: list[str]) -> set[int]:
+    return {httpx.get(address).status_code for address in addresses}
+
+
+def test_neither_its_id_nor_a_public_remix_opens_a_private_walk(
+    api: TestClient, make: Callable[..., Reply]
+) -> None:
+    private = make(public=False)
+    remix = make(from_walk=private["id"], prompts=["a rose", "a boat"], public=True)
+    assert (look(api, remix["id"])["from_walk"], statuses(urls(private))) == (private["id"], {200})
+
+    stranger = somebody(api)
+    seen = look(stranger, remix["id"])
+    assert seen["from_walk"] is None
+    assert [walk["from_walk"] for walk in stranger.get("/v1/walks").json()["walks"]] == [None]
+    for path in (
+        f"/v1/walks/{remix['id']}",
+        "/v1/walks",
+        f"/walks/{remix['id']}",
+        "/gallery",
+        f"/?from={remix['id']}",
+    ):
+        assert private["id"] not in stranger.get(path).text
+    for path in (f"/v1/walks/{private['id']}", f"/v1/walks/{private['id']}/frames/0", f"/walks/{private['id']}"):
+        assert stranger.get(path).status_code == 404
+    bucket = f"{storage.base_url()}/momalisa"
+    folder = f"{bucket}/walks/{private['id']}"
+    assert statuses([f"{folder}/{guess}" for guess in GUESSES]) == {404}
+    # What is known of the remix leads no further either.
+    assert statuses([url.replace(remix["id"], private["id"]) for url in urls(seen)]) == {404}
+
+
+def test_a_source_is_told_to_those_who_may_see_it(api: TestClient, make: Callable[..., Reply]) -> None:
+    source = make(public=True)
+    remix = make(from_walk=source["id"])
+    stranger = somebody(api)
+
+    def shown_to(client: TestClient) -> list[str | None]:
+        listed = client.get("/v1/walks").json()["walks"]
+        return [
+            look(client, remix["id"])["from_walk"],
+            *(it["from_walk"] for it in listed if it["id"] == remix["id"]),
+        ]
+
+    assert shown_to(stranger) == shown_to(api) == [source["id"]] * 2
+    with transaction() as session:
+        moderation.hide(session, UUID(source["id"]))
+    assert (shown_to(stranger), shown_to(api)) == ([None] * 2, [source["id"]] * 2)
+    assert api.delete(f"/v1/walks/{source['id']}").status_code == 204
+    assert shown_to(stranger) == shown_to(api) == [None] * 2
+
+
+def test_a_list_asks_for_all_sources_at_once(api: TestClient) -> None:
+    def statements(walks: int) -> int:
+        source = api.post("/v1/walks", json={**ORDER, "public": True}).json()["id"]
+        for _ in range(walks):
+            api.post("/v1/walks", json={**ORDER, "from_walk": source, "public": True})
+        counted: list[str] = []
+        event.listen(engine(), "before_cursor_execute", count := lambda *args: counted.append(args[2]))
+        try:
+            assert len(api.get("/v1/walks").json()["walks"]) > walks
+        finally:
+            event.remove(engine(), "before_cursor_execute", count)
+        return len(counted)
+
+    assert statements(1) == statements(5)
+
+
+def test_two_walks_share_no_secret_and_older_code_needs_to_give_none(
+    api: TestClient, make: Callable[..., Reply]
+) -> None:
+    walks = [make(), make()]
+    folders = {url.partition("/walks/")[2].split("/")[1] for walk in walks for url in urls(walk)}
+    assert len(folders) == 2
+    assert {len(secret) for secret in folders} == {22}
+    values = [column for column in Walk.__table__.columns if column.name != "secret"]
+    with transaction() as session:
+        row = session.execute(select(*values).limit(1)).one()
+        session.execute(insert(Walk).values({**row._mapping, "id": uuid4()}))
+        assert len(session.scalars(select(Walk.secret).distinct()).all()) == 3
+        assert min(len(secret) for secret in session.scalars(select(Walk.secret))) >= 22
