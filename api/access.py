@@ -143,11 +143,17 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Ne
     """
     address = peer
     for hop in reversed(",".join(forwarded).split(",")):
-        here, before = _parsed(address), _parsed(hop.strip())
-        if here is None or before is None or not any(here in network for network in trusted):
+        before = _parsed(hop.strip())
+        if before is None or not is_among(address, trusted):
             break
         address = str(before)
     return address
+
+
+def is_among(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Tell whether an address is of one of the networks."""
+    parsed = _parsed(address)
+    return parsed is not None and any(parsed in network for network in networks)
 
 
 def neighbourhood(address: str) -> str:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import body, changes, methods, observed, origin, problems, security, static
+from api import body, changes, methods, observed, origin, problems, request_id, security, static
 from api.routes import docs, health, pages, walks, webhooks
 from momalisa import __version__, log
 from momalisa.errors import ForeignOriginError
@@ -46,6 +46,7 @@ app.add_middleware(body.BodyLimit)
 app.add_middleware(origin.OriginGuard)
 security.install(app)
 app.add_middleware(observed.Observed)
+app.add_middleware(request_id.RequestId)
 app.include_router(walks.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from api import methods, security, website
+from api import methods, request_id, security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -45,6 +45,9 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: list[FieldError] = Field([], description="The fields that are wrong, if that is the problem.")
+    request_id: str | None = Field(
+        None, description="The `X-Request-Id` of the answer: name it when you ask an operator about it."
+    )
 
 
 def responses(*errors: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
@@ -94,6 +97,7 @@ def install(app: FastAPI) -> None:
 
 
 def _answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    problem.request_id = request_id.current()
     return JSONResponse(
         problem.model_dump(mode="json", exclude_defaults=True),
         status_code=problem.status,
@@ -186,7 +190,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: 
     unforeseen = await _momalisa_error(
         request, MomalisaError("An error that we did not foresee. It is logged; please try again.")
     )
-    for name, value in security.HEADERS.items():
+    for name, value in {**security.HEADERS, **security.answer_headers(request.scope)}.items():
         unforeseen.headers.setdefault(name, value)  # it is sent outside of the middleware that adds them
     return unforeseen
 

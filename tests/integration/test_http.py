@@ -1,10 +1,15 @@
 """HTTP as programs expect it, whatever the route."""
 
+import re
+from typing import cast
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
+from api.app import app
+from momalisa.local import System
+from tests.conftest import forget
 from tests.integration.test_api import make
 
 GOT = ["/", "/gallery", "/about", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/walks", "/static/base.css"]
@@ -17,7 +22,10 @@ def test_head_tells_what_get_would_without_the_body(api: TestClient, path: str) 
     head = api.head(path, follow_redirects=False)
     assert head.status_code == got.status_code
     assert head.content == b""
-    assert head.headers == got.headers
+    own = {"x-request-id"}
+    assert {name: value for name, value in head.headers.items() if name not in own} == {
+        name: value for name, value in got.headers.items() if name not in own
+    }
 
 
 def test_head_of_a_stream_opens_none(api: TestClient) -> None:
@@ -55,3 +63,48 @@ def test_options_and_a_wrong_method_tell_which_are_right(api: TestClient, path: 
 
 def test_options_of_what_is_not_there_is_not_found(api: TestClient) -> None:
     assert api.options("/nowhere").status_code == 404
+
+
+def test_each_answer_has_an_id_that_its_problem_and_its_log_lines_repeat(
+    api: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        answers = [
+            api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"]}),  # logged from a thread
+            api.get("/v1/walks/7", headers={"X-Request-Id": "forged"}),
+            api.post("/v1/walks", content=b" " * 70_000),  # refused before the app gets it
+            api.get("/gallery"),
+            api.get("/static/base.css"),
+        ]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
+    assert [answer.json()["request_id"] for answer in answers[1:3]] == ids[1:3]
+    logged = [cast("dict[str, object]", record.msg) for record in caplog.records if isinstance(record.msg, dict)]
+    assert {line["request_id"] for line in logged if line["event"] == "walk queued"} == {ids[0]}
+
+
+def test_an_error_that_nobody_foresaw_is_logged_under_the_id_of_its_answer(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.walks.jobs.page", None)
+    answer = api.get("/v1/walks")
+    assert answer.status_code == 500
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_the_id_that_a_trusted_proxy_gives_is_kept(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8")
+    forget()
+
+    def answered(peer: str, *given: str) -> str:
+        client = TestClient(app, client=(peer, 5000))
+        found: str = client.get("/healthz", headers=[("X-Request-Id", one) for one in given]).headers[
+            "x-request-id"
+        ]
+        return found
+
+    assert answered("10.1.2.3", "a1-B2") == "a1-B2"
+    assert answered("11.1.2.3", "a1-B2") != "a1-B2"
+    assert answered("10.1.2.3", "a", "b") not in {"a", "b", "a, b"}
+    assert answered("10.1.2.3", 'a"b') != 'a"b'
