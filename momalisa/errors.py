@@ -99,6 +99,14 @@ class TooLargeError(MomalisaError):
     title = "The request is too large"
 
 
+class UnsupportedMediaTypeError(MomalisaError):
+    """The body of the request is not of a type that is taken here, or does not tell its type."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    type = "unsupported-media-type"
+    title = "The content type is not taken here"
+
+
 class TooSlowError(MomalisaError):
     """The request took too long to be sent."""
 

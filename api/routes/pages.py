@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import ValidationError
 
-from api import access, cursors, form, problems, schemas, website
+from api import access, cursors, form, media, problems, schemas, website
 from api.routes.walks import Base, Caller, create_walk
 from momalisa import jobs, outlook
 from momalisa.database import transaction
@@ -58,6 +58,7 @@ def home(
 
 
 async def _sent(request: Request) -> dict[str, list[str]]:
+    await media.require(request, media.FORM)
     return form.read(await request.body())
 
 

@@ -13,7 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api import access, cursors, examples, limits, problems, schemas, site, waiting
+from api import access, cursors, examples, limits, media, problems, schemas, site, waiting
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
 from momalisa.errors import (
@@ -28,6 +28,7 @@ from momalisa.errors import (
     StoreUnavailableError,
     TooLargeError,
     UnauthorizedError,
+    UnsupportedMediaTypeError,
     WalkExpiredError,
     WalkNotFoundError,
     WalkOverError,
@@ -39,6 +40,7 @@ log = logger(__name__)
 router = APIRouter(
     prefix="/v1/walks",
     tags=["Walks"],
+    route_class=media.JsonRoute,
     responses=problems.responses(
         UnauthorizedError, TooLargeError, InvalidRequestError, LimitExceededError, StoreUnavailableError
     ),
@@ -72,7 +74,13 @@ Base = Annotated[str, Depends(site.url)]
             },
             **examples.shown(examples.QUEUED),
         },
-        **problems.responses(InvalidJsonError, IdempotencyKeyError, InvalidRequestError, IdempotencyKeyReusedError),
+        **problems.responses(
+            InvalidJsonError,
+            IdempotencyKeyError,
+            UnsupportedMediaTypeError,
+            InvalidRequestError,
+            IdempotencyKeyReusedError,
+        ),
     },
 )
 def create_walk(

@@ -108,3 +108,60 @@ def test_the_id_that_a_trusted_proxy_gives_is_kept(services: System, monkeypatch
     assert answered("11.1.2.3", "a1-B2") != "a1-B2"
     assert answered("10.1.2.3", "a", "b") not in {"a", "b", "a, b"}
     assert answered("10.1.2.3", 'a"b') != 'a"b'
+
+
+WITH_BODY = [
+    (method.upper(), path)
+    for path, operations in app.openapi()["paths"].items()
+    for method, operation in operations.items()
+    if "requestBody" in operation
+]
+ORDER = b'{"prompts": ["a giraffe", "a battleship"]}'
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        None,
+        "",
+        "json",
+        "text/plain",
+        "text/json",
+        "multipart/form-data; boundary=x",
+        'application/json; charset="latin-1"',
+    ],
+)
+def test_a_body_that_is_not_called_json_is_refused(
+    api: TestClient, method: str, path: str, sent: str | None
+) -> None:
+    headers = {} if sent is None else {"Content-Type": sent}
+    answer = api.request(method, path.format(walk_id=uuid4()), content=ORDER, headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (415, "/problems/unsupported-media-type")
+    assert "application/json" in answer.json()["detail"]
+    assert answer.headers[f"accept-{method.lower()}"] == "application/json, application/*+json"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "application/json",
+        "Application/JSON; Charset=UTF-8",
+        'application/json; charset="utf-8"',
+        "application/problem+json",
+    ],
+)
+def test_a_body_that_is_called_json_is_taken(api: TestClient, sent: str) -> None:
+    assert api.post("/v1/walks", content=ORDER, headers={"Content-Type": sent}).status_code == 202
+
+
+def test_a_page_takes_its_form_only(api: TestClient) -> None:
+    form = {"prompts": ["a giraffe", "a battleship"]}
+    assert api.post("/walks", data=form, follow_redirects=False).status_code == 303
+    for sent in ("text/plain", "application/json", "multipart/form-data; boundary=x"):
+        answer = api.post("/walks", content="prompts=a&prompts=b", headers={"Content-Type": sent})
+        assert (answer.status_code, answer.headers["accept-post"]) == (415, "application/x-www-form-urlencoded")
+
+
+def test_a_request_without_a_body_needs_no_type(api: TestClient) -> None:
+    assert api.post("/v1/walks").status_code == 422
