@@ -45,6 +45,8 @@ class Owner(Caller):
     """A caller who may own what it makes."""
 
     owner: str
+    known: bool
+    """Whether the request said who it is; else the owner was drawn, for the answer to name (`recognize`)."""
 
 
 def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
@@ -98,8 +100,8 @@ def _find(secret: str) -> UUID:
         return keys.find(session, secret)
 
 
-def submitter(request: Request, response: Response, caller: Annotated[Caller, Depends(caller)]) -> Owner:
-    """Return who submits a walk; a visitor without a cookie gets one.
+def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
+    """Return who submits a walk; for a visitor without a cookie an owner is drawn.
 
     Raises:
         UnauthorizedError: if an API key is needed and there is none.
@@ -107,20 +109,19 @@ def submitter(request: Request, response: Response, caller: Annotated[Caller, De
     if not settings().anonymous and not caller.party.startswith("key:"):
         raise UnauthorizedError("Walks are made here with an API key only: send it as `Authorization: Bearer …`.")
     if caller.owner is not None:
-        if caller.key is None and _cookie(request) not in request.cookies:
-            recognize(request, response, caller.owner)  # by its new name
-        return Owner(caller.owner, caller.party, caller.key)
-    owner = f"visitor:{secrets.token_urlsafe(16)}"
-    recognize(request, response, owner)
-    return Owner(owner, caller.party, caller.key)
+        return Owner(caller.owner, caller.party, caller.key, known=True)
+    return Owner(f"visitor:{secrets.token_urlsafe(16)}", caller.party, caller.key, known=False)
 
 
-def recognize(request: Request, response: Response, owner: str) -> None:
-    """Give a visitor the cookie by which it will be known again; the owner of a key needs none."""
-    kind, _, visitor = owner.partition(":")
-    if kind != "visitor":
-        return
+def recognize(request: Request, response: Response, owner: Owner) -> None:
+    """Give a visitor the cookie by which it will be known again, unless it has it; the owner of a key needs none.
+
+    The owner is the one that the same request brought or drew: no answer ever gives the cookie of somebody else.
+    """
     name = _cookie(request)
+    if owner.key is not None or (owner.known and name in request.cookies):
+        return
+    visitor = owner.owner.removeprefix("visitor:")
     response.set_cookie(
         name,
         signing.signed(visitor, name),

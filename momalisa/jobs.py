@@ -195,11 +195,6 @@ def _owned(session: Session, walk_id: UUID, owner: str | None) -> Walk:
     return walk
 
 
-def owner(session: Session, walk_id: UUID) -> str:
-    """Return who owns a walk that is known to be there."""
-    return session.execute(select(Walk.owner).where(Walk.id == walk_id)).scalar_one()
-
-
 def page(
     session: Session,
     *,

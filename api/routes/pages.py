@@ -77,8 +77,8 @@ def make(
     values["public"] = body.get("public", False)
     try:
         wanted = schemas.WalkRequest.model_validate(body)
-        owner = access.submitter(request, response, caller)
-        walk = create_walk(wanted, request, response, afterwards, base, owner)
+        owner = access.submitter(caller)
+        walk = create_walk(wanted, request, response, afterwards, base, owner, None)
     except ValidationError as error:
         found = {item.field: item.message for item in problems.field_errors(error.errors())}
         return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)

@@ -57,6 +57,27 @@ RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema":
 Base = Annotated[str, Depends(site.url)]
 
 
+async def _repeatable(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="The same key and body make the same walk, within 24 hours, however often you send them.",
+            json_schema_extra={"pattern": f"^{idempotency.VALID.pattern}$"},  # described here, checked below: 400
+            examples=["4f0c2a1e-giraffe"],
+        ),
+    ] = None,
+) -> tuple[str, bytes] | None:
+    """Return the key of a request that may be repeated, and the body as it was sent."""
+    if idempotency_key is None:
+        return None
+    idempotency.check(idempotency_key)
+    return idempotency_key, await request.body()
+
+
+Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
+
+
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
@@ -90,26 +111,16 @@ def create_walk(
     afterwards: BackgroundTasks,
     base: Base,
     caller: Submitter,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="The same key and body make the same walk, within 24 hours, however often sent.",
-            json_schema_extra={"pattern": f"^{idempotency.VALID.pattern}$"},  # told here, and checked below: 400
-            examples=["4f0c2a1e-giraffe"],
-        ),
-    ] = None,
+    repeatable: Repeatable,
 ) -> schemas.WalkView:
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
-    if idempotency_key is not None:
-        idempotency.check(idempotency_key)
-    asked = body.model_dump_json().encode()
-    new, made, source, owner = uuid4(), None, None, caller.owner
+    again = None if repeatable is None else _repeatable_by(caller, repeatable, public=body.public)
+    new, made, source = uuid4(), None, None
     with transaction() as session:
-        if idempotency_key is not None:
-            # By party: a visitor whose first answer was lost has no cookie yet to be known by.
-            made = idempotency.known(session, caller=caller.party, key=idempotency_key, request=asked)
+        if again is not None:
+            made = idempotency.known(session, again)
         if made is None:
-            source = None if body.from_walk is None else _source(session, body.from_walk, owner)
+            source = None if body.from_walk is None else _source(session, body.from_walk, caller.owner)
             limits.check_waiting(session, caller.party)
     if made is None:
         order = body if source is None else _merged(body, source)
@@ -117,31 +128,29 @@ def create_walk(
         limits.count_walk(request.scope, caller.party, spec)
         made = new
         with transaction() as session:
-            if idempotency_key is not None:
-                made = idempotency.remember(
-                    session, caller=caller.party, key=idempotency_key, request=asked, walk_id=new
-                )
+            if again is not None:
+                made = idempotency.remember(session, again, new)
             if made == new:
                 limits.check_waiting(session, caller.party)
                 jobs.create(
                     session,
                     spec,
                     public=order.public,
-                    owner=owner,
+                    owner=caller.owner,
                     party=caller.party,
                     deadline_seconds=body.deadline_seconds,
                     webhook_url=body.webhook_url,
                     walk_id=new,
                     source=source,
                 )
+    # Who repeats it need not be who sent it first: the owner's rights stay with the cookie.
+    viewer = caller.owner if made == new or caller.known else None
     with transaction() as session:
-        if made != new:
-            owner = jobs.owner(session, made)
-            access.recognize(request, response, owner)
-        walk = jobs.get(session, made, viewer=owner)
+        walk = _seen_again(session, made, viewer)
         ahead = outlook.look(session, walk)
-    answer = schemas.view(walk, ahead, base, viewer=owner)
+    answer = schemas.view(walk, ahead, base, viewer=viewer)
     if made == new:
+        access.recognize(request, response, caller)
         log.info("walk queued", walk=str(new), frames=walk.frames_total)
         # After the answer: a broker that hangs shall not keep a visitor waiting.
         permits = len({frame.chunk for frame in walk.frames})
@@ -149,6 +158,26 @@ def create_walk(
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
     return answer
+
+
+def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: bool) -> idempotency.Repeatable:
+    """Return for whom the key of a request holds.
+
+    A key is its owner's. Somebody without an identity, who may have missed the answer that gave one, is known by
+    the address alone, which others share; so there it holds only for walks that everybody may see.
+    """
+    key, body = sent
+    callers = [caller.owner] if caller.known or not public else [caller.party, caller.owner]
+    return idempotency.Repeatable(callers, key, idempotency.fingerprint(body))
+
+
+def _seen_again(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
+    try:
+        return jobs.get(session, walk_id, viewer=viewer)
+    except WalkNotFoundError:
+        raise IdempotencyKeyReusedError(
+            "Idempotency-Key: was used within the last 24 hours for a walk that is no longer public; use a new key."
+        ) from None
 
 
 def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from api import access, examples, problems
@@ -27,6 +27,11 @@ class WebhookSecret(BaseModel):
         **problems.responses(UnauthorizedError, WebhooksOffError, LimitExceededError, StoreUnavailableError),
     },
 )
-def read_webhook_secret(caller: Annotated[access.Owner, Depends(access.submitter)]) -> WebhookSecret:
+def read_webhook_secret(
+    response: Response, caller: Annotated[access.Caller, Depends(access.caller)]
+) -> WebhookSecret:
     """Tell what your webhooks are signed with: each API key, and each visitor, has a secret of its own."""
+    if caller.owner is None:
+        raise UnauthorizedError("Send an API key, or the cookie that the answer to your first walk gave you.")
+    response.headers["Cache-Control"] = "no-store"
     return WebhookSecret(secret=webhooks.secret(caller.owner))

@@ -101,7 +101,7 @@ ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]
     (follow, False, (200, 404, 404, 404, 401)),
     (get_frame, True, (307, 307, 307, 307, 401)),
     (get_frame, False, (307, 404, 404, 404, 401)),
-    (get_webhook_secret, True, (200, 200, 200, 200, 401)),
+    (get_webhook_secret, True, (200, 200, 401, 200, 401)),
     (cancel, True, (200, 403, 403, 403, 401)),
     (cancel, False, (200, 404, 404, 404, 401)),
     (remove, True, (204, 403, 403, 403, 401)),

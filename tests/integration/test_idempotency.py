@@ -8,9 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
+from api.access import COOKIE
 from momalisa import queue
 from momalisa.database import transaction
 from momalisa.tables import ChunkKind, IdempotencyKey, Walk, WalkStatus
+from tests.integration.test_access import new_key, somebody
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
 
@@ -33,6 +35,66 @@ def test_the_same_request_again_answers_the_same_walk(api: TestClient) -> None:
     assert first.headers["location"] == second.headers["location"]
     assert walks() == 1
     assert queue.waiting(ChunkKind.RENDER) == 1
+
+
+def test_a_key_of_somebody_else_is_no_key_to_his_walks(api: TestClient) -> None:
+    first, second = somebody(api), somebody(api)
+    public = submit(first, "k-6").json()
+    again = submit(second, "k-6")  # from the same address, as behind one NAT
+    assert (again.status_code, again.json()["id"], again.json()["mine"]) == (202, public["id"], False)
+    assert "set-cookie" not in again.headers
+    assert second.post(f"/v1/walks/{public['id']}/cancel").status_code == 403
+    assert [walk["id"] for walk in second.get("/v1/walks?mine=true").json()["walks"]] == []
+
+
+def test_a_private_walk_is_never_given_to_who_sends_the_same(api: TestClient) -> None:
+    first, second = somebody(api), somebody(api)
+    walks_ = [submit(client, "k-7", public=False).json()["id"] for client in (first, second, first, second)]
+    assert walks_[:2] == walks_[2:]  # each its own, by the cookie that came with it
+    assert walks_[0] != walks_[1]
+    assert second.get(f"/v1/walks/{walks_[0]}").status_code == 404
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_an_identity_that_came_with_a_request_stays(api: TestClient, public: bool) -> None:
+    visitor = somebody(api)
+    visitor.post("/v1/walks", json=ORDER)
+    cookie = visitor.cookies[COOKIE]
+    stranger = submit(somebody(api), "k-8", public=public).json()["id"]
+    key = new_key()
+    for client in (visitor, somebody(api, key)):
+        mine, again = submit(client, "k-8", public=public), submit(client, "k-8", public=public)
+        assert mine.json()["id"] == again.json()["id"] != stranger
+        assert (again.json()["mine"], again.headers.get("set-cookie")) == (True, None)
+    assert visitor.cookies[COOKIE] == cookie
+
+
+def test_a_walk_that_is_private_by_now_is_not_given_by_its_key(api: TestClient) -> None:
+    submit(somebody(api), "k-9")
+    with transaction() as session:
+        session.execute(update(Walk).values(public=False))
+    answer = submit(somebody(api), "k-9")
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/idempotency-key-reused")
+
+
+def test_what_was_left_out_is_not_what_was_sent(api: TestClient) -> None:
+    source = submit(api, None, frames=4).json()["id"]
+    left_out = {"from_walk": source}
+    sent = {"from_walk": source, "frames": 24, "fps": 12, "hold": 0}
+
+    def repeated(body: dict[str, Any]) -> Any:
+        return api.post("/v1/walks", json=body, headers={"Idempotency-Key": "k-10"})
+
+    assert repeated(left_out).json()["frames_total"] == 4
+    assert repeated(sent).status_code == 422
+    assert repeated(left_out).status_code == 202
+
+
+def test_blanks_and_order_make_no_other_request(api: TestClient) -> None:
+    headers = {"Idempotency-Key": "k-11", "Content-Type": "application/json"}
+    bodies = ['{"frames":2,"prompts":["a", "b"]}', ' {"prompts": ["a", "b"],\n"frames": 2} ']
+    ids = {api.post("/v1/walks", content=body, headers=headers).json()["id"] for body in bodies}
+    assert len(ids) == 1
 
 
 def test_fifty_at_once_make_one_walk(api: TestClient) -> None:

@@ -127,7 +127,7 @@ def fail(walk_id: UUID) -> None:
 
 def cancel(walk_id: UUID) -> None:
     with transaction() as session:
-        jobs.cancel(session, walk_id, owner=jobs.owner(session, walk_id))
+        jobs.cancel(session, walk_id, owner=session.get_one(Walk, walk_id).owner)
 
 
 def finished_at(walk_id: UUID) -> str:
@@ -153,10 +153,10 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
     event: str,
     error: dict[str, str] | None,
 ) -> None:
+    walk = api.post("/v1/walks", json={**ORDER, "prompts": ["モナ・リザ", "b"], "webhook_url": hook.url}).json()
     secret = api.get("/v1/webhook-secret").json()["secret"]
     monkeypatch.setenv("PUBLIC_URL", "https://walks.example/")
     settings.cache_clear()
-    walk = api.post("/v1/walks", json={**ORDER, "prompts": ["モナ・リザ", "b"], "webhook_url": hook.url}).json()
     assert deliveries() == []
     end(UUID(walk["id"]))
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
@@ -187,7 +187,9 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
 
 def test_each_key_and_each_visitor_has_a_secret_of_its_own_and_keeps_it(api: TestClient) -> None:
     def secret(client: TestClient) -> str:
-        return str(client.get("/v1/webhook-secret").raise_for_status().json()["secret"])
+        answer = client.get("/v1/webhook-secret").raise_for_status()
+        assert (answer.headers["cache-control"], answer.headers.get("set-cookie")) == ("no-store", None)
+        return str(answer.json()["secret"])
 
     with transaction() as session:
         made = [keys.create(session, name)[1] for name in ("ann", "bob")]
@@ -196,6 +198,9 @@ def test_each_key_and_each_visitor_has_a_secret_of_its_own_and_keeps_it(api: Tes
         TestClient(api.app),
         *(TestClient(api.app, headers={"Authorization": f"Bearer {key}"}) for key in made),
     ]
+    for visitor in callers[:2]:
+        assert visitor.get("/v1/webhook-secret").status_code == 401
+        visitor.post("/v1/walks", json=ORDER)
     secrets = [secret(caller) for caller in callers]
     assert len(set(secrets)) == 4
     assert [secret(caller) for caller in callers] == secrets
