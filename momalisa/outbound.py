@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -102,6 +103,20 @@ def resolve(host: str, port: int) -> Sequence[str]:
     except UnicodeError as error:  # a label that is empty or too long
         raise OSError(f"{host!r} is no host name") from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def wait_asked_for(retry_after: str) -> float | None:
+    """Return for how many seconds a server wants to be left alone, or None if it does not say.
+
+    Args:
+        retry_after: its header, a number of seconds or a date (RFC 9110, section 10.2.3); empty if there is none.
+    """
+    if retry_after.isascii() and retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 class GuardedBackend(httpcore.NetworkBackend):

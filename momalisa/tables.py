@@ -337,9 +337,15 @@ class WebhookDelivery(Base):
     walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), unique=True)
     event: Mapped[WebhookEvent]
     url: Mapped[str]
+    host: Mapped[str | None]
+    """Of its URL; None if older code wrote it."""
+    party: Mapped[str | None]
+    """Who takes turns with others, as `chunks.owner` has it; None if older code wrote it."""
     status: Mapped[DeliveryStatus] = mapped_column(server_default=DeliveryStatus.PENDING)
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """When it is sent next; while somebody sends it, when their lease runs out."""
+    wait_seconds: Mapped[float] = mapped_column(server_default="9000")
+    """How far ahead `due_at` was set: if it is further, PostgreSQL's clock was set back since, and it is due."""
     attempts: Mapped[int] = mapped_column(server_default="0")
     lease_token: Mapped[UUID | None]
     """Set while somebody sends it, or vanished while they did."""
@@ -351,6 +357,7 @@ class WebhookDelivery(Base):
     __table_args__ = (
         CheckConstraint("(status = 'pending') = (finished_at IS NULL)", name="finished_at"),
         Index("webhook_deliveries_pending", "due_at", postgresql_where=text("status = 'pending'")),
+        Index("webhook_deliveries_sending", "party", "host", postgresql_where=text("lease_token IS NOT NULL")),
     )
 
 

@@ -14,6 +14,7 @@ import json
 import secrets
 import ssl
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -22,14 +23,14 @@ from uuid import UUID, uuid4
 import certifi
 import httpcore
 import httpx
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import ColumnElement, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 from standardwebhooks import Webhook
 
 from momalisa import __version__, database, outbound
 from momalisa.errors import AddressRefusedError, WebhooksOffError
 from momalisa.settings import settings
-from momalisa.tables import DeliveryStatus, Walk, WalkStatus, WebhookDelivery, WebhookEvent
+from momalisa.tables import Chunk, DeliveryStatus, Walk, WalkStatus, WebhookDelivery, WebhookEvent
 
 MAX_URL = 2000
 """Characters."""
@@ -43,6 +44,9 @@ GIVE_UP_AFTER = timedelta(days=1)
 """A delivery that could not be made for this long is never made."""
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 7200.0
+
+AT_ONCE = 2
+"""Deliveries of one party, or to one host, that may be on their way at once, however many wait."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Outcome:
     """PENDING if it is to be tried again."""
     error: str | None = None
     """For operators; None if it was delivered."""
+    wait_seconds: float = 0
+    """How long its receiver wants to be left alone."""
 
 
 def checked_url(value: str) -> str:
@@ -104,29 +110,32 @@ def announce(session: Session, walk_id: UUID, status: WalkStatus) -> None:
     """Have it told that a walk has ended with a status, if it has and somebody asked to be told."""
     session.execute(
         insert(WebhookDelivery).from_select(
-            ["id", "walk_id", "event", "url"],
+            ["id", "walk_id", "event", "url", "host", "party", "wait_seconds"],
             select(
                 literal(f"msg_{uuid4().hex}"),
                 Walk.id,
                 literal(WebhookEvent(f"walk.{status}"), WebhookDelivery.event.type),
                 Walk.webhook_url,
+                func.substring(Walk.webhook_url, r"://(\[[^]]*\]|[^/?#:]*)"),
+                select(Chunk.owner).where(Chunk.walk_id == walk_id, Chunk.number == 0).scalar_subquery(),
+                literal(float(LEASE_SECONDS)),  # older code may claim it during an upgrade
             ).where(Walk.id == walk_id, Walk.status == status, Walk.webhook_url.is_not(None)),
         )
     )
 
 
 def claim(session: Session) -> Message | None:
-    """Lease the delivery that has been due the longest, or return None if none is due."""
+    """Lease the delivery whose turn it is, or return None if there is none.
+
+    It is the one that has been due the longest, of a party that has none on its way and to a host that has none;
+    then of those that have. So receivers that hang hold up only the party that named them, and their own host.
+    """
     deadline = time.monotonic() + settings().webhook_seconds
-    due = (
-        select(WebhookDelivery.id)
-        .where(WebhookDelivery.status == DeliveryStatus.PENDING, WebhookDelivery.due_at <= func.now())
-        .order_by(WebhookDelivery.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    session.execute(
+        select(func.pg_advisory_xact_lock(_ONE_CLAIMS))
+    )  # so that no two take the last place of a party
     # In two steps: within one statement PostgreSQL may run the query, with its locks, more than once.
-    delivery_id = session.scalars(due).one_or_none()
+    delivery_id = _next(session)
     if delivery_id is None:
         return None
     delivery = session.scalars(
@@ -136,6 +145,7 @@ def claim(session: Session) -> Message | None:
             lease_token=uuid4(),
             attempts=WebhookDelivery.attempts + 1,
             due_at=func.now() + timedelta(seconds=LEASE_SECONDS),
+            wait_seconds=float(LEASE_SECONDS),
         )
         .returning(WebhookDelivery)
     ).one()
@@ -151,6 +161,43 @@ def claim(session: Session) -> Message | None:
         created_at=delivery.created_at,
         deadline=deadline,
     )
+
+
+_ONE_CLAIMS = 0x776562686F6F6B73
+"""Names the lock under which deliveries are claimed."""
+
+
+def _is_due() -> ColumnElement[bool]:
+    """Return the condition that a delivery may be sent now, even if PostgreSQL's clock was set back."""
+    longest_wait = func.make_interval(0, 0, 0, 0, 0, 0, WebhookDelivery.wait_seconds)
+    now = func.statement_timestamp()  # not that of the transaction, which may have waited for another claim
+    return or_(WebhookDelivery.due_at <= now, WebhookDelivery.due_at > now + longest_wait)
+
+
+def _next(session: Session) -> str | None:
+    """Return the id of the delivery whose turn it is, and lock it."""
+    party, host = func.coalesce(WebhookDelivery.party, ""), func.coalesce(WebhookDelivery.host, "")
+    under_way = session.execute(
+        select(party, host).where(WebhookDelivery.lease_token.is_not(None), ~_is_due())
+    ).all()
+    parties, hosts = Counter(row[0] for row in under_way), Counter(row[1] for row in under_way)
+    for most in range(1, AT_ONCE + 1):
+        due = (
+            select(WebhookDelivery.id)
+            .where(
+                WebhookDelivery.status == DeliveryStatus.PENDING,
+                _is_due(),
+                party.not_in([each for each, number in parties.items() if number >= most]),
+                host.not_in([each for each, number in hosts.items() if number >= most]),
+            )
+            .order_by(WebhookDelivery.due_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        found = session.scalars(due).one_or_none()
+        if found is not None or not under_way:
+            return found
+    return None
 
 
 def _body(delivery: WebhookDelivery, walk: Walk) -> str:
@@ -199,8 +246,11 @@ def send(message: Message, resolve: outbound.Resolve = outbound.resolve) -> Outc
             httpcore.ConnectionPool(ssl_context=trusted, network_backend=network) as pool,
             pool.stream("POST", target, headers=headers, content=message.body.encode()) as answer,
         ):
-            return _judge(answer.status)
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, AddressRefusedError) as error:
+            headers_told = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
+            return _judge(answer.status, headers_told.get(b"retry-after", ""))
+    except AddressRefusedError as error:
+        return Outcome(DeliveryStatus.GIVEN_UP, f"{type(error).__name__}: {error}")
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
         return Outcome(DeliveryStatus.PENDING, f"{type(error).__name__}: {error}")
 
 
@@ -219,11 +269,15 @@ def secret(owner: str) -> str:
     return f"whsec_{base64.b64encode(digest).decode()}"
 
 
-def _judge(status: int) -> Outcome:
+def _judge(status: int, retry_after: str) -> Outcome:
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return Outcome(DeliveryStatus.DELIVERED)
     error = f"it answered {status}"
-    return Outcome(DeliveryStatus.GIVEN_UP if status == HTTPStatus.GONE else DeliveryStatus.PENDING, error)
+    if status == HTTPStatus.GONE:
+        return Outcome(DeliveryStatus.GIVEN_UP, error)
+    asks_for_time = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    wait = (outbound.wait_asked_for(retry_after) or 0.0) if asks_for_time else 0.0
+    return Outcome(DeliveryStatus.PENDING, error, min(wait, LONGEST_BACKOFF_SECONDS))
 
 
 def record(session: Session, message: Message, outcome: Outcome) -> DeliveryStatus | None:
@@ -231,7 +285,8 @@ def record(session: Session, message: Message, outcome: Outcome) -> DeliveryStat
 
     Returns None, and changes nothing, if the delivery is no longer ours.
     """
-    due_at = session.scalars(select(func.now())).one() + timedelta(seconds=backoff_seconds(message.attempt))
+    wait = max(backoff_seconds(message.attempt), outcome.wait_seconds)
+    due_at = session.scalars(select(func.now())).one() + timedelta(seconds=wait)
     status = outcome.status
     if status == DeliveryStatus.PENDING and due_at > message.created_at + GIVE_UP_AFTER:
         status = DeliveryStatus.GIVEN_UP
@@ -246,6 +301,7 @@ def record(session: Session, message: Message, outcome: Outcome) -> DeliveryStat
             status=status,
             lease_token=None,
             due_at=due_at,
+            wait_seconds=wait,
             error=outcome.error,
             finished_at=None if status == DeliveryStatus.PENDING else func.now(),
         )

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-NAMES = ("receiver.test", "localhost")
+NAMES = ("receiver.test", "*.receiver.test", "localhost")
 """What a receiver's certificate is for."""
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

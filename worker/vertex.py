@@ -14,7 +14,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -26,7 +25,7 @@ import httpx
 from google.auth.exceptions import GoogleAuthError
 from pydantic import BaseModel, Field, ValidationError
 
-from momalisa import database, storage
+from momalisa import database, outbound, storage
 from momalisa.errors import RendererBusyError, RendererError
 from momalisa.log import logger
 from momalisa.results import FlaggedFrame, MadeFrame
@@ -242,10 +241,6 @@ def _reason(reply: httpx.Response) -> str:
 
 
 def _retry_after(reply: httpx.Response, default: float) -> float:
-    """Return after how many seconds to ask again (RFC 9110, section 10.2.3)."""
-    told = reply.headers.get("Retry-After", "")
-    try:
-        seconds = float(told) if told.isdecimal() else parsedate_to_datetime(told).timestamp() - time.time()
-    except ValueError:
-        seconds = default
-    return min(max(seconds, 1.0), LONGEST_WAIT)
+    """Return after how many seconds to ask again."""
+    told = outbound.wait_asked_for(reply.headers.get("Retry-After", ""))
+    return min(max(default if told is None else told, 1.0), LONGEST_WAIT)

@@ -30,7 +30,7 @@ from momalisa.storage import StoredObject
 from momalisa.tables import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
 from momalisa.webhooks import Message, Outcome
 from tests import receiver
-from tests.conftest import clear_away, made_frames
+from tests.conftest import clear_away, made_frames, until
 from tests.receiver import Receiver
 
 MakeSpec = Callable[..., WalkSpec]
@@ -55,14 +55,14 @@ def hook(barred: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
 
 
 @pytest.fixture
-def canceled(services: System, spec: MakeSpec) -> Callable[[str], UUID]:
+def canceled(services: System, spec: MakeSpec) -> Callable[..., UUID]:
     """Make a walk with a webhook, and end it, so that there is something to deliver."""
 
-    def make(url: str) -> UUID:
+    def make(url: str, owner: str = "ann") -> UUID:
         with transaction() as session:
-            walk_id = jobs.create(session, spec(), public=True, owner="ann", webhook_url=url).id
+            walk_id = jobs.create(session, spec(), public=True, owner=owner, webhook_url=url).id
         with transaction() as session:
-            jobs.cancel(session, walk_id, owner="ann")
+            jobs.cancel(session, walk_id, owner=owner)
         return walk_id
 
     return make
@@ -253,7 +253,7 @@ def test_a_walk_without_a_webhook_tells_nobody(services: System, spec: MakeSpec)
     assert deliveries() == []
 
 
-def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     hook.answers = [receiver.status(500), receiver.status(503), receiver.status(200)]
     canceled(hook.url)
     for number in (1, 2):
@@ -272,7 +272,7 @@ def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, cance
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(hook: Receiver, canceled: Callable[[str], UUID], code: int) -> None:
+def test_a_redirect_is_not_followed(hook: Receiver, canceled: Callable[..., UUID], code: int) -> None:
     hook.answers = [receiver.status(code, location=f"https://receiver.test:{hook.port}/elsewhere")]
     canceled(hook.url)
     assert attempt(hook.resolve) == DeliveryStatus.PENDING
@@ -280,7 +280,7 @@ def test_a_redirect_is_not_followed(hook: Receiver, canceled: Callable[[str], UU
     assert delivery().error == f"it answered {code}"
 
 
-def test_a_receiver_that_is_gone_is_not_asked_again(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_a_receiver_that_is_gone_is_not_asked_again(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     hook.answers = [receiver.status(410)]
     canceled(hook.url)
     assert attempt(hook.resolve) == DeliveryStatus.GIVEN_UP
@@ -289,7 +289,7 @@ def test_a_receiver_that_is_gone_is_not_asked_again(hook: Receiver, canceled: Ca
     assert claim() is None
 
 
-def test_after_a_day_a_delivery_is_given_up(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_after_a_day_a_delivery_is_given_up(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     hook.answers = [receiver.status(500)]
     canceled(hook.url)
     make_due(created_at=func.now() - timedelta(hours=23))
@@ -324,7 +324,7 @@ def dripping(stop: threading.Event) -> receiver.Answer:
 @pytest.mark.parametrize("answer", [silent, dripping])
 def test_a_receiver_that_takes_too_long_is_left_and_tried_again(
     hook: Receiver,
-    canceled: Callable[[str], UUID],
+    canceled: Callable[..., UUID],
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[threading.Event], receiver.Answer],
 ) -> None:
@@ -341,7 +341,7 @@ def test_a_receiver_that_takes_too_long_is_left_and_tried_again(
 
 
 def test_a_receiver_that_takes_the_call_and_says_no_word_is_left(
-    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+    hook: Receiver, canceled: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbound, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -350,7 +350,7 @@ def test_a_receiver_that_takes_the_call_and_says_no_word_is_left(
     assert "ConnectTimeout" in (delivery().error or "")
 
 
-def test_an_answer_without_end_is_not_read(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_an_answer_without_end_is_not_read(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     hung_up = threading.Event()
 
     def endless(request: BaseHTTPRequestHandler) -> None:
@@ -368,7 +368,7 @@ def test_an_answer_without_end_is_not_read(hook: Receiver, canceled: Callable[[s
     assert hung_up.wait(10)
 
 
-def test_a_certificate_for_another_name_is_refused(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_a_certificate_for_another_name_is_refused(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     canceled(f"https://other.test:{hook.port}/")
     assert attempt(hook.resolve) == DeliveryStatus.PENDING
     assert "CERTIFICATE_VERIFY_FAILED" in (delivery().error or "")
@@ -376,7 +376,7 @@ def test_a_certificate_for_another_name_is_refused(hook: Receiver, canceled: Cal
 
 
 def test_a_certificate_of_an_authority_that_nobody_knows_is_refused(
-    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+    hook: Receiver, canceled: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WEBHOOK_CA")
     settings.cache_clear()
@@ -386,7 +386,7 @@ def test_a_certificate_of_an_authority_that_nobody_knows_is_refused(
     assert hook.got == []
 
 
-def test_many_senders_at_once_send_each_message_once(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_many_senders_at_once_send_each_message_once(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     for _ in range(6):
         canceled(hook.url)
 
@@ -404,14 +404,14 @@ def test_many_senders_at_once_send_each_message_once(hook: Receiver, canceled: C
     assert len({got.headers["webhook-id"] for got in hook.got}) == len(hook.got) == 6
 
 
-def test_while_one_sender_is_at_it_no_other_is(hook: Receiver, canceled: Callable[[str], UUID]) -> None:
+def test_while_one_sender_is_at_it_no_other_is(hook: Receiver, canceled: Callable[..., UUID]) -> None:
     canceled(hook.url)
     assert claim() is not None
     assert claim() is None
 
 
 def test_a_sender_that_dies_before_it_records_leaves_the_message_to_another(
-    hook: Receiver, canceled: Callable[[str], UUID]
+    hook: Receiver, canceled: Callable[..., UUID]
 ) -> None:
     canceled(hook.url)
     message = claim()
@@ -427,7 +427,7 @@ def test_a_sender_that_dies_before_it_records_leaves_the_message_to_another(
 
 
 def test_a_sender_that_slept_past_its_deadline_sends_nothing(
-    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+    hook: Receiver, canceled: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canceled(hook.url)
     message = claim()
@@ -452,32 +452,100 @@ def reconciling() -> Iterator[None]:
         thread.result()
 
 
-def test_the_reconciler_delivers_while_slow_receivers_keep_it_waiting(
-    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "host"),
+    [
+        (lambda _: "ann", lambda n: f"tarpit-{n}.receiver.test"),  # one owner with a tarpit everywhere
+        (lambda n: f"visitor-{n}", lambda _: "tarpit.receiver.test"),  # a tarpit that everybody names
+    ],
+)
+def test_receivers_that_hang_keep_no_other_owner_and_host_waiting(
+    hook: Receiver,
+    canceled: Callable[..., UUID],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Callable[[int], str],
+    host: Callable[[int], str],
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", hook.port))])
     monkeypatch.setenv("RECONCILE_SECONDS", "0.05")
     settings.cache_clear()
     release, prompt_ones_came = threading.Event(), threading.Event()
+    hanging = []
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         if request.path == "/slow":
+            hanging.append(1)
             release.wait(20)
-        elif sum(got.path != "/slow" for got in hook.got) == 5:
+            hanging.pop()
+        elif sum(got.path == "/prompt" for got in hook.got) == 5:
             prompt_ones_came.set()
         receiver.status(204)(request)
 
     hook.answers = [answer]
-    for _ in range(3):
-        canceled(hook.url.replace("/hook?walk=1", "/slow"))
-    for _ in range(5):
-        canceled(hook.url)
+    for number in range(reconciler.SENDERS):
+        canceled(f"https://{host(number)}:{hook.port}/slow", owner(number))
     with reconciling():
+        until(lambda: len(hanging) == webhooks.AT_ONCE)
+        for _ in range(5):
+            canceled(f"https://receiver.test:{hook.port}/prompt", "bob")
         assert prompt_ones_came.wait(10)
-        assert not release.is_set()
+        assert len(hanging) == webhooks.AT_ONCE
         release.set()
-    assert {row.status for row in deliveries()} <= {DeliveryStatus.DELIVERED, DeliveryStatus.PENDING}
-    assert len([got for got in hook.got if got.path != "/slow"]) == 5
+
+
+def test_of_senders_that_claim_at_once_no_more_get_a_message_of_one_owner_than_may(
+    hook: Receiver, canceled: Callable[..., UUID]
+) -> None:
+    for number in range(reconciler.SENDERS):
+        canceled(f"https://host-{number}.test/")
+    with ThreadPoolExecutor(reconciler.SENDERS) as pool:
+        claimed = list(pool.map(lambda _: claim(), range(reconciler.SENDERS)))
+    assert len([message for message in claimed if message]) == webhooks.AT_ONCE
+
+
+def test_who_has_a_message_under_way_comes_after_who_has_none(
+    hook: Receiver, canceled: Callable[..., UUID]
+) -> None:
+    for number in range(3):
+        canceled(f"https://host-{number}.test/", "ann")
+    canceled("https://another.test/", "bob")
+    owners = [message.owner for _ in range(4) if (message := claim())]
+    assert owners == ["ann", "bob", "ann"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "least", "most"),
+    [
+        (429, "100", 100, 100),
+        (503, "100", 100, 100),
+        (429, "0", 3, 7),
+        (429, "999999999999", webhooks.LONGEST_BACKOFF_SECONDS, webhooks.LONGEST_BACKOFF_SECONDS),
+        (429, "soon", 3, 7),
+        (500, "100", 3, 7),
+    ],
+)
+def test_a_receiver_says_when_it_wants_the_message_again(
+    hook: Receiver, canceled: Callable[..., UUID], code: int, told: str, least: float, most: float
+) -> None:
+    hook.answers = [receiver.status(code, **{"retry-after": told})]
+    canceled(hook.url)
+    assert attempt(hook.resolve) == DeliveryStatus.PENDING
+    with transaction() as session:
+        ahead = session.scalars(select(func.extract("epoch", WebhookDelivery.due_at - func.now()))).one()
+    assert least - 5 <= ahead <= most
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_step_of_the_clock_of_postgresql_holds_no_webhook_up(
+    hook: Receiver, canceled: Callable[..., UUID], hours: int
+) -> None:
+    """What is stored is moved the other way, which to PostgreSQL is the same."""
+    hook.answers = [receiver.status(500), receiver.status(204)]
+    canceled(hook.url)
+    for status in (DeliveryStatus.PENDING, DeliveryStatus.DELIVERED):
+        with transaction() as session:
+            session.execute(update(WebhookDelivery).values(due_at=WebhookDelivery.due_at - timedelta(hours=hours)))
+        assert attempt(hook.resolve) == status
 
 
 @contextmanager
@@ -492,7 +560,7 @@ def reconciler_process(receiver: Receiver) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_reconciler_that_is_killed_while_it_sends_leaves_the_message_to_the_next(
-    hook: Receiver, canceled: Callable[[str], UUID]
+    hook: Receiver, canceled: Callable[..., UUID]
 ) -> None:
     arrived = [threading.Event(), threading.Event()]
     release = threading.Event()
@@ -523,7 +591,7 @@ def test_a_reconciler_that_is_killed_while_it_sends_leaves_the_message_to_the_ne
 
 
 def test_without_a_secret_the_reconciler_leaves_deliveries_for_later(
-    hook: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+    hook: Receiver, canceled: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canceled(hook.url)
     monkeypatch.delenv("WEBHOOK_SECRET")
@@ -536,20 +604,20 @@ def test_without_a_secret_the_reconciler_leaves_deliveries_for_later(
     "host", ["127.0.0.1", "169.254.169.254", "[::1]", "10.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433"]
 )
 def test_nothing_is_sent_to_addresses_that_are_not_public(
-    barred: Receiver, canceled: Callable[[str], UUID], host: str
+    barred: Receiver, canceled: Callable[..., UUID], host: str
 ) -> None:
     canceled(f"https://{host}:{barred.port}/")
-    assert attempt(outbound.resolve) == DeliveryStatus.PENDING
+    assert attempt(outbound.resolve) == DeliveryStatus.GIVEN_UP
     assert (delivery().error or "").startswith("AddressRefusedError: ")
     assert barred.got == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "fe80::1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe"])
 def test_nothing_is_sent_to_a_name_that_leads_to_a_private_address(
-    barred: Receiver, canceled: Callable[[str], UUID], address: str
+    barred: Receiver, canceled: Callable[..., UUID], address: str
 ) -> None:
     canceled(barred.url)
-    assert attempt(lambda *_: [address]) == DeliveryStatus.PENDING
+    assert attempt(lambda *_: [address]) == DeliveryStatus.GIVEN_UP
     assert (delivery().error or "") == (
         f"AddressRefusedError: receiver.test leads to {address}, which is not on the public Internet."
     )
@@ -557,7 +625,7 @@ def test_nothing_is_sent_to_a_name_that_leads_to_a_private_address(
 
 
 def test_a_name_that_rebinds_to_this_machine_between_two_looks_gains_nothing(
-    barred: Receiver, canceled: Callable[[str], UUID], monkeypatch: pytest.MonkeyPatch
+    barred: Receiver, canceled: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[str, int]] = []
 
@@ -572,7 +640,7 @@ def test_a_name_that_rebinds_to_this_machine_between_two_looks_gains_nothing(
         assert attempt(lambda *_: next(answers)) == DeliveryStatus.PENDING
     assert called == [("93.184.216.34", barred.port)]
     make_due()
-    assert attempt(lambda *_: next(answers)) == DeliveryStatus.PENDING
+    assert attempt(lambda *_: next(answers)) == DeliveryStatus.GIVEN_UP
     assert "leads to 127.0.0.1" in (delivery().error or "")
     assert barred.got == []
 
