@@ -12,13 +12,10 @@ from uuid import UUID
 
 import psycopg
 
-from momalisa import database
+from momalisa import database, notices
 from momalisa.log import logger
 
 log = logger(__name__)
-
-CHANNEL = "walks"
-"""Where PostgreSQL tells the id of each walk whose revision changes (migration 0008)."""
 
 PAUSE_SECONDS = 1
 """Time between two tries to listen."""
@@ -56,7 +53,7 @@ async def _listen() -> Never:
     while True:
         with suppress(psycopg.Error):
             async with await database.connect() as connection:
-                await connection.execute(f"LISTEN {CHANNEL}")
+                await connection.execute(f"LISTEN {notices.CHANNEL}")
                 async for change in connection.notifies():
                     for event in _waiting.get(change.payload, ()):
                         event.set()

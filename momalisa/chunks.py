@@ -28,8 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from momalisa import notices, webhooks
 from momalisa import walk as maths
-from momalisa import webhooks
 from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -177,7 +177,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         session.execute(
             update(Walk)
             .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
-            .values(status=WalkStatus.RUNNING, started_at=func.now(), revision=Walk.revision + 1)
+            .values(status=WalkStatus.RUNNING, started_at=func.now(), **notices.changed(session, chunk.walk_id))
         )
     frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
     if kind == ChunkKind.RENDER:
@@ -304,7 +304,7 @@ def end(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> b
     ended = session.execute(
         update(Walk)
         .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
-        .values(status=status, finished_at=func.now(), revision=Walk.revision + 1, **values)
+        .values(status=status, finished_at=func.now(), **notices.changed(session, walk_id), **values)
     )
     if not rows(ended):
         return False

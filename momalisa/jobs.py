@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from sqlalchemy.sql.base import ExecutableOption
 
-from momalisa import chunks, keys, pacing, storage, tracing
+from momalisa import chunks, keys, notices, pacing, storage, tracing
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -184,7 +184,9 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
 def remove(session: Session, walk_id: UUID) -> None:
     """Remove a walk: nobody sees it from now on, and `retention.remove_objects` does the rest."""
     chunks.end(session, walk_id, WalkStatus.CANCELED)
-    session.execute(update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now()))
+    session.execute(
+        update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now(), **notices.changed(session, walk_id))
+    )
     session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.walk_id == walk_id))
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from momalisa import jobs
+from momalisa import jobs, notices
 from momalisa.errors import WalkNotFoundError
 from momalisa.settings import settings
 from momalisa.tables import Walk
@@ -71,7 +71,10 @@ def delete(session: Session, walk_id: UUID) -> None:
 
 def _change(session: Session, walk_id: UUID, **values: object) -> None:
     changed = session.scalar(
-        update(Walk).where(Walk.id == walk_id, Walk.deleted_at.is_(None)).values(**values).returning(Walk.id)
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.deleted_at.is_(None))
+        .values(**values, **notices.changed(session, walk_id))
+        .returning(Walk.id)
     )
     if changed is None:
         raise WalkNotFoundError(f"There is no walk {walk_id}.")

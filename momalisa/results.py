@@ -12,7 +12,7 @@ from sqlalchemy import and_, case, cast, column, func, insert, literal, not_, se
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, pacing, webhooks
+from momalisa import chunks, notices, pacing, webhooks
 from momalisa.chunks import Claim, Due
 from momalisa.settings import settings
 from momalisa.storage import StoredObject
@@ -56,7 +56,10 @@ def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
         session.execute(
             update(Walk)
             .where(Walk.id == claim.walk_id, not_(Walk.warnings.contains([warning])))
-            .values(warnings=Walk.warnings.op("||")(literal([warning], JSONB)), revision=Walk.revision + 1)
+            .values(
+                warnings=Walk.warnings.op("||")(literal([warning], JSONB)),
+                **notices.changed(session, claim.walk_id),
+            )
         )
 
 
@@ -75,7 +78,7 @@ def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | Flagg
     missing = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
-        .values(frames_done=Walk.frames_done + new, revision=Walk.revision + 1)
+        .values(frames_done=Walk.frames_done + new, **notices.changed(session, claim.walk_id))
         .returning(Walk.frames_total - Walk.frames_done)
     ).scalar_one()
     # From here on we hold the lock of the walk, so that of two who record at once the second sees it all.
@@ -160,7 +163,7 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
-        .values(status=WalkStatus.SUCCEEDED, finished_at=func.now(), revision=Walk.revision + 1)
+        .values(status=WalkStatus.SUCCEEDED, finished_at=func.now(), **notices.changed(session, claim.walk_id))
     )
     webhooks.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
@@ -220,6 +223,6 @@ def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> b
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id)
-        .values(frames_done=Walk.frames_done - len(positions), revision=Walk.revision + 1)
+        .values(frames_done=Walk.frames_done - len(positions), **notices.changed(session, claim.walk_id))
     )
     return True

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, storage
+from momalisa import chunks, notices, storage
 from momalisa.database import transaction
 from momalisa.settings import settings
 from momalisa.tables import ACTIVE, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
@@ -40,8 +40,12 @@ def expire(session: Session) -> None:
     """Mark walks as expired that were finished longer ago than they are kept."""
     old = Walk.finished_at < func.now() - timedelta(days=settings().retention_days)
     chosen = select(Walk.id).where(old, Walk.purged_at.is_(None), Walk.status != WalkStatus.EXPIRED).limit(AT_ONCE)
+    walks = session.scalars(chosen.with_for_update(skip_locked=True)).all()
     session.execute(
-        update(Walk).where(Walk.id.in_(chosen)).values(status=WalkStatus.EXPIRED, revision=Walk.revision + 1)
+        update(Walk)
+        .where(Walk.id.in_(walks))
+        .values(status=WalkStatus.EXPIRED, **notices.changed(session, *walks))
+        .execution_options(synchronize_session=False)
     )
 
 

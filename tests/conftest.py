@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from momalisa import database, local, queue, reconciler, signed, storage
+from momalisa import database, local, notices, queue, reconciler, signed, storage
 from momalisa.chunks import Claim
 from momalisa.client import Client
 from momalisa.database import transaction
@@ -32,6 +32,7 @@ hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
 
 def forget() -> None:
     """Forget what this process remembers of its settings and of what it made with them."""
+    notices.finish()
     if database.engine.cache_info().currsize:
         database.engine().dispose()
     for remembered in (

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import event, text, update
+from sqlalchemy import event, select, text, update
 
 from api import changes, waiting
-from momalisa import chunks, keys, results
+from momalisa import chunks, keys, notices, results
 from momalisa.database import engine, transaction
 from momalisa.jobs import Glimpse
 from momalisa.tables import Chunk, ChunkKind, Walk, WalkStatus
@@ -43,7 +43,8 @@ def render_a_chunk() -> None:
 
 def end(status: WalkStatus) -> None:
     with transaction() as session:
-        session.execute(update(Walk).values(status=status, revision=Walk.revision + 1))
+        walks = session.scalars(select(Walk.id)).all()
+        session.execute(update(Walk).values(status=status, **notices.changed(session, *walks)))
 
 
 @contextmanager
@@ -150,7 +151,8 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
 ) -> None:
     monkeypatch.setattr(waiting, "LONGEST_SECONDS", 120)
     monkeypatch.setattr(waiting, "LOOK_SECONDS", 120)
-    url = f"/v1/walks/{make()['id']}"
+    walk = UUID(make()["id"])
+    url = f"/v1/walks/{walk}"
 
     def answered() -> int:
         with ThreadPoolExecutor(1) as pool:
@@ -158,7 +160,7 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
 
             def change() -> bool:
                 with transaction() as session:
-                    session.execute(update(Walk).values(revision=Walk.revision + 1))
+                    session.execute(update(Walk).values(notices.changed(session, walk)))
                 return answer.done()
 
             until(change)  # again and again, since the first may come before the API listens, or looks
