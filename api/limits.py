@@ -14,6 +14,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.orm import Session
+from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from api.security import answer_headers
@@ -37,14 +38,20 @@ WAITING_RETRY_SECONDS = 30
 """When to come back after having too many walks in the queue; their turn comes when it comes."""
 
 
+SEARCH_COST = 5
+"""As how many requests one counts that looks for a word in prompts."""
+
+
 def count_request(scope: Scope, party: str) -> None:
-    """Count a request of a party, and have its answer tell what is left.
+    """Count a request of a party, and have its answer tell what is left; a search counts as several.
 
     Raises:
         LimitExceededError: if it is one too many.
     """
     if settings().rate_limits:
-        _take(scope, RateLimitItemPerMinute(settings().requests_per_minute, namespace="requests"), party)
+        limit = settings().requests_per_minute
+        cost = min(SEARCH_COST, limit) if QueryParams(scope["query_string"]).get("q") else 1
+        _take(scope, RateLimitItemPerMinute(limit, namespace="requests"), party, cost)
 
 
 def check_waiting(session: Session, party: str) -> None:

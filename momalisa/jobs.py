@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, cast, exists, func, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from sqlalchemy.sql.base import ExecutableOption
 
-from momalisa import chunks, keys, notices, pacing, storage, tracing
+from momalisa import chunks, keys, notices, pacing, search, storage, tracing
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -224,15 +223,9 @@ def page(
         query = query.where(tuple_(Walk.created_at, Walk.id) < before)
     if status is not None:
         query = query.where(Walk.status == status)
-    if word:
-        query = query.where(_mentions(word))
+    if word := word.replace("\0", ""):  # which PostgreSQL does not take, and no prompt has
+        query = query.where(Walk.id.in_(search.first(session, query, word, limit)))
     return session.scalars(query).all()
-
-
-def _mentions(word: str) -> ColumnElement[bool]:
-    """Return the condition that a word is in one of the prompts of a walk."""
-    prompt = func.jsonb_array_elements_text(cast(Walk.spec, JSONB)["prompts"]).column_valued("prompt")
-    return exists(select(prompt).where(prompt.icontains(word.replace("\0", ""), autoescape=True)))
 
 
 def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:

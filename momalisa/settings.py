@@ -161,7 +161,9 @@ class Settings(BaseSettings):
     )
 
     rate_limits: bool = Field(True, description="Whether callers are held to the limits below; on or off.")
-    requests_per_minute: int = Field(600, ge=1, description="Requests of an API key, or else of an address.")
+    requests_per_minute: int = Field(
+        600, ge=1, description="Requests of an API key, or else of an address; a search for a word counts as five."
+    )
     submissions_per_minute: int = Field(20, ge=1, description="Walks that one of them may submit in a minute.")
     max_waiting_walks: int = Field(20, ge=1, description="Walks of one of them that may wait for workers at once.")
     pixel_steps_per_day: int = Field(

@@ -215,6 +215,15 @@ class Walk(Base):
         Index("walks_finished", "finished_at", postgresql_where=text("purged_at IS NULL")),
         Index("walks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
         Index("walks_owner", "owner", created_at.desc(), id.desc()),
+        Index(
+            "walks_gallery_status",
+            "status",
+            created_at.desc(),
+            id.desc(),
+            postgresql_where=text("public AND hidden_at IS NULL AND deleted_at IS NULL"),
+        ),
+        Index("walks_owner_status", "owner", "status", created_at.desc(), id.desc()),
+        Index("walks_words", text("walk_grams(spec -> 'prompts')"), postgresql_using="gin"),
     )
 
 

@@ -372,7 +372,11 @@ def list_walks(
     status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
     mine: Annotated[bool, Query(description="Your own walks, public or not.")] = False,
     q: Annotated[
-        str | None, Query(max_length=100, description="Only walks with a stop that has this in it, in any case.")
+        str | None,
+        Query(
+            max_length=100,
+            description="Only walks with a stop that has this in it, in any case. Counts as five requests.",
+        ),
     ] = None,
 ) -> schemas.WalkPage:
     """List public walks, or your own, newest first."""

@@ -61,6 +61,16 @@ def test_requests_are_counted_for_each_key_and_for_each_address(api: TestClient,
         assert client.get("/v1/walks").status_code == 200
 
 
+def test_a_search_counts_as_several_requests(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=limits.SEARCH_COST + 1)
+    one = somebody(api, new_key())
+    for path, left in (("/v1/walks?q=fox", 1), ("/v1/walks?q=", 0)):
+        assert one.get(path).headers["ratelimit"].startswith(f'"requests";r={left};')
+    assert_refused(one.get("/gallery?q=fox"), "requests")
+    limit(requests_per_minute=1)
+    assert somebody(api, new_key()).get("/v1/walks?q=fox").status_code == 200
+
+
 def test_whoever_tries_keys_is_counted_by_his_address(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=3)
     guesses = [somebody(api, f"momalisa_{number:043}").get("/v1/walks").status_code for number in range(5)]
