@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from api import body, changes, methods, observed, origin, problems, request_id, security, static
 from api.routes import docs, health, pages, walks, webhooks
+from api.routes import problems as problem_types
 from momalisa import __version__, log
 from momalisa.errors import ForeignOriginError
 
@@ -51,6 +52,7 @@ app.include_router(walks.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)
 app.include_router(docs.router)
+app.include_router(problem_types.router)
 app.include_router(pages.router)
 app.mount("/static", static.files(), name="static")
 

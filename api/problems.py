@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from api import methods, request_id, security, website
+from api import kinds, methods, request_id, security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -39,7 +39,8 @@ class Problem(BaseModel):
     """A problem document, as RFC 9457 defines it."""
 
     type: str = Field(
-        description="A URI reference that names the kind of problem.", examples=["/problems/walk-not-found"]
+        description="A URI reference that names the kind of problem, and leads to what it means.",
+        examples=["/problems/walk-not-found"],
     )
     title: str
     status: int
@@ -80,12 +81,12 @@ def document(operation: dict[str, Any], *errors: type[MomalisaError]) -> None:
 
 
 def _example(error: type[MomalisaError]) -> dict[str, Any]:
-    problem = Problem(type=_reference(error), title=error.title, status=error.status, detail=error.__doc__ or "")
+    problem = Problem(type=_reference(error), title=error.title, status=error.status, detail=kinds.meaning(error))
     return problem.model_dump(mode="json", exclude_defaults=True)
 
 
 def _reference(error: MomalisaError | type[MomalisaError]) -> str:
-    return f"/problems/{error.type}"
+    return kinds.PATH + error.type
 
 
 def install(app: FastAPI) -> None:
@@ -178,7 +179,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         shown.headers.update(headers)
         return shown
     problem = Problem(
-        type=f"/problems/{status.phrase.lower().replace(' ', '-')}",
+        type=kinds.PATH + kinds.slug(status),
         title=status.phrase,
         status=status,
         detail=f"{request.method} {request.url.path}: {status.description or status.phrase}.",

@@ -12,7 +12,10 @@ class MomalisaError(Exception):
 
 
 class InvalidJsonError(MomalisaError):
-    """The body of the request is not JSON."""
+    """The body of the request is not JSON.
+
+    Send a JSON object in UTF-8; the detail says at which character it breaks.
+    """
 
     status = HTTPStatus.BAD_REQUEST
     type = "invalid-json"
@@ -20,7 +23,11 @@ class InvalidJsonError(MomalisaError):
 
 
 class WalkNotFoundError(MomalisaError):
-    """There is no walk with this id."""
+    """There is no walk with this id.
+
+    Check the id. A walk that is not public is there for its owner only: show the same API key or cookie that
+    made it.
+    """
 
     status = HTTPStatus.NOT_FOUND
     type = "walk-not-found"
@@ -28,7 +35,10 @@ class WalkNotFoundError(MomalisaError):
 
 
 class WalkExpiredError(MomalisaError):
-    """The walk is past its retention, and its files are gone."""
+    """The walk is past its retention, and its files are gone.
+
+    Make it again: the same prompts, seed and settings on the same model give the same pictures.
+    """
 
     status = HTTPStatus.GONE
     type = "walk-expired"
@@ -36,7 +46,10 @@ class WalkExpiredError(MomalisaError):
 
 
 class FrameNotThereError(MomalisaError):
-    """The walk has no such frame, or it is not rendered yet."""
+    """The walk has no such frame, or it is not rendered yet.
+
+    Poll the walk; each of its frames has a URL once it is there.
+    """
 
     status = HTTPStatus.NOT_FOUND
     type = "frame-not-there"
@@ -44,7 +57,10 @@ class FrameNotThereError(MomalisaError):
 
 
 class IdempotencyKeyError(MomalisaError):
-    """The Idempotency-Key header is not what it must be."""
+    """The Idempotency-Key header is not what it must be.
+
+    Send 1 to 255 visible ASCII characters, such as a random UUID.
+    """
 
     status = HTTPStatus.BAD_REQUEST
     type = "idempotency-key-malformed"
@@ -52,7 +68,10 @@ class IdempotencyKeyError(MomalisaError):
 
 
 class IdempotencyKeyReusedError(MomalisaError):
-    """The same Idempotency-Key came with another request."""
+    """The same Idempotency-Key came with another request.
+
+    Draw a new key for each new request, and keep it for sending the very same request again.
+    """
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "idempotency-key-reused"
@@ -60,7 +79,11 @@ class IdempotencyKeyReusedError(MomalisaError):
 
 
 class UnauthorizedError(MomalisaError):
-    """The caller named no key where one is needed, or one that does not hold."""
+    """The caller named no key where one is needed, or one that does not hold.
+
+    Send a key that holds as `Authorization: Bearer …`. An operator of this site makes keys, by `momalisa keys
+    create`.
+    """
 
     status = HTTPStatus.UNAUTHORIZED
     type = "unauthorized"
@@ -68,7 +91,10 @@ class UnauthorizedError(MomalisaError):
 
 
 class NotOwnerError(MomalisaError):
-    """The walk can be seen by everybody, but this can be done by its owner only."""
+    """The walk can be seen by everybody, but this can be done by its owner only.
+
+    Show the API key or the cookie with which the walk was made.
+    """
 
     status = HTTPStatus.FORBIDDEN
     type = "not-owner"
@@ -76,7 +102,10 @@ class NotOwnerError(MomalisaError):
 
 
 class ForeignOriginError(MomalisaError):
-    """A page of another site sent a request that changes something, without an API key."""
+    """A page of another site sent a request that changes something, without an API key.
+
+    Send the request from a page of this site, or from a program with an API key.
+    """
 
     status = HTTPStatus.FORBIDDEN
     type = "foreign-origin"
@@ -92,7 +121,10 @@ class KeyNotFoundError(MomalisaError):
 
 
 class TooLargeError(MomalisaError):
-    """The body of the request is larger than is taken."""
+    """The body of the request is larger than is taken.
+
+    Send less: a walk of ten long prompts fits many times over.
+    """
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     type = "too-large"
@@ -100,7 +132,10 @@ class TooLargeError(MomalisaError):
 
 
 class UnsupportedMediaTypeError(MomalisaError):
-    """The body of the request is not of a type that is taken here, or does not tell its type."""
+    """The body of the request is not of a type that is taken here, or does not tell its type.
+
+    Send the Content-Type that the detail names; the Accept-Post header of the answer lists what is taken.
+    """
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     type = "unsupported-media-type"
@@ -108,7 +143,10 @@ class UnsupportedMediaTypeError(MomalisaError):
 
 
 class TooSlowError(MomalisaError):
-    """The request took too long to be sent."""
+    """The request took too long to be sent.
+
+    Send the request again, at once and whole.
+    """
 
     status = HTTPStatus.REQUEST_TIMEOUT
     type = "too-slow"
@@ -116,7 +154,11 @@ class TooSlowError(MomalisaError):
 
 
 class LimitExceededError(MomalisaError):
-    """The caller asked for more than its share; later it may ask again."""
+    """The caller asked for more than its share; later it may ask again.
+
+    Wait as many seconds as Retry-After says, then go on. RateLimit and RateLimit-Policy tell what is left
+    before it comes to this.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     type = "limit-exceeded"
@@ -129,7 +171,10 @@ class LimitExceededError(MomalisaError):
 
 
 class WalkOverError(MomalisaError):
-    """The walk has ended, so that this can no longer be done to it."""
+    """The walk has ended, so that this can no longer be done to it.
+
+    Nothing is left to do: read the walk to see how it ended.
+    """
 
     status = HTTPStatus.CONFLICT
     type = "walk-over"
@@ -137,7 +182,10 @@ class WalkOverError(MomalisaError):
 
 
 class InvalidRequestError(MomalisaError):
-    """Some fields of the request are not what they must be."""
+    """Some fields of the request are not what they must be.
+
+    The list `errors` names each field that is wrong and what it must be.
+    """
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "invalid-request"
@@ -154,7 +202,10 @@ class InvalidFieldError(InvalidRequestError):
 
 
 class StoreUnavailableError(MomalisaError):
-    """The database cannot be reached just now."""
+    """The database cannot be reached just now.
+
+    Try again after as many seconds as Retry-After says. Nothing of what was made is lost.
+    """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     type = "unavailable"
@@ -210,7 +261,10 @@ class LeaseLostError(MomalisaError):
 
 
 class WebhooksOffError(MomalisaError):
-    """This server sends no webhooks, because it has nothing to sign them with."""
+    """This server sends no webhooks, because it has nothing to sign them with.
+
+    Poll the walk instead, or follow its events; an operator turns webhooks on by WEBHOOK_SECRET.
+    """
 
     status = HTTPStatus.NOT_FOUND
     type = "webhooks-off"

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import app
+from momalisa.errors import MomalisaError
 from momalisa.local import System
 from tests.conftest import forget
 from tests.integration.test_api import make
@@ -165,3 +166,33 @@ def test_a_page_takes_its_form_only(api: TestClient) -> None:
 
 def test_a_request_without_a_body_needs_no_type(api: TestClient) -> None:
     assert api.post("/v1/walks").status_code == 422
+
+
+def test_every_type_of_problem_resolves(api: TestClient) -> None:
+    kinds = {error.type for error in MomalisaError.__subclasses__()} | {"internal"}
+    kinds |= {"not-found", "method-not-allowed"}  # as the framework answers
+    kinds |= {
+        example["value"]["type"].removeprefix("/problems/")
+        for operations in app.openapi()["paths"].values()
+        for operation in operations.values()
+        for answer in operation["responses"].values()
+        for example in answer.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
+    }
+    for kind in sorted(kinds):
+        told = api.get(f"/problems/{kind}").json()
+        assert told["type"] == f"/problems/{kind}"
+        assert told["meaning"]
+        assert told["advice"]
+        page = api.get(f"/problems/{kind}", headers={"Accept": "text/html"})
+        assert page.status_code == 200
+        assert "What to do" in page.text
+    missing = api.get("/problems/no-such")
+    assert (missing.status_code, missing.json()["type"]) == (404, "/problems/not-found")
+
+
+def test_the_type_of_a_problem_leads_to_what_it_means(api: TestClient) -> None:
+    problem = api.get(f"/v1/walks/{uuid4()}").json()
+    told = api.get(problem["type"]).json()
+    assert (told["title"], told["status"]) == (problem["title"], 404)
+    assert told["meaning"] == "There is no walk with this id."
+    assert told["advice"].startswith("Check the id.")
