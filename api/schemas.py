@@ -4,17 +4,19 @@ import secrets
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from momalisa import moderation, storage, webhooks
@@ -53,6 +55,12 @@ def _wanted(value: str) -> str:
     return value
 
 
+def _whole(value: object) -> object:
+    """Take 24.0 for 24, as JSON does, which knows numbers of one kind only."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Readable = AfterValidator(_readable)
 Prompt = Annotated[
     str,
@@ -65,25 +73,32 @@ Weight = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 WebhookUrl = Annotated[str, StringConstraints(max_length=webhooks.MAX_URL), AfterValidator(webhooks.checked_url)]
 
 
+NULL_SAYS_USUAL = frozenset({"weights", "seed", "seed_to", "steps", "guidance", "scheduler", "width", "height"})
+"""Fields of which null says: as usual, also where another walk is started from. Elsewhere null says nothing."""
+
+
+def _documented(schema: dict[str, Any]) -> None:
+    """Tell in the schema that every field may be null, and show examples."""
+    for name, described in schema["properties"].items():
+        if "anyOf" not in described:
+            about = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
+            schema["properties"][name] = {"anyOf": [described, {"type": "null"}], **about}
+    schema["examples"] = [
+        {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7},
+        {
+            "prompts": ["a rose", "a butterfly", "a hot air balloon"],
+            "weights": [1, 2, 1],
+            "frames": 48,
+            "easing": "ease-in-out",
+            "loop": "closed",
+        },
+    ]
+
+
 class WalkRequest(BaseModel):
     """A walk to be made."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7},
-                {
-                    "prompts": ["a rose", "a butterfly", "a hot air balloon"],
-                    "weights": [1, 2, 1],
-                    "frames": 48,
-                    "easing": "ease-in-out",
-                    "loop": "closed",
-                },
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_documented)
 
     from_walk: Annotated[UUID, Field(strict=False)] | None = Field(
         None,
@@ -106,7 +121,7 @@ class WalkRequest(BaseModel):
         description="What follows the last stop: the first frame again, the way back without a frame shown twice "
         "in a row (pingpong), or a leg to the first stop (closed).",
     )
-    frames: int = Field(24, ge=2, le=240, description="Frames that are rendered; every stop has one.")
+    frames: Whole = Field(24, ge=2, le=240, description="Frames that are rendered; every stop has one.")
     pacing: Pacing = Field(
         "even",
         description="Steps that are equal to the eye, or equal between the prompts' embeddings.",
@@ -114,7 +129,7 @@ class WalkRequest(BaseModel):
     easing: Easing = Field(
         "linear", description="Whether each leg is walked at one speed, or slowly where it begins or ends."
     )
-    hold: int = Field(
+    hold: Whole = Field(
         0,
         ge=0,
         le=100,
@@ -123,30 +138,30 @@ class WalkRequest(BaseModel):
     interpolation: Interpolation = Field(
         "lerp", description="Between two embeddings: on the straight line, or on the arc."
     )
-    seed: int | None = Field(
+    seed: Whole | None = Field(
         None, ge=0, le=MAX_SEED, description="Seed of the noise that every frame starts from; drawn if left out."
     )
-    seed_to: int | None = Field(
+    seed_to: Whole | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
         description="Seed of a noise to travel to; the noise stays the same if left out.",
     )
     negative_prompt: NegativePrompt = Field("", description="What the pictures shall not show.")
-    steps: int | None = Field(None, ge=1, le=100, description="Denoising steps of each frame.")
+    steps: Whole | None = Field(None, ge=1, le=100, description="Denoising steps of each frame.")
     guidance: float | None = Field(
         None, ge=0, le=20, allow_inf_nan=False, description="How closely the pictures follow the words."
     )
     scheduler: Scheduler | None = Field(None, description="The sampler; the model's own if left out.")
-    width: int | None = Field(
+    width: Whole | None = Field(
         None, ge=64, le=2048, multiple_of=8, description="Width in pixels; the model's own size if left out."
     )
-    height: int | None = Field(
+    height: Whole | None = Field(
         None, ge=64, le=2048, multiple_of=8, description="Height in pixels; the model's own size if left out."
     )
-    fps: int = Field(12, ge=1, le=50, description="Frames per second of the animation.")
+    fps: Whole = Field(12, ge=1, le=50, description="Frames per second of the animation.")
     public: bool = Field(True, description="Whether the walk is shown in the gallery.")
-    deadline_seconds: int | None = Field(
+    deadline_seconds: Whole | None = Field(
         None, ge=1, le=7 * 24 * 3600, description="A walk that is not finished after so many seconds fails."
     )
     webhook_url: WebhookUrl | None = Field(
@@ -155,6 +170,14 @@ class WalkRequest(BaseModel):
         "walk.canceled, signed as Standard Webhooks say.",
         examples=["https://example.com/hook"],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, sent: object) -> object:
+        if not isinstance(sent, dict):
+            return sent
+        silent = WalkRequest.model_fields.keys() - NULL_SAYS_USUAL
+        return {name: value for name, value in sent.items() if value is not None or name not in silent}
 
     @field_validator("width", "height")
     @classmethod

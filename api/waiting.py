@@ -4,16 +4,16 @@ import asyncio
 import re
 import time
 from contextlib import suppress
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.concurrency import run_in_threadpool
 
 from api import changes
 from api.access import Caller
 from momalisa import jobs, storage
 from momalisa.database import transaction
-from momalisa.errors import InvalidFieldError
 from momalisa.jobs import Glimpse
 from momalisa.tables import WalkStatus
 
@@ -68,19 +68,36 @@ def retry_after(seen: Glimpse) -> int:
     return 5 if seen.age_seconds < 60 else QUEUE_SECONDS  # noqa: PLR2004
 
 
-def wished(prefer: str | None) -> int:
-    """Return how long a Prefer header (RFC 7240) asks to wait, in seconds, at most LONGEST_SECONDS.
+def wished(
+    prefer: Annotated[
+        list[str] | None,
+        Header(
+            description="`wait=N` holds the answer back until something has changed, or a walk that is made is "
+            "done, for N seconds at most, and at most 30."
+        ),
+    ] = None,
+) -> int:
+    """Return how long Prefer headers (RFC 7240) ask to wait, in seconds, at most LONGEST_SECONDS.
 
-    Raises:
-        InvalidFieldError: if it asks for a time that is no whole number. Other preferences are ignored.
+    The first `wait` counts; what is no whole number of seconds is ignored, as are its parameters.
     """
-    for preference in (prefer or "").split(","):
-        name, _, value = preference.strip().partition("=")
+    for preference in ",".join(prefer or ()).split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
-            if not re.fullmatch(r"[0-9]{1,6}", value.strip()):
-                raise InvalidFieldError("Prefer", "wait must be a whole number of seconds, as in wait=10")
-            return min(int(value), LONGEST_SECONDS)
+            found = re.fullmatch(r'([0-9]{1,6})|"([0-9]{1,6})"', value.strip())
+            return min(int(found[1] or found[2]), LONGEST_SECONDS) if found else 0
     return 0
+
+
+async def until_done(request: Request, walk_id: UUID, caller: Caller, seconds: float) -> None:
+    """Wait until a walk is done, or the time is up, or nobody waits for the answer any more."""
+    ends = time.monotonic() + seconds
+    tag = None
+    while (left := ends - time.monotonic()) > 0 and not await request.is_disconnected():
+        seen = await for_change(request, walk_id, caller, tag, left)
+        if seen.status.done:
+            return
+        tag = etag(seen)
 
 
 async def for_change(

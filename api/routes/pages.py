@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import ValidationError
 
 from api import access, cursors, form, media, problems, schemas, website
-from api.routes.walks import Base, Caller, create_walk
+from api.routes.walks import Base, Caller, queue_walk
 from momalisa import jobs, outlook
 from momalisa.database import transaction
 from momalisa.errors import LimitExceededError, UnauthorizedError, WalkNotFoundError
@@ -78,7 +78,7 @@ def make(
     try:
         wanted = schemas.WalkRequest.model_validate(body)
         owner = access.submitter(caller)
-        walk = create_walk(wanted, request, response, afterwards, base, owner, None)
+        walk, _ = queue_walk(wanted, request, response, afterwards, base, owner)
     except ValidationError as error:
         found = {item.field: item.message for item in problems.field_errors(error.errors())}
         return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)

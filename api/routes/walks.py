@@ -1,5 +1,6 @@
 """Walks: make one, look at one, look at many, stop or remove one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated
@@ -50,9 +51,10 @@ WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.
 Caller = Annotated[access.Caller, Depends(access.caller)]
 Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
+Wish = Annotated[int, Depends(waiting.wished)]
 
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
-
+PREFERENCE_APPLIED = {"description": "The `wait` that was heeded.", "schema": {"type": "string"}}
 
 Base = Annotated[str, Depends(site.url)]
 
@@ -88,6 +90,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
             "headers": {
                 "Location": {"description": "The walk.", "schema": {"type": "string"}},
                 "Retry-After": RETRY_AFTER,
+                "Preference-Applied": PREFERENCE_APPLIED,
             },
             "links": {
                 name: {"operationId": name, "parameters": {"walk_id": "$response.body#/id"}}
@@ -104,7 +107,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
         ),
     },
 )
-def create_walk(
+async def create_walk(
     body: schemas.WalkRequest,
     request: Request,
     response: Response,
@@ -112,8 +115,37 @@ def create_walk(
     base: Base,
     caller: Submitter,
     repeatable: Repeatable,
+    seconds: Wish,
 ) -> schemas.WalkView:
-    """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine."""
+    """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine.
+
+    With `Prefer: wait=N` the answer shows the walk when it is done, or as far as it is after N seconds.
+    """
+    walk, viewer = await run_in_threadpool(
+        queue_walk, body, request, response, afterwards, base, caller, repeatable
+    )
+    if not seconds:
+        return walk
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    # Workers must hear of it before the answer, for once; a broker that hangs only uses up the time to wait.
+    await asyncio.gather(waiting.until_done(request, walk.id, viewer, seconds), afterwards())
+    afterwards.tasks.clear()
+    walk = await run_in_threadpool(_read, walk.id, viewer.owner, base)
+    if walk.done:
+        del response.headers["Retry-After"]
+    return walk
+
+
+def queue_walk(
+    body: schemas.WalkRequest,
+    request: Request,
+    response: Response,
+    afterwards: BackgroundTasks,
+    base: str,
+    caller: access.Owner,
+    repeatable: tuple[str, bytes] | None = None,
+) -> tuple[schemas.WalkView, access.Caller]:
+    """Queue a walk, and return it with who may look at it from now on."""
     again = None if repeatable is None else _repeatable_by(caller, repeatable, public=body.public)
     new, made, source = uuid4(), None, None
     with transaction() as session:
@@ -157,7 +189,7 @@ def create_walk(
         afterwards.add_task(queue.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
-    return answer
+    return answer, access.Caller(viewer, caller.party, caller.key)
 
 
 def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: bool) -> idempotency.Repeatable:
@@ -209,6 +241,7 @@ def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
                     "schema": {"type": "string"},
                 },
                 "Retry-After": {**RETRY_AFTER, "description": "As in 202; not sent when the walk is done."},
+                "Preference-Applied": PREFERENCE_APPLIED,
             },
             **examples.shown(examples.WALK),
         },
@@ -222,14 +255,10 @@ async def read_walk(
     response: Response,
     base: Base,
     caller: Poller,
+    seconds: Wish,
     if_none_match: Annotated[str | None, Header(description="`ETag` of the last answer.")] = None,
-    prefer: Annotated[
-        str | None,
-        Header(description="`wait=N` answers as soon as something changes, or after N seconds, at most 30."),
-    ] = None,
 ) -> schemas.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
-    seconds = waiting.wished(prefer)
     if seconds:
         seen = await waiting.for_change(request, walk_id, caller, if_none_match, seconds)
     else:

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
+from api import schemas
 from api.app import app
 from momalisa.errors import MomalisaError
 from momalisa.local import System
@@ -196,3 +197,45 @@ def test_the_type_of_a_problem_leads_to_what_it_means(api: TestClient) -> None:
     assert (told["title"], told["status"]) == (problem["title"], 404)
     assert told["meaning"] == "There is no walk with this id."
     assert told["advice"].startswith("Check the id.")
+
+
+FIELDS = sorted(schemas.WalkRequest.model_fields.keys() - {"prompts"})
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_null_is_like_left_out(api: TestClient, field: str) -> None:
+    walk = {"prompts": ["a giraffe", "a battleship"], "seed": 7} | {field: None}
+    answer = api.post("/v1/walks", json=walk)
+    assert answer.status_code == 202, answer.text
+    same = {name: value for name, value in walk.items() if value is not None}
+    usual = api.post("/v1/walks", json=same).json()
+    told = answer.json()
+    if field == "seed":
+        told["settings"]["seed"] = usual["settings"]["seed"]  # drawn
+    assert [told[name] for name in ("settings", "frames_total", "public")] == [
+        usual[name] for name in ("settings", "frames_total", "public")
+    ]
+
+
+def test_null_beside_a_source_is_what_was_there_or_the_usual(api: TestClient) -> None:
+    source = make(api, frames=6, fps=20, public=False, seed_to=9, steps=3)
+    left_out = {name: None for name in FIELDS if name not in schemas.NULL_SAYS_USUAL}
+    same = api.post("/v1/walks", json={**left_out, "prompts": None, "from_walk": source["id"]}).json()
+    assert (same["prompts"], same["settings"]) == (source["prompts"], source["settings"])
+    assert (same["frames_total"], same["public"]) == (6, False)
+    usual = api.post("/v1/walks", json={"from_walk": source["id"], "seed_to": None, "steps": None}).json()
+    assert (usual["settings"]["seed_to"], usual["settings"]["steps"]) == (None, 8)
+
+
+@pytest.mark.parametrize(("frames", "taken"), [(24.0, 24), (24.5, None), ("24", None), (True, None), ([24], None)])
+def test_a_whole_number_may_have_a_point_but_no_quotes(api: TestClient, frames: object, taken: int | None) -> None:
+    answer = api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"], "frames": frames})
+    if taken is None:
+        assert (answer.status_code, answer.json()["errors"][0]["message"]) == (422, "must be a whole number")
+    else:
+        assert (answer.status_code, answer.json()["frames_total"]) == (202, taken)
+
+
+def test_a_field_that_is_not_known_is_refused_though_it_is_null(api: TestClient) -> None:
+    answer = api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"], "colour": None})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "colour")
