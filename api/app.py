@@ -8,7 +8,19 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import body, changes, methods, observed, origin, problems, request_id, security, static
+from api import (
+    body,
+    changes,
+    compression,
+    conditional,
+    methods,
+    observed,
+    origin,
+    problems,
+    request_id,
+    security,
+    static,
+)
 from api.routes import docs, health, pages, walks, webhooks
 from api.routes import problems as problem_types
 from momalisa import __version__, log
@@ -42,6 +54,8 @@ app = FastAPIOffline(
     telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` sees to that
 )
 problems.install(app)
+app.add_middleware(conditional.Conditional)
+app.add_middleware(compression.Compression)
 app.add_middleware(methods.Methods)
 app.add_middleware(body.BodyLimit)
 app.add_middleware(origin.OriginGuard)

@@ -36,7 +36,10 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 about_caller = API_HEADERS if scope["path"].startswith("/v1/") else {}
                 for name, value in {**HEADERS, **about_caller, **own}.items():
-                    headers.setdefault(name, value)
+                    if name == "Vary":
+                        headers.add_vary_header(value)
+                    else:
+                        headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

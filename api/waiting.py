@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 from fastapi import Header, Request
 from fastapi.concurrency import run_in_threadpool
 
-from api import changes
+from api import changes, conditional
 from api.access import Caller
 from momalisa import jobs, storage
 from momalisa.database import transaction
@@ -54,11 +55,8 @@ def etag(seen: Glimpse) -> str:
 
 
 def matches(if_none_match: str | None, seen: Glimpse) -> bool:
-    """Tell whether an If-None-Match header names the walk as it is; compared weakly (RFC 9110, 8.8.3.2)."""
-    if if_none_match is None:
-        return False
-    given = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return "*" in given or etag(seen).removeprefix("W/") in given
+    """Tell whether an If-None-Match header names the walk as it is."""
+    return conditional.matches(if_none_match, etag(seen))
 
 
 def retry_after(seen: Glimpse) -> int:
@@ -68,20 +66,27 @@ def retry_after(seen: Glimpse) -> int:
     return 5 if seen.age_seconds < 60 else QUEUE_SECONDS  # noqa: PLR2004
 
 
-def wished(
-    prefer: Annotated[
-        list[str] | None,
+def wish(
+    request: Request,
+    _prefer: Annotated[
+        str | None,
         Header(
+            alias="Prefer",
             description="`wait=N` holds the answer back until something has changed, or a walk that is made is "
-            "done, for N seconds at most, and at most 30."
+            "done, for N seconds at most, and at most 30.",
         ),
     ] = None,
 ) -> int:
+    """Return how long a request asks to wait, in seconds; it may say so on any of several Prefer lines."""
+    return wished(request.headers.getlist("prefer"))
+
+
+def wished(prefer: Sequence[str]) -> int:
     """Return how long Prefer headers (RFC 7240) ask to wait, in seconds, at most LONGEST_SECONDS.
 
     The first `wait` counts; what is no whole number of seconds is ignored, as are its parameters.
     """
-    for preference in ",".join(prefer or ()).split(","):
+    for preference in ",".join(prefer).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             found = re.fullmatch(r'([0-9]{1,6})|"([0-9]{1,6})"', value.strip())

@@ -51,9 +51,15 @@ WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.
 Caller = Annotated[access.Caller, Depends(access.caller)]
 Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
-Wish = Annotated[int, Depends(waiting.wished)]
+IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last answer.")]
+Wish = Annotated[int, Depends(waiting.wish)]
 
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
+ETAG = {
+    "description": "Send it back as `If-None-Match` to be told only what is new.",
+    "schema": {"type": "string"},
+}
+NOT_MODIFIED = {"description": "Nothing has changed since the `ETag` that was given."}
 PREFERENCE_APPLIED = {"description": "The `wait` that was heeded.", "schema": {"type": "string"}}
 
 Base = Annotated[str, Depends(site.url)]
@@ -236,16 +242,13 @@ def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
     responses={
         HTTPStatus.OK.value: {
             "headers": {
-                "ETag": {
-                    "description": "Send it back as `If-None-Match` to be told only what is new.",
-                    "schema": {"type": "string"},
-                },
+                "ETag": ETAG,
                 "Retry-After": {**RETRY_AFTER, "description": "As in 202; not sent when the walk is done."},
                 "Preference-Applied": PREFERENCE_APPLIED,
             },
             **examples.shown(examples.WALK),
         },
-        HTTPStatus.NOT_MODIFIED.value: {"description": "Nothing has changed since the `ETag` that was given."},
+        HTTPStatus.NOT_MODIFIED.value: NOT_MODIFIED,
         **problems.responses(WalkNotFoundError, WalkExpiredError),
     },
 )
@@ -256,7 +259,7 @@ async def read_walk(
     base: Base,
     caller: Poller,
     seconds: Wish,
-    if_none_match: Annotated[str | None, Header(description="`ETag` of the last answer.")] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> schemas.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
     if seconds:
@@ -383,12 +386,16 @@ def delete_walk(walk_id: WalkId, caller: Caller) -> None:
     summary="Look at the gallery",
     responses={
         HTTPStatus.OK.value: {
-            "headers": {"Link": {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}}},
+            "headers": {
+                "Link": {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}},
+                "ETag": ETAG,
+            },
             "links": {
                 "next": {"operationId": "list_walks", "parameters": {"cursor": "$response.body#/next_cursor"}}
             },
             **examples.shown(examples.PAGE),
-        }
+        },
+        HTTPStatus.NOT_MODIFIED.value: NOT_MODIFIED,
     },
 )
 def list_walks(
@@ -407,6 +414,7 @@ def list_walks(
             description="Only walks with a stop that has this in it, in any case. Counts as five requests.",
         ),
     ] = None,
+    if_none_match: IfNoneMatch = None,  # noqa: ARG001 - documented here, `conditional.Conditional` sees to it
 ) -> schemas.WalkPage:
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:

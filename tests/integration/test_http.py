@@ -239,3 +239,49 @@ def test_a_whole_number_may_have_a_point_but_no_quotes(api: TestClient, frames: 
 def test_a_field_that_is_not_known_is_refused_though_it_is_null(api: TestClient) -> None:
     answer = api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"], "colour": None})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "colour")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/walks", "/v1/walks?limit=1", "/openapi.json", "/about", "/gallery", "/v1/walks/{id}"]
+)
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_who_has_an_answer_is_not_sent_it_again(api: TestClient, path: str, encoding: str) -> None:
+    path = path.format(id=make(api)["id"])
+    first = api.get(path, headers={"Accept-Encoding": encoding})
+    assert first.headers["etag"].startswith('W/"')
+    for known in (first.headers["etag"], f'"x", {first.headers["etag"]}', first.headers["etag"].removeprefix("W/")):
+        again = api.get(path, headers={"If-None-Match": known, "Accept-Encoding": encoding})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+        assert again.headers.get("cache-control") == first.headers.get("cache-control")
+    assert api.get(path, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_a_list_that_has_changed_is_sent(api: TestClient) -> None:
+    tag = api.get("/v1/walks").headers["etag"]
+    make(api)
+    answer = api.get("/v1/walks", headers={"If-None-Match": tag})
+    assert (answer.status_code, len(answer.json()["walks"])) == (200, 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/walks/{id}", "/openapi.json", "/about"])
+def test_texts_are_compressed_for_those_who_can_read_it(api: TestClient, path: str) -> None:
+    path = path.format(id=make(api)["id"])
+    small, plain = (api.get(path, headers={"Accept-Encoding": encoding}) for encoding in ("gzip", "identity"))
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"])
+    assert small.text == plain.text
+    assert "content-encoding" not in plain.headers
+    assert {"Accept-Encoding"} <= set(small.headers["vary"].split(", "))
+    assert small.headers["vary"] == plain.headers["vary"]
+
+
+def test_events_and_secrets_are_never_compressed(api: TestClient) -> None:
+    make(api)
+    assert "content-encoding" not in api.get("/v1/webhook-secret").headers
+    assert "content-encoding" not in api.head(f"/v1/walks/{make(api)['id']}/events").headers
+
+
+def test_answers_vary_with_who_asks_also_when_compressed(api: TestClient) -> None:
+    for _ in range(3):
+        make(api)
+    assert api.get("/v1/walks").headers["vary"] == "Accept-Encoding, Authorization, Cookie"
