@@ -78,6 +78,8 @@ QUEUED: dict[str, Any] = WALK | {
 
 CANCELED: dict[str, Any] = WALK | {"status": "canceled", "artifacts": {}}
 
+PRIVATE: dict[str, Any] = WALK | {"public": False, "mine": True}
+
 PAGE: dict[str, Any] = {"walks": [SUMMARY], "next_cursor": None}
 
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from momalisa import moderation, storage, webhooks
+from momalisa import moderation, moving, storage, webhooks
 from momalisa.outlook import Outlook
 from momalisa.settings import settings
 from momalisa.spec import Interpolation, Pacing, Scheduler, WalkSpec
@@ -303,6 +303,14 @@ class ArtifactView(BaseModel):
     height: int
 
 
+class WalkChange(BaseModel):
+    """What can be changed of a walk once it is made."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"public": False}]})
+
+    public: bool = Field(description="Whether everyone may see the walk, or only you.")
+
+
 class WalkError(BaseModel):
     """Why the walk failed."""
 
@@ -395,7 +403,7 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
             )
             for artifact in walk.artifacts
         },
-        urls_expire_at=storage.urls_expire_at(),
+        urls_expire_at=min(filter(None, (storage.urls_expire_at(), moving.old_urls_end(walk))), default=None),
         warnings=walk.warnings,
         error=WalkError(code=walk.error_code, message=walk.error_message or "") if walk.error_code else None,
         created_at=walk.created_at,

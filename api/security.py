@@ -57,7 +57,7 @@ def install(app: FastAPI) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings().cors_origins,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Prefer"],
             expose_headers=[
                 "ETag",

@@ -164,6 +164,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
             worker=worker,
             claimed_at=func.now(),
             lease_expires_at=_from_now(settings().lease_seconds),
+            secret=select(Walk.secret).where(Walk.id == chunk.walk_id).scalar_subquery(),
             attempts=Chunk.attempts + 1,
         )
         .returning(Chunk.attempts)

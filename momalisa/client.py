@@ -167,6 +167,11 @@ class Client:
             elif seconds:
                 yield walk
 
+    def set_public(self, walk_id: str, public: bool) -> Walk:
+        """Show a walk of yours to everyone, or to yourself only, and return it."""
+        walk: Walk = self._request("PATCH", f"/v1/walks/{walk_id}", json={"public": public}).json()
+        return walk
+
     def cancel(self, walk_id: str) -> Walk:
         """Stop a walk and return it."""
         walk: Walk = self._request("POST", f"/v1/walks/{walk_id}/cancel").json()
@@ -236,6 +241,11 @@ class AsyncClient:
             if response.status_code != httpx.codes.NOT_MODIFIED:
                 walk = response.json()
                 yield walk
+
+    async def set_public(self, walk_id: str, public: bool) -> Walk:
+        """Show a walk of yours to everyone, or to yourself only, and return it."""
+        walk: Walk = (await self._request("PATCH", f"/v1/walks/{walk_id}", json={"public": public})).json()
+        return walk
 
     async def cancel(self, walk_id: str) -> Walk:
         """Stop a walk and return it."""

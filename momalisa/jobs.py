@@ -13,7 +13,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from sqlalchemy.sql.base import ExecutableOption
 
-from momalisa import chunks, keys, notices, pacing, search, storage, tracing
+from momalisa import chunks, keys, moving, notices, pacing, search, storage, tracing
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -165,6 +165,28 @@ def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
             raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
+    return get(session, walk_id, viewer=owner)
+
+
+def set_public(session: Session, walk_id: UUID, public: bool, *, owner: str | None) -> Walk:
+    """Show a walk to everyone, or to its owner only, and return it; what is so already does not change.
+
+    The URLs of its files stop working soon after it was made private (`moving`).
+
+    Raises:
+        WalkNotFoundError: if there is none with this id that `owner` may see.
+        WalkExpiredError: if it is past its retention.
+        NotOwnerError: if it is somebody else's.
+    """
+    _owned(session, walk_id, owner)
+    chunks.lock(session, walk_id)
+    changed = session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.public != public)
+        .values(public=public, **notices.changed(session, walk_id))
+    )
+    if chunks.rows(changed) and not public:
+        moving.begin(session, walk_id)
     return get(session, walk_id, viewer=owner)
 
 

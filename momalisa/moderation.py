@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa import jobs, notices
+from momalisa import chunks, jobs, moving, notices
 from momalisa.errors import WalkNotFoundError
 from momalisa.settings import settings
 from momalisa.tables import Walk
@@ -44,10 +44,16 @@ def _plain(text: str) -> str:
 def hide(session: Session, walk_id: UUID) -> None:
     """Take a walk out of the gallery: only its owner sees it from now on. Again changes nothing.
 
+    The URLs of its files that others know stop working soon after (`moving`).
+
     Raises:
         WalkNotFoundError: if there is none with this id.
     """
+    chunks.lock(session, walk_id)
+    hidden = session.scalar(select(Walk.hidden_at).where(Walk.id == walk_id))
     _change(session, walk_id, hidden_at=func.coalesce(Walk.hidden_at, func.now()))
+    if hidden is None:
+        moving.begin(session, walk_id)
 
 
 def show(session: Session, walk_id: UUID) -> None:

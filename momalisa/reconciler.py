@@ -12,7 +12,7 @@ import requests
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from momalisa import census, chunks, idempotency, leases, monitoring, queue, retention, webhooks
+from momalisa import census, chunks, idempotency, leases, monitoring, moving, queue, retention, webhooks
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import cause, logger
@@ -189,6 +189,22 @@ def remove_objects() -> None:
         log.info("objects of walks removed", walks=removed)
 
 
+def move_objects() -> bool:
+    """Move the files of walks that are no longer shown to everyone, and return whether there may be more.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+        google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
+        google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
+    """
+    with transaction() as session:
+        marked = moving.waiting(session)
+    moved = sum([moving.move(walk_id) for walk_id in marked])
+    if moved:
+        log.info("objects of walks moved", walks=moved)
+    return moved == moving.AT_ONCE
+
+
 def top_up() -> None:
     """See to it that there is a permit for each chunk that is due, as far as the queue has room.
 
@@ -258,7 +274,7 @@ def count() -> None:
 
 
 DUTIES: tuple[Duty, ...] = (
-    *(take_back, top_up, end_overdue, expire, forget_keys, remove_objects),
+    *(take_back, top_up, end_overdue, expire, forget_keys, remove_objects, move_objects),
     *[deliver] * SENDERS,
 )
 """What is done all the time. Each is done by a thread of its own, and what one raises stops no other."""

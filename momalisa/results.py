@@ -192,25 +192,31 @@ def _recorded(stored: StoredObject) -> dict[str, object]:
     return {"object": stored.name, "bytes": stored.bytes, "crc32c": stored.crc32c, "rendered_at": func.now()}
 
 
-def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> bool:
+def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> Due | None:
     """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
 
-    The walk stays `assembling`: nobody shall see it go backwards. Returns whether the frames will be rendered
-    again; if their chunk has been tried as often as it may, the walk fails instead.
+    The walk stays `assembling`: nobody shall see it go backwards. Returns what can be claimed because of that; if
+    the chunk of the frames has been tried as often as it may, the walk fails instead. If frames were moved to other
+    names meanwhile (`moving`), only the assembly comes again.
 
     Raises:
         LeaseLostError: if the assembly is no longer ours.
     """
     chunks.lock(session, claim.walk_id)
-    chunks.report(session, claim, **chunks.released(ChunkStatus.DROPPED), finished_at=func.now())
     lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
+    names = {frame.position: frame.stored and frame.stored.name for frame in claim.frames}
+    recorded = session.execute(select(Frame.position, Frame.object).where(lost)).all()
+    if any(name != names[position] for position, name in recorded):
+        chunks.give_back(session, claim)
+        return Due(ChunkKind.ASSEMBLE)
+    chunks.report(session, claim, **chunks.released(ChunkStatus.DROPPED), finished_at=func.now())
     of_lost = and_(
         Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
     )
     attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
     if attempts >= settings().max_attempts:
         chunks.fail(session, claim.walk_id, ChunkKind.ASSEMBLE)
-        return False
+        return None
     session.execute(
         update(Chunk)
         .where(of_lost)
@@ -218,11 +224,11 @@ def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> b
             **chunks.released(ChunkStatus.QUEUED), due_at=func.now(), finished_at=None, error="frames were damaged"
         )
     )
-    recorded = ("object", "bytes", "crc32c", "rendered_at", "signature", "key")
-    session.execute(update(Frame).where(lost).values(dict.fromkeys(recorded)))
+    forgotten = ("object", "bytes", "crc32c", "rendered_at", "signature", "key")
+    session.execute(update(Frame).where(lost).values(dict.fromkeys(forgotten)))
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id)
         .values(frames_done=Walk.frames_done - len(positions), **notices.changed(session, claim.walk_id))
     )
-    return True
+    return Due(ChunkKind.RENDER)

@@ -156,12 +156,9 @@ def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredO
         blob = bucket.copy_blob(
             bucket.blob(original.name), bucket, name, if_generation_match=0, preserve_acl=True, **arguments
         )
-    except NotFound:
-        return None
-    except PreconditionFailed:
-        blob = bucket.blob(name)
-        blob.reload(**arguments)
-    if blob.crc32c != original.crc32c:
+    except (NotFound, PreconditionFailed):  # of both, a bucket may tell either
+        blob = bucket.get_blob(name, **arguments)
+    if blob is None or blob.crc32c != original.crc32c:
         return None
     return StoredObject(name, int(blob.size), str(blob.crc32c))
 
@@ -204,6 +201,25 @@ def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     if _crc32c(data) != stored.crc32c:
         raise ObjectCorruptError(f"{stored.name} is not what was recorded")
     return data
+
+
+def names(prefix: str) -> list[str]:
+    """Return the names of all objects whose names begin so.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    return [blob.name for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT)]
+
+
+def delete(name: str) -> None:
+    """Delete an object; one that is gone already does no harm.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    with contextlib.suppress(NotFound):
+        _bucket().blob(name).delete(timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
 def delete_all(prefix: str) -> None:

@@ -171,6 +171,8 @@ class Walk(Base):
         server_default=text("(gen_random_uuid())::text"), deferred=True, deferred_raiseload=True
     )
     """Part of the names of its objects, so that they are found by those only who are given their URLs."""
+    secret_changed_at: Mapped[datetime | None]
+    """When it got another one, as long as objects are still to be moved to their new names (`moving`)."""
     spec: Mapped[WalkSpec]
     from_walk: Mapped[UUID | None]
     """The walk whose frames it takes over where they are the same; that one may be gone by now."""
@@ -214,6 +216,7 @@ class Walk(Base):
         Index("walks_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
         Index("walks_finished", "finished_at", postgresql_where=text("purged_at IS NULL")),
         Index("walks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index("walks_moving", "secret_changed_at", postgresql_where=text("secret_changed_at IS NOT NULL")),
         Index("walks_owner", "owner", created_at.desc(), id.desc()),
         Index(
             "walks_gallery_status",
@@ -248,6 +251,8 @@ class Chunk(Base):
     """Claims so far that were not given back."""
     worker: Mapped[str | None]
     """Who claimed it last, as host:pid."""
+    secret: Mapped[str | None]
+    """The secret of its walk when it was claimed last, under which its worker names objects."""
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
     """Set anew with every heartbeat, by which a reconciler sees that its worker lives (`leases`)."""

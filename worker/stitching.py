@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 
 from momalisa import results, storage
 from momalisa import walk as maths
-from momalisa.chunks import Claim, ClaimedFrame, Due
+from momalisa.chunks import Claim, ClaimedFrame
 from momalisa.errors import ObjectCorruptError
 from momalisa.log import logger
 from momalisa.results import MadeArtifact
 from momalisa.spec import slug
 from momalisa.storage import StoredObject
-from momalisa.tables import ArtifactKind, ChunkKind, Flag
+from momalisa.tables import ArtifactKind, Flag
 from worker import assembly, sheet
 from worker.assembly import Picture
 from worker.caption import walk_caption
@@ -76,7 +76,7 @@ def assemble(lease: Lease) -> Record:
         folder = Path(name)
         fetched, lost = _download(lease, folder)
         if lost:
-            return lambda session: Due(ChunkKind.RENDER) if results.frames_lost(session, claim, lost) else None
+            return lambda session: results.frames_lost(session, claim, lost)
         if not fetched:
             return partial(results.nothing_to_show, claim=claim)
         artifacts = _make_artifacts(lease, fetched, folder)

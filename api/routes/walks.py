@@ -100,7 +100,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
             },
             "links": {
                 name: {"operationId": name, "parameters": {"walk_id": "$response.body#/id"}}
-                for name in ("read_walk", "follow_walk", "cancel_walk", "delete_walk")
+                for name in ("read_walk", "follow_walk", "cancel_walk", "change_walk", "delete_walk")
             },
             **examples.shown(examples.QUEUED),
         },
@@ -365,6 +365,22 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
         walk = jobs.cancel(session, walk_id, owner=caller.owner)
+        ahead = outlook.look(session, walk)
+    return schemas.view(walk, ahead, base, viewer=caller.owner)
+
+
+@router.patch(
+    "/{walk_id}",
+    summary="Show or hide a walk",
+    responses={
+        HTTPStatus.OK.value: examples.shown(examples.PRIVATE),
+        **problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError, InvalidJsonError),
+    },
+)
+def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: Caller) -> schemas.WalkView:
+    """Let everyone see a walk of yours, or only you; the URLs that others have stop working within a minute."""
+    with transaction() as session:
+        walk = jobs.set_public(session, walk_id, body.public, owner=caller.owner)
         ahead = outlook.look(session, walk)
     return schemas.view(walk, ahead, base, viewer=caller.owner)
 

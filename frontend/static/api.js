@@ -57,6 +57,7 @@ export async function request(path, { method = "GET", json, etag, key, signal } 
 export const createWalk = (json, key) => request("/v1/walks", { method: "POST", json, key });
 export const readWalk = (id, options) => request(`/v1/walks/${id}`, options);
 export const cancelWalk = (id) => request(`/v1/walks/${id}/cancel`, { method: "POST" });
+export const changeWalk = (id, json) => request(`/v1/walks/${id}`, { method: "PATCH", json });
 export const deleteWalk = (id) => request(`/v1/walks/${id}`, { method: "DELETE" });
 export const finishedWalks = (limit) => request(`/v1/walks?${new URLSearchParams({ limit, status: "succeeded" })}`);
 

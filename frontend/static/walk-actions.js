@@ -1,10 +1,10 @@
 import { announce } from "./announce.js";
-import { ApiError, cancelWalk, createWalk, deleteWalk, newKey } from "./api.js";
+import { ApiError, cancelWalk, changeWalk, createWalk, deleteWalk, newKey } from "./api.js";
 import { finer, refined } from "./request-body.js";
 import { html, nothing } from "./vendor/lit-html.js";
 import { secondsWords } from "./wait.js";
 
-/** What can be done with a walk: remix, refine, copy its address, and, if it is one's own, cancel or remove it. */
+/** What can be done with a walk: remix, refine, copy its address, and, if it is one's own, show it to all or not, cancel or remove it. */
 export class WalkActions {
   #asked = ""; // the action that waits to be confirmed
   #busy = "";
@@ -25,6 +25,7 @@ export class WalkActions {
           ? html`<button type="button" class="plain" @click=${() => this.#refine(walk, more)}>Refine to ${more} frames</button>`
           : nothing}
         <button type="button" class="plain" @click=${() => this.#copy()}>${this.#copied ? "Link copied" : "Copy link"}</button>
+        ${walk.mine ? html`<button type="button" class="plain" @click=${() => this.#show(walk)}>${walk.public ? "Make private" : "Make public"}</button>` : nothing}
         ${walk.mine ? this.#own(walk) : nothing}
       </div>
       <p class="error" role="alert">${this.#error}</p>`;
@@ -66,6 +67,14 @@ export class WalkActions {
     await this.#do(async () => {
       const { body } = await createWalk(refined(walk, frames), this.#keys.get(frames));
       location.assign(`/walks/${body.id}`);
+    });
+  }
+
+  #show(walk) {
+    return this.#do(async () => {
+      const { body } = await changeWalk(walk.id, { public: !walk.public });
+      announce(body.public ? "Everyone may see this walk." : "Only you may see this walk.");
+      this.changed(body);
     });
   }
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, Response, Route, expect
 
 from momalisa.local import System
-from tests.conftest import wait_for_workers
+from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import DONE
 
 Finished = Callable[..., dict[str, Any]]
@@ -219,7 +220,12 @@ def test_only_who_made_a_walk_can_remove_it(website: Page, finished: Finished) -
     website.get_by_role("link", name="Make").click()
     submit(website, "a fox", "a boat", 2)
     expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
-    address = website.url
+    address, gif = website.url, website.get_by_role("link", name=re.compile("GIF"))
+    old = gif.get_attribute("href") or ""
+    website.get_by_role("button", name="Make private").click()
+    expect(website.get_by_role("button", name="Make public")).to_be_visible()
+    expect(gif).not_to_have_attribute("href", old, timeout=60_000)  # the page looks again by itself
+    until(lambda: httpx.get(old).status_code == 404)
     website.get_by_role("button", name="Remove").click()
     website.get_by_role("button", name="Yes").click()
     website.wait_for_url(re.compile("/gallery"))

@@ -73,6 +73,10 @@ def cancel(client: TestClient, walk_id: str) -> Response:
     return client.post(f"/v1/walks/{walk_id}/cancel")
 
 
+def hide(client: TestClient, walk_id: str) -> Response:
+    return client.patch(f"/v1/walks/{walk_id}", json={"public": False})
+
+
 def remove(client: TestClient, walk_id: str) -> Response:
     return client.delete(f"/v1/walks/{walk_id}")
 
@@ -104,6 +108,8 @@ ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]
     (get_webhook_secret, True, (200, 200, 401, 200, 401)),
     (cancel, True, (200, 403, 403, 403, 401)),
     (cancel, False, (200, 404, 404, 404, 401)),
+    (hide, True, (200, 403, 403, 403, 401)),
+    (hide, False, (200, 404, 404, 404, 401)),
     (remove, True, (204, 403, 403, 403, 401)),
     (remove, False, (204, 404, 404, 404, 401)),
     (make_one, True, (202, 202, 202, 202, 401)),
@@ -144,10 +150,9 @@ def test_each_may_do_what_is_his(
             shown = walk_id in [walk["id"] for walk in answer.json()["walks"]]
             assert shown == (public if operation is look_at_all else caller == "owner"), caller
         if status == 404:
-            assert answer.json() == {
-                **read(callers["nobody"], str(uuid4())).json(),
-                "detail": answer.json()["detail"],
-            }
+            unknown = read(callers["nobody"], str(uuid4())).json()
+            own = {name: answer.json()[name] for name in ("detail", "request_id")}
+            assert answer.json() == {**unknown, **own}
 
 
 def test_the_table_names_every_operation() -> None:

@@ -332,7 +332,7 @@ def render(walk_id: UUID) -> Claim:
     return claim(ChunkKind.ASSEMBLE)
 
 
-def lose(assembly: Claim, *indices: int) -> bool:
+def lose(assembly: Claim, *indices: int) -> Due | None:
     with transaction() as session:
         return results.frames_lost(session, assembly, [assembly.frames[index].position for index in indices])
 

@@ -1,5 +1,6 @@
 """What is private stays so: in the API, on the pages, and in the bucket."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -45,6 +46,12 @@ def urls(walk: Reply) -> list[str]:
         *(frame["url"] for frame in walk["frames"] if frame["url"]),
         *(artifact["url"] for artifact in walk["artifacts"].values()),
     ]
+
+
+def checksums(walk: Reply) -> list[str]:
+    """Return what is in the files of a walk, in order; all of them must be there."""
+    files = [httpx.get(url).raise_for_status() for url in urls(walk)]
+    return [hashlib.sha256(file.content).hexdigest() for file in files]
 
 
 def statuses(addresses: list[str]) -> set[int]:

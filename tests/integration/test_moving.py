@@ -1,0 +1,258 @@
+"""Walks that are hidden or made private: their old URLs stop working, and nothing is lost on the way."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select, update
+
+from momalisa import moderation, moving, reconciler, storage
+from momalisa.database import transaction
+from momalisa.moving import Move
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from tests.hanging import draw, finish
+from tests.integration.test_access import somebody
+from tests.integration.test_private import ORDER, Reply, checksums, look, make, statuses, urls
+from worker import lease, stitching
+from worker.lease import Lease, Record
+
+__all__ = ["make"]  # a fixture
+
+
+def make_private(api: TestClient, walk: Reply) -> Reply:
+    answer = api.patch(f"/v1/walks/{walk['id']}", json={"public": False})
+    assert answer.status_code == 200, answer.text
+    changed: Reply = answer.json()
+    return changed
+
+
+def hide(api: TestClient, walk: Reply) -> Reply:
+    with transaction() as session:
+        moderation.hide(session, UUID(walk["id"]))
+    return look(api, walk["id"])
+
+
+def names(walk: Reply) -> set[str]:
+    """Return the names of all objects of a walk that are in the bucket."""
+    return set(storage.names(storage.folder_name(walk["id"])))
+
+
+def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:
+    """Check that the old URLs of a walk are dead, and that its owner finds the same at new ones."""
+    after = look(api, before["id"])
+    assert statuses(urls(before)) == {404}
+    assert not set(urls(before)) & set(urls(after))
+    assert checksums(after) == sums
+    assert names(after) == {url.partition("/momalisa/")[2] for url in urls(after)}
+    with transaction() as session:
+        assert session.scalars(select(Walk.secret_changed_at)).all() == [None]
+
+
+@pytest.mark.parametrize("change", [make_private, hide])
+def test_what_is_no_longer_shown_to_all_is_no_longer_at_the_old_urls(
+    api: TestClient, make: Callable[..., Reply], change: Callable[[TestClient, Reply], Reply]
+) -> None:
+    walk = make(public=True)
+    tag, sums = api.get(f"/v1/walks/{walk['id']}").headers["etag"], checksums(walk)
+    changed = change(api, walk)
+    assert (walk["urls_expire_at"], urls(changed)) == (None, urls(walk))
+    left = datetime.fromisoformat(changed["urls_expire_at"]) - datetime.now(UTC)
+    assert timedelta() < left <= timedelta(seconds=60)
+    assert somebody(api).get(f"/v1/walks/{walk['id']}").status_code == 404
+    change(api, walk)  # again changes nothing
+    reconciler.move_objects()
+    is_moved(api, walk, sums)
+    assert api.get(f"/v1/walks/{walk['id']}").headers["etag"] != tag
+    moved = look(api, walk["id"])
+    reconciler.move_objects()
+    assert look(api, walk["id"]) == moved
+    assert moved["urls_expire_at"] is None
+
+
+def test_a_walk_is_shown_again_under_the_names_that_it_has(api: TestClient, make: Callable[..., Reply]) -> None:
+    walk = make(public=False)
+    answer = api.patch(f"/v1/walks/{walk['id']}", json={"public": True})
+    assert (answer.json()["public"], urls(answer.json())) == (True, urls(walk))
+    assert look(somebody(api), walk["id"])["public"]
+    reconciler.move_objects()
+    assert urls(look(api, walk["id"])) == urls(walk)
+
+
+Step = Callable[[Move], object]
+
+
+def copy_some(what: Move) -> None:
+    moving.copy(Move(what.walk_id, what.secret, what.objects[::2]))
+
+
+def record(what: Move) -> None:
+    with transaction() as session:
+        moving.record(session, what)
+
+
+def remove(what: Move) -> None:
+    moving.remove(what, everything=True)
+
+
+def remove_some(what: Move) -> None:
+    for each in what.objects[::2]:
+        storage.delete(each.name)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [copy_some],
+        [moving.copy],
+        [moving.copy, record],
+        [moving.copy, record, remove_some],
+        [moving.copy, record, remove],
+        [moving.copy, record, remove, moving.copy],  # a second process that is late
+    ],
+    ids=lambda steps: "-".join(step.__name__ for step in steps) or "nothing",
+)
+def test_a_process_may_die_after_each_step(api: TestClient, make: Callable[..., Reply], steps: list[Step]) -> None:
+    walk = make(public=True)
+    sums = checksums(walk)
+    make_private(api, walk)
+    with transaction() as session:
+        what = moving.plan(session, UUID(walk["id"]))
+    assert what
+    assert len(what.objects) == len(urls(walk))
+    for step in steps:
+        step(what)
+    reconciler.move_objects()
+    is_moved(api, walk, sums)
+
+
+def test_a_secret_that_changes_during_a_move_is_the_last_one_in_the_end(
+    api: TestClient, make: Callable[..., Reply]
+) -> None:
+    walk = make(public=True)
+    sums = checksums(walk)
+    make_private(api, walk)
+    with transaction() as session:
+        what = moving.plan(session, UUID(walk["id"]))
+    assert what
+    moving.copy(what)
+    api.patch(f"/v1/walks/{walk['id']}", json={"public": True})
+    make_private(api, walk)
+    with transaction() as session:
+        assert not moving.record(session, what)
+        moving.finish(session, what)
+    reconciler.move_objects()
+    is_moved(api, walk, sums)
+
+
+def private_walk_in_progress(api: TestClient) -> Reply:
+    walk: Reply = api.post("/v1/walks", json={**ORDER, "frames": 12, "public": True}).json()
+    return walk
+
+
+def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestClient) -> None:
+    walk = private_walk_in_progress(api)
+    lease.run(ChunkKind.RENDER, draw)
+    seen: list[Reply] = []
+
+    def while_it_is_made_private(work: Lease) -> Record:
+        recorded = draw(work)
+        make_private(api, walk)
+        assert not moving.move(UUID(walk["id"]))  # what is recorded moves; what this worker uploaded stays
+        seen.append(look(api, walk["id"]))
+        assert checksums(seen[0])
+        return recorded
+
+    lease.run(ChunkKind.RENDER, while_it_is_made_private)
+    assert moving.move(UUID(walk["id"]))
+    finish(UUID(walk["id"]))
+    made = look(api, walk["id"])
+    assert (len(urls(made)), len(checksums(made))) == (18, 18)
+    assert names(made) == {url.partition("/momalisa/")[2] for url in urls(made)}
+    assert {name.split("/")[2] for name in names(made)} == {urls(made)[0].split("/")[-3]}
+    assert set(urls(seen[0])) <= set(urls(made))
+
+
+@pytest.mark.parametrize("before_it_reads", [True, False])
+def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_it_reads: bool) -> None:
+    walk = private_walk_in_progress(api)
+    while look(api, walk["id"])["status"] != "assembling":
+        lease.run(ChunkKind.RENDER, draw)
+
+    def while_it_is_made_private(work: Lease) -> Record:
+        recorded = None if before_it_reads else stitching.assemble(work)
+        make_private(api, walk)
+        assert not moving.move(UUID(walk["id"]))
+        return recorded or stitching.assemble(work)
+
+    lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
+    if before_it_reads:
+        with transaction() as session:
+            chunks = session.execute(select(Chunk.kind, Chunk.status, Chunk.attempts).order_by(Chunk.number)).all()
+            assert session.scalars(select(Frame.object)).all().count(None) == 0  # none was lost
+        assert [tuple(chunk) for chunk in chunks] == [
+            *[(ChunkKind.RENDER, ChunkStatus.DONE, 1)] * 2,
+            (ChunkKind.ASSEMBLE, ChunkStatus.QUEUED, 0),
+        ]
+    finish(UUID(walk["id"]))
+    assert moving.move(UUID(walk["id"]))
+    made = look(api, walk["id"])
+    assert len(checksums(made)) == 18
+    assert names(made) == {url.partition("/momalisa/")[2] for url in urls(made)}
+
+
+def test_a_frame_that_is_lost_does_not_keep_the_others_from_being_moved(
+    api: TestClient, make: Callable[..., Reply]
+) -> None:
+    walk = make(public=True)
+    lost = urls(walk)[0]
+    storage.delete(lost.partition("/momalisa/")[2])
+    make_private(api, walk)
+    reconciler.move_objects()
+    assert statuses(urls(walk)) == {404}
+    assert statuses(urls(look(api, walk["id"]))[1:]) == {200}
+
+
+def test_names_from_before_there_were_secrets_are_moved(api: TestClient, make: Callable[..., Reply]) -> None:
+    walk = make(public=True)
+    sums, folder = checksums(walk), storage.folder_name(walk["id"])
+    with transaction() as session:
+        frames = session.scalars(select(Frame)).all()
+    for frame in frames:
+        name = f"{folder}frames/{frame.position:.9f}.png"
+        storage.copy(storage.StoredObject(frame.object or "", 0, frame.crc32c or ""), name)
+        storage.delete(frame.object or "")
+        with transaction() as session:
+            session.execute(update(Frame).where(Frame.position == frame.position).values(object=name))
+    old = look(api, walk["id"])
+    assert "/frames/" in urls(old)[0]
+    assert statuses(urls(old)) == {200}
+    make_private(api, walk)
+    reconciler.move_objects()
+    is_moved(api, old, sums)
+
+
+def test_only_its_owner_changes_a_walk_and_only_what_can_be_changed(api: TestClient) -> None:
+    walk_id = api.post("/v1/walks", json=ORDER).json()["id"]
+
+    def change(of: str = walk_id, client: TestClient = api, **body: object) -> tuple[int, str]:
+        answer = client.patch(f"/v1/walks/{of}", json=body)
+        assert answer.headers["content-type"] == "application/problem+json"
+        return answer.status_code, answer.json()["type"].rpartition("/")[2]
+
+    assert change(public=False, client=somebody(api)) == (403, "not-owner")
+    assert change(str(uuid4()), public=False) == (404, "walk-not-found")
+    for wrong in ({}, {"public": None}, {"public": "no"}, {"public": 1}, {"public": True, "frames": 3}):
+        assert change(**wrong) == (422, "invalid-request")
+    with transaction() as session:
+        session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
+    assert change(public=False) == (410, "walk-expired")
+
+
+def test_a_change_that_changes_nothing_is_no_change(api: TestClient) -> None:
+    url = f"/v1/walks/{api.post('/v1/walks', json={**ORDER, 'public': True}).json()['id']}"
+    tag = api.get(url).headers["etag"]
+    assert api.patch(url, json={"public": True}).status_code == 200
+    assert api.get(url).headers["etag"] == tag
