@@ -3,13 +3,28 @@
 from typing import Any
 from urllib.parse import parse_qs
 
+from momalisa.errors import InvalidRequestError
+
 WHOLE = {"frames", "seed", "seed_to", "steps", "fps", "hold"}
 DECIMAL = {"guidance"}
 
 
+MOST_FIELDS = 100
+MOST_LETTERS = 400
+"""Of a value; more than any field takes, and few enough to show them again with what is wrong."""
+
+
 def read(body: bytes) -> dict[str, list[str]]:
-    """Return the values of each field of a form as it was sent, in the order of the page."""
-    return parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=100)
+    """Return the values of each field of a form as it was sent, in the order of the page.
+
+    Raises:
+        InvalidRequestError: if there are more than a form of ours has.
+    """
+    try:
+        sent = parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise InvalidRequestError(f"The form has more than {MOST_FIELDS} fields.") from None
+    return {name: [value[:MOST_LETTERS] for value in values] for name, values in sent.items()}
 
 
 def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +27,13 @@ log = logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+
+# What an answer says of what is wrong is bounded, however much is: with these, a problem document has at most 8 kB.
+MOST_ERRORS = 20
+MOST_ERROR_BYTES = 4500
+MOST_DETAIL = 700
+MOST_MESSAGE = 300
+MOST_GOT = 80
 
 
 class FieldError(BaseModel):
@@ -99,6 +107,7 @@ def install(app: FastAPI) -> None:
 
 def _answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     problem.request_id = request_id.current()
+    problem.detail = short(problem.detail, MOST_DETAIL)
     return JSONResponse(
         problem.model_dump(mode="json", exclude_defaults=True),
         status_code=problem.status,
@@ -112,7 +121,7 @@ def answer(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONRespo
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request failed", reason=str(error))
     if isinstance(error, InvalidFieldError):
-        errors = [FieldError(field=error.field, message=error.message)]
+        errors = [FieldError(field=short(error.field), message=short(error.message, MOST_MESSAGE))]
     problem = Problem(
         type=_reference(error), title=error.title, status=error.status, detail=str(error), errors=list(errors)
     )
@@ -133,7 +142,9 @@ def response_to(scope: Scope, error: MomalisaError) -> Response:
     """Return the answer to a request that fails: a page for people with a browser, else a problem document."""
     request = Request(scope)
     if website.wanted(request):
-        shown = website.problem_page(request, status=error.status, title=error.title, detail=str(error))
+        shown = website.problem_page(
+            request, status=error.status, title=error.title, detail=short(str(error), MOST_DETAIL)
+        )
         shown.headers.update(_headers(error))
         return shown
     return answer(error)
@@ -155,14 +166,16 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
             )
         )
     errors = field_errors({**item, "loc": item["loc"][1:]} for item in found)  # after "body", "path" or "query"
+    detail = short("; ".join(f"{item.field}: {item.message}" for item in errors), MOST_DETAIL - 20)
+    detail += f"; and {len(found) - len(errors)} more." if len(found) > len(errors) else "."
     if website.wanted(request):
         return website.problem_page(
             request,
             status=HTTPStatus.UNPROCESSABLE_ENTITY,
             title="This address is not quite right",
-            detail="; ".join(f"{item.field}: {item.message}" for item in errors) + ".",
+            detail=detail,
         )
-    return answer(InvalidRequestError("; ".join(f"{item.field}: {item.message}" for item in errors) + "."), errors)
+    return answer(InvalidRequestError(detail), errors)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -197,14 +210,29 @@ async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: 
 
 
 def field_errors(found: Iterable[Mapping[str, Any]]) -> list[FieldError]:
-    """Return what pydantic found wrong, in plain words, with the name of each field."""
-    return [FieldError(field=_field(item["loc"]), message=_message(item)) for item in found]
+    """Return what pydantic found wrong, in plain words, with the name of each field; of much only the first."""
+    errors: list[FieldError] = []
+    room = MOST_ERROR_BYTES
+    for item in islice(found, MOST_ERRORS):
+        error = FieldError(field=_field(item["loc"]), message=_message(item))
+        room -= len(error.model_dump_json().encode())
+        if room < 0:
+            break
+        errors.append(error)
+    return errors
+
+
+def short(sent: object, most: int = MOST_GOT) -> str:
+    """Return what a caller sent as far as it is worth repeating: its first characters, as far as they print."""
+    text = sent if isinstance(sent, str) else repr(sent)
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text[:most])
+    return shown if len(text) <= most else f"{shown[:-1]}…"
 
 
 def _field(location: tuple[int | str, ...]) -> str:
     """Write a location such as ("prompts", 0) the way people do: prompts[0]."""
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return name.lstrip(".") or "body"
+    return short(name.lstrip(".")) or "body"
 
 
 _MESSAGES = {
@@ -217,10 +245,10 @@ _MESSAGES = {
     "greater_than_equal": "at least {ge}, got {got}",
     "greater_than": "more than {gt:g}, got {got}",
     "less_than_equal": "at most {le}, got {got}",
-    "literal_error": "must be {expected}, got {got!r}",
+    "literal_error": "must be {expected}, got {quoted}",
     "multiple_of": "must be a multiple of {multiple_of}, got {got}",
     "value_error": "{error}",
-    "uuid_parsing": "must be an id such as 123e4567-e89b-42d3-a456-426614174000, got {got!r}",
+    "uuid_parsing": "must be an id such as 123e4567-e89b-42d3-a456-426614174000, got {quoted}",
     "list_type": "must be a list",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -234,6 +262,8 @@ _MESSAGES = {
 def _message(item: Mapping[str, Any]) -> str:
     got = item.get("input")
     if template := _MESSAGES.get(item["type"]):
-        return template.format_map({**item.get("ctx", {}), "got": got, "length": len(str(got))})
+        said = {"got": short(got), "quoted": repr(short(got)) if isinstance(got, str) else short(got)}
+        length = len(got) if isinstance(got, str) else 0
+        return short(template.format_map({**item.get("ctx", {}), **said, "length": length}), MOST_MESSAGE)
     message = str(item["msg"])
-    return message[0].lower() + message[1:]
+    return short(message[0].lower() + message[1:], MOST_MESSAGE)

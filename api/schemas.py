@@ -29,7 +29,15 @@ from momalisa.walk import Easing, Loop, sequence
 MAX_PROMPT = 300
 """Characters."""
 
+MAX_STOPS = 10
+
 MAX_SEED = 2**32 - 1
+
+MAX_FIELDS = 100
+"""In the body of a request, known or not."""
+
+MAX_CURSOR = 200
+"""Characters."""
 
 DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
 
@@ -108,12 +116,13 @@ class WalkRequest(BaseModel):
     prompts: list[Prompt] | None = Field(
         None,
         min_length=2,
-        max_length=10,
+        max_length=MAX_STOPS,
         validate_default=True,
         description="The stops of the walk, in words; usually two. Required, unless `from_walk` names a walk.",
     )
     weights: list[Weight] | None = Field(
         None,
+        max_length=MAX_STOPS,
         description="How long the walk lingers at each stop, one number a prompt; equally long if left out.",
     )
     loop: Loop = Field(
@@ -173,9 +182,11 @@ class WalkRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_left_out(cls, sent: object) -> object:
+    def _few_fields_and_null_is_left_out(cls, sent: object) -> object:
         if not isinstance(sent, dict):
             return sent
+        if len(sent) > MAX_FIELDS:  # refused at once, not by an error for each of thousands
+            raise ValueError(f"at most {MAX_FIELDS} fields, got {len(sent)}")
         silent = WalkRequest.model_fields.keys() - NULL_SAYS_USUAL
         return {name: value for name, value in sent.items() if value is not None or name not in silent}
 

@@ -45,7 +45,7 @@ def _make_page(
 @router.get("/")
 def home(
     caller: Caller,
-    source: Annotated[str | None, Query(alias="from")] = None,
+    source: Annotated[str | None, Query(alias="from", max_length=MOST_LETTERS)] = None,
     to: Annotated[str, Query(max_length=schemas.MAX_PROMPT)] = "",
 ) -> HTMLResponse:
     """Show where a walk is made, with the words and settings of another one if the address names it."""
@@ -73,7 +73,7 @@ def make(
 ) -> Response:
     """Make the walk that the plain form asks for, and lead to it; or show the form again with what is wrong."""
     body = form.walk_request(sent)
-    values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"]}
+    values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"][: schemas.MAX_STOPS]}
     values["public"] = body.get("public", False)
     try:
         wanted = schemas.WalkRequest.model_validate(body)
@@ -116,7 +116,7 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
 def gallery(
     caller: Caller,
     base: Base,
-    cursor: str | None = None,
+    cursor: Annotated[str | None, Query(max_length=schemas.MAX_CURSOR)] = None,
     q: Annotated[str, Query(max_length=MOST_LETTERS)] = "",
     mine: bool = False,
 ) -> HTMLResponse:

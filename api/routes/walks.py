@@ -420,7 +420,9 @@ def list_walks(
     base: Base,
     caller: Caller,
     limit: Annotated[int, Query(ge=1, le=100, description="Walks on a page.")] = 20,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=schemas.MAX_CURSOR, description="`next_cursor` of the page before.")
+    ] = None,
     status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
     mine: Annotated[bool, Query(description="Your own walks, public or not.")] = False,
     q: Annotated[
