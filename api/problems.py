@@ -16,6 +16,7 @@ from api import kinds, methods, request_id, security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
+    InvalidKeyError,
     InvalidRequestError,
     LimitExceededError,
     MomalisaError,
@@ -27,6 +28,7 @@ log = logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+CHALLENGE = 'Bearer realm="MoMALisa"'
 
 # What an answer says of what is wrong is bounded, however much is: with these, a problem document has at most 8 kB.
 MOST_ERRORS = 20
@@ -129,8 +131,10 @@ def answer(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONRespo
 
 
 def _headers(error: MomalisaError) -> dict[str, str]:
+    if isinstance(error, InvalidKeyError):  # as RFC 6750 says
+        return {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token", error_description="{error}"'}
     if isinstance(error, UnauthorizedError):
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": CHALLENGE}
     if isinstance(error, LimitExceededError):
         return {"Retry-After": str(error.retry_after)}
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -56,6 +56,17 @@ class FrameNotThereError(MomalisaError):
     title = "No such frame yet"
 
 
+class ArtifactNotThereError(MomalisaError):
+    """The walk has no such file, or not yet.
+
+    Poll the walk until it has succeeded; its `artifacts` are what it offers then.
+    """
+
+    status = HTTPStatus.NOT_FOUND
+    type = "artifact-not-there"
+    title = "No such file yet"
+
+
 class IdempotencyKeyError(MomalisaError):
     """The Idempotency-Key header is not what it must be.
 
@@ -88,6 +99,10 @@ class UnauthorizedError(MomalisaError):
     status = HTTPStatus.UNAUTHORIZED
     type = "unauthorized"
     title = "A valid API key is needed"
+
+
+class InvalidKeyError(UnauthorizedError):
+    """The API key that was shown does not hold."""
 
 
 class NotOwnerError(MomalisaError):

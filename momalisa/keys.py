@@ -7,13 +7,14 @@ import hashlib
 import re
 import secrets
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import NoReturn
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from momalisa.errors import KeyNotFoundError, UnauthorizedError
+from momalisa.errors import InvalidFieldError, InvalidKeyError, KeyNotFoundError
 from momalisa.tables import ApiKey
 
 PREFIX = "momalisa_"
@@ -27,20 +28,36 @@ REMEMBERED = 10_000
 _found: dict[str, UUID] = {}
 """Ids by hash."""
 
+_VALID = and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
+"""A key holds, by the clock of PostgreSQL, which all processes share."""
+
 _SHAPE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
-def create(session: Session, name: str) -> tuple[ApiKey, str]:
-    """Make a key and return it with its secret, which cannot be had again."""
+def create(session: Session, name: str, *, expires: datetime | timedelta | None = None) -> tuple[ApiKey, str]:
+    """Make a key and return it with its secret, which cannot be had again.
+
+    Args:
+        session: as for all functions here.
+        name: whose it is, or what it is for.
+        expires: when it stops to hold, or after what time; None for never.
+
+    Raises:
+        InvalidFieldError: if that is in the past.
+    """
     secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-    key = ApiKey(id=uuid4(), name=name, hash=_hash(secret))
+    now = session.execute(select(func.now())).scalar_one()
+    expires_at = now + expires if isinstance(expires, timedelta) else expires
+    if expires_at is not None and expires_at <= now:
+        raise InvalidFieldError("expires", f"{expires_at:%Y-%m-%d %H:%M %Z} is not in the future")
+    key = ApiKey(id=uuid4(), name=name, hash=_hash(secret), expires_at=expires_at)
     session.add(key)
     session.flush()
     return key, secret
 
 
 def listed(session: Session) -> Sequence[ApiKey]:
-    """Return all keys, also those that were revoked, oldest first."""
+    """Return all keys, also those that were revoked or have expired, oldest first."""
     return session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)).all()
 
 
@@ -64,11 +81,11 @@ def find(session: Session, secret: str) -> UUID:
     It is looked up by its hash, so that the time this takes tells nothing about the secrets of others.
 
     Raises:
-        UnauthorizedError: if there is none, or it was revoked; nobody is told which.
+        InvalidKeyError: if there is none, or it was revoked or has expired; the error does not say which.
     """
     found = None
     if _SHAPE.fullmatch(secret):
-        found = session.scalar(select(ApiKey.id).where(ApiKey.hash == _hash(secret), ApiKey.revoked_at.is_(None)))
+        found = session.scalar(select(ApiKey.id).where(ApiKey.hash == _hash(secret), _VALID))
     if found is None:
         refuse()
     if len(_found) >= REMEMBERED:
@@ -86,13 +103,13 @@ def recall(secret: str) -> UUID | None:
 
 
 def holds(key_id: UUID) -> ColumnElement[bool]:
-    """Return the condition that a key is there and was not revoked, for a query that has other work to do."""
-    return exists().where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    """Return the condition that a key is there and holds, for a query that has other work to do."""
+    return exists().where(ApiKey.id == key_id, _VALID)
 
 
 def refuse() -> NoReturn:
-    """Raise what is told to whoever shows a key that does not hold; nobody is told why."""
-    raise UnauthorizedError("This API key is not known here, or it was revoked.")
+    """Raise the answer to a key that does not hold; it does not say why."""
+    raise InvalidKeyError("This API key is not known here, or it was revoked or has expired.")
 
 
 def _hash(secret: str) -> str:

@@ -3,8 +3,10 @@
 Each imports what it works with itself, so that a visitor's commands need not wait for the libraries of servers.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -24,6 +26,16 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(moderate_app, name="moderate")
 
 WalkId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of the walk.", show_default=False)]
+
+
+def _expiry(text: str) -> timedelta | datetime:
+    """Return the time or the moment that `90d` or `2027-12-31` says; a day counts to its end, in UTC."""
+    if found := re.fullmatch(r"([1-9][0-9]{0,4})d", text):
+        return timedelta(days=int(found[1]))
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is neither a number of days, such as 90d, nor a date.") from None
 
 
 @app.command()
@@ -51,12 +63,22 @@ def reconcile() -> None:
 
 
 @keys_app.command("create")
-def create_key(name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")]) -> None:
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")],
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="90d|YYYY-MM-DD",
+            help="For how many days it holds, or the last day on which it does (UTC); for ever if left out.",
+        ),
+    ] = None,
+) -> None:
     """Make an API key and show it, this once."""
     from momalisa import keys  # noqa: PLC0415
 
+    until = None if expires is None else _expiry(expires)
     with _operating() as session:
-        key, secret = keys.create(session, name)
+        key, secret = keys.create(session, name, expires=until)
     tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
     tell(secret)
 
@@ -68,8 +90,9 @@ def list_keys() -> None:
 
     with _operating() as session:
         for key in keys.listed(session):
-            revoked = f", revoked {key.revoked_at:%Y-%m-%d %H:%M %Z}" if key.revoked_at else ""
-            tell(f"{key.id} {key.name} (made {key.created_at:%Y-%m-%d %H:%M %Z}{revoked})")
+            times = {"made": key.created_at, "expires": key.expires_at, "revoked": key.revoked_at}
+            told = ", ".join(f"{what} {when:%Y-%m-%d %H:%M %Z}" for what, when in times.items() if when)
+            tell(f"{key.id} {key.name} ({told})")
 
 
 @keys_app.command("revoke")

@@ -386,3 +386,4 @@ class ApiKey(Base):
     """SHA-256 of the secret, in hexadecimal digits."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]

@@ -18,6 +18,7 @@ from api import access, cursors, examples, limits, media, problems, schemas, sit
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
 from momalisa.errors import (
+    ArtifactNotThereError,
     FrameNotThereError,
     IdempotencyKeyError,
     IdempotencyKeyReusedError,
@@ -35,7 +36,7 @@ from momalisa.errors import (
     WalkOverError,
 )
 from momalisa.log import logger
-from momalisa.tables import ChunkKind, Walk, WalkStatus
+from momalisa.tables import ArtifactKind, ChunkKind, Walk, WalkStatus
 
 log = logger(__name__)
 router = APIRouter(
@@ -351,6 +352,35 @@ def read_frame(
     if name is None:
         raise FrameNotThereError(f"Frame {index} of walk {walk_id} is not rendered yet.")
     return storage.url(name, base)
+
+
+@router.get(
+    "/{walk_id}/artifacts/{kind}",
+    summary="Get a file",
+    status_code=HTTPStatus.TEMPORARY_REDIRECT,
+    response_class=RedirectResponse,
+    responses={
+        HTTPStatus.TEMPORARY_REDIRECT.value: {
+            "description": "The file is at `Location`.",
+            "headers": {"Location": {"schema": {"type": "string"}}},
+        },
+        **problems.responses(WalkNotFoundError, ArtifactNotThereError, WalkExpiredError),
+    },
+)
+def read_artifact(
+    walk_id: WalkId,
+    kind: Annotated[ArtifactKind, Path(description="What the walk offers once it has succeeded.")],
+    base: Base,
+    caller: Caller,
+) -> str:
+    """Redirect to a file of a finished walk, which never changes."""
+    with transaction() as session:
+        walk = jobs.get(session, walk_id, viewer=caller.owner)
+        found = {artifact.kind: artifact.object for artifact in walk.artifacts}
+        status = walk.status
+    if kind not in found:
+        raise ArtifactNotThereError(f"Walk {walk_id} has no {kind}; it is {status}.")
+    return storage.url(found[kind], base)
 
 
 @router.post(

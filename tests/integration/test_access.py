@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from momalisa import cli, keys, local
 from momalisa.database import transaction
 from momalisa.local import System
 from momalisa.settings import ROOT, environment, settings
-from momalisa.tables import ApiKey, Chunk, Frame, Walk, WalkStatus
+from momalisa.tables import ApiKey, Artifact, ArtifactKind, Chunk, Frame, Walk, WalkStatus
 from tests.conftest import forget
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
@@ -65,6 +66,13 @@ def get_frame(client: TestClient, walk_id: str) -> Response:
     return client.get(f"/v1/walks/{walk_id}/frames/0", follow_redirects=False)
 
 
+def get_artifact(client: TestClient, walk_id: str) -> Response:
+    with transaction() as session:
+        made = {"object": "x", "bytes": 1, "crc32c": "AAAAAA==", "width": 8, "height": 8}
+        session.merge(Artifact(walk_id=UUID(walk_id), kind=ArtifactKind.GIF, **made))
+    return client.get(f"/v1/walks/{walk_id}/artifacts/gif", follow_redirects=False)
+
+
 def get_webhook_secret(client: TestClient, walk_id: str) -> Response:
     return client.get("/v1/webhook-secret")
 
@@ -105,6 +113,8 @@ ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]
     (follow, False, (200, 404, 404, 404, 401)),
     (get_frame, True, (307, 307, 307, 307, 401)),
     (get_frame, False, (307, 404, 404, 404, 401)),
+    (get_artifact, True, (307, 307, 307, 307, 401)),
+    (get_artifact, False, (307, 404, 404, 404, 401)),
     (get_webhook_secret, True, (200, 200, 401, 200, 401)),
     (cancel, True, (200, 403, 403, 403, 401)),
     (cancel, False, (200, 404, 404, 404, 401)),
@@ -191,7 +201,10 @@ def test_what_is_no_key_is_refused_and_not_taken_for_nobody(api: TestClient, hea
     for method, path in (("GET", "/v1/walks"), ("POST", "/v1/walks"), ("GET", f"/v1/walks/{uuid4()}")):
         answer = api.request(method, path, json=ORDER, headers={b"Authorization": header.encode()})
         assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized")
-        assert answer.headers["www-authenticate"] == "Bearer"
+        challenge = answer.headers["www-authenticate"]
+        assert challenge.startswith('Bearer realm="MoMALisa"')
+        refused = 'error="invalid_token", error_description="This API key' in challenge
+        assert refused == header.startswith("Bearer")
 
 
 def test_two_keys_at_once_are_none(api: TestClient) -> None:
@@ -248,7 +261,7 @@ def test_walks_may_be_for_the_holders_of_keys_only(api: TestClient, monkeypatch:
     monkeypatch.setenv("ANONYMOUS", "false")
     settings.cache_clear()
     refused = api.post("/v1/walks", json=ORDER)
-    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="MoMALisa"')
     assert "set-cookie" not in refused.headers
     assert api.get("/v1/walks").status_code == 200
     submit(somebody(api, new_key()))
@@ -268,6 +281,31 @@ def test_the_command_line_makes_lists_and_revokes_keys(api: TestClient) -> None:
     assert "revoked 20" in run(cli.app, ["keys", "list"]).output
     unknown = run(cli.app, ["keys", "revoke", str(uuid4())])
     assert (unknown.exit_code, "There is no API key" in unknown.output) == (1, True)
+
+
+def test_a_key_holds_until_it_expires_also_for_those_who_poll(api: TestClient) -> None:
+    run = CliRunner().invoke
+    made = run(cli.app, ["keys", "create", "the guest", "--expires", "90d"])
+    key_id, secret = made.output.split()[0], made.output.split()[-1]
+    client = somebody(api, secret)
+    walk_id = submit(client, public=False)
+    assert read_again(client, walk_id).status_code == 304
+    with transaction() as session:
+        key = session.get_one(ApiKey, UUID(key_id))
+        assert key.expires_at is not None
+        assert key.expires_at - key.created_at == timedelta(days=90)
+        key.expires_at = func.now()
+    assert read_again(client, walk_id).status_code == 401
+    assert client.get("/v1/walks").status_code == 401
+    assert ", expires 20" in run(cli.app, ["keys", "list"]).output
+
+
+@pytest.mark.parametrize("expires", ["0d", "90", "soon", "2020-01-31", "2027-02-30"])
+def test_a_key_that_could_never_hold_is_not_made(api: TestClient, expires: str) -> None:
+    made = CliRunner().invoke(cli.app, ["keys", "create", "the guest", "--expires", expires])
+    assert made.exit_code != 0
+    with transaction() as session:
+        assert not keys.listed(session)
 
 
 def test_an_operator_reaches_the_system_that_runs_here_by_itself(

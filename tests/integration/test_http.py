@@ -2,15 +2,17 @@
 
 import re
 from typing import cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
 from api import schemas
 from api.app import app
+from momalisa.database import transaction
 from momalisa.errors import MomalisaError
 from momalisa.local import System
+from momalisa.tables import Artifact, ArtifactKind
 from tests.conftest import forget
 from tests.integration.test_api import make
 
@@ -285,3 +287,20 @@ def test_answers_vary_with_who_asks_also_when_compressed(api: TestClient) -> Non
     for _ in range(3):
         make(api)
     assert api.get("/v1/walks").headers["vary"] == "Accept-Encoding, Authorization, Cookie"
+
+
+def test_a_file_that_is_not_there_yet_is_told_from_one_that_never_will_be(api: TestClient) -> None:
+    walk = make(api)["id"]
+    early = api.get(f"/v1/walks/{walk}/artifacts/gif")
+    assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-there")
+    assert "it is queued" in early.json()["detail"]
+    unknown = api.get(f"/v1/walks/{walk}/artifacts/exe")
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "kind")
+    with transaction() as session:
+        made = {"object": f"walks/{walk}/x/walk.gif", "bytes": 1, "crc32c": "AAAAAA==", "width": 8, "height": 8}
+        session.add(Artifact(walk_id=UUID(walk), kind=ArtifactKind.GIF, **made))
+    there = api.get(f"/v1/walks/{walk}/artifacts/gif", follow_redirects=False)
+    assert (there.status_code, there.headers["location"]) == (
+        307,
+        api.get(f"/v1/walks/{walk}").json()["artifacts"]["gif"]["url"],
+    )
