@@ -6,27 +6,28 @@ Redis carries hints here, too: while it is down, nobody is held to a limit that 
 import math
 import time
 from functools import cache
+from typing import Any
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute, WindowStats
 from limits.errors import StorageError
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
+from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from api.security import answer_headers
-from momalisa import database, jobs
+from momalisa import broker, database, jobs
 from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 
 log = logger(__name__)
-
-KEY_PREFIX = "momalisa:limits"
 
 REDIS_SECONDS = 0.25
 """How long a request waits for Redis."""
@@ -119,14 +120,12 @@ def seconds_until_room(
 class _Counters:
     """The counters in one Redis."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prefix: str) -> None:
         self._storage = RedisStorage(
-            url,
-            key_prefix=KEY_PREFIX,
+            "redis://",  # the pool knows where
+            _pool(broker.read(url)),
+            key_prefix=f"{prefix}limits",
             wrap_exceptions=True,
-            socket_connect_timeout=REDIS_SECONDS,
-            socket_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
         )
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._left_alone_until = 0.0  # monotonic seconds
@@ -155,9 +154,30 @@ class _Counters:
         )
 
 
+def _pool(address: broker.Address) -> ConnectionPool:
+    """Return connections to a broker that keep nobody waiting."""
+    patience: dict[str, Any] = {
+        "socket_connect_timeout": REDIS_SECONDS,
+        "socket_timeout": REDIS_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    options = {**address.login(), **patience}
+    if address.socket is not None:
+        del options["socket_connect_timeout"]
+        return ConnectionPool(UnixDomainSocketConnection, path=address.socket, **options)
+    if address.master:
+        sentinels: Any = Sentinel(list(address.hosts), sentinel_kwargs=patience, **options)  # type: ignore[no-untyped-call]
+        found: ConnectionPool = sentinels.master_for(address.master).connection_pool
+        return found
+    [(host, port)] = address.hosts
+    if address.tls:
+        options |= address.certificates(settings().broker_ca)
+    return ConnectionPool(SSLConnection if address.tls else Connection, host=host, port=port, **options)
+
+
 @cache
-def _counters(url: str) -> _Counters:
-    return _Counters(url)
+def _counters(url: str, prefix: str) -> _Counters:
+    return _Counters(url, prefix)
 
 
 def _take(scope: Scope, item: RateLimitItem, party: str, cost: int = 1) -> None:
@@ -167,7 +187,7 @@ def _take(scope: Scope, item: RateLimitItem, party: str, cost: int = 1) -> None:
         LimitExceededError: if there is not enough.
     """
     try:
-        left = _counters(settings().broker_url).take(item, party, cost)
+        left = _counters(settings().broker_url, settings().queue_prefix).take(item, party, cost)
     except LimitExceededError as error:
         _tell(scope, item, remaining=0, seconds=error.retry_after)
         raise

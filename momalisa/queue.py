@@ -10,14 +10,19 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import KombuError
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
-from momalisa import database, monitoring
+from momalisa import broker, database, monitoring
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
 
 log = logger(__name__)
+
+PATIENCE = {"socket_connect_timeout": 2, "socket_timeout": 2}
+"""How long the broker, or a Sentinel, may take to answer; seconds."""
 
 BROKER_ERRORS = (KombuError, RedisError, OSError)
 """What may be raised when the broker is down, restarts or hangs."""
@@ -26,7 +31,10 @@ BROKER_ERRORS = (KombuError, RedisError, OSError)
 @cache
 def app() -> Celery:
     """Return the Celery app of this process."""
-    celery = Celery("momalisa", broker=settings().broker_url, set_as_current=True)
+    address = broker.read(settings().broker_url)
+    celery = Celery("momalisa", broker=address.celery_url(), set_as_current=True)
+    if address.tls:
+        celery.conf.broker_use_ssl = address.certificates(settings().broker_ca)
     celery.conf.update(
         task_queues=[Queue(kind.value) for kind in ChunkKind],
         task_routes={task_name(kind): {"queue": kind.value} for kind in ChunkKind},
@@ -44,12 +52,14 @@ def app() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "socket_connect_timeout": 2,
-            "socket_timeout": 2,
+            **PATIENCE,
             "socket_keepalive": True,
             "health_check_interval": 5,
             "max_retries": 0,
             "visibility_timeout": 3600,  # of a permit only: chunks have leases of their own
+            "global_keyprefix": settings().queue_prefix,
+            "master_name": address.master,
+            "sentinel_kwargs": {**PATIENCE, "retry": Retry(NoBackoff(), 0)},  # the next Sentinel is a better try
         },
     )
     return celery

@@ -5,9 +5,12 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, FilePath, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from momalisa import broker
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: `models/`, `frontend/` and `migrations/` lie beside the packages."""
@@ -41,10 +44,20 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of PostgreSQL, which holds the truth.",
     )
     broker_url: str = Field(
-        "redis://localhost:6379/0", repr=False, description="URL of Redis or Valkey, which carries hints."
+        "redis://localhost:6379/0",
+        repr=False,
+        description="URL of Redis or Valkey, which carries hints: redis, rediss (TLS), unix or sentinel.",
+    )
+    broker_ca: FilePath | None = Field(
+        None, description="PEM file of the authorities that the broker is trusted by; unset means the system's."
     )
 
     bucket: str = Field("momalisa", description="Name of the Google Cloud Storage bucket.")
+    queue_prefix: str = Field(
+        default_factory=lambda data: f"{data.get('bucket')}:{_database_name(data)}:",
+        description="What all keys of the broker begin with, so that several systems share one; unset means the "
+        "names of the bucket and of the database.",
+    )
     bucket_endpoint: str | None = Field(
         None, description="Base URL of an emulator of the bucket API; unset means Google's own."
     )
@@ -232,6 +245,12 @@ class Settings(BaseSettings):
             raise ValueError("RENDERER=vertex needs VERTEX_ENDPOINT")
         return self
 
+    @field_validator("broker_url")
+    @classmethod
+    def _every_part_understands_it(cls, value: str) -> str:
+        broker.read(value)
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def _secret_can_sign(cls, value: SecretStr | None) -> SecretStr | None:
@@ -258,6 +277,10 @@ class Settings(BaseSettings):
 def _embedded(data: dict[str, object]) -> bool:
     """Tell whether the model is the embedded one, which needs few steps and little guidance."""
     return Path(str(data.get("model"))).resolve() == Path(EMBEDDED_MODEL)
+
+
+def _database_name(data: dict[str, object]) -> str:
+    return urlsplit(str(data.get("database_url"))).path.strip("/")
 
 
 @cache

@@ -17,10 +17,12 @@ def main() -> int:
     kind = parser.parse_args().kind
     try:
         with beginning.in_parent():
-            import worker.tasks  # noqa: F401, PLC0415 - Celery would show a traceback of settings that are not valid
+            from worker import tasks  # noqa: PLC0415 - Celery would show a traceback of settings that are not valid
         celery(
             [
-                *("--app", "worker.tasks", "worker"),
+                *("--app", "worker.tasks"),
+                *("--broker", tasks.app.conf.broker_url),  # else it would read BROKER_URL in its own dialect
+                "worker",
                 *("--queues", kind, "--hostname", f"{kind}-{os.getpid()}@%h"),
                 *("--pool", "prefork", "--concurrency", "1"),
                 *("--without-gossip", "--without-mingle", "--without-heartbeat"),

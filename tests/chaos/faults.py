@@ -20,7 +20,7 @@ from kombu.exceptions import KombuError
 
 from momalisa.settings import ROOT, environment
 from tests.chaos.proxy import Trouble
-from tests.chaos.stage import LEASE_SECONDS, ORDERS, Stage
+from tests.chaos.stage import LEASE_SECONDS, ORDERS, QUEUE_PREFIX, Stage
 
 
 @dataclass(frozen=True)
@@ -394,6 +394,7 @@ def _publish(stage: Stage, kind: str, permits: int) -> None:
         contextlib.suppress(KombuError, redis.RedisError, OSError),
         Celery(broker=stage.variables["BROKER_URL"]) as app,
     ):
+        app.conf.broker_transport_options = {"global_keyprefix": QUEUE_PREFIX}
         for _ in range(permits):
             app.send_task(f"momalisa.{kind}", queue=kind, ignore_result=True, retry=False)
 

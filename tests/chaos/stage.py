@@ -26,6 +26,7 @@ from tests.chaos.proxy import Proxy, Trouble
 
 LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
+QUEUE_PREFIX = "chaos:"
 
 STALL_SECONDS = LEASE_SECONDS + sum(storage.TIMEOUT)
 """More than one try takes to upload something: a bucket that hangs is no reason for a worker to end itself."""
@@ -97,6 +98,7 @@ class Stage(System):
                 "STALL_SECONDS": str(STALL_SECONDS),
                 "BATCH_SIZE": str(BATCH_SIZE),
                 "RATE_LIMITS": "off",
+                "QUEUE_PREFIX": QUEUE_PREFIX,
             },
         )
         self.random = random.Random(seed)

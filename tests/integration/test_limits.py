@@ -26,7 +26,7 @@ Limit = Callable[..., None]
 def limit(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Limit:
     """Switch limits on, with nothing counted so far."""
     broker = redis.Redis.from_url(settings().broker_url)
-    for key in broker.scan_iter(f"{limits.KEY_PREFIX}:*"):
+    for key in broker.scan_iter(f"{settings().queue_prefix}limits:*"):
         broker.delete(key)
     broker.close()
 

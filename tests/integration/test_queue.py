@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import text
 
 from momalisa import chunks, jobs, queue, reconciler
-from momalisa.database import transaction
+from momalisa.database import engine, transaction
 from momalisa.local import System
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment, settings
@@ -97,8 +97,8 @@ def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
     broker = services.children["valkey"].process
     assert broker
     with worker(services, ChunkKind.ASSEMBLE, log):
-        with transaction() as session:
-            session.execute(text("LOCK TABLE chunks"))  # so that the work ends when we say
+        with engine().begin() as connection:
+            connection.execute(text("LOCK TABLE chunks"))  # so that the work ends when we say
             queue.publish(ChunkKind.ASSEMBLE)
             until(a_claim_waits)
             broker.send_signal(signal.SIGSTOP)
@@ -117,11 +117,12 @@ def a_claim_waits() -> bool:
 
 
 @contextmanager
-def worker(services: System, kind: ChunkKind, log: Path) -> Iterator[None]:
+def worker(services: System, kind: ChunkKind, log: Path, **variables: str) -> Iterator[None]:
     """Run a worker for the length of a block."""
+    variables = {**services.variables, **variables}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker", kind], cwd=ROOT, env=environment(**services.variables), stderr=output
+            [sys.executable, "-m", "worker", kind], cwd=ROOT, env=environment(**variables), stderr=output
         )
     try:
         yield

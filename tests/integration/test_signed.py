@@ -145,7 +145,7 @@ def test_while_nobody_signs_a_visitor_may_come_again(
 
 
 def test_no_other_service_is_asked_within_a_transaction() -> None:
-    counters = limits._counters("redis://127.0.0.1:1/0")
+    counters = limits._counters("redis://127.0.0.1:1/0", "")
     asked = (
         lambda: storage.url("a", "http://museum"),
         lambda: storage.delete_all(storage.folder_name(uuid4())),
