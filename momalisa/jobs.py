@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from sqlalchemy.sql.base import ExecutableOption
@@ -18,7 +18,7 @@ from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, 
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
-from momalisa.tables import Chunk, ChunkStatus, Frame, IdempotencyKey, Walk, WalkStatus
+from momalisa.tables import Chunk, ChunkStatus, Frame, IdempotencyKey, Tombstone, Walk, WalkStatus
 
 
 def create(
@@ -88,7 +88,7 @@ def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
         .options(selectinload(Walk.frames), selectinload(Walk.artifacts), _with_source(viewer))
         .execution_options(populate_existing=True)
     ).one_or_none()
-    _refuse_what_is_gone(walk_id, None if walk is None else walk.status)
+    _refuse_what_is_gone(session, walk_id, None if walk is None else walk.status, viewer)
     assert walk
     return walk
 
@@ -122,18 +122,24 @@ def glimpse(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | 
     ).one_or_none()
     if not (row.key_holds if row else session.scalar(select(key_holds))):
         keys.refuse()
-    _refuse_what_is_gone(walk_id, None if row is None else row.status)
+    _refuse_what_is_gone(session, walk_id, None if row is None else row.status, viewer)
     assert row
     return Glimpse(row.revision, row.status, float(row.age))
 
 
-def _refuse_what_is_gone(walk_id: UUID, status: WalkStatus | None) -> None:
-    if status is None:
+def _refuse_what_is_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:
+    if status is None and not session.scalar(select(_was_there(walk_id, viewer))):
         raise WalkNotFoundError(f"There is no walk {walk_id}.")
-    if status == WalkStatus.EXPIRED:
+    if status in {None, WalkStatus.EXPIRED}:
         raise WalkExpiredError(
             f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
         )
+
+
+def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
+    """Return the condition that somebody could see a walk that has expired since."""
+    could_see = or_(Tombstone.public, Tombstone.owner == viewer)
+    return exists().where(Tombstone.walk_id == walk_id, could_see)
 
 
 def pictures(
@@ -203,7 +209,7 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
 
 
 def remove(session: Session, walk_id: UUID) -> None:
-    """Remove a walk: nobody sees it from now on, and `retention.remove_objects` does the rest."""
+    """Remove a walk: nobody sees it from now on, and `retention.remove` does the rest."""
     chunks.end(session, walk_id, WalkStatus.CANCELED)
     session.execute(
         update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now(), **notices.changed(session, walk_id))

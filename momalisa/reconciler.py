@@ -144,8 +144,8 @@ def take_back() -> None:
         monitoring.record(monitoring.LEASES_EXPIRED, taken)
 
 
-def end_overdue() -> None:
-    """Fail walks that are past their deadline.
+def end_overdue() -> bool:
+    """Fail walks that are past their deadline, and return whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -154,39 +154,42 @@ def end_overdue() -> None:
         overdue = retention.end_overdue(session)
     if overdue:
         log.info("overdue walks ended", walks=overdue)
+    return overdue == retention.AT_ONCE
 
 
-def expire() -> None:
-    """Expire walks that were finished longer ago than they are kept.
+def expire() -> bool:
+    """Expire walks that were finished longer ago than they are kept, and return whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        retention.expire(session)
+        return retention.expire(session) == retention.AT_ONCE
 
 
-def forget_keys() -> None:
-    """Forget idempotency keys that are too old to be used again.
+def forget() -> None:
+    """Forget idempotency keys that are too old to be used again, and walks that expired long ago.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
         idempotency.forget_old(session)
+        retention.forget(session)
 
 
-def remove_objects() -> None:
-    """Remove what deleted and expired walks left behind in the bucket.
+def remove_walks() -> bool:
+    """Remove deleted and expired walks with what they left in the bucket, and return whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
         google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
         google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
     """
-    removed = retention.remove_objects()
+    removed, more = retention.remove()
     if removed:
-        log.info("objects of walks removed", walks=removed)
+        log.info("walks removed", walks=removed)
+    return more
 
 
 def move_objects() -> bool:
@@ -274,7 +277,7 @@ def count() -> None:
 
 
 DUTIES: tuple[Duty, ...] = (
-    *(take_back, top_up, end_overdue, expire, forget_keys, remove_objects, move_objects),
+    *(take_back, top_up, end_overdue, expire, forget, remove_walks, move_objects),
     *[deliver] * SENDERS,
 )
 """What is done all the time. Each is done by a thread of its own, and what one raises stops no other."""

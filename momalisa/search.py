@@ -1,7 +1,7 @@
 """Walks by a word of their prompts, found at once however many there are.
 
 A word that many walks have is soon found among the newest ones; one that few have is found by an index of all three
-letters in a row (`walk_grams`, migration 0010).
+letters in a row (`walk_grams`, a function of the database).
 """
 
 from collections.abc import Sequence

@@ -46,6 +46,9 @@ class WalkStatus(StrEnum):
         return self not in ACTIVE
 
 
+GONE = "deleted_at IS NOT NULL OR status = 'expired'"
+"""That a walk is to leave: its objects, and then its row. Literal SQL, so that the index of such walks is used."""
+
 ACTIVE = (WalkStatus.QUEUED, WalkStatus.RUNNING, WalkStatus.ASSEMBLING)
 
 
@@ -198,7 +201,9 @@ class Walk(Base):
     deleted_at: Mapped[datetime | None]
     """Its owner removed it: nobody sees it any more, and the row goes once its objects are gone."""
     purged_at: Mapped[datetime | None]
-    """Its objects are gone; set on expired walks."""
+    """Its objects are gone; set while its row stays because its end is still to be told to somebody."""
+    purge_after: Mapped[datetime | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """When somebody may (again) try to remove its objects and its row, if it is deleted or expired."""
     trace: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """The request that made it, as a W3C `traceparent`, where requests are traced."""
 
@@ -215,7 +220,7 @@ class Walk(Base):
         ),
         Index("walks_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
         Index("walks_finished", "finished_at", postgresql_where=text("purged_at IS NULL")),
-        Index("walks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index("walks_gone", text("purge_after NULLS FIRST"), postgresql_where=text(GONE)),
         Index("walks_moving", "secret_changed_at", postgresql_where=text("secret_changed_at IS NOT NULL")),
         Index("walks_owner", "owner", created_at.desc(), id.desc()),
         Index(
@@ -321,6 +326,20 @@ class Artifact(Base):
     crc32c: Mapped[str]
     width: Mapped[int]
     height: Mapped[int]
+
+
+class Tombstone(Base):
+    """What is left of an expired walk, so that those who could see it learn that it was there."""
+
+    __tablename__ = "tombstones"
+
+    walk_id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    public: Mapped[bool]
+    """Whether everybody could see it."""
+    expired_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("tombstones_age", "expired_at"),)
 
 
 class IdempotencyKey(Base):

@@ -54,7 +54,7 @@ def empty() -> None:
 
 def clear_away() -> None:
     """Do once what the reconciler does about walks whose time is over."""
-    for duty in (reconciler.end_overdue, reconciler.expire, reconciler.forget_keys, reconciler.remove_objects):
+    for duty in (reconciler.end_overdue, reconciler.expire, reconciler.forget, reconciler.remove_walks):
         duty()
 
 

@@ -17,6 +17,7 @@ from momalisa.database import engine, transaction
 from momalisa.local import System
 from momalisa.spec import WalkSpec
 from momalisa.tables import Base, WalkStatus
+from tests.conftest import clear_away
 
 WALKS = 200_000
 
@@ -109,6 +110,10 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
             )
         assert len(found) == number
         expect_cheap(queries, status, word)
+    with noted() as queries:
+        clear_away()
+    assert len(queries) > 2
+    expect_cheap(queries, "what is past")
 
 
 def expect_cheap(queries: list[tuple[str, Any]], *sought: object) -> None:
