@@ -77,6 +77,8 @@ class Claim:
     spec: WalkSpec
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+    error: str | None = None
+    """What went wrong at the attempt before this one."""
     recovery_seconds: float | None = None
     """How long ago the lease before this one ran out; None if it did not."""
     trace: str | None = None
@@ -155,7 +157,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
     if chunk is None:
         return None
     token = uuid4()
-    attempt = session.execute(
+    attempt, error = session.execute(
         update(Chunk)
         .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
         .values(
@@ -167,8 +169,8 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
             secret=select(Walk.secret).where(Walk.id == chunk.walk_id).scalar_subquery(),
             attempts=Chunk.attempts + 1,
         )
-        .returning(Chunk.attempts)
-    ).scalar_one()
+        .returning(Chunk.attempts, Chunk.error)
+    ).one()
     walk = session.execute(
         select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.trace, Walk.status).where(
             Walk.id == chunk.walk_id
@@ -197,6 +199,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         frames=tuple(
             ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
         ),
+        error=error,
         recovery_seconds=None if chunk.recovery_seconds is None else max(0.0, float(chunk.recovery_seconds)),
         trace=walk.trace,
     )
@@ -223,16 +226,19 @@ def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
     report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
 
 
-def attempt_failed(session: Session, claim: Claim, error: str) -> None:
+def attempt_failed(session: Session, claim: Claim, error: str, *, deterministic: bool = False) -> None:
     """Return a chunk to the queue after a failed attempt, or fail its walk if that was the last attempt.
+
+    An error that is `deterministic` would come again each time: if it came twice, there is no third attempt.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    if claim.attempt >= settings().max_attempts:
+    hopeless = deterministic and error == claim.error
+    if hopeless or claim.attempt >= settings().max_attempts:
         lock(session, claim.walk_id)
         report(session, claim, **released(ChunkStatus.FAILED), error=error)
-        fail(session, claim.walk_id, claim.kind)
+        fail(session, claim.walk_id, claim.kind, hopeless=hopeless)
         return
     due_at = _from_now(_backoff_seconds(claim.attempt))
     report(session, claim, **released(ChunkStatus.QUEUED), error=error, due_at=due_at)
@@ -289,10 +295,12 @@ _FAILURES = {
 }
 
 
-def fail(session: Session, walk_id: UUID, kind: ChunkKind) -> None:
+def fail(session: Session, walk_id: UUID, kind: ChunkKind, *, hopeless: bool = False) -> None:
     """Fail a walk because of a chunk; why the chunk failed is for operators, on the chunk and in the log."""
     code, sentence = _FAILURES[kind]
     message = f"{sentence}, although it was tried {settings().max_attempts} times."
+    if hopeless:
+        message = f"{sentence}: it fails in the same way each time. With other settings it may work."
     end(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
 
 

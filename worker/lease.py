@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from momalisa import chunks, monitoring, queue, tracing
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
-from momalisa.errors import LeaseLostError, RendererBusyError, StoreUnavailableError
+from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -47,6 +47,12 @@ REPORT_SECONDS = 5
 
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
+
+DETERMINISTIC = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
+    *(TypeError, ValueError, ModelError),
+)
+"""What says that something cannot be done; not that memory, a device, a file or a network failed."""
 
 _failed: set[UUID] = set()
 """The walks at which this process failed since it last did anything right."""
@@ -286,8 +292,10 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         log.exception("attempt failed", attempt=claim.attempt)
         reason = f"{type(error).__name__}: {error}"
         tracing.failed(reason)
-        _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason))
-        _failed.add(claim.walk_id)
+        deterministic = isinstance(error, DETERMINISTIC)
+        _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason, deterministic=deterministic))
+        if not deterministic:  # or else the walk is at fault, and not this process
+            _failed.add(claim.walk_id)
         if len(_failed) > 1:
             log.error("this process fails again and again, so it ends")
             raise SystemExit(1) from error

@@ -41,6 +41,7 @@ def renderer() -> "Renderer":
     if folder := settings().compiled_folder:
         loaded.compile(settings().image_size, folder)
     loaded.warm_up(settings().image_size)
+    log.info("model known", revision=loaded.revision)  # remembered, so that the first walk need not wait for it
     return loaded
 
 

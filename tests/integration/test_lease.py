@@ -1,5 +1,6 @@
 """How a worker keeps a chunk, and how it lets go of it."""
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -120,9 +121,33 @@ def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
     for _ in range(settings().max_attempts):
         with transaction() as session:
             session.execute(update(Chunk).values(due_at=func.now()))
-        lease.run(ChunkKind.RENDER, failing(ValueError("no")))
+        lease.run(ChunkKind.RENDER, failing(OSError("no")))
     with transaction() as session:
         assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
+
+
+@pytest.mark.parametrize(
+    ("errors", "attempts"),
+    [
+        ([ValueError("too few steps")], 2),
+        ([ValueError("too few steps"), ValueError("another thing")], 5),
+        ([RuntimeError("CUDA error")], 5),
+        ([OSError("no space left")], 5),
+    ],
+)
+def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
+    make: Callable[[], UUID], errors: list[Exception], attempts: int
+) -> None:
+    walk_id = make()
+    for error in itertools.islice(itertools.cycle(errors), settings().max_attempts):
+        with transaction() as session:
+            session.execute(update(Chunk).values(due_at=func.now()))
+        lease.run(ChunkKind.RENDER, failing(error))
+    with transaction() as session:
+        walk = jobs.get(session, walk_id, viewer=None)
+    assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "render_failed")
+    assert ("in the same way each time" in (walk.error_message or "")) == (attempts == 2)
+    assert chunk().attempts == attempts
 
 
 def test_a_walk_for_another_model_fails_at_once(make: Callable[[], UUID]) -> None:

@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from momalisa.errors import ModelError
@@ -170,13 +171,99 @@ def test_every_sampler_on_offer_makes_about_the_same_picture(
     assert difference(own, again) == 0  # the model's own is not changed by it
 
 
-def test_the_revision_tells_models_apart(renderer: Renderer, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(settings().model, other)
-    config = other / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "epsilon"}))
-    assert Renderer(settings().model, batch_size=1).revision == renderer.revision
-    assert Renderer(str(other), batch_size=1).revision != renderer.revision
+def _scales_latents_otherwise(model: Path) -> None:
+    _change(model / "vae/config.json", scaling_factor=0.5)
+
+
+def _reads_otherwise(model: Path) -> None:
+    """Merge letters into tokens in another order."""
+    file = model / "tokenizer/tokenizer.json"
+    told = json.loads(file.read_text())
+    told["model"]["merges"].reverse()
+    file.write_text(json.dumps(told))
+
+
+def _samples_otherwise(model: Path) -> None:
+    _change(model / "scheduler/scheduler_config.json", beta_end=0.013)
+
+
+def _ends_otherwise(model: Path) -> None:
+    """Change the last number of the largest tensor."""
+    file = model / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    largest = max(tensors.values(), key=torch.numel)
+    largest.view(-1)[-1] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    "change", [None, _scales_latents_otherwise, _reads_otherwise, _samples_otherwise, _ends_otherwise]
+)
+def test_whatever_decides_pixels_makes_another_revision_and_the_folder_does_not(
+    renderer: Renderer, tmp_path: Path, change: Callable[[Path], None] | None
+) -> None:
+    model = tmp_path / "copy"
+    shutil.copytree(settings().model, model)
+    if change:
+        change(model)
+    assert (Renderer(str(model), batch_size=1).revision == renderer.revision) == (change is None)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
+def test_the_sampler_of_a_walk_does_not_change_the_revision_of_the_model(spec: MakeSpec) -> None:
+    first, second = (Renderer(settings().model, batch_size=1) for _ in range(2))
+    first.render(spec(scheduler="euler", steps=1), [0.0])
+    assert first.revision == second.revision
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
+@pytest.mark.parametrize("steps", range(1, 5))
+@pytest.mark.parametrize("sampler", [None, *get_args(Scheduler)])
+def test_every_sampler_renders_in_however_few_steps(
+    renderer: Renderer, spec: MakeSpec, sampler: Scheduler | None, steps: int
+) -> None:
+    rendered = renderer.render(spec(scheduler=sampler, steps=steps, width=64, height=64), [0.0, 1.0])
+    assert rendered.flags == (None, None)
+    assert difference(*rendered.pictures) > 0
+
+
+@pytest.fixture(scope="module")
+def terse(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    """The embedded model with PNDM, whose settings name nothing that only other samplers know."""
+    model = tmp_path_factory.mktemp("terse") / "model"
+    shutil.copytree(settings().model, model)
+    file = model / "scheduler/scheduler_config.json"
+    told = json.loads(file.read_text())
+    names = ("beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset", "timestep_spacing")
+    kept = {name: told[name] for name in names}
+    file.write_text(json.dumps({"_class_name": "PNDMScheduler", "skip_prk_steps": False, **kept}))
+    _change(model / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    return Renderer(str(model), batch_size=2, dtype="float32")
+
+
+def test_ddim_does_not_clip_latents_unless_the_model_says_so(terse: Renderer) -> None:
+    sampler = terse._scheduler("ddim", 8)
+    assert sampler.config.clip_sample is False
+    clipping = type(sampler).from_config(sampler.config, clip_sample=True)
+    terse._own_scheduler, own = clipping, terse._own_scheduler
+    try:
+        assert terse._scheduler("ddim", 8).config.clip_sample is True
+    finally:
+        terse._own_scheduler = own
+
+
+@pytest.mark.parametrize("sampler", [None, "pndm"])
+def test_a_model_whose_own_sampler_needs_four_steps_renders_in_fewer(
+    terse: Renderer, spec: MakeSpec, sampler: Scheduler | None
+) -> None:
+    for steps in range(1, 5):
+        rendered = terse.render(spec(scheduler=sampler, steps=steps, width=64, height=64), [0.0])
+        assert rendered.flags == (None,)
+    assert terse._scheduler(None, 4) is terse._own_scheduler
 
 
 def test_the_middle_is_neither_end(renderer: Renderer, spec: MakeSpec) -> None:
