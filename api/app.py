@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
 from api import (
@@ -15,6 +14,7 @@ from api import (
     conditional,
     methods,
     observed,
+    openapi,
     origin,
     problems,
     request_id,
@@ -24,7 +24,6 @@ from api import (
 from api.routes import docs, health, pages, walks, webhooks
 from api.routes import problems as problem_types
 from momalisa import __version__, log
-from momalisa.errors import ForeignOriginError
 
 DESCRIPTION = """
 Name two artworks in words, and MoMALisa walks from one to the other in the latent space of Stable Diffusion.
@@ -71,24 +70,11 @@ app.include_router(pages.router)
 app.mount("/static", static.files(), name="static")
 
 
-def openapi() -> dict[str, Any]:
-    """Return the OpenAPI document, with problem documents in place of FastAPI's own validation errors."""
+def described() -> dict[str, Any]:
+    """Return the OpenAPI document."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(problem.pop("$defs"))
-        schemas["Problem"] = problem
-        for path in document["paths"].values():
-            for method, operation in path.items():
-                if method.upper() not in origin.SAFE_METHODS:
-                    problems.document(operation, ForeignOriginError)
-                if "security" in operation:
-                    operation["security"].append({})  # visitors need no key, unless ANONYMOUS is off
-        app.openapi_schema = document
+        app.openapi_schema = openapi.document(app)
     return app.openapi_schema
 
 
-app.openapi = openapi  # type: ignore[method-assign]
+app.openapi = described  # type: ignore[method-assign]

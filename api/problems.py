@@ -19,6 +19,7 @@ from momalisa.errors import (
     InvalidKeyError,
     InvalidRequestError,
     LimitExceededError,
+    MethodNotAllowedError,
     MomalisaError,
     UnauthorizedError,
 )
@@ -187,9 +188,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     status = HTTPStatus(error.status_code)
     if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
         return answer(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
-    headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = methods.allowed(request.scope)  # the framework names those of one route alone
+        allowed = methods.allowed(request.scope)  # the framework names those of one route alone
+        refusal = MethodNotAllowedError(f"{request.url.path} takes {allowed}, got {request.method}.")
+        refused = await _momalisa_error(request, refusal)
+        refused.headers["Allow"] = allowed
+        return refused
+    headers = dict(error.headers or {})
     if website.wanted(request):
         detail = "Nothing hangs at this address." if status == HTTPStatus.NOT_FOUND else status.description
         shown = website.problem_page(request, status=status, title=status.phrase, detail=detail)

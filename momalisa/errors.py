@@ -67,6 +67,17 @@ class ArtifactNotThereError(MomalisaError):
     title = "No such file yet"
 
 
+class MethodNotAllowedError(MomalisaError):
+    """This cannot be done here.
+
+    The Allow header of the answer lists the methods of the path.
+    """
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    type = "method-not-allowed"
+    title = "Not a method of this path"
+
+
 class IdempotencyKeyError(MomalisaError):
     """The Idempotency-Key header is not what it must be.
 

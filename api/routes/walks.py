@@ -23,14 +23,11 @@ from momalisa.errors import (
     IdempotencyKeyError,
     IdempotencyKeyReusedError,
     InvalidFieldError,
-    InvalidJsonError,
     InvalidRequestError,
     LimitExceededError,
     NotOwnerError,
     StoreUnavailableError,
-    TooLargeError,
     UnauthorizedError,
-    UnsupportedMediaTypeError,
     WalkExpiredError,
     WalkNotFoundError,
     WalkOverError,
@@ -43,9 +40,7 @@ router = APIRouter(
     prefix="/v1/walks",
     tags=["Walks"],
     route_class=media.JsonRoute,
-    responses=problems.responses(
-        UnauthorizedError, TooLargeError, InvalidRequestError, LimitExceededError, StoreUnavailableError
-    ),
+    responses=problems.responses(UnauthorizedError, InvalidRequestError, LimitExceededError, StoreUnavailableError),
 )
 
 WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.WALK_ID])]
@@ -106,9 +101,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
             **examples.shown(examples.QUEUED),
         },
         **problems.responses(
-            InvalidJsonError,
             IdempotencyKeyError,
-            UnsupportedMediaTypeError,
             InvalidRequestError,
             IdempotencyKeyReusedError,
         ),
@@ -404,7 +397,7 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
     summary="Show or hide a walk",
     responses={
         HTTPStatus.OK.value: examples.shown(examples.PRIVATE),
-        **problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError, InvalidJsonError),
+        **problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
     },
 )
 def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: Caller) -> schemas.WalkView:

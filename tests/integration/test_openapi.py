@@ -18,8 +18,9 @@ from schemathesis.config import (
     SchemathesisConfig,
 )
 
-from api import examples, schemas
+from api import examples, openapi, schemas
 from api.app import app
+from momalisa.tables import WebhookEvent
 from tests.conftest import empty
 from tests.integration.test_access import new_key
 
@@ -48,7 +49,7 @@ def problem_is_documented(context: object, response: Response, case: Case[Any]) 
     """A problem is of a type that the operation documents for its status."""
     documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
     shown = documented.get("content", {}).get("application/problem+json", {}).get("examples", {})
-    if response.status_code >= 400 and response.status_code != 405:
+    if response.status_code >= 400:
         assert response.json()["type"].removeprefix("/problems/") in shown
 
 
@@ -100,3 +101,27 @@ def test_every_operation_is_told_with_an_example_and_its_problems(name: str, ope
 )
 def test_the_examples_are_what_the_api_would_say(model: type[BaseModel], example: dict[str, Any]) -> None:
     assert model.model_validate(example).model_dump(mode="json") == example
+
+
+def test_the_document_names_what_programs_are_made_from() -> None:
+    document = app.openapi()
+    assert document["servers"]
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+    assert document["info"]["contact"]["url"].startswith("https://")
+    assert document["components"]["securitySchemes"]["visitor"]["in"] == "cookie"
+    for name, operation in OPERATIONS:
+        assert {"405", "500"} <= operation["responses"].keys(), name
+        assert ("408" in operation["responses"]) == (not name.startswith("GET")), name
+        for status, answer in operation["responses"].items():
+            assert "X-Request-Id" in answer["headers"], (name, status)
+            assert ("RateLimit" in answer["headers"]) == ("security" in operation), (name, status)
+            assert "Retry-After" in answer["headers"] or status not in {"429", "503"}, (name, status)
+
+
+def test_the_document_tells_receivers_what_they_are_sent() -> None:
+    document = app.openapi()
+    assert list(document["webhooks"]) == [event.value for event in WebhookEvent]
+    for event, posted in document["webhooks"].items():
+        example = posted["post"]["requestBody"]["content"]["application/json"]["example"]
+        assert openapi.WebhookMessage.model_validate(example).type == event
+        assert [header["name"] for header in posted["post"]["parameters"]] == list(openapi.SIGNATURE)
