@@ -83,13 +83,18 @@ def count_walk(scope: Scope, party: str, spec: WalkSpec) -> None:
     """
     if not settings().rate_limits:
         return
-    work, budget = spec.frames * spec.width * spec.height * spec.steps, settings().pixel_steps_per_day
-    if work > budget:
-        raise InvalidFieldError(
-            "frames", f"frames × width × height × steps is at most {budget} in a day, got {work}"
-        )
+    pixels = spec.width * spec.height
+    work, work_budget = spec.frames * pixels * spec.steps, settings().pixel_steps_per_day
+    output, output_budget = spec.frames_shown * pixels, settings().output_pixels_per_day
+    for words, ordered, budget in (
+        ("frames × width × height × steps", work, work_budget),
+        ("frames of the animation × width × height", output, output_budget),
+    ):
+        if ordered > budget:
+            raise InvalidFieldError("frames", f"{words} is at most {budget} in a day, got {ordered}")
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), party)
-    _take(scope, RateLimitItemPerDay(budget, namespace="pixel-steps"), party, work)
+    _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), party, work)
+    _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), party, output)
 
 
 def seconds_until_room(

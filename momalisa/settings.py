@@ -185,6 +185,13 @@ class Settings(BaseSettings):
         le=10**15 - 1,
         description="Work that one of them may order in 24 hours: frames × width × height × denoising steps.",
     )
+    output_pixels_per_day: int = Field(
+        2_000_000_000,
+        ge=1,
+        le=10**15 - 1,
+        description="Pixels that one of them may have stitched in 24 hours: frames of the animation × width × "
+        "height, those that are held or come back counted each time.",
+    )
 
     lease_seconds: float = Field(
         30, gt=0, description="A worker that is silent this long loses its chunk; it sends three heartbeats."

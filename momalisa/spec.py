@@ -70,6 +70,13 @@ class WalkSpec(BaseModel):
         closed = self.loop == "closed"
         return Course(weights + weights[:1] if closed else weights, easing=self.easing, closed=closed)
 
+    @property
+    def frames_shown(self) -> int:
+        """Frames of the finished animation, which shows some of the rendered ones several times."""
+        there = self.frames + self.hold * len(self.prompts)
+        back = self.frames - 2 + self.hold * (len(self.prompts) - 2)
+        return there + back if self.loop == "pingpong" else there
+
     def refines(self, other: "WalkSpec") -> bool:
         """Tell whether this walk is the other one with as many frames or more, so that all of those fit in."""
         shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps}

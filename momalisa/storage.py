@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from urllib.parse import quote, urljoin
 from uuid import UUID
 
@@ -20,10 +21,16 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from momalisa import database, signed
 from momalisa.errors import ObjectCorruptError
+from momalisa.log import cause, logger
 from momalisa.settings import settings
+
+log = logger(__name__)
 
 FOREVER = "max-age=31536000, immutable"
 """Objects never change, so browsers may keep them, and CDNs those of a public bucket."""
+
+PIECE = 4 * 1024 * 1024
+"""Bytes of a file that are in memory at once while it is uploaded; the library wants a multiple of 256 kB."""
 
 TIMEOUT = (3.05, 10.0)
 """Seconds to connect, and to wait for bytes, at each try."""
@@ -87,7 +94,7 @@ def artifact_name(walk_id: UUID, secret: str, filename: str) -> str:
 
 def put(
     name: str,
-    data: bytes,
+    data: bytes | Path,
     content_type: str,
     *,
     download_as: str | None = None,
@@ -101,7 +108,7 @@ def put(
 
     Args:
         name: of the object.
-        data: its bytes.
+        data: its bytes, or the file that has them, which is read in pieces.
         content_type: its media type.
         download_as: the file name under which a browser saves it; None lets the browser show it.
         check: called between two tries; what it raises ends the work.
@@ -110,27 +117,31 @@ def put(
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
-    blob = _bucket().blob(name)
+    blob = _bucket().blob(name, chunk_size=PIECE)
+    upload = blob.upload_from_filename if isinstance(data, Path) else blob.upload_from_string
+    checksum, retry = _crc32c(data), _retry(check, name)
     generation = 0  # "must not exist"
     while True:
         blob.cache_control = f"{'private' if settings().signed_urls else 'public'}, {FOREVER}"
         blob.content_disposition = f'attachment; filename="{download_as}"' if download_as else None
         try:
-            blob.upload_from_string(
+            if isinstance(data, Path) and not generation and blob.exists(timeout=TIMEOUT, retry=retry):
+                raise PreconditionFailed("It is there.")  # type: ignore[no-untyped-call]  # which saves its upload
+            upload(
                 data,
-                content_type,
+                content_type=content_type,
                 if_generation_match=generation,
                 checksum="crc32c",
                 timeout=TIMEOUT,
-                retry=_retry(check),
+                retry=retry,
             )
         except PreconditionFailed:
             try:
-                blob.reload(timeout=TIMEOUT, retry=_retry(check))
+                blob.reload(timeout=TIMEOUT, retry=retry)
             except NotFound:  # somebody removed it meanwhile
                 generation = 0
                 continue
-        if blob.crc32c == _crc32c(data):
+        if blob.crc32c == checksum:
             return StoredObject(name, int(blob.size), str(blob.crc32c))
         check()
         confirm()
@@ -151,7 +162,7 @@ def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredO
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
-    bucket, arguments = _bucket(), {"timeout": TIMEOUT, "retry": _retry(check)}
+    bucket, arguments = _bucket(), {"timeout": TIMEOUT, "retry": _retry(check, name)}
     try:
         blob = bucket.copy_blob(
             bucket.blob(original.name), bucket, name, if_generation_match=0, preserve_acl=True, **arguments
@@ -174,12 +185,12 @@ def make_way(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> No
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
-    blob = _bucket().get_blob(name, timeout=TIMEOUT, retry=_retry(check))
+    blob = _bucket().get_blob(name, timeout=TIMEOUT, retry=_retry(check, name))
     if blob is None:
         return
     confirm()
     with contextlib.suppress(NotFound, PreconditionFailed):
-        blob.delete(if_generation_match=blob.generation, timeout=TIMEOUT, retry=_retry(check))
+        blob.delete(if_generation_match=blob.generation, timeout=TIMEOUT, retry=_retry(check, name))
 
 
 def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
@@ -195,7 +206,7 @@ def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     """
     blob = _bucket().blob(stored.name)
     try:
-        data: bytes = blob.download_as_bytes(timeout=TIMEOUT, retry=_retry(check))
+        data: bytes = blob.download_as_bytes(timeout=TIMEOUT, retry=_retry(check, stored.name))
     except NotFound as error:
         raise ObjectCorruptError(f"{stored.name} is not in the bucket") from error
     if _crc32c(data) != stored.crc32c:
@@ -288,16 +299,32 @@ def make_bucket() -> None:
         return
 
 
-def _retry(check: Check) -> Retry:
-    """Return the library's own policy for trying again, which also asks `check` whether to go on."""
+def _retry(check: Check, name: str) -> Retry:
+    """Return the library's own policy for trying again, which also asks `check` whether to go on.
+
+    The first error that is tried again is logged: it takes two minutes until the last one is raised.
+    """
+    said = False
 
     def should_retry(error: Exception) -> bool:
+        nonlocal said
         check()
-        return bool(DEFAULT_RETRY._predicate(error))
+        again = bool(DEFAULT_RETRY._predicate(error))
+        if again and not said:
+            log.warning("bucket tried again", object=name, reason=str(error), cause=cause(error))
+            said = True
+        return again
 
     policy: Retry = DEFAULT_RETRY.with_predicate(should_retry).with_delay(initial=0.5, maximum=5)
     return policy
 
 
-def _crc32c(data: bytes) -> str:
-    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+def _crc32c(data: bytes | Path) -> str:
+    value = 0
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            while piece := file.read(PIECE):
+                value = google_crc32c.extend(value, piece)
+    else:
+        value = google_crc32c.value(data)
+    return base64.b64encode(value.to_bytes(4, "big")).decode()

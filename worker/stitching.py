@@ -210,7 +210,7 @@ def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
     name, content_type = FILES[kind]
     return storage.put(
         storage.artifact_name(lease.claim.walk_id, lease.claim.secret, name),
-        path.read_bytes(),
+        path,
         content_type,
         download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{path.suffix}",
         check=lease.check,

@@ -132,6 +132,17 @@ def test_a_day_has_a_budget_of_pixels_and_steps(api: TestClient, limit: Limit) -
     assert_refused(api.post("/v1/walks", json={**ORDER, "frames": 2, "steps": 1}), "pixel-steps")
 
 
+def test_what_is_shown_counts_beside_what_is_rendered(api: TestClient, limit: Limit) -> None:
+    size = {"frames": 4, "steps": 1, "width": 128, "height": 128}
+    limit(output_pixels_per_day=30 * 128 * 128)
+    held = api.post("/v1/walks", json={**ORDER, **size, "hold": 10})  # 24 frames
+    assert f'"output-pixels";r={6 * 128 * 128};t=' in held.headers["ratelimit"]
+    assert_refused(api.post("/v1/walks", json={**ORDER, **size, "loop": "pingpong", "hold": 1}), "output-pixels")
+    assert api.post("/v1/walks", json={**ORDER, **size, "loop": "pingpong"}).status_code == 202
+    alone = api.post("/v1/walks", json={**ORDER, **size, "hold": 20})
+    assert (alone.status_code, alone.json()["errors"][0]["field"]) == (422, "frames")
+
+
 def test_a_walk_that_no_day_has_room_for_is_refused_for_good(api: TestClient, limit: Limit) -> None:
     limit(pixel_steps_per_day=1000)
     answer = api.post("/v1/walks", json=ORDER)

@@ -1,6 +1,9 @@
 import hashlib
+import os
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -9,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 
 from momalisa import storage
 from momalisa.errors import LeaseLostError, ObjectCorruptError
@@ -28,6 +32,41 @@ def test_what_was_put_can_be_read(name: str) -> None:
     stored = storage.put(name, b"picture", "image/png")
     assert (stored.name, stored.bytes) == (name, 7)
     assert storage.read(stored) == b"picture"
+
+
+def test_a_large_file_is_put_and_checked_in_pieces(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "walk.zip"
+    piece = os.urandom(1024 * 1024)
+    with file.open("wb") as out:
+        for _ in range(20):
+            out.write(piece)
+    storage._bucket()  # with all that it imports
+    tracemalloc.start()
+    stored = storage.put(name, file, "application/zip", download_as="a-to-b.zip")
+    assert storage.put(name, file, "application/zip") == stored
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stored.bytes == file.stat().st_size
+    assert peak < stored.bytes / 2
+    assert storage.read(stored) == file.read_bytes()  # which compares the checksum, too
+    assert storage._bucket().get_blob(name).content_disposition == 'attachment; filename="a-to-b.zip"'
+
+
+def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    forget()
+    tries = 0
+
+    def stop() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            raise InterruptedError
+
+    with capture_logs() as lines, pytest.raises(InterruptedError):
+        storage.put(name, b"picture", "image/png", check=stop)
+    assert [(line["event"], line["object"]) for line in lines] == [("bucket tried again", name)]
+    assert "refused" in lines[0]["cause"]
 
 
 def test_the_same_object_is_put_once(name: str) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from momalisa import walk
 from momalisa.spec import WalkSpec, frame_key, slug
 
 MakeSpec = Callable[..., WalkSpec]
@@ -20,6 +21,17 @@ MakeSpec = Callable[..., WalkSpec]
 )
 def test_a_file_name_tells_the_walk_in_plain_ascii(prompts: list[str], expected: str) -> None:
     assert slug(prompts) == expected
+
+
+@pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
+@pytest.mark.parametrize(("prompts", "frames"), [(("a", "b"), 2), (("a", "b", "c"), 7)])
+@pytest.mark.parametrize("hold", [0, 3])
+def test_the_frames_that_are_shown_are_counted_before_they_are_there(
+    spec: MakeSpec, loop: str, prompts: tuple[str, ...], frames: int, hold: int
+) -> None:
+    made = spec(prompts=prompts, frames=frames, loop=loop, hold=hold)
+    positions = walk.positions(frames, made.course)
+    assert made.frames_shown == len(walk.sequence(positions, made.course.legs, hold=hold, loop=made.loop))
 
 
 @pytest.mark.parametrize(
