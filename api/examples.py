@@ -50,6 +50,7 @@ WALK: dict[str, Any] = SUMMARY | {
         **SUMMARY["progress"],
         "queue_position": None,
         "eta_seconds": None,
+        "waiting_for": None,
         "started_at": "2026-11-23T12:00:01Z",
     },
     "frames": [
@@ -68,6 +69,7 @@ QUEUED: dict[str, Any] = WALK | {
         "frames_total": 3,
         "queue_position": 0,
         "eta_seconds": 3,
+        "waiting_for": None,
         "started_at": None,
     },
     "artifacts": {},

@@ -290,6 +290,10 @@ class Prospect(Progress):
         description="Batches of anybody that come before its first, at most 1,000; null once it has started."
     )
     eta_seconds: int | None = Field(description="Time until its last frame; null if nothing is known.")
+    waiting_for: str | None = Field(
+        description="What has to come before the walk can go on, in a sentence, such as a worker that has its "
+        "model; null if nothing has to."
+    )
     started_at: datetime | None
 
 
@@ -436,6 +440,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> Wa
         **dict(common.pop("progress")),
         queue_position=ahead.queue_position,
         eta_seconds=ahead.eta_seconds,
+        waiting_for=ahead.waiting_for,
         started_at=walk.started_at,
     )
     return WalkView(

@@ -17,7 +17,6 @@ from sqlalchemy import (
     CursorResult,
     Interval,
     Result,
-    and_,
     case,
     func,
     insert,
@@ -28,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from momalisa import notices, webhooks
+from momalisa import notices, turns, webhooks
 from momalisa import walk as maths
 from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
@@ -92,13 +91,13 @@ class Due(NamedTuple):
     number: int = 1
 
 
-def add(session: Session, walk_id: UUID, party: str, positions: Sequence[float]) -> Due:
-    """Add frames to a walk in chunks, coarse to fine; the very first chunk comes before all later ones."""
+def add(session: Session, walk_id: UUID, party: str, model: str, positions: Sequence[float]) -> Due:
+    """Add frames to a walk in chunks, coarse to fine, which take the next turns of its party."""
     batches = maths.chunks(len(positions), settings().batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
     begin = 0 if last is None else last + 1
     numbers = range(begin, begin + len(batches))
-    turns = {rank: next_turn(session, party, rank) for rank in {2 if number else 1 for number in numbers}}
+    drawn = turns.draw(session, party, model, len(batches))
     session.execute(
         insert(Chunk).values(
             [
@@ -107,10 +106,11 @@ def add(session: Session, walk_id: UUID, party: str, positions: Sequence[float])
                     "number": number,
                     "kind": ChunkKind.RENDER,
                     "owner": party,
-                    "rank": 2 if number else 1,
-                    "turn": turns[2] + number - max(begin, 1) if number else turns[1],
+                    "model": model,
+                    "turn": drawn.first + index,
+                    "rank": turns.USUAL if index else drawn.rank,
                 }
-                for number in numbers
+                for index, number in enumerate(numbers)
             ]
         )
     )
@@ -126,31 +126,23 @@ def add(session: Session, walk_id: UUID, party: str, positions: Sequence[float])
     return Due(ChunkKind.RENDER, len(batches))
 
 
-def next_turn(session: Session, party: str, rank: int) -> int:
-    """Return the turn of a party's next chunk in a class of the queue, by start-time fair queueing.
-
-    A party's chunks take turns one after the other, and one that had nothing waiting starts at the turn that is
-    being served now. So whoever asks for little waits little, however much others have waiting.
-    Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
-    """
-    queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank == rank)
-    served = select(func.min(Chunk.turn)).where(queued).scalar_subquery()
-    last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == party).scalar_subquery()
-    turn: int = session.execute(select(func.greatest(served, last + 1, 0))).scalar_one()
-    return turn
-
-
 def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
     """Lease the best chunk that is due to a worker, or return None if there is none.
 
-    Chunks that were in a worker's hands before come first, so that trouble holds nobody up for long; then the first
-    chunks of walks, so that everyone soon sees something; then it goes by turns between owners; then oldest first.
+    Chunks that were in a worker's hands before come first, so that trouble holds up no walk for long; then it goes
+    by turns between parties (`turns`); then oldest first.
     """
+    model = settings().model_name if kind == ChunkKind.RENDER else turns.NO_MODEL
     lost_since_claimed = func.now() - case((Chunk.lost_at > Chunk.claimed_at, Chunk.lost_at))
     chunk = session.execute(
         select(Chunk.walk_id, Chunk.number, func.extract("epoch", lost_since_claimed).label("recovery_seconds"))
-        .where(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == kind, is_due())
-        .order_by(Chunk.rank, Chunk.turn, Chunk.created_at)
+        .where(
+            Chunk.status == ChunkStatus.QUEUED,
+            Chunk.kind == kind,
+            Chunk.model == model,
+            is_due(),
+        )
+        .order_by(*turns.ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)
     ).one_or_none()
@@ -244,12 +236,6 @@ def attempt_failed(session: Session, claim: Claim, error: str, *, deterministic:
     report(session, claim, **released(ChunkStatus.QUEUED), error=error, due_at=due_at)
 
 
-def model_changed(session: Session, claim: Claim) -> None:
-    """Fail a walk that was made for another model than the one that this worker has."""
-    message = f"This walk was made for the model {claim.model}, which is no longer here; please make it anew."
-    end(session, claim.walk_id, WalkStatus.FAILED, error_code="model_changed", error_message=message)
-
-
 def report(session: Session, claim: Claim, **values: object) -> None:
     """Change a chunk if it still bears the token of this claim.
 
@@ -336,7 +322,7 @@ def lock(session: Session, walk_id: UUID) -> None:
 
 def released(status: ChunkStatus) -> dict[str, object]:
     """Return the values of a chunk that leaves the hands of its worker; if it is to be done again, then soon."""
-    return {"status": status, "lease_token": None, "lease_expires_at": None, "rank": 0}
+    return {"status": status, "lease_token": None, "lease_expires_at": None, "rank": turns.LOST}
 
 
 def _backoff_seconds(attempt: int) -> float:

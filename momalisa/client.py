@@ -32,6 +32,7 @@ class Progress(TypedDict):
     frames_total: int
     queue_position: int | None
     eta_seconds: int | None
+    waiting_for: str | None
     started_at: str | None
 
 

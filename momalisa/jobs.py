@@ -13,7 +13,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from sqlalchemy.sql.base import ExecutableOption
 
-from momalisa import chunks, keys, moving, notices, pacing, search, storage, tracing
+from momalisa import chunks, keys, moving, notices, pacing, search, storage, tracing, turns
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -58,7 +58,7 @@ def create(
     kept: list[float] = []
     if source is not None and source.model == walk.model and spec.refines(source.spec):
         kept = [frame.position for frame in source.frames if frame.object is not None]
-    chunks.add(session, walk.id, party, pacing.first(spec, settings().batch_size, kept))
+    chunks.add(session, walk.id, party, walk.model, pacing.first(spec, settings().batch_size, kept))
     session.refresh(walk)
     return walk
 
@@ -68,7 +68,7 @@ def waiting(session: Session, party: str) -> int:
 
     Until the end of the transaction nobody else is told, so that two submissions cannot both take the last place.
     """
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(party, 0))))
+    turns.serialise(session, party)
     walks = select(func.count(Chunk.walk_id.distinct())).where(
         Chunk.status == ChunkStatus.QUEUED, Chunk.owner == party
     )

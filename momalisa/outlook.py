@@ -8,6 +8,7 @@ from sqlalchemy import and_, func, literal, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from momalisa import turns, workers
 from momalisa.settings import settings
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
 
@@ -26,6 +27,8 @@ class Outlook:
     """Chunks of anybody that will be claimed before its first; None once it has started. At most 1,000."""
     eta_seconds: int | None
     """Time until its last frame, None if nothing is known."""
+    waiting_for: str | None = None
+    """What has to come before it can go on, in a sentence; None if nothing has to."""
 
 
 def look(session: Session, walk: Walk) -> Outlook:
@@ -38,8 +41,8 @@ def look(session: Session, walk: Walk) -> Outlook:
         return Outlook(None, None)
     planned = session.execute(select(func.count()).where(Frame.walk_id == walk.id)).scalar_one()
     left += ceil((walk.frames_total - planned) / settings().batch_size)
-    order = (Chunk.rank, Chunk.turn, Chunk.created_at)
-    queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER)
+    order = turns.ORDER
+    queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.model == walk.model)
     ahead = 0
     if walk.status == WalkStatus.QUEUED:
         place = session.execute(select(*order).where(mine, queued).order_by(*order).limit(1)).one_or_none()
@@ -47,9 +50,11 @@ def look(session: Session, walk: Walk) -> Outlook:
             before = select(literal(1)).where(queued, tuple_(*order) < tuple(place)).limit(MANY).subquery()
             ahead = session.execute(select(func.count()).select_from(before)).scalar_one()
     seconds = _seconds_per_chunk(session, walk)
+    there = session.execute(workers.count(walk.model)).scalar_one()
     return Outlook(
         queue_position=ahead if walk.status == WalkStatus.QUEUED else None,
         eta_seconds=None if seconds is None else ceil((ahead + left) * seconds),
+        waiting_for=None if there else f"No worker with the model {walk.model} is running; the walk waits for one.",
     )
 
 

@@ -12,7 +12,19 @@ import requests
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from momalisa import census, chunks, idempotency, leases, monitoring, moving, queue, retention, webhooks
+from momalisa import (
+    census,
+    chunks,
+    idempotency,
+    leases,
+    monitoring,
+    moving,
+    queue,
+    retention,
+    turns,
+    webhooks,
+    workers,
+)
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import cause, logger
@@ -142,6 +154,20 @@ def take_back() -> None:
     if taken:
         log.info("chunks taken back", chunks=taken)
         monitoring.record(monitoring.LEASES_EXPIRED, taken)
+
+
+def keep_order() -> None:
+    """See to it that turns follow each other without gaps, and forget parties and workers that no longer matter.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+    """
+    with transaction() as session:
+        turns.adopt(session)
+        turns.close_gaps(session)
+    with transaction() as session:
+        turns.forget(session)
+        workers.forget(session)
 
 
 def end_overdue() -> bool:
@@ -278,6 +304,7 @@ def count() -> None:
 
 DUTIES: tuple[Duty, ...] = (
     *(take_back, top_up, end_overdue, expire, forget, remove_walks, move_objects),
+    keep_order,
     *[deliver] * SENDERS,
 )
 """What is done all the time. Each is done by a thread of its own, and what one raises stops no other."""

@@ -12,7 +12,7 @@ from sqlalchemy import and_, case, cast, column, func, insert, literal, not_, se
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, notices, pacing, webhooks
+from momalisa import chunks, notices, pacing, turns, webhooks
 from momalisa.chunks import Claim, Due
 from momalisa.settings import settings
 from momalisa.storage import StoredObject
@@ -112,7 +112,7 @@ def _next_pass(session: Session, claim: Claim) -> Due | None:
     recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
     signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
     positions = pacing.following(claim.spec, signatures, settings().batch_size)
-    return chunks.add(session, claim.walk_id, _party(session, claim), positions)
+    return chunks.add(session, claim.walk_id, _party(session, claim), claim.model, positions)
 
 
 def _assembly(session: Session, claim: Claim) -> Due:
@@ -124,8 +124,9 @@ def _assembly(session: Session, claim: Claim) -> Due:
             number=last + 1,
             kind=ChunkKind.ASSEMBLE,
             owner=_party(session, claim),
-            rank=1,
+            model=turns.NO_MODEL,
             turn=0,
+            rank=turns.USUAL,
         )
     )
     return Due(ChunkKind.ASSEMBLE)

@@ -247,10 +247,12 @@ class Chunk(Base):
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     owner: Mapped[str]
     """Who takes turns with others in the fair order: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
-    rank: Mapped[int]
-    """Class in the queue, lower is sooner: 0 was in a worker's hands before, 1 is a walk's first, 2 the rest."""
+    model: Mapped[str | None]
+    """What its worker must have; "" if it needs none, null if older code wrote it (`turns.adopt`)."""
     turn: Mapped[int]
-    """Place in the fair order between owners, within the class; lower is sooner."""
+    """Place in the fair order between owners (`turns`); lower is sooner."""
+    rank: Mapped[int]
+    """Place within the turn: 0 was in a worker's hands before, 1 is the first of a newcomer, 2 the rest."""
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     """Claims so far that were not given back."""
@@ -273,11 +275,40 @@ class Chunk(Base):
     __table_args__ = (
         CheckConstraint("(status = 'leased') = (lease_token IS NOT NULL)", name="lease_token"),
         CheckConstraint("(status = 'leased') = (lease_expires_at IS NOT NULL)", name="lease_expires_at"),
-        Index("chunks_queued", "kind", "rank", "turn", "created_at", postgresql_where=text("status = 'queued'")),
-        Index("chunks_turns", "owner", "kind", "rank", "turn", postgresql_where=text("status = 'queued'")),
+        Index(
+            "chunks_queued",
+            *("kind", "model", "turn", "rank", "created_at"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("chunks_turns", "owner", "kind", "model", "turn", postgresql_where=text("status = 'queued'")),
         Index("chunks_done", "kind", "finished_at", postgresql_where=text("status = 'done'")),
         Index("chunks_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
     )
+
+
+class Party(Base):
+    """One of those who take turns, for as long as that matters (`turns`)."""
+
+    __tablename__ = "parties"
+
+    party: Mapped[str] = mapped_column(primary_key=True)
+    """As `Chunk.owner`."""
+    model: Mapped[str] = mapped_column(primary_key=True)
+    next_turn: Mapped[int]
+    """The one after that of the last chunk that it has added."""
+
+
+class Worker(Base):
+    """A process that claims chunks, as long as it says so (`workers`)."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """As host:pid, like `Chunk.worker`."""
+    kind: Mapped[ChunkKind]
+    model: Mapped[str]
+    """That it has; as `Chunk.model`."""
+    seen_at: Mapped[datetime]
 
 
 class Frame(Base):

@@ -4,7 +4,6 @@ import contextvars
 import mmap
 import os
 import signal
-import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -26,7 +25,7 @@ from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, Store
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import pulse
+from worker import presence, pulse
 from worker.pulse import State
 
 log = logger(__name__)
@@ -44,6 +43,9 @@ THREADS = 8
 
 REPORT_SECONDS = 5
 """How long a process that hangs may take to say so before it ends."""
+
+PERMIT_SECONDS = 600
+"""How long a worker claims by one permit, far below the broker's visibility timeout."""
 
 PATIENCE_SECONDS = 300
 """How long a finished result is held while the database is away."""
@@ -226,44 +228,48 @@ def _watch() -> Never:
 
 
 def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
-    """Claim the best chunk of a kind, do the work, and record it; return at once if there is nothing to do.
+    """Claim the best chunk of a kind, do the work and record it, again and again until there is nothing to do.
+
+    So a backlog needs no permits; they only wake workers that are idle. It also returns after work that did not go
+    well, and after PERMIT_SECONDS.
 
     Raises:
         SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
             no memory left), so the next chunk gets a fresh one.
     """
     watch()
-    if stopping():
-        return
+    until = time.monotonic() + PERMIT_SECONDS
+    while not stopping() and _claim_and_run(kind, work) and time.monotonic() < until:
+        pass
+
+
+def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:
+    """Do one chunk; returns whether this worker should look for another."""
     try:
         with transaction() as session:
-            claim = chunks.claim(session, kind, worker=f"{socket.gethostname()}:{os.getpid()}")
+            claim = chunks.claim(session, kind, worker=presence.name())
     except StoreUnavailableError as error:
         log.warning("nothing claimed", reason=str(error))
-        return
+        return False
     if claim is None:
         log.info("nothing to do", kind=kind)
-        return
+        return False
     walk, number = str(claim.walk_id), claim.number
     with (
         structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
         tracing.span(f"{kind} chunk", parent=claim.trace, walk=walk, chunk=number, attempt=claim.attempt),
     ):
-        if claim.model != settings().model_name:
-            log.error("the walk is for another model", model=claim.model)
-            _give_up(claim, lambda session: chunks.model_changed(session, claim))
-            tracing.failed("the walk is for another model")
-        else:
-            _run(claim, work)
+        return _run(claim, work)
 
 
-def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
+def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
+    """Do a claimed chunk; returns whether it went well."""
     log.info("claimed", attempt=claim.attempt, frames=len(claim.frames))
     if claim.recovery_seconds is not None:
         monitoring.record(monitoring.RECOVERY_SECONDS, claim.recovery_seconds)
     started = time.monotonic()
     kept = Lease(claim)
-    recorded = 0
+    recorded, well = 0, True
     try:
         with kept as lease:
             record = work(lease)
@@ -274,6 +280,7 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         monitoring.record(monitoring.CHUNK_SECONDS, seconds, kind=claim.kind)
         log.info("done", seconds=round(seconds, 3))
     except (Stopping, StoreUnavailableError) as cause:
+        well = False
         due = _give_up(claim, lambda session: chunks.give_back(session, claim))
         log.info("given back", cause=type(cause).__name__)
         tracing.failed("given back")
@@ -283,9 +290,9 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         log.warning("given back", cause=type(busy).__name__, reason=str(busy), due_in=seconds)
         tracing.failed("given back")
         _claim_nothing(seconds)
-        return
+        return False
     except LeaseLostError:
-        due = None
+        due, well = None, False
         log.warning("dropped, because the lease is lost")
         tracing.failed("the lease was lost")
     except Exception as error:
@@ -299,13 +306,14 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> None:
         if len(_failed) > 1:
             log.error("this process fails again and again, so it ends")
             raise SystemExit(1) from error
-        return
+        return False
     finally:
         if kept.rendered:
             monitoring.record(monitoring.FRAMES_RENDERED, recorded)
             monitoring.record(monitoring.FRAMES_WASTED, kept.rendered - recorded)
     if due is not None:
         queue.publish(*due)
+    return well
 
 
 def _claim_nothing(seconds: float) -> None:

@@ -8,7 +8,7 @@ from celery import signals
 from momalisa import log, queue, tracing
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import beginning, lease, pulse, stitching, work
+from worker import beginning, lease, presence, pulse, stitching, work
 from worker.pulse import State
 
 app = queue.app()
@@ -71,11 +71,13 @@ def _load_the_model(**_: Any) -> None:
             work.renderer()
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
+    presence.begin(_kind())
     pulse.tell(State.READY)
 
 
 @signals.worker_process_shutdown.connect
-def _send_the_last_spans(**_: Any) -> None:
+def _leave(**_: Any) -> None:
+    presence.end()
     tracing.stop()
 
 

@@ -131,12 +131,13 @@ class WalkView extends HTMLElement {
       return html`<div class="state ended"><p class="status">${statusWords(walk)}</p>
         ${walk.error ? html`<p class="reason">${walk.error.message}</p>` : nothing}</div>`;
     }
-    const { frames_done, frames_total, queue_position, eta_seconds } = walk.progress;
+    const { frames_done, frames_total, queue_position, eta_seconds, waiting_for } = walk.progress;
     const left = Number.isFinite(eta_seconds) && eta_seconds !== null ? `${roughly(eta_seconds)} left` : "";
     return html`<div class="state">
       <p class="status">${statusWords(walk)}</p>
       <progress aria-label="Frames painted" max=${frames_total} .value=${frames_done}></progress>
       <p class="count">${[frames_done || !queue_position ? countWords(walk.progress) : "", queueWords(queue_position), left].filter(Boolean).join(" · ")}</p>
+      ${waiting_for ? html`<p class="reason">${waiting_for}</p>` : nothing}
     </div>`;
   }
 

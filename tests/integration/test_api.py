@@ -57,7 +57,8 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
         "fps": 12,
     }
     assert (walk["frames_total"], walk["model"], walk["public"]) == (16, "momalisa-mini", True)
-    prospect = {"queue_position": 0, "eta_seconds": None, "started_at": None}
+    waiting_for = "No worker with the model momalisa-mini is running; the walk waits for one."
+    prospect = {"queue_position": 0, "eta_seconds": None, "waiting_for": waiting_for, "started_at": None}
     assert walk["progress"] == {"frames_done": 0, "frames_total": 16, **prospect}
     assert [frame["index"] for frame in walk["frames"]] == list(range(16))
     assert [frame["position"] for frame in walk["frames"]] == pytest.approx([index / 15 for index in range(16)])

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, monitoring, queue, reconciler, results
+from momalisa import chunks, jobs, monitoring, outlook, queue, reconciler, results, workers
 from momalisa.chunks import Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, StoreUnavailableError
@@ -26,7 +26,7 @@ from momalisa.local import System
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, WalkStatus
 from tests.conftest import made_frames, until
 from tests.frozen import frozen
 from worker import lease
@@ -150,14 +150,50 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
     assert chunk().attempts == attempts
 
 
-def test_a_walk_for_another_model_fails_at_once(make: Callable[[], UUID]) -> None:
-    walk_id = make()
+def test_a_worker_claims_again_until_there_is_nothing(make: Callable[[], UUID]) -> None:
+    """One permit is enough for a backlog."""
+    for _ in range(3):
+        make()
+    lease.run(ChunkKind.RENDER, done)
     with transaction() as session:
-        session.execute(update(Walk).values(model="another"))
+        rendered = select(Chunk.status).where(Chunk.kind == ChunkKind.RENDER)
+        assert list(session.scalars(rendered)) == [ChunkStatus.DONE] * 3
+
+
+def test_a_worker_does_not_hold_a_permit_for_ever(
+    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker would take it for lost, and give it to another."""
+    monkeypatch.setattr(lease, "PERMIT_SECONDS", 0)
+    for _ in range(2):
+        make()
+    lease.run(ChunkKind.RENDER, done)
+    with transaction() as session:
+        rendered = select(Chunk.status).where(Chunk.kind == ChunkKind.RENDER)
+        assert sorted(session.scalars(rendered)) == [ChunkStatus.DONE, ChunkStatus.QUEUED]
+
+
+def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
+    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL", "another")
+    settings.cache_clear()
+    walk_id = make()
+    monkeypatch.delenv("MODEL")
+    settings.cache_clear()
+    with transaction() as session:
+        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
     lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
     with transaction() as session:
         walk = jobs.get(session, walk_id, viewer=None)
-    assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "model_changed")
+        ahead = outlook.look(session, walk)
+    assert (walk.status, chunk().attempts) == (WalkStatus.QUEUED, 0)
+    assert ahead.waiting_for == "No worker with the model another is running; the walk waits for one."
+    with transaction() as session:
+        workers.here(session, "there:2", ChunkKind.RENDER, "another")
+        assert outlook.look(session, walk).waiting_for is None
+        workers.gone(session, "there:2")
+        assert outlook.look(session, walk).waiting_for
 
 
 def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(

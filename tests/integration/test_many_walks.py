@@ -100,6 +100,20 @@ def test_two_thousand_queued_walks_slow_nobody_down(
                 assert rows_read(statement, parameters) < 100, statement
 
 
+def test_a_claim_does_not_walk_over_chunks_of_another_model(two_thousand_walks: Walk) -> None:
+    """Nor does the look at how much there is of it."""
+    with transaction() as session:
+        session.execute(
+            text("UPDATE chunks SET model = 'another' WHERE walk_id <> :last"), {"last": two_thousand_walks.id}
+        )
+    with statements() as claiming, transaction() as session:
+        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert claimed
+        assert claimed.walk_id == two_thousand_walks.id
+    for statement, parameters in claiming:
+        assert rows_read(statement, parameters) < 100, statement
+
+
 def test_a_small_walk_does_not_wait_for_two_thousand(
     two_thousand_walks: Walk, spec: Callable[..., WalkSpec]
 ) -> None:
@@ -116,9 +130,8 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
 
 
 def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec: Callable[..., WalkSpec]) -> None:
-    """Once everybody's first chunks are done, its later chunks take turns with the others' one to one."""
+    """Its chunks take turns with the others' one to one."""
     with transaction() as session:
-        session.execute(text("UPDATE chunks SET status = 'done' WHERE number = 0"))
         small = jobs.create(session, spec(frames=24), public=True, owner="bob")
     claimed = []
     for _ in range(7):

@@ -1,0 +1,213 @@
+"""The fair clock: parties that have work waiting are served alike, whatever the size of their walks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import combinations
+from uuid import UUID
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from sqlalchemy import select, text, update
+
+from momalisa import chunks, jobs, reconciler, results
+from momalisa.chunks import Claim
+from momalisa.database import transaction
+from momalisa.errors import LeaseLostError, WalkOverError
+from momalisa.spec import WalkSpec
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Party
+from momalisa.turns import FAIRNESS
+from tests.conftest import empty, made_frames
+
+pytestmark = pytest.mark.usefixtures("services")
+
+Make = Callable[..., UUID]
+
+
+@pytest.fixture
+def make(spec: Callable[..., WalkSpec]) -> Make:
+    def make_walk(party: str, frames: int = 8, pacing: str = "linear", walks: int = 1) -> UUID:
+        ordered = spec(frames=frames, pacing=pacing)
+        with transaction() as session:
+            return [jobs.create(session, ordered, public=True, owner=party).id for _ in range(walks)][-1]
+
+    return make_walk
+
+
+def claim() -> Claim:
+    with transaction() as session:
+        found = chunks.claim(session, ChunkKind.RENDER, "here")
+    assert found
+    return found
+
+
+def finish(claimed: Claim) -> None:
+    with transaction() as session:
+        results.frames_done(session, claimed, made_frames(claimed))
+
+
+def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """Do so many chunks one after the other, and give the party of each."""
+    for _ in range(number):
+        claimed = claim()
+        finish(claimed)
+        yield claimed.owner
+        after()
+
+
+def waiting() -> set[str]:
+    """Return the parties that have a chunk waiting that nobody has had in hand."""
+    with transaction() as session:
+        fresh = select(Chunk.owner).where(
+            Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank > 0
+        )
+        return set(session.scalars(fresh.distinct()))
+
+
+PARTIES = ["ann", "bob", "eve"]
+
+SUBMISSION = st.tuples(
+    st.sampled_from(PARTIES), st.sampled_from([2, 8, 8, 24, 48, 80]), st.sampled_from(["linear", "even"])
+)
+STEP = st.one_of(
+    SUBMISSION,
+    st.sampled_from(["claim"] * 5),
+    st.tuples(st.sampled_from(["finish", "finish", "give back", "cancel"]), st.integers(0, 9)),
+)
+
+
+@hypothesis.settings(
+    max_examples=12,
+    deadline=None,
+    phases=[
+        hypothesis.Phase.explicit,
+        hypothesis.Phase.reuse,
+        hypothesis.Phase.generate,
+    ],  # to shrink takes minutes
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(st.lists(SUBMISSION, min_size=3, max_size=6), st.lists(STEP, min_size=20, max_size=50).map(tuple))
+def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
+    make: Make, begin: list[tuple[str, int, str]], steps: tuple[object, ...]
+) -> None:
+    """Whoever submits what and when, and in whatever order workers finish, give back and visitors cancel."""
+    empty()
+    walks = [(party, make(party, *about)) for party, *about in begin]
+    held: list[Claim] = []
+    seen: set[tuple[UUID, int]] = set()
+    served: Counter[str] = Counter()
+    leads: dict[tuple[str, str], list[int]] = {}
+    for step in [*steps, *["claim"] * 15]:
+        match step:
+            case "claim" if there := waiting():
+                before = served.copy()
+                held.append(claim())
+                if (chunk := (held[-1].walk_id, held[-1].number)) not in seen:
+                    served[held[-1].owner] += 1
+                    seen.add(chunk)
+                leads = {pair: leads.get(pair, []) for pair in combinations(sorted(there), 2)}
+                for (one, other), of_one in leads.items():
+                    of_one += [before[one] - before[other], served[one] - served[other]]
+                    assert max(of_one) - min(of_one) <= FAIRNESS, (one, other, of_one)
+            case ("finish", int(index)) if held:
+                with suppress(LeaseLostError):
+                    finish(held.pop(index % len(held)))
+            case ("give back", int(index)) if held:
+                with suppress(LeaseLostError), transaction() as session:
+                    chunks.give_back(session, held.pop(index % len(held)))
+            case ("cancel", int(index)):
+                party, walk_id = walks.pop(index % len(walks))
+                with suppress(WalkOverError), transaction() as session:
+                    jobs.cancel(session, walk_id, owner=party)
+                reconciler.keep_order()
+                leads = {pair: of_one for pair, of_one in leads.items() if party not in pair}
+                walks.append((party, make(party)))
+            case (str(party), int(frames), str(pacing)):
+                walks.append((party, make(party, frames, pacing)))
+
+
+def test_small_walks_do_not_starve_a_large_one(make: Make) -> None:
+    """Twenty one-chunk walks wait, and one more comes with each chunk that is done."""
+    make("ann", 48)
+    make("bob", walks=20)
+    order = list(serve(12, after=lambda: make("bob")))
+    assert order.count("ann") == 6
+
+
+def test_one_walk_after_the_other_gets_no_more_than_its_share(make: Make) -> None:
+    """A head start counts like any other chunk, so that it cannot be had again and again."""
+    make("ann", 80)
+    make("bob")
+    order = list(serve(12, after=lambda: "bob" in waiting() or make("bob")))
+    assert order.count("ann") >= 5
+
+
+def test_a_newcomer_is_done_after_its_share_and_sees_something_at_once(make: Make) -> None:
+    for number in range(24):
+        make(f"key {number}", walks=5)
+    for _ in serve(30):
+        pass
+    make("new", 24)
+    order = list(serve(75))
+    places = [place for place, party in enumerate(order) if party == "new"]
+    assert len(places) == 3
+    assert places[0] <= 1
+
+
+def test_a_newcomer_sees_something_before_a_turn_of_many_is_over(make: Make) -> None:
+    for number in range(12):
+        make(f"key {number}", 24)
+    for _ in serve(15):
+        pass
+    make("new", 24)
+    assert "new" in list(serve(2))
+
+
+def test_a_party_whose_queue_ran_empty_is_still_known(make: Make) -> None:
+    """Served in this turn already, it waits for the next one, though nothing of it was queued meanwhile."""
+    for party in ("ann", "bob", "eve"):
+        make(party, 80)
+    make("joe")
+    assert set(serve(4)) == {"ann", "bob", "eve", "joe"}
+    begun = next(iter(serve(1)))
+    make("joe")
+    assert [begun, *serve(3)].count("joe") == 1
+
+
+def test_who_cancels_does_not_wait_for_the_turns_of_the_old_walk(make: Make) -> None:
+    old = make("ann", 80)
+    make("ann", 24)
+    make("bob", 80)
+    with transaction() as session:
+        jobs.cancel(session, old, owner="ann")
+    reconciler.keep_order()
+    assert list(serve(6)).count("ann") >= 2
+    late = make("ann", 80)
+    with transaction() as session:
+        jobs.cancel(session, late, owner="ann")
+    make("ann", 8)
+    assert "ann" in list(serve(3))
+
+
+def test_parties_behind_are_forgotten(make: Make) -> None:
+    make("ann")
+    make("bob", 24)
+    for _ in serve(4):
+        pass
+    make("bob", 24)
+    for _ in serve(2):
+        pass
+    reconciler.keep_order()
+    with transaction() as session:
+        assert list(session.scalars(select(Party.party))) == ["bob"]
+
+
+def test_what_older_code_has_queued_is_claimed(make: Make) -> None:
+    """It knows no model on a chunk, and leaves a table alone that it does not know."""
+    walk_id = make("ann", 16)
+    with transaction() as session:
+        session.execute(update(Chunk).values(model=None))
+        session.execute(text("TRUNCATE parties"))
+    reconciler.keep_order()
+    assert [claim().walk_id for _ in range(2)] == [walk_id, walk_id]
