@@ -21,7 +21,7 @@ from api import (
     security,
     static,
 )
-from api.routes import docs, health, pages, walks, webhooks
+from api.routes import docs, files, health, pages, walks, webhooks
 from api.routes import problems as problem_types
 from momalisa import __version__, log
 
@@ -38,7 +38,7 @@ log.configure()
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Be observed, and listen to what changes, as long as the app lives."""
-    async with observed.lifespan(app), changes.listening():
+    async with observed.lifespan(app), files.lifespan(app), changes.listening():
         yield
 
 
@@ -65,6 +65,7 @@ app.include_router(walks.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)
 app.include_router(docs.router)
+app.include_router(files.router)
 app.include_router(problem_types.router)
 app.include_router(pages.router)
 app.mount("/static", static.files(), name="static")

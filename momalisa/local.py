@@ -4,6 +4,7 @@ PostgreSQL, Valkey and the emulator of the bucket come as wheels. They are the s
 """
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -16,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -210,15 +210,15 @@ class System:
         self._until_ready("valkey", lambda: redis.Redis(port=port).ping())
 
     def _start_bucket(self) -> None:
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
+        host, port = _bucket_address(self.folder / "bucket-address")
+        url = f"http://{host}:{port}"
         self._start(
             "bucket",
             [
                 str(fake_gcs._get_binary_path()),
-                *("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-log-level", "warn"),
+                *("-scheme", "http", "-host", host, "-port", str(port), "-log-level", "warn"),
                 *("-backend", "filesystem", "-filesystem-root", str(self.folder / "bucket")),
-                *("-external-url", url, "-public-host", f"127.0.0.1:{port}"),
+                *("-external-url", url, "-public-host", f"{host}:{port}"),
             ],
         )
         self._variables["BUCKET_ENDPOINT"] = url
@@ -239,6 +239,7 @@ class System:
             HOST="127.0.0.1",
             PORT=str(self._port),
             SECRET_KEY=self._secret_key(),
+            BUCKET_PUBLIC_URL=self._variables.get("BUCKET_PUBLIC_URL", "/files"),
             METRICS_PORT=self._metrics_port(0),
         )
         self._until_ready("api", lambda: httpx.get(f"{self.url}/readyz", trust_env=False).raise_for_status())
@@ -256,11 +257,7 @@ class System:
             return configured.get_secret_value()
         file = self.folder / "secret-key"
         if not file.exists():
-            new = file.with_suffix(".new")
-            new.unlink(missing_ok=True)
-            new.touch(mode=0o600)
-            new.write_text(secrets.token_urlsafe(32))
-            new.rename(file)
+            _keep(file, secrets.token_urlsafe(32))
         return file.read_text()
 
     def _start(
@@ -294,7 +291,7 @@ class System:
                 return
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(system: System, tell: Callable[[str], None] = lambda _: None) -> Iterator[System]:
     """Run a system for the length of a block."""
     try:
@@ -330,12 +327,37 @@ def _announced(folder: Path) -> dict[str, str]:
 def _kept_secret(file: Path) -> str:
     """Return the secret that webhooks are signed with, which is drawn at the first call and kept in a file."""
     if not file.exists():
-        new = file.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        new.touch(mode=0o600)
-        new.write_text(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
-        new.rename(file)
+        _keep(file, f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
     return file.read_text().strip()
+
+
+def _bucket_address(file: Path) -> tuple[str, int]:
+    """Return where the bucket listens: the same at every start, and somewhere else if that is taken.
+
+    The emulator obeys every page in every browser on this machine, as it asks for no credentials and allows all
+    origins. So its address is one of 2^24 that lead to this machine, drawn at random, which no page can find. Where
+    there is only 127.0.0.1, as on macOS, its port alone is random.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        host, _, port = file.read_text().strip().rpartition(":")
+        if is_free(int(port), host):
+            return host, int(port)
+    host = f"127.{secrets.randbelow(255)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
+    try:
+        port_ = free_port(host)
+    except OSError:
+        host, port_ = "127.0.0.1", free_port()
+    _keep(file, f"{host}:{port_}\n")
+    return host, port_
+
+
+def _keep(file: Path, text: str) -> None:
+    """Write a file that only this user may read, whole or not at all."""
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.rename(file)
 
 
 def _cores() -> int:

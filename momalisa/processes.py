@@ -99,20 +99,24 @@ class Child:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self.stop_signal)
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a port of an address of this machine that no program listens on now.
+
+    Raises:
+        OSError: if this machine does not have the address.
+    """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def is_free(port: int) -> bool:
-    """Tell whether a program could listen on a port of 127.0.0.1."""
+def is_free(port: int, address: str = "127.0.0.1") -> bool:
+    """Tell whether a program could listen on a port of an address of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             return False
         return True

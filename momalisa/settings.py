@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     bucket_public_url: str | None = Field(
         None,
         description="Base URL at which browsers find the bucket, or a path at which the website's own host leads "
-        "there; unset means that of the bucket API.",
+        "there; at /files the API itself reads them out of BUCKET_ENDPOINT. Unset means that of the bucket API.",
     )
     signed_urls: bool = Field(
         False,

@@ -103,7 +103,7 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
     for number in range(posters):
         file = BytesIO()
         Image.fromarray(drawn(spec.model_copy(update={"seed": number}), number / posters)).save(file, "webp")
-        stills.append(storage.put(f"posters/{number}.webp", file.getvalue(), "image/webp"))
+        stills.append(storage.put(f"walks/{number}/poster.webp", file.getvalue(), "image/webp"))
     begin = datetime.now(UTC) - timedelta(days=20)
     walks = [
         {

@@ -193,8 +193,8 @@ def _digests(stage: Stage, walk_id: str) -> dict[str, str]:
 
 
 def _download(stage: Stage, url: str) -> bytes:
-    path = url.split("/", 3)[3]
-    return HTTP.get(f"{stage.bucket_url}/{path}").raise_for_status().content
+    name = url.partition("/momalisa/")[2]
+    return HTTP.get(f"{stage.bucket_url}/momalisa/{name}").raise_for_status().content
 
 
 def _objects(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:

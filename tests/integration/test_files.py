@@ -1,0 +1,138 @@
+"""The files of walks where browsers do not reach the bucket: from the website's own origin, and only to be read."""
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from momalisa import local, storage
+from momalisa.local import System
+from momalisa.processes import free_port, is_free
+from tests.conftest import forget
+
+FILM = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def files(services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The API of a system on one machine, which reads files out of its bucket."""
+    from api.app import app  # noqa: PLC0415
+
+    monkeypatch.setenv("BUCKET_PUBLIC_URL", "/files")
+    forget()
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def film() -> str:
+    """The name of an object in the bucket."""
+    name = f"walks/{uuid4()}/{storage.new_secret()}/walk.mp4"
+    storage.put(name, FILM, "video/mp4", download_as="a-to-b.mp4")
+    return name
+
+
+def test_a_file_comes_from_the_website_as_the_bucket_has_it(files: TestClient, film: str) -> None:
+    url = storage.url(film, "http://testserver/")
+    assert url == f"http://testserver/files/momalisa/{film}"
+    answer = files.get(url)
+    assert (answer.status_code, answer.content) == (200, FILM)
+    expected = {
+        "content-type": "video/mp4",
+        "content-length": str(len(FILM)),
+        "content-disposition": 'attachment; filename="a-to-b.mp4"',
+        "cache-control": f"public, {storage.FOREVER}",
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "default-src 'none'; sandbox",
+    }
+    assert expected.items() <= answer.headers.items()
+    assert "access-control-allow-origin" not in answer.headers
+    head = files.head(url)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(FILM)))
+
+
+def test_a_browser_gets_the_part_of_a_film_that_it_asks_for(files: TestClient, film: str) -> None:
+    part = files.get(f"/files/momalisa/{film}", headers={"Range": "bytes=1000-1999"})
+    assert (part.status_code, part.content) == (206, FILM[1000:2000])
+    assert part.headers["content-range"] == f"bytes 1000-1999/{len(FILM)}"
+    rest = files.get(f"/files/momalisa/{film}", headers={"Range": f"bytes={len(FILM) - 9}-"})
+    assert (rest.status_code, rest.content) == (206, FILM[-9:])
+    beyond = files.get(f"/files/momalisa/{film}", headers={"Range": f"bytes={len(FILM)}-"})
+    assert beyond.status_code == 416
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "momalisa/",
+        "momalisa/walks",
+        "momalisa/walks/",
+        "momalisa/walks/none/walk.mp4",
+        "momalisa/walks/../momalisa",
+        "momalisa/walks/%2e%2e/%2e%2e/storage/v1/b",
+        "momalisa/walks/..%2f..%2fstorage/v1/b",
+        "momalisa/walks//x",
+        "momalisa/walks/x%3Fprefix=walks",
+        "momalisa/secrets.txt",
+        "other/walks/x",
+        "storage/v1/b",
+    ],
+)
+def test_nothing_but_files_of_walks_is_there(files: TestClient, film: str, path: str) -> None:
+    storage.put("secrets.txt", b"not of a walk", "text/plain")
+    answer = files.get(f"/files/{path}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_files_are_only_read(files: TestClient, film: str, method: str) -> None:
+    assert files.request(method, f"/files/momalisa/{film}", content=b"x").status_code == 405
+    assert files.get(f"/files/momalisa/{film}").content == FILM
+
+
+def test_where_browsers_reach_the_bucket_the_api_passes_nothing_on(api: TestClient, film: str) -> None:
+    assert api.get(f"/files/momalisa/{film}").status_code == 404
+
+
+def test_a_bucket_that_is_down_is_told_from_a_file_that_is_not_there(
+    files: TestClient, film: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUCKET_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    forget()
+    answer = files.get(f"/files/momalisa/{film}")
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+
+
+def test_pages_name_no_bucket_and_no_page_of_another_site_can_name_it(system: System) -> None:
+    """The emulator obeys all who find it. Its address is one of millions, so that no page does."""
+    endpoint = httpx.URL(system.variables["BUCKET_ENDPOINT"])
+    page = httpx.get(f"{system.url}/gallery", trust_env=False)
+    assert str(endpoint.port) not in page.headers["content-security-policy"] + page.text
+    assert "media-src 'self';" in page.headers["content-security-policy"]
+    assert re.fullmatch(r"127\.\d+\.\d+\.\d+", endpoint.host)
+    for other in ("127.0.0.1", "localhost", "0.0.0.0"):  # noqa: S104 - as a page would try
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(endpoint.copy_with(host=other), trust_env=False)
+
+
+def test_the_bucket_is_where_it_was_at_every_start_unless_that_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "bucket-address"
+    host, port = local._bucket_address(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert host != "127.0.0.1"
+    assert local._bucket_address(file) == (host, port)
+    assert local._bucket_address(tmp_path / "another") != (host, port)
+    with socket.socket() as taken:
+        taken.bind((host, port))
+        taken.listen()
+        assert not is_free(port, host)
+        moved = local._bucket_address(file)
+    assert moved != (host, port)
+    assert local._bucket_address(file) == moved
+    file.write_text("nonsense")
+    assert local._bucket_address(file)[1] > 0
