@@ -2,12 +2,15 @@
 
 import uvicorn
 
+from api import server
 from momalisa.settings import settings
 
 uvicorn.run(
     "api.app:app",
     host=settings().host,
     port=settings().port,
+    http=server.Protocol,
+    timeout_keep_alive=server.KEEP_ALIVE_SECONDS,
     log_config=None,
     access_log=False,
     server_header=False,

@@ -67,10 +67,24 @@ def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
     return _counted(request, lambda secret: keys.recall(secret) or _find(secret))
 
 
-def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
+def count_malformed(request: Request) -> None:
+    """Count a request that was refused before anything asked who sent it, by its address.
+
+    Raises:
+        LimitExceededError: if it is one too many.
+    """
+    if not limits.counted(request.scope):
+        limits.count_request(request.scope, _address(request))
+
+
+def _address(request: Request) -> str:
     client = request.client.host if request.client else ""
     forwarded = request.headers.getlist("x-forwarded-for")
-    party = f"address:{neighbourhood(client_address(client, forwarded, settings().trusted_proxies))}"
+    return f"address:{neighbourhood(client_address(client, forwarded, settings().trusted_proxies))}"
+
+
+def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
+    party = _address(request)
     owner = key = None
     try:
         if shown := request.headers.getlist("authorization"):

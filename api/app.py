@@ -12,6 +12,7 @@ from api import (
     changes,
     compression,
     conditional,
+    edge,
     methods,
     observed,
     openapi,
@@ -53,11 +54,13 @@ app = FastAPIOffline(
     telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` sees to that
 )
 problems.install(app)
+app.add_middleware(problems.Unforeseen)
 app.add_middleware(conditional.Conditional)
 app.add_middleware(compression.Compression)
 app.add_middleware(methods.Methods)
 app.add_middleware(body.BodyLimit)
 app.add_middleware(origin.OriginGuard)
+app.add_middleware(edge.Edge)
 security.install(app)
 app.add_middleware(observed.Observed)
 app.add_middleware(request_id.RequestId)

@@ -9,10 +9,13 @@ from pydantic import BaseModel, Field
 from api import access, examples, origin, problems, schemas
 from momalisa.errors import (
     ForeignOriginError,
+    HostError,
     InvalidJsonError,
     MethodNotAllowedError,
     MomalisaError,
     TooLargeError,
+    TooLargeHeadersError,
+    TooLongAddressError,
     TooSlowError,
     UnsupportedMediaTypeError,
 )
@@ -106,6 +109,7 @@ def _complete(operation: dict[str, Any], *, changes: bool) -> None:
         problems.document(operation, ForeignOriginError, TooLargeError, TooSlowError)
     if "requestBody" in operation:
         problems.document(operation, InvalidJsonError, UnsupportedMediaTypeError)
+    problems.document(operation, HostError, TooLongAddressError, TooLargeHeadersError)
     problems.document(operation, MethodNotAllowedError, MomalisaError)
     counted = "security" in operation
     if counted:

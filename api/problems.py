@@ -6,13 +6,14 @@ from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import kinds, methods, request_id, security, website
+from api import access, kinds, methods, request_id, security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -162,6 +163,8 @@ async def _momalisa_error(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if refused := await _one_too_many(request):
+        return refused
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         reason = found[0]["ctx"]["error"]
@@ -183,10 +186,21 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     return answer(InvalidRequestError(detail), errors)
 
 
+async def _one_too_many(request: Request) -> Response | None:
+    """Count a request that was malformed, unless it was counted before; return the 429 if it is due."""
+    try:
+        await run_in_threadpool(access.count_malformed, request)
+    except LimitExceededError as error:
+        return response_to(request.scope, error)
+    return None
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
+        if refused := await _one_too_many(request):
+            return refused
         return answer(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = methods.allowed(request.scope)  # the framework names those of one route alone
@@ -209,10 +223,35 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _answer(problem, headers)
 
 
+class Unforeseen:
+    """Answers what the application did not foresee, where the answer gets the headers of every other one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection; the server logs the error."""
+        begun = False
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_see)
+        except Exception:
+            if not begun and scope["type"] == "http":
+                await response_to(scope, _unforeseen())(scope, receive, send)
+            raise
+
+
+def _unforeseen() -> MomalisaError:
+    return MomalisaError("An error that we did not foresee. It is logged; please try again.")
+
+
 async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    unforeseen = await _momalisa_error(
-        request, MomalisaError("An error that we did not foresee. It is logged; please try again.")
-    )
+    unforeseen = response_to(request.scope, _unforeseen())
     for name, value in {**security.HEADERS, **security.answer_headers(request.scope)}.items():
         unforeseen.headers.setdefault(name, value)  # it is sent outside of the middleware that adds them
     return unforeseen

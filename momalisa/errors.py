@@ -168,6 +168,39 @@ class UnsupportedMediaTypeError(MomalisaError):
     title = "The content type is not taken here"
 
 
+class TooLargeHeadersError(MomalisaError):
+    """A header of the request, or all of them together, are larger than is taken.
+
+    Send fewer or smaller headers; old cookies of this site may be in the way.
+    """
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    type = "headers-too-large"
+    title = "The headers are too large"
+
+
+class TooLongAddressError(MomalisaError):
+    """The path and the query of the request are longer than is taken.
+
+    Ask for less at once.
+    """
+
+    status = HTTPStatus.REQUEST_URI_TOO_LONG
+    type = "address-too-long"
+    title = "The address is too long"
+
+
+class HostError(MomalisaError):
+    """The request names no host, several, or something that is none.
+
+    Send one `Host` header, as every HTTP library does.
+    """
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "host-malformed"
+    title = "The host is malformed"
+
+
 class TooSlowError(MomalisaError):
     """The request took too long to be sent.
 

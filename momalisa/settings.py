@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         description="How long a signed URL holds; one that is told now holds for at least half of it.",
     )
     public_url: str | None = Field(
-        None, description="Base URL of the website as visitors see it; unset means as each request came in."
+        None,
+        description="Base URL of the website as visitors see it, a host without a path; unset means by the "
+        "Host header of each request, so set it wherever strangers can send requests.",
     )
 
     model: str = Field(
@@ -161,7 +163,8 @@ class Settings(BaseSettings):
     anonymous: bool = Field(True, description="Whether walks can be made without an API key.")
     trusted_proxies: Words[IPvAnyNetwork] = Field(
         (),
-        description="Networks, separated by commas, of the proxies whose X-Forwarded-For is believed.",
+        description="Networks, separated by commas, of the proxies whose X-Forwarded-For and X-Forwarded-Proto "
+        "are believed.",
     )
     cors_origins: Words[str] = Field(
         (),
@@ -256,6 +259,18 @@ class Settings(BaseSettings):
     @classmethod
     def _every_part_understands_it(cls, value: str) -> str:
         broker.read(value)
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _site_has_a_host_for_itself(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+                raise ValueError(
+                    "must be http:// or https:// and a host, such as https://momalisa.example, without a path: "
+                    "the website has its host for itself"
+                )
         return value
 
     @field_validator("webhook_secret")

@@ -14,7 +14,7 @@ from httpx2 import Response
 from starlette.types import Message
 
 from api import body as body_limit
-from api import limits, security
+from api import limits, problems, security
 from momalisa import queue
 from momalisa.settings import settings
 from tests.integration.test_access import ORDER, new_key, somebody, submit
@@ -75,6 +75,22 @@ def test_whoever_tries_keys_is_counted_by_his_address(api: TestClient, limit: Li
     limit(requests_per_minute=3)
     guesses = [somebody(api, f"momalisa_{number:043}").get("/v1/walks").status_code for number in range(5)]
     assert guesses == [401, 401, 401, 429, 429]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 60_000], ids=["cut off", "no text", "deep"])
+def test_what_is_no_json_counts_as_well(api: TestClient, limit: Limit, body: bytes) -> None:
+    limit(requests_per_minute=2)
+    headers = {"Content-Type": "application/json"}
+    answers = [api.post("/v1/walks", content=body, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [400, 400, 429]
+    assert_refused(answers[-1], "At most 2 requests")
+    assert api.get("/v1/walks").status_code == 429
+
+
+def test_what_is_not_valid_counts_once(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=3)
+    answers = [api.post("/v1/walks", json={"prompts": 1}).status_code for _ in range(4)]
+    assert answers == [422, 422, 422, 429]
 
 
 def test_dropping_the_cookie_does_not_help(api: TestClient, limit: Limit) -> None:
@@ -253,9 +269,21 @@ def test_pages_of_other_origins_may_call_if_they_are_named(
     monkeypatch.setenv("CORS_ORIGINS", "https://museum.example, https://gallery.example")
     settings.cache_clear()
     app = FastAPI()
+    app.add_middleware(problems.Unforeseen)
     security.install(app)
-    client = TestClient(app)
-    answer = client.get("/", headers=here)
+
+    @app.get("/v1/unforeseen")
+    def unforeseen() -> None:
+        raise ZeroDivisionError
+
+    client = TestClient(app, raise_server_exceptions=False)
+    answer = client.get("/v1/nothing", headers=here)
     assert answer.headers["access-control-allow-origin"] == here["Origin"]
+    assert {"Authorization", "Cookie", "Origin"} <= set(answer.headers["vary"].split(", "))
+    assert "Preference-Applied" in answer.headers["access-control-expose-headers"]
     assert "access-control-allow-credentials" not in answer.headers
     assert "access-control-allow-origin" not in client.get("/", headers={"Origin": "https://x.example"}).headers
+    failed = client.get("/v1/unforeseen", headers=here)
+    assert (failed.status_code, failed.headers["access-control-allow-origin"]) == (500, here["Origin"])
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Last-Event-ID"}
+    assert client.options("/v1/walks", headers={**here, **asked}).status_code == 200

@@ -31,6 +31,21 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
+    "url", ["http://host/art", "https://host/a/", "host", "ftp://host", "https://", "http://h/?a"]
+)
+def test_the_website_has_its_host_for_itself(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBLIC_URL", url)
+    with pytest.raises(ValidationError, match="without a path"):
+        Settings()
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8080", "https://momalisa.example/", "http://[::1]:8000"])
+def test_the_website_is_at_a_host(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBLIC_URL", url)
+    assert Settings().public_url == url
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [("BATCH_SIZE", "0"), ("IMAGE_SIZE", "100"), ("PORT", "70000"), ("MAX_SIZE", "64")]
 )
 def test_a_setting_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,62 @@
+"""How the server talks to connections: how long it waits for headers, and how long it keeps a connection."""
+
+import asyncio
+from asyncio.events import TimerHandle
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.edge import MOST_HEADER_BYTES
+
+HEADER_SECONDS = 15
+"""How long the address and the headers of a request may take to arrive; uvicorn would wait for ever."""
+
+KEEP_ALIVE_SECONDS = 620
+"""How long an idle connection is kept: longer than any proxy in front of us keeps it.
+
+Else the proxy would send a request into a connection that we close just then. Google's load balancers keep theirs
+for 600 seconds, and NGINX its for 60.
+"""
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 that waits only so long for headers, and takes only so many."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._headers_due: TimerHandle | None = None
+        self._unread = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait_for_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; what follows an answer is the next request."""
+        if self._headers_due is None and self.cycle is not None and self.cycle.response_complete:
+            self._wait_for_headers()
+        super().data_received(data)
+        if self._headers_due is not None:
+            self._unread += len(data)
+            if self._unread > 2 * MOST_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("The headers of the request are too large.")
+
+    def on_headers_complete(self) -> None:
+        """Stop waiting; the application takes over."""
+        self._headers_arrived()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._headers_arrived()
+        super().connection_lost(exc)
+
+    def _wait_for_headers(self) -> None:
+        self._unread = 0
+        self._headers_due = self.loop.call_later(HEADER_SECONDS, self.timeout_keep_alive_handler)
+
+    def _headers_arrived(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None

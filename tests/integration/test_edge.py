@@ -1,0 +1,158 @@
+"""What is refused before anything reads it, and how long connections are kept, over real sockets."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from api import server
+from api.access import COOKIE, GUARDED_COOKIE
+from api.app import app
+from momalisa.processes import free_port
+from momalisa.settings import settings
+from tests.integration.test_access import ORDER
+
+Ask = Callable[[bytes], bytes]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """Send bytes to the API by a connection of its own, and return what came until it was closed."""
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    port = free_port()
+    config = uvicorn.Config(
+        app,
+        port=port,
+        http=server.Protocol,
+        timeout_keep_alive=60,
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+
+    def send(request: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(request)
+            got = b""
+            with suppress(ConnectionResetError):  # what we sent was not read to its end
+                while received := connection.recv(65536):
+                    got += received
+            return got
+
+    yield send
+    running.should_exit = True
+    thread.join()
+
+
+def problem(answer: bytes) -> Any:
+    assert b"x-content-type-options: nosniff" in answer
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+def test_headers_that_never_end_are_not_waited_for(ask: Ask) -> None:
+    assert ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ") == b""
+    assert ask(b"") == b""
+
+
+def test_nor_are_those_of_the_next_request(ask: Ask) -> None:
+    answer = ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n" + CLOSE)
+    assert answer.count(b'{"status":"ok"}') == 2
+
+
+def test_headers_without_end_are_not_kept(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 60)
+    answer = ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + 300_000 * b"a")
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "hosts", [b"", b"Host: a\r\nHost: a\r\n", b"Host: \r\n", b"Host: a/b\r\n", b"Host: a b\r\n", b"Host: a@b\r\n"]
+)
+def test_a_request_has_one_host(ask: Ask, hosts: bytes) -> None:
+    answer = ask(b"GET /healthz HTTP/1.1\r\n" + hosts + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert problem(answer)["type"] == "/problems/host-malformed"
+
+
+@pytest.mark.parametrize("host", [b"momalisa.example", b"127.0.0.1:8000", b"[::1]:8000", b"a_b"])
+def test_what_is_a_host_is_taken_for_one(ask: Ask, host: bytes) -> None:
+    assert ask(b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n" + CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Cookie": 'a="' + 20_000 * '\\"' + '"'},  # Python's parser takes seconds for it
+        {"X-Long": "x" * 8193},
+        {f"X-{number}": "x" * 5000 for number in range(7)},
+    ],
+    ids=["cookie", "one", "all"],
+)
+def test_headers_that_are_too_large_are_refused_unread(api: TestClient, headers: dict[str, str]) -> None:
+    answer = api.get("/v1/walks", headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (431, "/problems/headers-too-large")
+
+
+def test_a_long_address_is_refused(api: TestClient) -> None:
+    for address in (f"/v1/walks?q={8192 * 'a'}", f"/{8192 * 'a'}"):
+        answer = api.get(address)
+        assert (answer.status_code, answer.json()["type"]) == (414, "/problems/address-too-long")
+
+
+def test_links_are_made_of_public_url_and_not_of_a_host_that_is_claimed(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example/")
+    settings.cache_clear()
+    made = api.post("/v1/walks", json=ORDER, headers={"Host": "evil.example"})
+    api.post("/v1/walks", json=ORDER)
+    walk = made.json()["id"]
+    assert made.headers["location"] == f"https://momalisa.example/v1/walks/{walk}"
+    for path in ("/v1/walks?limit=1", f"/v1/walks/{walk}", f"/walks/{walk}", "/gallery"):
+        answer = api.get(path, headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"})
+        assert answer.status_code == 200
+        assert "evil" not in answer.text + str(answer.headers)
+        assert "momalisa.example" in answer.text + str(answer.headers) or path == "/gallery"
+
+
+def test_idle_connections_outlive_those_of_every_proxy() -> None:
+    google = 600  # https://docs.cloud.google.com/load-balancing/docs/https: the keepalive timeout of backends
+    assert google < server.KEEP_ALIVE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("peer", "proto", "https"),
+    [
+        ("10.0.0.1", "https", True),
+        ("10.0.0.1", "http", False),
+        ("10.0.0.1", "https, http", False),
+        ("10.0.0.1", "javascript", False),
+        ("203.0.113.1", "https", False),
+    ],
+)
+def test_a_trusted_proxy_says_how_it_was_reached(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, peer: str, proto: str, https: bool
+) -> None:
+    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8")
+    settings.cache_clear()
+    proxy = TestClient(api.app, client=(peer, 4711))
+    answer = proxy.post("/v1/walks", json=ORDER, headers={"X-Forwarded-Proto": proto})
+    assert answer.headers["location"].startswith("https:" if https else "http:")
+    assert answer.headers["set-cookie"].startswith(f"{GUARDED_COOKIE if https else COOKIE}=")
+    assert ("Secure" in answer.headers["set-cookie"]) == https
