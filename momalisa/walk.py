@@ -51,16 +51,23 @@ class Course:
 
     def time(self, leg: int, progress: float) -> float:
         """Return how much of a leg's time has passed when so much of its way is done, both in [0, 1]."""
-        start, end = self.weights[leg], self.weights[leg + 1]
-        weighed = (start * progress + (end - start) * progress**2 / 2) / self.weight(leg)
+        start, end = self._ends(leg)
+        weighed = (start * progress + (end - start) * progress**2 / 2) / ((start + end) / 2)
         return _EASINGS[self.easing][1](min(max(weighed, 0.0), 1.0))
 
     def progress(self, leg: int, time: float) -> float:
         """Return how much of a leg's way is done when so much of its time has passed: the inverse of `time`."""
-        start, end = self.weights[leg], self.weights[leg + 1]
+        start, end = self._ends(leg)
         eased = _EASINGS[self.easing][0](time)
+        if not eased:
+            return 0.0
         done = eased * (start + end) / (start + sqrt(start**2 + (end**2 - start**2) * eased))
         return min(max(done, 0.0), 1.0)
+
+    def _ends(self, leg: int) -> tuple[float, float]:
+        """Return the weights at both ends of a leg, the larger one as 1: their squares are numbers, too."""
+        start, end = self.weights[leg : leg + 2]
+        return start / max(start, end), end / max(start, end)
 
 
 def positions(frames: int, course: Course) -> list[float]:

@@ -35,6 +35,19 @@ def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_cou
     assert positions[-1] < 1 if course.closed else positions[-1] == 1
 
 
+@given(st.floats(1e-300, 1e300), st.floats(1e-300, 1e300), easings, st.floats(0, 1))
+def test_only_the_ratio_of_weights_counts_however_small_or_large(
+    start: float, end: float, easing: Easing, moment: float
+) -> None:
+    course = Course((start, end), easing)
+    assert 0 <= course.progress(0, moment) <= 1
+    assert 0 <= course.time(0, moment) <= 1
+    tiny, usual = Course((start / 4, end / 4), easing), Course((start, end), easing)
+    assert tiny.progress(0, moment) == pytest.approx(usual.progress(0, moment))
+    same = Course((start, start), easing)
+    assert same.progress(0, moment) == pytest.approx(Course((1, 1), easing).progress(0, moment))
+
+
 @given(walks())
 def test_every_stop_has_a_frame_of_its_own(frames_and_course: tuple[int, Course]) -> None:
     frames, course = frames_and_course
