@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from momalisa import moderation, moving, storage, webhooks
+from momalisa import looks, moderation, moving, storage, webhooks
 from momalisa.outlook import Outlook
 from momalisa.settings import settings
 from momalisa.spec import Interpolation, Pacing, Scheduler, WalkSpec
@@ -28,6 +28,9 @@ from momalisa.walk import Easing, Loop, sequence
 
 MAX_PROMPT = 300
 """Characters."""
+
+MAX_MARKS = 6
+"""Combining marks in a row; no language piles up more."""
 
 MAX_STOPS = 10
 
@@ -53,6 +56,15 @@ def _readable(value: str) -> str:
                 "control characters, overrides of the writing direction and unassigned code points are not "
                 f"allowed, got U+{ord(character):04X} at character {position + 1}"
             )
+    if looks.marks_in_a_row(value) > MAX_MARKS:
+        raise ValueError(f"at most {MAX_MARKS} marks may be piled on one letter")
+    return value
+
+
+def _seen(value: str) -> str:
+    """Refuse what shows nothing at all."""
+    if not looks.visible(value):
+        raise ValueError("something visible is needed, got characters that show nothing")
     return value
 
 
@@ -74,10 +86,16 @@ Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
     Readable,
+    AfterValidator(_seen),
     AfterValidator(_wanted),
 ]
-NegativePrompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT), Readable]
-Weight = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+NegativePrompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT),
+    Readable,
+    AfterValidator(_wanted),  # it is shown beside the walk
+]
+Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
 WebhookUrl = Annotated[str, StringConstraints(max_length=webhooks.MAX_URL), AfterValidator(webhooks.checked_url)]
 
 
@@ -123,7 +141,8 @@ class WalkRequest(BaseModel):
     weights: list[Weight] | None = Field(
         None,
         max_length=MAX_STOPS,
-        description="How long the walk lingers at each stop, one number a prompt; equally long if left out.",
+        description="How long the walk lingers at each stop, one number a prompt, of which only the ratios count; "
+        "equally long if left out.",
     )
     loop: Loop = Field(
         "none",

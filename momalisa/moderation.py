@@ -1,7 +1,6 @@
 """What an operator does not want: words in prompts, and walks in the gallery."""
 
 import re
-import unicodedata
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -9,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, moving, notices
+from momalisa import chunks, jobs, looks, moving, notices
 from momalisa.errors import WalkNotFoundError
 from momalisa.settings import settings
 from momalisa.tables import Walk
@@ -18,27 +17,23 @@ from momalisa.tables import Walk
 def unwanted(prompt: str) -> str | None:
     """Return the first word or phrase of the blocklist that a prompt holds, or None.
 
-    Case, accents and the width of letters make no difference, and only whole words count: "class" does not hold
-    what a part of it spells.
+    Case, accents, the width of letters, letters of other scripts that look the same, and what shows nothing make no
+    difference; only whole words count: "class" does not hold what a part of it spells.
     """
     blocklist = settings().blocklist
     pattern = None if blocklist is None else _pattern(blocklist)
-    found = pattern.search(_plain(prompt)) if pattern else None
+    found = pattern.search(looks.plain(prompt)) if pattern else None
     return found[0] if found else None
 
 
 @cache
 def _pattern(blocklist: Path) -> re.Pattern[str] | None:
     """Return what matches any line of a file, without blank lines and comments (#); None if nothing is left."""
-    lines = (_plain(line.partition("#")[0]) for line in blocklist.read_text(encoding="utf-8").splitlines())
-    phrases = [r"\W+".join(map(re.escape, line.split())) for line in lines if line]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)") if phrases else None
-
-
-def _plain(text: str) -> str:
-    """Return a text in lower case, without accents, in the plainest form of its letters."""
-    decomposed = unicodedata.normalize("NFKD", text).casefold().strip()
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
+    lines = (
+        looks.plain(line.partition("#")[0]).strip() for line in blocklist.read_text(encoding="utf-8").splitlines()
+    )
+    phrases = [r"[\W_]+".join(map(re.escape, line.split())) for line in lines if line]
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(phrases)})(?![^\W_])") if phrases else None
 
 
 def hide(session: Session, walk_id: UUID) -> None:

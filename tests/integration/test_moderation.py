@@ -63,6 +63,13 @@ def blocklist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("a bad word", "bad word"),
         ("a bad, word", "bad, word"),
         ("müll", "mull"),
+        ("an_ugly_duck", "ugly"),
+        ("bad_word", "bad_word"),
+        ("u\u200bg\u00adl\ufe0fy", "ugly"),
+        ("u\U000e0067gl\u034fy", "ugly"),
+        ("uɡlу", "ugly"),
+        ("υGLʏ", "ugly"),
+        ("🅄🅖🅻ｙ", "ugly"),
     ],
 )
 def test_a_prompt_with_a_blocked_word_is_refused_by_field(
@@ -79,5 +86,39 @@ def test_words_that_only_look_like_it_are_taken(api: TestClient, blocklist: Path
     submit(api, prompts=["a duck", prompt])
 
 
-def test_what_shall_not_be_shown_may_be_named(api: TestClient, blocklist: Path) -> None:
-    submit(api, negative_prompt="ugly")
+def test_what_is_not_to_be_shown_is_read_by_others_too(api: TestClient, blocklist: Path) -> None:
+    answer = api.post("/v1/walks", json={**ORDER, "negative_prompt": "ugly"})
+    assert [error["field"] for error in answer.json()["errors"]] == ["negative_prompt"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("жираф на лугу", "ένα καράβι", "नमस्ते दुनिया", "ที่นี่ น้ำ", "👩‍🚀👨‍👩‍👧‍👦 🏳️‍🌈", "ญี่ปุ่น", "城堡", "שָׁלוֹם", "לְפַנֵּים"),
+        *("tiếng Việt", "e\u0323\u0302", "1️⃣", "🏴\U000e0067\U000e0062\U000e007f"),
+    ],
+)
+def test_all_scripts_are_taken(api: TestClient, blocklist: Path, prompt: str) -> None:
+    submit(api, prompts=["a duck", prompt])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("\u200b\u2060", "something visible"),
+        ("\u3164\u2800\ufe0f", "something visible"),
+        ("\u0301\u0301", "something visible"),
+        ("z" + "\u0300" * 7, "at most 6 marks"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_refused(api: TestClient, prompt: str, words: str) -> None:
+    answer = api.post("/v1/walks", json={**ORDER, "prompts": ["a duck", prompt]})
+    assert answer.status_code == 422
+    assert words in answer.json()["errors"][0]["message"]
+
+
+def test_a_weight_that_is_nothing_is_refused(api: TestClient) -> None:
+    answer = api.post("/v1/walks", json={**ORDER, "weights": [1e-200, 1e-200]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0] == {"field": "weights[0]", "message": "at least 0.01, got 1e-200"}
+    submit(api, weights=[0.01, 100])
