@@ -51,6 +51,7 @@ def app() -> Celery:
         worker_proc_alive_timeout=3600,  # a child loads, and may compile, its model before it reports for work
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # a worker outlives a broker that answers READONLY or OOM
         broker_transport_options={
             **PATIENCE,
             "socket_keepalive": True,
@@ -70,20 +71,23 @@ def task_name(kind: ChunkKind) -> str:
     return f"momalisa.{kind.value}"
 
 
-def publish(kind: ChunkKind, permits: int = 1) -> None:
-    """Send `permits` permits, as far as the queue has room for them (`max_permits`).
+def publish(kind: ChunkKind, permits: int = 1) -> int:
+    """Send `permits` permits, as far as the queue has room for them (`max_permits`), and return how many were sent.
 
     When the broker is down, it logs that and leaves them to the reconciler.
     """
     database.refuse_open_transaction()
+    sent = 0
     try:
         with app().connection_for_write() as connection, connection.Producer() as producer:
             room = settings().max_permits - _waiting(kind, connection)
             for _ in range(min(permits, room)):
                 app().send_task(task_name(kind), producer=producer)
+                sent += 1
     except BROKER_ERRORS as error:
-        log.warning("permits not sent", kind=kind, permits=permits, reason=str(error))
+        log.warning("permits not sent", kind=kind, permits=permits - sent, reason=str(error))
         monitoring.record(monitoring.BROKER_FAILURES)
+    return sent
 
 
 def waiting(kind: ChunkKind) -> int:

@@ -249,9 +249,8 @@ def top_up() -> None:
             log.warning("broker not reached", kind=kind, reason=str(error))
             monitoring.record(monitoring.BROKER_FAILURES)
             return
-        if missing > 0:
-            queue.publish(kind, missing)
-            log.info("permits topped up", kind=kind, permits=missing)
+        if missing > 0 and (sent := queue.publish(kind, missing)):
+            log.info("permits topped up", kind=kind, permits=sent)
 
 
 def deliver() -> bool:

@@ -12,6 +12,7 @@ from worker import beginning, lease, presence, pulse, stitching, work
 from worker.pulse import State
 
 app = queue.app()
+app.conf.worker_consumer = "worker.consumer:Consumer"
 app.steps["consumer"].add(pulse.Turning)
 logger = log.logger(__name__)
 

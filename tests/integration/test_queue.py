@@ -1,9 +1,12 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,6 +20,7 @@ from momalisa.settings import ROOT, environment, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import ChunkKind
 from tests.conftest import forget, until
+from worker.consumer import PAUSE_SECONDS
 
 
 def test_permits_wait_in_the_queue_of_their_kind(services: System) -> None:
@@ -110,6 +114,42 @@ def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
         until(lambda: log.read_text().count("nothing to do") > 1)
 
 
+def test_a_worker_outlives_a_broker_that_answers_with_errors(services: System, tmp_path: Path) -> None:
+    """READONLY, as after a failover, and OOM, as at maxmemory."""
+    log = tmp_path / "worker.log"
+    broker: Any = redis.Redis.from_url(settings().broker_url)
+    troubles = [
+        ("read only", ("REPLICAOF", "127.0.0.1", free_port()), ("REPLICAOF", "NO", "ONE")),
+        ("maxmemory", ("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+    ]
+    with worker(services, ChunkKind.ASSEMBLE, log) as process:
+        until(lambda: "Connected to" in log.read_text())
+        for number, (words, trouble, mend) in enumerate(troubles):
+            try:
+                broker.execute_command(*trouble)
+                broker.client_kill_filter(_type="normal", skipme=True)
+                until(partial(answered, log, words, 1))
+                first = time.monotonic()
+                until(partial(answered, log, words, 2))
+                assert time.monotonic() - first > PAUSE_SECONDS / 2
+                assert queue.publish(ChunkKind.ASSEMBLE) == 0
+            finally:
+                broker.execute_command(*mend)
+            assert queue.publish(ChunkKind.ASSEMBLE) == 1
+            until(partial(said, log, "nothing to do", number + 1))
+        assert process.poll() is None
+
+
+def answered(log: Path, words: str, times: int) -> bool:
+    """Tell whether a worker has waited so often because the broker answered so."""
+    lines = [line for line in log.read_text().splitlines() if "answers with errors" in line]
+    return sum(words in line for line in lines) >= times
+
+
+def said(log: Path, words: str, times: int) -> bool:
+    return log.read_text().count(words) >= times
+
+
 def a_claim_waits() -> bool:
     waits = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%chunks%'"
     with transaction() as session:
@@ -117,7 +157,7 @@ def a_claim_waits() -> bool:
 
 
 @contextmanager
-def worker(services: System, kind: ChunkKind, log: Path, **variables: str) -> Iterator[None]:
+def worker(services: System, kind: ChunkKind, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker for the length of a block."""
     variables = {**services.variables, **variables}
     with log.open("w") as output:
@@ -125,7 +165,7 @@ def worker(services: System, kind: ChunkKind, log: Path, **variables: str) -> It
             [sys.executable, "-m", "worker", kind], cwd=ROOT, env=environment(**variables), stderr=output
         )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(30)
