@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import psutil
@@ -18,9 +19,11 @@ import psycopg
 import redis
 from kombu.exceptions import KombuError
 
+from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment
 from tests.chaos.proxy import Trouble
 from tests.chaos.stage import LEASE_SECONDS, ORDERS, QUEUE_PREFIX, Stage
+from tests.frozen import frozen
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Miss(Exception):  # noqa: N818
 
 
 MATRIX: list[Fault] = []
+
+Command = tuple[str | int, ...]
+"""Of Redis, with its arguments."""
 
 
 def row(part: str, name: str) -> Callable[[Callable[[Stage], None]], Callable[[Stage], None]]:
@@ -236,7 +242,53 @@ def _(stage: Stage) -> None:
         stage.broker().client_kill_filter(_type="normal", skipme=True)
 
 
+def _answering_errors(stage: Stage, row: str, trouble: Command, mend: Command) -> None:
+    """Have the broker refuse what writes, for an outage; cut connections, so that it meets who only waits, too."""
+    _done(stage, trouble)
+    _done(stage, ("CLIENT", "KILL", "TYPE", "normal"))
+    time.sleep(stage.outage(row))
+    stage.until(lambda: _done(stage, mend))
+
+
+def _done(stage: Stage, command: Command) -> bool:
+    broker: Any = stage.broker()
+    try:
+        broker.execute_command(*command)
+    except redis.RedisError:  # killed meanwhile, and not back yet
+        return False
+    return True
+
+
+@row("broker", "READONLY, as after a failover")
+def _(stage: Stage) -> None:
+    nowhere: Command = ("REPLICAOF", "127.0.0.1", free_port())
+    _answering_errors(stage, "READONLY", nowhere, ("REPLICAOF", "NO", "ONE"))
+
+
+@row("broker", "OOM: no memory is left")
+def _(stage: Stage) -> None:
+    _answering_errors(stage, "OOM", ("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0))
+
+
 # PostgreSQL
+
+
+@row("PostgreSQL", "frozen past the lease")
+def _(stage: Stage) -> None:
+    with frozen(stage.process("postgres").pid):
+        time.sleep(max(stage.outage("PostgreSQL frozen"), LEASE_SECONDS * 1.5))
+
+
+@row("PostgreSQL", "its clock steps by an hour")
+def _(stage: Stage) -> None:
+    """Move the other way what is stored of when something is to happen, which to PostgreSQL is the same."""
+    stage.rows(
+        "UPDATE chunks SET due_at = due_at + make_interval(hours => %s),"
+        " lease_expires_at = lease_expires_at + make_interval(hours => %s)"
+        " WHERE (walk_id, number) IN (SELECT walk_id, number FROM chunks WHERE status IN ('queued', 'leased')"
+        " ORDER BY walk_id, number FOR UPDATE SKIP LOCKED)",
+        *[stage.random.choice([-1, 1])] * 2,
+    )
 
 
 @row("PostgreSQL", "immediate shutdown and restart")
