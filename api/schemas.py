@@ -306,7 +306,7 @@ class Prospect(Progress):
     """How far the walk has come, and what lies ahead of it."""
 
     queue_position: int | None = Field(
-        description="Batches of anybody that come before its first, at most 1,000; null once it has started."
+        description="Batches of anybody that come before its first; null once it has started."
     )
     eta_seconds: int | None = Field(description="Time until its last frame; null if nothing is known.")
     waiting_for: str | None = Field(
