@@ -1,19 +1,42 @@
 """`python -m api` serves the API and the website."""
 
+import contextlib
+import socket
+import sys
+
 import uvicorn
 
-from api import server
+from api import server, watching
 from momalisa.settings import settings
 
-uvicorn.run(
-    "api.app:app",
-    host=settings().host,
-    port=settings().port,
-    http=server.Protocol,
-    timeout_keep_alive=server.KEEP_ALIVE_SECONDS,
-    log_config=None,
-    access_log=False,
-    server_header=False,
-    proxy_headers=False,  # whom to believe is for TRUSTED_PROXIES to say (`access.client_address`)
-    timeout_graceful_shutdown=10,
+STARTUP_FAILED = 3
+"""Exit code, as uvicorn's own."""
+
+
+class Server(uvicorn.Server):
+    """A server that ends streams, and answers that are held back, before it waits for what is under way."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what has begun, and then the process."""
+        watching.end()
+        await super().shutdown(sockets)
+
+
+running = Server(
+    uvicorn.Config(
+        "api.app:app",
+        host=settings().host,
+        port=settings().port,
+        http=server.Protocol,
+        timeout_keep_alive=server.KEEP_ALIVE_SECONDS,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whom to believe is for TRUSTED_PROXIES to say (`access.client_address`)
+        timeout_graceful_shutdown=10,
+    )
 )
+with contextlib.suppress(KeyboardInterrupt):
+    running.run()
+if not running.started:
+    sys.exit(STARTUP_FAILED)

@@ -21,6 +21,7 @@ from api import (
     request_id,
     security,
     static,
+    watching,
 )
 from api.routes import docs, files, health, pages, walks, webhooks
 from api.routes import problems as problem_types
@@ -39,6 +40,7 @@ log.configure()
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Be observed, and listen to what changes, as long as the app lives."""
+    watching.begin()
     async with observed.lifespan(app), files.lifespan(app), changes.listening():
         yield
 

@@ -5,8 +5,8 @@ while the connection is broken, or through a pooler that hands it to others afte
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Never
 from uuid import UUID
 
@@ -20,7 +20,15 @@ log = logger(__name__)
 PAUSE_SECONDS = 1
 """Time between two tries to listen."""
 
-_waiting: dict[str, set[asyncio.Event]] = {}
+HEARING_LOOK_SECONDS = 10
+"""Time between two looks while changes are heard of: for what is not told, as of keys that are revoked."""
+
+DEAF_LOOK_SECONDS = 0.5
+"""Time between two looks while nothing is heard."""
+
+_hearing = False
+
+_attended: dict[str, asyncio.Event] = {}
 """By the id of the walk."""
 
 
@@ -36,17 +44,28 @@ async def listening() -> AsyncIterator[None]:
             await listener
 
 
-@contextmanager
-def heard(walk_id: UUID) -> Iterator[asyncio.Event]:
-    """Give an event that is set whenever a walk has changed."""
-    event, name = asyncio.Event(), str(walk_id)
-    _waiting.setdefault(name, set()).add(event)
-    try:
-        yield event
-    finally:
-        _waiting[name].remove(event)
-        if not _waiting[name]:
-            del _waiting[name]
+def attend(walk_id: UUID) -> asyncio.Event:
+    """Return an event that is set whenever a walk has changed, until it is ignored again."""
+    event = _attended[str(walk_id)] = asyncio.Event()
+    return event
+
+
+def ignore(walk_id: UUID) -> None:
+    """Set the event of a walk no more."""
+    del _attended[str(walk_id)]
+
+
+def look_seconds() -> float:
+    """Return how long to wait for news before another look."""
+    return HEARING_LOOK_SECONDS if _hearing else DEAF_LOOK_SECONDS
+
+
+def _hear(hearing: bool) -> None:
+    """Have all who wait look now, who may have missed something or will from now on."""
+    global _hearing  # noqa: PLW0603
+    _hearing = hearing
+    for event in _attended.values():
+        event.set()
 
 
 async def _listen() -> Never:
@@ -54,8 +73,12 @@ async def _listen() -> Never:
         with suppress(psycopg.Error):
             async with await database.connect() as connection:
                 await connection.execute(f"LISTEN {notices.CHANNEL}")
-                async for change in connection.notifies():
-                    for event in _waiting.get(change.payload, ()):
-                        event.set()
+                _hear(True)
+                try:
+                    async for change in connection.notifies():
+                        if event := _attended.get(change.payload):
+                            event.set()
+                finally:
+                    _hear(False)
         log.warning("not listening; whoever waits looks from time to time")
         await asyncio.sleep(PAUSE_SECONDS)

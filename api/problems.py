@@ -120,16 +120,20 @@ def _answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResp
     )
 
 
-def answer(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONResponse:
+def problem(error: MomalisaError, errors: Sequence[FieldError] = ()) -> Problem:
     """Return the problem document that tells an error to a client, with the fields that are wrong."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request failed", reason=str(error))
     if isinstance(error, InvalidFieldError):
         errors = [FieldError(field=short(error.field), message=short(error.message, MOST_MESSAGE))]
-    problem = Problem(
+    return Problem(
         type=_reference(error), title=error.title, status=error.status, detail=str(error), errors=list(errors)
     )
-    return _answer(problem, _headers(error))
+
+
+def answer(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONResponse:
+    """Return the answer to a request that fails: a problem document."""
+    return _answer(problem(error, errors), _headers(error))
 
 
 def _headers(error: MomalisaError) -> dict[str, str]:

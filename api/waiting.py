@@ -1,31 +1,26 @@
 """Looking at a walk cheaply, again and again: entity tags, pauses between looks, and waiting for a change."""
 
-import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 from fastapi import Header, Request
-from fastapi.concurrency import run_in_threadpool
 
-from api import changes, conditional
+from api import conditional, watching
 from api.access import Caller
 from momalisa import jobs, storage
 from momalisa.database import transaction
+from momalisa.errors import LimitExceededError, TooManyWaitError
 from momalisa.jobs import Glimpse
 from momalisa.tables import WalkStatus
 
+T = TypeVar("T")
+
 LONGEST_SECONDS = 30
 """How long an answer is held back at most."""
-
-LOOK_SECONDS = 0.5
-"""Time between two looks while an answer is held back, if no change is heard of before.
-
-No database connection is held meanwhile.
-"""
 
 QUEUE_SECONDS = 10
 """How often the place of a queued walk is worth telling anew; it changes without the walk's doing."""
@@ -97,30 +92,44 @@ def wished(prefer: Sequence[str]) -> int:
 async def until_done(request: Request, walk_id: UUID, caller: Caller, seconds: float) -> None:
     """Wait until a walk is done, or the time is up, or nobody waits for the answer any more."""
     ends = time.monotonic() + seconds
-    tag = None
-    while (left := ends - time.monotonic()) > 0 and not await request.is_disconnected():
-        seen = await for_change(request, walk_id, caller, tag, left)
-        if seen.status.done:
-            return
-        tag = etag(seen)
+    full = suppress(LimitExceededError, TooManyWaitError)  # then it does not wait
+    with full, watching.place(caller), watching.watched(walk_id, caller) as watch:
+        look = await watch.now(caller)
+        while not look.glimpse().status.done and (left := ends - time.monotonic()) > 0:
+            if watching.ending() or await request.is_disconnected():
+                return
+            look = await watch.after(look, left)
 
 
 async def for_change(
-    request: Request, walk_id: UUID, caller: Caller, if_none_match: str | None, seconds: float
-) -> Glimpse:
-    """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up.
+    request: Request,
+    walk_id: UUID,
+    caller: Caller,
+    if_none_match: str | None,
+    seconds: float,
+    read: Callable[[], T],
+    shared_by: object,
+) -> tuple[Glimpse, T | None]:
+    """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up; and what is new.
 
-    The caller knows what `if_none_match` names, or else the walk as it is now.
+    The caller knows what `if_none_match` names, or else the walk as it is now. What is new is `read`, once for all
+    who wait for this walk and have `shared_by` in common; None if the caller knows it by `if_none_match`.
+
+    Raises:
+        LimitExceededError: if the caller waits as often as it may.
+        TooManyWaitError: if so many wait in this process that nobody else can.
+        MomalisaError: as `look` does.
     """
     ends = time.monotonic() + seconds
-    with changes.heard(walk_id) as change:
-        seen = await run_in_threadpool(look, walk_id, caller)
+    with watching.place(caller), watching.watched(walk_id, caller) as watch:
+        look = await watch.now(caller)
+        seen = look.glimpse()
         known = if_none_match or etag(seen)
         while matches(known, seen) and not seen.status.done and (left := ends - time.monotonic()) > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(change.wait(), min(left, LOOK_SECONDS))
-            change.clear()
-            if await request.is_disconnected():
+            if watching.ending() or await request.is_disconnected():
                 break
-            seen = await run_in_threadpool(look, walk_id, caller)
-    return seen
+            look = await watch.after(look, left)
+            seen = look.glimpse()
+        if matches(if_none_match, seen):
+            return seen, None
+        return seen, await watch.read(shared_by, seen.revision, read)

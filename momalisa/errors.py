@@ -271,6 +271,14 @@ class StoreUnavailableError(MomalisaError):
     title = "Not available just now"
 
 
+class TooManyWaitError(MomalisaError):
+    """So many wait for walks here that nobody else can just now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "too-many-wait"
+    title = "Too many wait just now"
+
+
 class ModelError(MomalisaError):
     """The model cannot be loaded, or does not do what a walk needs of it."""
 

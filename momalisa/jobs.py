@@ -3,7 +3,7 @@
 Each function works inside the transaction of its caller (`database.transaction`), who commits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -127,13 +127,62 @@ def glimpse(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | 
     return Glimpse(row.revision, row.status, float(row.age))
 
 
+@dataclass(frozen=True)
+class Sight:
+    """A walk as it was at one moment, for all who wait for it."""
+
+    walk_id: UUID
+    glimpse: Glimpse | None
+    """None if there is no such walk."""
+    owner: str | None
+    shown: bool
+    """Whether everybody may see it."""
+    keys: frozenset[UUID]
+    """Of the API keys that were asked about, those that hold."""
+
+    def seen_by(self, viewer: str | None, key: UUID | None) -> Glimpse:
+        """Return what somebody sees who is known by an API key, if it is not None.
+
+        Raises:
+            UnauthorizedError: if the key does not hold.
+            WalkNotFoundError: if the viewer may not see the walk, or there is none.
+            WalkExpiredError: if it is past its retention.
+        """
+        if key is not None and key not in self.keys:
+            keys.refuse()
+        visible = self.glimpse if self.shown or (viewer is not None and viewer == self.owner) else None
+        if visible is None:
+            raise WalkNotFoundError(f"There is no walk {self.walk_id}.")
+        if visible.status == WalkStatus.EXPIRED:
+            raise _expired(self.walk_id)
+        return visible
+
+
+def sight(session: Session, walk_id: UUID, asked: Collection[UUID]) -> Sight:
+    """Return a glimpse of a walk for all who wait for it, and which of their API keys hold."""
+    holding = keys.holding(session, asked) if asked else frozenset()
+    age = func.extract("epoch", func.now() - Walk.created_at).label("age")
+    row = session.execute(
+        select(Walk.revision, Walk.status, age, Walk.owner, _shown().label("shown")).where(
+            Walk.id == walk_id, Walk.deleted_at.is_(None)
+        )
+    ).one_or_none()
+    if row is None:
+        return Sight(walk_id, None, None, False, holding)
+    return Sight(walk_id, Glimpse(row.revision, row.status, float(row.age)), row.owner, row.shown, holding)
+
+
 def _refuse_what_is_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:
     if status is None and not session.scalar(select(_was_there(walk_id, viewer))):
         raise WalkNotFoundError(f"There is no walk {walk_id}.")
     if status in {None, WalkStatus.EXPIRED}:
-        raise WalkExpiredError(
-            f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
-        )
+        raise _expired(walk_id)
+
+
+def _expired(walk_id: UUID) -> WalkExpiredError:
+    return WalkExpiredError(
+        f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
+    )
 
 
 def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:

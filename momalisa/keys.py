@@ -6,7 +6,7 @@ Each function works inside the transaction of its caller (`database.transaction`
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NoReturn
 from uuid import UUID, uuid4
@@ -105,6 +105,11 @@ def recall(secret: str) -> UUID | None:
 def holds(key_id: UUID) -> ColumnElement[bool]:
     """Return the condition that a key is there and holds, for a query that has other work to do."""
     return exists().where(ApiKey.id == key_id, _VALID)
+
+
+def holding(session: Session, key_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Return those of some keys that hold."""
+    return frozenset(session.scalars(select(ApiKey.id).where(ApiKey.id.in_(key_ids), _VALID)))
 
 
 def refuse() -> NoReturn:

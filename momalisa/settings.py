@@ -182,6 +182,12 @@ class Settings(BaseSettings):
     )
     submissions_per_minute: int = Field(20, ge=1, description="Walks that one of them may submit in a minute.")
     max_waiting_walks: int = Field(20, ge=1, description="Walks of one of them that may wait for workers at once.")
+    max_open_waits: int = Field(
+        100, ge=1, description="Streams, and answers that are held back, of one of them at once in an API process."
+    )
+    max_process_waits: int = Field(
+        2000, ge=1, description="Streams, and answers that are held back, of all callers at once in an API process."
+    )
     pixel_steps_per_day: int = Field(
         20_000_000_000,
         ge=1,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -14,7 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api import access, cursors, examples, limits, media, problems, schemas, site, waiting
+from api import access, cursors, examples, limits, media, problems, schemas, site, waiting, watching
 from momalisa import idempotency, jobs, outlook, queue, storage
 from momalisa.database import transaction
 from momalisa.errors import (
@@ -25,8 +26,10 @@ from momalisa.errors import (
     InvalidFieldError,
     InvalidRequestError,
     LimitExceededError,
+    MomalisaError,
     NotOwnerError,
     StoreUnavailableError,
+    TooManyWaitError,
     UnauthorizedError,
     WalkExpiredError,
     WalkNotFoundError,
@@ -49,6 +52,9 @@ Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
 IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last answer.")]
 Wish = Annotated[int, Depends(waiting.wish)]
+
+RECONNECT_MILLISECONDS = 1000
+"""When those come back who followed a walk at a process that ended."""
 
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
 ETAG = {
@@ -256,8 +262,12 @@ async def read_walk(
     if_none_match: IfNoneMatch = None,
 ) -> schemas.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
+    read = partial(_read, walk_id, caller.owner, base)
+    answer = None
     if seconds:
-        seen = await waiting.for_change(request, walk_id, caller, if_none_match, seconds)
+        seen, answer = await waiting.for_change(
+            request, walk_id, caller, if_none_match, seconds, read, shared_by=(caller.owner, base)
+        )
     else:
         seen = await run_in_threadpool(waiting.look, walk_id, caller)
     headers = {"ETag": waiting.etag(seen)}
@@ -267,9 +277,8 @@ async def read_walk(
         headers["Retry-After"] = str(waiting.retry_after(seen))
     if waiting.matches(if_none_match, seen):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    answer = await run_in_threadpool(_read, walk_id, caller.owner, base)
     response.headers.update(headers)
-    return answer
+    return answer if answer is not None else await run_in_threadpool(read)
 
 
 def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
@@ -279,10 +288,11 @@ def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
     return schemas.view(walk, ahead, base, viewer=viewer)
 
 
-async def _existing_walk(walk_id: WalkId, caller: Poller) -> UUID:
-    """Refuse what is unknown before a stream begins, since after that there is no status to tell it by."""
+async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]:
+    """Refuse what cannot be followed before a stream begins, since after that there is no status to tell it by."""
     await run_in_threadpool(waiting.look, walk_id, caller)
-    return walk_id
+    with watching.place(caller):
+        yield walk_id
 
 
 @router.get(
@@ -291,30 +301,40 @@ async def _existing_walk(walk_id: WalkId, caller: Poller) -> UUID:
     response_class=EventSourceResponse,
     responses={
         HTTPStatus.OK.value: {
-            "description": "A stream that ends when the walk is done.",
+            "description": "A stream that ends when the walk is done. If it ends otherwise, it says so: by `gone` "
+            "where the walk is removed or expired, by `error` where it cannot go on, both with a problem document, "
+            "and by `retry` alone where this server is to end and another look finds the next.",
             "content": {"text/event-stream": {"example": 'event: walk\nid: 3\ndata: {"status": "running", …}\n\n'}},
         },
-        **problems.responses(WalkNotFoundError, WalkExpiredError),
+        **problems.responses(WalkNotFoundError, WalkExpiredError, StoreUnavailableError, TooManyWaitError),
     },
 )
 async def follow_walk(
-    walk_id: Annotated[UUID, Depends(_existing_walk)],
-    request: Request,
+    walk_id: Annotated[UUID, Depends(_followed_walk)],
     base: Base,
     caller: Poller,
     last_event_id: Annotated[str | None, Header(description="Where a broken stream goes on.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream a walk as server-sent events: one `walk` event for each change, until it is done."""
     known = last_event_id
-    while True:
-        seen = await run_in_threadpool(waiting.look, walk_id, caller)
-        if str(seen.revision) != known:
-            known = str(seen.revision)
-            walk = await run_in_threadpool(_read, walk_id, caller.owner, base)
-            yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
-        if seen.status.done:
-            return
-        await waiting.for_change(request, walk_id, caller, waiting.etag(seen), waiting.LONGEST_SECONDS)
+    read = partial(_read, walk_id, caller.owner, base)
+    try:
+        with watching.watched(walk_id, caller) as watch:
+            look = await watch.now(caller)
+            while not watching.ending():
+                seen = look.glimpse()
+                if str(seen.revision) != known:
+                    known = str(seen.revision)
+                    walk = await watch.read((caller.owner, base), seen.revision, read)
+                    yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
+                if seen.status.done:
+                    return
+                look = await watch.after(look, waiting.LONGEST_SECONDS)
+    except MomalisaError as error:
+        event = "gone" if isinstance(error, WalkNotFoundError | WalkExpiredError) else "error"
+        yield ServerSentEvent(event=event, raw_data=problems.problem(error).model_dump_json(exclude_defaults=True))
+    else:
+        yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
 
 
 @router.get(

@@ -59,6 +59,7 @@ AT_DEFAULT = {
     *("anonymous", "cors_origins", "blocklist"),
     *("rate_limits", "requests_per_minute", "submissions_per_minute", "max_waiting_walks", "pixel_steps_per_day"),
     "output_pixels_per_day",
+    *("max_open_waits", "max_process_waits"),
     *("lease_seconds", "stall_seconds", "reconcile_seconds", "retention_days", "max_attempts", "max_permits"),
     *("webhook_loopback", "webhook_ca", "webhook_seconds"),
     *("momalisa_url", "momalisa_api_key", "otel_exporter_otlp_endpoint"),

@@ -1,0 +1,221 @@
+"""Many who wait for walks: what they cost, how many may, and what they hear at the end."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+from fastapi import Request
+from fastapi.testclient import TestClient
+from sqlalchemy import event, make_url, text, update
+
+from api import changes, waiting, watching
+from api.access import Caller
+from momalisa import jobs, keys, moderation, notices
+from momalisa.database import engine, transaction
+from momalisa.processes import free_port
+from momalisa.settings import ROOT, settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Walk
+from tests.conftest import until
+
+WAITERS = 500
+
+
+@pytest.fixture
+def walk(services: object, spec: Callable[..., WalkSpec]) -> UUID:
+    with transaction() as session:
+        return jobs.create(session, spec(frames=2), public=True, owner="visitor:ann").id
+
+
+def change(walk: UUID) -> None:
+    with transaction() as session:
+        session.execute(update(Walk).where(Walk.id == walk).values(notices.changed(session, walk)))
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(engine(), "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine(), "before_cursor_execute", note)
+
+
+def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
+    with transaction() as session:
+        key = keys.create(session, "a program")[0].id
+    reads: list[str] = []
+
+    def read() -> str:
+        reads.append("read")
+        return "read"
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def wait(number: int, seconds: float) -> bool:
+        caller = Caller(f"visitor:{number}", f"address:{number}", key if number % 2 else None)
+        request = Request({"type": "http"}, receive)
+        seen, new = await waiting.for_change(request, walk, caller, 'W/"1"', seconds, read, shared_by=None)
+        return seen.revision > 1 and new == "read"
+
+    async def run() -> None:
+        async with changes.listening():
+            while not changes._hearing:
+                await asyncio.sleep(0.01)
+            with transaction() as session:  # what is queued has another tag each ten seconds
+                session.execute(text("UPDATE walks SET status = 'running', started_at = now()"))
+            with statements() as sent:
+                waits = [asyncio.create_task(wait(number, 60)) for number in range(WAITERS)]
+                await asyncio.sleep(3)
+                assert not any(it.done() for it in waits)
+                assert len(sent) < 5 * 3
+            change(walk)
+            with statements() as sent:
+                assert all(await asyncio.gather(*waits))
+                assert len(sent) <= 4  # a look, or two, at the walk and at the keys
+        assert reads == ["read"]
+
+    asyncio.run(run())
+    assert not watching._watches
+    assert not changes._attended
+    assert not watching._open
+
+
+@pytest.fixture
+def limits(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATE_LIMITS", "on")
+    monkeypatch.setenv("MAX_OPEN_WAITS", "2")
+    monkeypatch.setenv("MAX_PROCESS_WAITS", "3")
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("limits")
+def test_only_so_many_wait_at_once(api: TestClient, walk: UUID) -> None:
+    with transaction() as session:
+        others = [{"Authorization": f"Bearer {keys.create(session, name)[1]}"} for name in ("a", "b")]
+    events, patient = f"/v1/walks/{walk}/events", {"Prefer": "wait=30"}
+    with ThreadPoolExecutor() as pool:
+        held = [pool.submit(api.get, events), pool.submit(api.get, f"/v1/walks/{walk}", headers=patient)]
+        until(lambda: watching._open.total() == 2)
+        for refused in (api.get(events), api.get(f"/v1/walks/{walk}", headers=patient)):
+            assert (refused.status_code, refused.json()["type"]) == (429, "/problems/limit-exceeded")
+            assert refused.headers["retry-after"] == "5"
+        held.append(pool.submit(api.get, events, headers=others[0]))
+        until(lambda: watching._open.total() == 3)
+        refused = api.get(events, headers=others[1])
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-wait")
+        assert refused.headers["retry-after"] == "5"
+        assert api.get(f"/v1/walks/{walk}", headers=others[1]).status_code == 200  # needs no place
+        with transaction() as session:
+            moderation.delete(session, walk)
+        assert [it.result().status_code for it in held] == [200, 404, 200]
+    assert not watching._open
+
+
+@pytest.fixture
+def stream(api: TestClient, walk: UUID) -> Iterator[Callable[..., Future[str]]]:
+    """Follow the walk in another thread, which goes on until the stream ends."""
+    with ThreadPoolExecutor() as pool:
+
+        def follow(**headers: str) -> Future[str]:
+            following = pool.submit(lambda: api.get(f"/v1/walks/{walk}/events", headers=headers).text)
+            until(lambda: watching._watches)
+            until(lambda: watching._watches[walk]._seen)
+            return following
+
+        try:
+            yield follow
+        finally:
+            assert api.portal
+            api.portal.call(watching.end)
+
+
+def last(stream: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the data of the last event of a stream."""
+    fields = dict(line.split(": ", 1) for line in stream.strip().split("\n\n")[-1].split("\n"))
+    return fields["event"], json.loads(fields["data"])
+
+
+def test_who_follows_a_walk_hears_that_it_is_removed(stream: Callable[..., Future[str]], walk: UUID) -> None:
+    following = stream()
+    with transaction() as session:
+        moderation.delete(session, walk)
+    name, problem = last(following.result(20))
+    assert (name, problem["type"], problem["status"]) == ("gone", "/problems/walk-not-found", 404)
+
+
+def test_who_follows_a_walk_hears_that_its_key_is_revoked(
+    stream: Callable[..., Future[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "HEARING_LOOK_SECONDS", 0.2)
+    with transaction() as session:
+        key, secret = keys.create(session, "a program")
+        key_id = key.id
+    following = stream(Authorization=f"Bearer {secret}")
+    with transaction() as session:
+        keys.revoke(session, key_id)
+    name, problem = last(following.result(20))
+    assert (name, problem["type"], problem["status"]) == ("error", "/problems/unauthorized", 401)
+
+
+def test_who_follows_a_walk_hears_that_the_database_is_gone(
+    stream: Callable[..., Future[str]], api: TestClient
+) -> None:
+    following = stream()
+    address = make_url(settings().database_url)
+    assert address.database
+    elsewhere = address.set(drivername="postgresql", database="template1").render_as_string(hide_password=False)
+    with psycopg.connect(elsewhere, autocommit=True) as other:
+        other.execute(f"ALTER DATABASE {address.database} ALLOW_CONNECTIONS false")
+        try:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [address.database]
+            )
+            name, problem = last(following.result(30))
+        finally:
+            other.execute(f"ALTER DATABASE {address.database} ALLOW_CONNECTIONS true")
+    assert (name, problem["type"], problem["status"]) == ("error", "/problems/unavailable", 503)
+    until(lambda: api.get("/readyz").status_code == 200)
+
+
+def test_at_sigterm_streams_and_answers_end_at_once(walk: UUID) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "api"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PORT": str(port)}, stderr=subprocess.PIPE, text=True
+    ) as server:
+        url = f"http://127.0.0.1:{port}/v1/walks/{walk}"
+        log: list[str] = []
+        reader = threading.Thread(target=lambda: log.extend(server.stderr or ()))
+        reader.start()
+        until(lambda: any("Uvicorn running" in line for line in log))
+        with ThreadPoolExecutor() as pool, httpx.Client(timeout=60) as client:
+            etag = client.get(url).headers["etag"]
+            held = pool.submit(client.get, url, headers={"Prefer": "wait=30", "If-None-Match": etag})
+            with client.stream("GET", f"{url}/events") as answer:
+                lines = answer.iter_lines()
+                assert next(lines) == "event: walk"
+                server.send_signal(signal.SIGTERM)
+                assert "retry: 1000" in list(lines)
+            assert held.result().status_code in {200, 304}
+        server.wait(30)
+        reader.join()
+    assert not [line for line in log if "Traceback" in line or "graceful shutdown exceeded" in line]
