@@ -8,7 +8,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Integer, inspect
+from sqlalchemy import Column, Integer, inspect, text
 
 from momalisa.database import engine
 from momalisa.local import System
@@ -105,3 +105,10 @@ def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
                 found.append(f"{name}.{column} must be given")
         found += [f"{name} has a new rule: {rule}" for rule in rules - old_rules]
     return found
+
+
+def test_what_changes_often_is_vacuumed_before_a_fifth_of_it_is_dead(services: System) -> None:
+    with engine().connect() as connection:
+        options = text("SELECT relname, reloptions FROM pg_class WHERE relname IN ('chunks', 'walks')")
+        for name, given in connection.execute(options):
+            assert "autovacuum_vacuum_scale_factor=0.01" in given, name
