@@ -86,6 +86,11 @@ class _Sender:
             self._change.wait_for(lambda: self._idle and not self._walks, LAST_SECONDS)
 
 
+def begin() -> None:
+    """Start the thread that sends notices, in a process where a thread may not start when it is needed."""
+    _sender()
+
+
 @cache
 def _sender() -> _Sender:
     """Return the sender of this process; made at the first notice, so never shared across a fork."""

@@ -18,7 +18,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, monitoring, queue, tracing
+from momalisa import chunks, monitoring, notices, queue, tracing
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
 from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreUnavailableError
@@ -214,8 +214,10 @@ def watch() -> None:
     """Start the thread of this process that keeps its leases and ends it when it hangs.
 
     It is one for all leases, started before any is claimed: a thread that is to start when memory has run out may
-    hang the one that starts it, and then nobody would watch.
+    hang the one that starts it, and then nobody would watch. The thread that sends notices is started for the same
+    reason: it would hang the claim itself.
     """
+    notices.begin()
     threading.Thread(target=_watch, name="watch", daemon=True).start()
 
 
