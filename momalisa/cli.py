@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from momalisa import __version__, operators
-from momalisa.client import Client, Walk
+from momalisa.client import PATIENCE_SECONDS, ApiError, Client, Walk
 from momalisa.errors import LocalSystemError
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, settings
@@ -232,13 +232,13 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
             progress.stop()
             # A system that was started for this walk ends with it, and a script cannot be asked.
             if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
-                client.cancel(walk["id"])
+                _cancel_at_once(server.url, walk["id"])
             else:
                 tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
             raise
         except LocalSystemError:
             progress.stop()
-            client.cancel(walk["id"])  # nobody would fetch it from the next system
+            _cancel_at_once(server.url, walk["id"])  # nobody would fetch it from the next system
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
@@ -246,9 +246,18 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
     return walk
 
 
-def _client(url: str) -> Client:
+def _cancel_at_once(url: str, walk_id: str) -> None:
+    """Cancel a walk, without waiting for a server that cannot do it now: a command that was stopped ends soon."""
+    try:
+        with _client(url, patience_seconds=0) as client:
+            client.cancel(walk_id)
+    except ApiError as error:
+        tell(f"The walk could not be canceled: {error} See `momalisa cancel {walk_id}`.")
+
+
+def _client(url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
     key = settings().momalisa_api_key
-    return Client(url, key.get_secret_value() if key else None)
+    return Client(url, key.get_secret_value() if key else None, patience_seconds=patience_seconds)
 
 
 def _known_server(url: str | None) -> str:
@@ -300,9 +309,11 @@ def _running(system: "System") -> Iterator[None]:
         system.start(tell)
         yield
     finally:
-        for name in _SIGNALS:
-            signal.signal(name, signal.SIG_IGN)
-        system.stop()
+        try:
+            for name in _SIGNALS:
+                signal.signal(name, signal.SIG_IGN)
+        finally:
+            system.stop()
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -310,11 +321,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored."""
+    """Raise Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored.
+
+    A second signal ends at once what the first one had begun to clean up.
+    """
 
     def on_signal(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-        for name in _SIGNALS:
-            signal.signal(name, signal.SIG_IGN)
         raise Stopped
 
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import httpx
 
+from momalisa import outbound
 from momalisa.errors import MomalisaError
 
 PATIENCE_SECONDS = 60
@@ -116,8 +117,11 @@ class ApiError(MomalisaError):
 class Client:
     """Talks to one MoMALisa server. Methods raise ApiError if it refuses, or stays out of reach."""
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self._http = httpx.Client(**_settings(base_url, api_key))
+        self._patience_seconds = patience_seconds
         self._reached = False
 
     def __enter__(self) -> Self:
@@ -189,7 +193,7 @@ class Client:
         return artifact
 
     def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _Patience(self._reached)
+        patience = _Patience(self._reached, self._patience_seconds)
         while True:
             try:
                 response = _checked(self._http.request(method, url, **arguments))
@@ -202,8 +206,11 @@ class Client:
 class AsyncClient:
     """Talks to one MoMALisa server from asynchronous code. Methods raise ApiError like those of `Client`."""
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self._http = httpx.AsyncClient(**_settings(base_url, api_key))
+        self._patience_seconds = patience_seconds
         self._reached = False
 
     async def __aenter__(self) -> Self:
@@ -232,6 +239,12 @@ class AsyncClient:
         walk: Walk = (await self._request("GET", f"/v1/walks/{walk_id}")).json()
         return walk
 
+    async def page(self, *, limit: int = 20, cursor: str | None = None, status: str | None = None) -> Page:
+        """Return a page of the gallery."""
+        parameters = _present(limit=limit, cursor=cursor, status=status)
+        page: Page = (await self._request("GET", "/v1/walks", params=parameters)).json()
+        return page
+
     async def watch(self, walk: Walk) -> AsyncIterator[Walk]:
         """Give a walk as it is now, and again whenever it has changed, until it is done."""
         url, tag = f"/v1/walks/{walk['id']}", None
@@ -257,8 +270,14 @@ class AsyncClient:
         """Return the bytes of a frame or an artifact."""
         return (await self._request("GET", url)).content
 
+    async def save(self, walk: Walk, kind: str, path: Path) -> Artifact:
+        """Save an artifact of a finished walk, such as "gif" or "zip", and return what the API tells of it."""
+        artifact = walk["artifacts"][kind]
+        await asyncio.to_thread(path.write_bytes, await self.download(artifact["url"]))
+        return artifact
+
     async def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _Patience(self._reached)
+        patience = _Patience(self._reached, self._patience_seconds)
         while True:
             try:
                 response = _checked(await self._http.request(method, url, **arguments))
@@ -271,10 +290,10 @@ class AsyncClient:
 class _Patience:
     """Decides whether to try again, and when. Every request of the clients is safe to send twice."""
 
-    def __init__(self, reached: bool) -> None:
+    def __init__(self, reached: bool, seconds: float) -> None:
         """`reached` tells whether the server has ever answered: if not, its address may well be wrong."""
         self._reached = reached
-        self._ends = time.monotonic() + PATIENCE_SECONDS
+        self._ends = time.monotonic() + seconds
         self._pause = 0.5
 
     def pause(self, error: httpx.TransportError | ApiError, base_url: httpx.URL) -> float:
@@ -350,9 +369,10 @@ def _checked(response: httpx.Response) -> httpx.Response:
     except (ValueError, KeyError, TypeError):
         problem, message = {}, f"{response.request.method} {response.url} answered {response.status_code}"
     passing = response.status_code in {429, 502, 503, 504}
+    wait = outbound.wait_asked_for(response.headers.get("Retry-After", ""))
     raise ApiError(
         message,
         problem=str(problem.get("type", "")).rpartition("/")[2],
         errors=problem.get("errors", ()),
-        retry_after=float(response.headers.get("Retry-After", 2)) if passing else None,
+        retry_after=(2.0 if wait is None else wait) if passing else None,
     )

@@ -3,7 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
 
 import av
 import pytest
@@ -134,6 +137,58 @@ def test_ctrl_c_offers_to_cancel_the_walk(system: System, answer: bytes, status:
         assert client.get(walk["id"])["status"] == status
         assert ("goes on" in output) == (status == "running")
         client.cancel(walk["id"])
+
+
+class Stuck(BaseHTTPRequestHandler):
+    """A server that takes a walk, and then answers nothing for long."""
+
+    asked: Queue[str] = Queue()
+    over = Event()
+
+    def do_POST(self) -> None:
+        self.asked.put(self.path)
+        if self.path == "/v1/walks":
+            progress = {"frames_done": 0, "frames_total": 2}
+            walk = {"id": "7", "status": "queued", "done": False, "frames_total": 2, "progress": progress}
+            self._answer(202, walk)
+        else:
+            self.over.wait()
+
+    def do_GET(self) -> None:
+        self.asked.put(self.path)
+        self.over.wait()
+
+    def _answer(self, status: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_second_ctrl_c_ends_a_command_whose_server_is_stuck() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url = f"--url=http://127.0.0.1:{server.server_port}"
+    command = subprocess.Popen(
+        [sys.executable, "-m", "momalisa", "walk", "a", "b", url], cwd=ROOT, stdin=subprocess.DEVNULL
+    )
+    try:
+        for path in ("/v1/walks", "/v1/walks/7"):
+            assert Stuck.asked.get(timeout=60) == path
+        command.send_signal(signal.SIGINT)
+        assert Stuck.asked.get(timeout=60) == "/v1/walks/7/cancel"
+        command.send_signal(signal.SIGINT)
+        assert command.wait(timeout=10) == 130  # by itself it would wait for an answer for twenty seconds
+    finally:
+        command.kill()
+        command.wait()
+        Stuck.over.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_version_is_told() -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import zipfile
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from momalisa import client as module
 from momalisa.client import ApiError, AsyncClient, Client
 from momalisa.local import System
 
@@ -30,13 +31,15 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
     assert client.cancel(again["id"])["status"] == "canceled"
 
 
-def test_the_same_from_asynchronous_code(system: System) -> None:
+def test_the_same_from_asynchronous_code(system: System, tmp_path: Path) -> None:
     async def walk() -> str:
         async with AsyncClient(system.url) as client:
             async for seen in client.walk(["a cat", "a castle"], **ORDER):
                 last = seen
             assert len(await client.download(last["artifacts"]["gif"]["url"])) == last["artifacts"]["gif"]["bytes"]
             assert (await client.get(last["id"]))["done"]
+            assert (await client.save(last, "gif", tmp_path / "gif"))["bytes"] == (tmp_path / "gif").stat().st_size
+            assert last["id"] in [walk["id"] for walk in (await client.page(status="succeeded"))["walks"]]
             with pytest.raises(ApiError) as refused:
                 await client.cancel(last["id"])
             assert refused.value.problem == "walk-over"
@@ -76,8 +79,8 @@ def answers(*statuses: int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
     return httpx.MockTransport(answer), asked
 
 
-def with_answers(transport: httpx.MockTransport) -> Client:
-    client = Client("http://server")
+def with_answers(transport: httpx.MockTransport, **options: float) -> Client:
+    client = Client("http://server", **options)  # type: ignore[arg-type]
     client._http = httpx.Client(base_url="http://server", transport=transport)
     return client
 
@@ -125,10 +128,22 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
     assert len(asked) == 1
 
 
-def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0)
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [("7", 7), ("", 2), ("soon", 2), (format_datetime(datetime.now(UTC) + timedelta(hours=1)), 3600)],
+)
+def test_a_pause_is_asked_for_in_seconds_or_until_a_date(retry_after: str, seconds: float) -> None:
+    def busy(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(429, json={"detail": "no"}, headers={"Retry-After": retry_after})
+
+    with pytest.raises(ApiError) as refused:
+        with_answers(httpx.MockTransport(busy), patience_seconds=0).get("7")
+    assert refused.value.retry_after == pytest.approx(seconds, abs=60 if seconds > 60 else 0)
+
+
+def test_patience_has_an_end() -> None:
     transport, asked = answers(200, 0, 0)
-    client = with_answers(transport)
+    client = with_answers(transport, patience_seconds=0)
     client.get("7")
     with pytest.raises(ApiError, match="cannot be reached"):
         client.get("7")
