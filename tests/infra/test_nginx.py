@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -174,6 +175,48 @@ def test_a_body_that_is_too_large_is_the_same_problem_whoever_finds_it(size: int
     assert "65536 bytes" in answer.json()["detail"]
     for name in SECURITY:
         assert len(answer.headers.get_list(name)) == 1, name
+
+
+def raw(url: str, request: bytes) -> httpx.Response:
+    """Return the answer to bytes that no client would send."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request)
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    return httpx.Response(int(status.split()[1]), headers=headers, content=body)
+
+
+@pytest.mark.parametrize(
+    ("status", "request_"),
+    [
+        (400, b"GET /v1/walks HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n"),
+        (
+            403,
+            b"PUT /storage/momalisa/walks/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        ),
+        (413, b"POST /v1/walks HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\nConnection: close\r\n\r\n"),
+        (414, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"x" * 9000 + b"\r\nConnection: close\r\n\r\n"),
+    ],
+)
+def test_what_nginx_itself_refuses_is_a_problem_like_any_other(url: str, status: int, request_: bytes) -> None:
+    answer = raw(url, request_)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    problem = answer.json()
+    assert problem["status"] == status
+    assert httpx.get(url + problem["type"]).json()["title"] == problem["title"]
+    for name in (*SECURITY, "x-request-id"):
+        assert len(answer.headers.get_list(name)) == 1, name
+    assert "retry-after" not in answer.headers
+
+
+def test_a_file_takes_the_methods_that_the_api_says(url: str) -> None:
+    wrong = httpx.post(f"{url}/static/base.css")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert wrong.json()["type"] == "/problems/method-not-allowed"
+    assert httpx.options(f"{url}/static/base.css").headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 def test_limits_hold_for_the_address_that_is_there_and_not_for_the_one_that_is_claimed(url: str) -> None:
