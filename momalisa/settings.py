@@ -83,6 +83,13 @@ class Settings(BaseSettings):
         "Host header of each request, so set it wherever strangers can send requests.",
     )
 
+    security_contact: str | None = Field(
+        None,
+        pattern=r"^(mailto:|https://|tel:)\S+$",
+        description="Where to report a vulnerability of this site: a mailto:, https: or tel: URI, which "
+        "/.well-known/security.txt then names; unset means no such file.",
+    )
+
     model: str = Field(
         EMBEDDED_MODEL, description="A diffusers text-to-image pipeline: a folder, or a name on the Hub."
     )

@@ -1,13 +1,15 @@
 """The website: where walks are made, seen, found and explained."""
 
+from datetime import UTC, datetime, time, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from api import access, cursors, form, media, problems, schemas, website
 from api.routes.walks import Base, Caller, queue_walk
@@ -21,6 +23,9 @@ router = APIRouter(include_in_schema=False)
 
 HUNG = 24
 """Walks on a page of the gallery."""
+
+CONTACT_HOLDS = timedelta(days=180)
+"""How long a reader may rely on the file that says whom to tell of a vulnerability."""
 
 MOST_LETTERS = 100
 """Of a word to look for."""
@@ -156,6 +161,21 @@ def gallery(
 def about() -> HTMLResponse:
     """Show what a latent walk is."""
     return website.page("about.html")
+
+
+@router.get("/.well-known/security.txt")
+def security_txt(base: Base) -> PlainTextResponse:
+    """Say whom to tell of a vulnerability (RFC 9116), where the operator has named somebody."""
+    if settings().security_contact is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    today = datetime.combine(datetime.now(UTC), time(), UTC)
+    fields = {
+        "Contact": settings().security_contact,
+        "Expires": f"{today + CONTACT_HOLDS:%Y-%m-%dT%H:%M:%SZ}",
+        "Preferred-Languages": "en",
+        "Canonical": f"{base}/.well-known/security.txt",
+    }
+    return PlainTextResponse("".join(f"{name}: {value}\n" for name, value in fields.items()))
 
 
 @router.get("/favicon.ico")

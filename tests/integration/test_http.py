@@ -1,17 +1,20 @@
 """HTTP as programs expect it, whatever the route."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import cast
 from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from api import schemas
 from api.app import app
 from momalisa.database import transaction
 from momalisa.errors import MomalisaError
 from momalisa.local import System
+from momalisa.settings import Settings
 from momalisa.tables import Artifact, ArtifactKind
 from tests.conftest import forget
 from tests.integration.test_api import make
@@ -304,3 +307,22 @@ def test_a_file_that_is_not_there_yet_is_told_from_one_that_never_will_be(api: T
         307,
         api.get(f"/v1/walks/{walk}").json()["artifacts"]["gif"]["url"],
     )
+
+
+def test_whom_to_tell_of_a_vulnerability_is_said_where_somebody_is_named(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.get("/.well-known/security.txt").status_code == 404
+    monkeypatch.setenv("SECURITY_CONTACT", "mailto:security@momalisa.example")
+    monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
+    forget()
+    answer = api.get("/.well-known/security.txt")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    fields = dict(line.split(": ", 1) for line in answer.text.splitlines())
+    assert fields["Contact"] == "mailto:security@momalisa.example"
+    assert fields["Canonical"] == "https://momalisa.example/.well-known/security.txt"
+    left = datetime.fromisoformat(fields["Expires"]) - datetime.now(UTC)
+    assert timedelta(days=178) < left <= timedelta(days=180)
+    monkeypatch.setenv("SECURITY_CONTACT", "security@momalisa.example")
+    with pytest.raises(ValidationError, match="security_contact"):
+        Settings()
