@@ -29,6 +29,7 @@ from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 from momalisa.log import cause, logger
 from momalisa.settings import settings
+from momalisa.sweep import Sweep
 from momalisa.tables import DeliveryStatus
 
 log = logger(__name__)
@@ -234,6 +235,22 @@ def move_objects() -> bool:
     return moved == moving.AT_ONCE
 
 
+_sweep = Sweep()
+
+
+def sweep() -> None:
+    """Take a page of the bucket's objects out of it that belong to no walk.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+        google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
+        google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
+    """
+    removed = _sweep.go_on()
+    if removed:
+        log.info("orphans removed", objects=removed)
+
+
 def top_up() -> None:
     """See to it that there is a permit for each chunk that is due, as far as the queue has room.
 
@@ -302,7 +319,7 @@ def count() -> None:
 
 
 DUTIES: tuple[Duty, ...] = (
-    *(take_back, top_up, end_overdue, expire, forget, remove_walks, move_objects),
+    *(take_back, top_up, end_overdue, expire, forget, remove_walks, move_objects, sweep),
     keep_order,
     *[deliver] * SENDERS,
 )

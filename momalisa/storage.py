@@ -49,6 +49,16 @@ class StoredObject:
     """Base64 of the big-endian CRC32C, as Google Cloud Storage gives it."""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object as a list shows it."""
+
+    name: str
+    generation: int
+    created_at: datetime
+    """By the clock of the bucket."""
+
+
 def _bucket() -> storage.Bucket:
     """Return the bucket, to be asked outside of transactions."""
     database.refuse_open_transaction()
@@ -223,14 +233,24 @@ def names(prefix: str) -> list[str]:
     return [blob.name for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT)]
 
 
-def delete(name: str) -> None:
-    """Delete an object; one that is gone already does no harm.
+def listed(prefix: str, *, start: str, limit: int) -> list[Listed]:
+    """Return a page of the objects whose names begin with `prefix`, by name, from the name `start` on.
 
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
-    with contextlib.suppress(NotFound):
-        _bucket().blob(name).delete(timeout=TIMEOUT, retry=DEFAULT_RETRY)
+    found = _bucket().list_blobs(prefix=prefix, start_offset=start or None, max_results=limit, timeout=TIMEOUT)
+    return [Listed(blob.name, blob.generation, blob.time_created) for blob in found]
+
+
+def delete(name: str, *, generation: int | None = None) -> None:
+    """Delete an object, or one generation of it; if that is gone already, it does no harm.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    with contextlib.suppress(NotFound, PreconditionFailed):
+        _bucket().blob(name).delete(if_generation_match=generation, timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
 def delete_all(prefix: str) -> None:
