@@ -15,8 +15,10 @@ from uuid import UUID, uuid4
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
+    Exists,
     Interval,
     Result,
+    any_,
     case,
     func,
     insert,
@@ -25,7 +27,8 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session, aliased
 
 from momalisa import notices, turns, webhooks
 from momalisa import walk as maths
@@ -33,10 +36,14 @@ from momalisa.errors import LeaseLostError
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.storage import StoredObject
-from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
+from momalisa.tables import ACTIVE, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Pause, Walk, WalkStatus
 
 LONGEST_WAIT_SECONDS = 300.0
 """A chunk that came back from a worker is due again after that at the latest."""
+
+
+KEPT_ATTEMPTS, LONGEST_ERROR = 20, 1000
+"""What a chunk remembers of its failed attempts: so many, in so many characters each."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Claim:
     spec: WalkSpec
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+    workplace: str = ""
+    """Whose processes work on it one after the other, as host:pid of their parent."""
     error: str | None = None
     """What went wrong at the attempt before this one."""
     recovery_seconds: float | None = None
@@ -126,11 +135,12 @@ def add(session: Session, walk_id: UUID, party: str, model: str, positions: Sequ
     return Due(ChunkKind.RENDER, len(batches))
 
 
-def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
-    """Lease the best chunk that is due to a worker, or return None if there is none.
+def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -> Claim | None:
+    """Lease the best chunk that is due to a worker, or return None if there is none, or if claims are paused.
 
     Chunks that were in a worker's hands before come first, so that trouble holds up no walk for long; then it goes
     by turns between parties (`turns`); then oldest first.
+    A chunk that failed at this workplace is left to others as long as they are at work.
     """
     model = settings().model_name if kind == ChunkKind.RENDER else turns.NO_MODEL
     lost_since_claimed = func.now() - case((Chunk.lost_at > Chunk.claimed_at, Chunk.lost_at))
@@ -141,6 +151,8 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
             Chunk.kind == kind,
             Chunk.model == model,
             is_due(),
+            ~_paused(),
+            or_(~_failed_at(workplace), ~_others_work(kind, model)),
         )
         .order_by(*turns.ORDER)
         .limit(1)
@@ -191,6 +203,7 @@ def claim(session: Session, kind: ChunkKind, worker: str) -> Claim | None:
         frames=tuple(
             ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
         ),
+        workplace=workplace,
         error=error,
         recovery_seconds=None if chunk.recovery_seconds is None else max(0.0, float(chunk.recovery_seconds)),
         trace=walk.trace,
@@ -227,13 +240,52 @@ def attempt_failed(session: Session, claim: Claim, error: str, *, deterministic:
         LeaseLostError: if the chunk is no longer ours.
     """
     hopeless = deterministic and error == claim.error
+    failure = failed_attempt(error)
+    if claim.workplace:
+        added = func.array_append(Chunk.failed_by, claim.workplace)
+        failure["failed_by"] = case((_failed_at(claim.workplace), Chunk.failed_by), else_=added)
     if hopeless or claim.attempt >= settings().max_attempts:
         lock(session, claim.walk_id)
-        report(session, claim, **released(ChunkStatus.FAILED), error=error)
+        report(session, claim, **released(ChunkStatus.FAILED), **failure)
         fail(session, claim.walk_id, claim.kind, hopeless=hopeless)
         return
     due_at = _from_now(_backoff_seconds(claim.attempt))
-    report(session, claim, **released(ChunkStatus.QUEUED), error=error, due_at=due_at)
+    report(session, claim, **released(ChunkStatus.QUEUED), **failure, due_at=due_at)
+
+
+def failed_attempt(error: str) -> dict[str, object]:
+    """Return the values of a chunk whose attempt failed, which keeps what went wrong at the last few."""
+    entry = func.jsonb_build_object(
+        *("attempt", Chunk.attempts, "at", func.now(), "worker", Chunk.worker, "error", error[:LONGEST_ERROR])
+    )
+    kept = case(
+        (func.jsonb_array_length(Chunk.history) < KEPT_ATTEMPTS, Chunk.history),
+        else_=Chunk.history.op("-", return_type=JSONB())(literal(0)),
+    )
+    return {"error": error, "history": kept.concat(func.jsonb_build_array(entry))}
+
+
+def done_within(session: Session, kind: ChunkKind, seconds: float) -> bool:
+    """Tell whether a chunk of a kind was done within the last `seconds`, by anybody."""
+    done = select(Chunk.number).where(Chunk.kind == kind, Chunk.status == ChunkStatus.DONE)
+    return bool(session.scalar(select(done.where(Chunk.finished_at > _from_now(-seconds)).exists())))
+
+
+def _others_work(kind: ChunkKind, model: str) -> Exists:
+    """Return the condition that somebody works on a chunk of a kind and model; who claims one does not."""
+    other = aliased(Chunk)
+    leased = select(other.number).where(other.status == ChunkStatus.LEASED)
+    return leased.where(other.kind == kind, other.model == model).exists()
+
+
+def _paused() -> Exists:
+    """Return the condition that an operator has stopped all claims (`rescue`)."""
+    return select(Pause.since).exists()
+
+
+def _failed_at(workplace: str) -> ColumnElement[bool]:
+    """Return the condition that a chunk failed at a workplace."""
+    return literal(workplace) == any_(Chunk.failed_by)
 
 
 def report(session: Session, claim: Claim, **values: object) -> None:
@@ -269,7 +321,7 @@ def due(session: Session) -> dict[ChunkKind, int]:
     """Return the number of chunks of each kind that could be claimed now."""
     counts = session.execute(
         select(Chunk.kind, func.count().label("due"))
-        .where(Chunk.status == ChunkStatus.QUEUED, is_due())
+        .where(Chunk.status == ChunkStatus.QUEUED, is_due(), ~_paused())
         .group_by(Chunk.kind)
     )
     return {row.kind: row.due for row in counts}

@@ -18,7 +18,7 @@ from momalisa import chunks
 from momalisa.settings import settings
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus
 
-VANISHED = "its worker vanished"
+VANISHED = "its worker fell silent"
 
 
 class Held(NamedTuple):
@@ -97,7 +97,7 @@ def _take_back(session: Session, lease: Held, overdue_seconds: float) -> bool:
         .where(still_held)
         .values(
             **chunks.released(ChunkStatus.FAILED if hopeless else ChunkStatus.QUEUED),
-            error=VANISHED,
+            **chunks.failed_attempt(VANISHED),
             due_at=func.now(),
             lost_at=func.now() - timedelta(seconds=overdue_seconds),
         )

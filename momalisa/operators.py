@@ -24,6 +24,8 @@ keys_app = typer.Typer(help=f"Make, list and revoke API keys, {_WHERE}.", no_arg
 moderate_app = typer.Typer(help=f"Hide, show and delete walks of anybody, {_WHERE}.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(moderate_app, name="moderate")
+queue_app = typer.Typer(help=f"Look at work, try it again, pause all of it, {_WHERE}.", no_args_is_help=True)
+app.add_typer(queue_app, name="queue")
 
 WalkId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of the walk.", show_default=False)]
 
@@ -133,6 +135,49 @@ def delete_walk(walk_id: WalkId) -> None:
     with _operating() as session:
         moderation.delete(session, walk_id)
     tell(f"{walk_id} is removed; its files go within a minute.")
+
+
+@queue_app.command("show")
+def show_chunks(walk_id: WalkId) -> None:
+    """Show the chunks of a walk, and why their attempts failed."""
+    from momalisa import rescue  # noqa: PLC0415
+
+    with _operating() as session:
+        for chunk in rescue.chunks_of(session, walk_id):
+            by = f", last at {chunk.worker}" if chunk.worker else ""
+            tell(f"{chunk.number} {chunk.kind} {chunk.status}, attempts: {chunk.attempts}{by}")
+            for past in chunk.history:
+                tell(f"    {past['at'][:19]} attempt {past['attempt']} at {past['worker']}: {past['error']}")
+
+
+@queue_app.command("retry")
+def retry_walk(walk_id: WalkId) -> None:
+    """Queue a failed walk again, with fresh attempts; the frames that are there stay."""
+    from momalisa import rescue  # noqa: PLC0415
+
+    with _operating() as session:
+        rescue.retry(session, walk_id)
+    tell(f"{walk_id} is queued again.")  # the reconciler sends the permits
+
+
+@queue_app.command("pause")
+def pause_queue() -> None:
+    """Have no worker claim anything; what they have they finish, and walks are still accepted."""
+    from momalisa import rescue  # noqa: PLC0415
+
+    with _operating() as session:
+        rescue.pause(session)
+    tell("Nothing is claimed from now on.")
+
+
+@queue_app.command("resume")
+def resume_queue() -> None:
+    """Have workers claim again."""
+    from momalisa import rescue  # noqa: PLC0415
+
+    with _operating() as session:
+        rescue.resume(session)
+    tell("Workers claim again.")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
 from momalisa.spec import WalkSpec
@@ -265,6 +265,10 @@ class Chunk(Base):
     """Set anew with every heartbeat, by which a reconciler sees that its worker lives (`leases`)."""
     error: Mapped[str | None]
     """What went wrong at the last attempt."""
+    failed_by: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
+    """The workplaces at which it failed, as host:pid of a worker, whose processes come and go."""
+    history: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]", deferred=True)
+    """Its last failed attempts: attempt, at, worker, error."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     claimed_at: Mapped[datetime | None]
     """When its last attempt began."""
@@ -309,6 +313,14 @@ class Worker(Base):
     model: Mapped[str]
     """That it has; as `Chunk.model`."""
     seen_at: Mapped[datetime]
+
+
+class Pause(Base):
+    """While there is a row, no worker claims anything."""
+
+    __tablename__ = "pauses"
+
+    since: Mapped[datetime] = mapped_column(primary_key=True, server_default=func.now())
 
 
 class Frame(Base):

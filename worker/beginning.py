@@ -5,8 +5,6 @@ why it could not begin; after a few equal failures the worker itself ends, with 
 fare no better if it were started again.
 """
 
-import json
-import mmap
 import os
 import re
 import signal
@@ -20,6 +18,7 @@ from pydantic import ValidationError
 from momalisa.errors import MomalisaError
 from momalisa.log import logger
 from momalisa.processes import CANNOT_WORK
+from worker.shared import Shared
 
 log = logger(__name__)
 
@@ -45,22 +44,13 @@ _HUB = {
 }
 """What the classes of huggingface_hub say, by their names: it is imported only where a model is loaded."""
 
-_notes = mmap.mmap(-1, 4096)  # shared with the children that Celery forks, and read after them
-
-
-def _read() -> tuple[int, str, bool]:
-    """Return how often in a row it failed, with which sentence, and whether a process is at it or died at it."""
-    noted = _notes[:].rstrip(b"\0")
-    return tuple(json.loads(noted)) if noted else (0, "", False)
-
-
-def _write(count: int, sentence: str, begun: bool) -> None:
-    _notes[:] = json.dumps([count, sentence, begun]).encode().ljust(len(_notes), b"\0")
+_notes: Shared[tuple[int, str, bool]] = Shared((0, "", False))
+"""How often in a row it failed, with which sentence, and whether a process is at it or died at it."""
 
 
 def trouble() -> str | None:
     """Return why the last process could not begin, or None if it could."""
-    return _read()[1] or None
+    return _notes.get()[1] or None
 
 
 @contextmanager
@@ -70,12 +60,12 @@ def in_child(model: str | None) -> Iterator[None]:
     Args:
         model: name of the model that it loads, if it does.
     """
-    count, sentence, begun = _read()
+    count, sentence, begun = _notes.get()
     if begun:
         count, sentence = _count(KILLED)
     if count >= TIMES:
         _end_worker()
-    _write(count, sentence, begun=True)
+    _notes.set((count, sentence, True))
     try:
         yield
     except Exception as error:
@@ -85,7 +75,7 @@ def in_child(model: str | None) -> Iterator[None]:
         if count >= TIMES:
             _end_worker()
         raise SystemExit(CANNOT_WORK) from error
-    _write(0, "", begun=False)
+    _notes.set((0, "", False))
 
 
 @contextmanager
@@ -94,13 +84,13 @@ def in_parent() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _write(TIMES, in_words(error), begun=False)
+        _notes.set((TIMES, in_words(error), False))
         raise SystemExit(CANNOT_WORK) from error
 
 
 def exit_code(code: object) -> int:
     """Return the exit code of a worker that ended with `code`; one that cannot work says why, last of all."""
-    count, sentence, _ = _read()
+    count, sentence, _ = _notes.get()
     if count < TIMES:
         return code if isinstance(code, int) else int(code is not None)
     log.critical("this worker cannot work, so it ends", reason=sentence)
@@ -110,9 +100,9 @@ def exit_code(code: object) -> int:
 
 def _count(sentence: str) -> tuple[int, str]:
     """Note a failure; the same one again counts, whatever numbers are in it."""
-    count, before, _ = _read()
+    count, before, _ = _notes.get()
     count = count + 1 if re.sub(r"\d+", "", sentence) == re.sub(r"\d+", "", before) else 1
-    _write(count, sentence, begun=False)
+    _notes.set((count, sentence, False))
     return count, sentence
 
 

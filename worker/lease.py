@@ -4,6 +4,7 @@ import contextvars
 import mmap
 import os
 import signal
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -25,7 +26,7 @@ from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, Store
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import presence, pulse
+from worker import health, presence, pulse
 from worker.pulse import State
 
 log = logger(__name__)
@@ -248,9 +249,14 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
 
 def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:
     """Do one chunk; returns whether this worker should look for another."""
+    if rest := health.rest_seconds():
+        _claim_nothing(rest)
+        if stopping():
+            return False
+    workplace = f"{socket.gethostname()}:{os.getppid()}"
     try:
         with transaction() as session:
-            claim = chunks.claim(session, kind, worker=presence.name())
+            claim = chunks.claim(session, kind, presence.name(), workplace)
     except StoreUnavailableError as error:
         log.warning("nothing claimed", reason=str(error))
         return False
@@ -279,6 +285,7 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
             due = _write(record, lease.check)
         recorded = lease.wanted
         _failed.clear()
+        health.succeeded()
         seconds = time.monotonic() - started
         monitoring.record(monitoring.CHUNK_SECONDS, seconds, kind=claim.kind)
         log.info("done", seconds=round(seconds, 3))
@@ -298,17 +305,8 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
         due, well = None, False
         log.warning("dropped, because the lease is lost")
         tracing.failed("the lease was lost")
-    except Exception as error:
-        log.exception("attempt failed", attempt=claim.attempt)
-        reason = f"{type(error).__name__}: {error}"
-        tracing.failed(reason)
-        deterministic = isinstance(error, DETERMINISTIC)
-        _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason, deterministic=deterministic))
-        if not deterministic:  # or else the walk is at fault, and not this process
-            _failed.add(claim.walk_id)
-        if len(_failed) > 1:
-            log.error("this process fails again and again, so it ends")
-            raise SystemExit(1) from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and logged
+        _attempt_failed(claim, error)
         return False
     finally:
         if kept.rendered:
@@ -317,6 +315,22 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
     if due is not None:
         queue.publish(*due)
     return well
+
+
+def _attempt_failed(claim: Claim, error: Exception) -> None:
+    """Report that an attempt failed, and note against whom that tells: the walk, this process or this worker."""
+    log.exception("attempt failed", attempt=claim.attempt)
+    reason = f"{type(error).__name__}: {error}"
+    tracing.failed(reason)
+    deterministic = isinstance(error, DETERMINISTIC)
+    _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason, deterministic=deterministic))
+    if deterministic:
+        return  # the walk is at fault
+    _failed.add(claim.walk_id)
+    health.failed(claim.kind, reason)
+    if len(_failed) > 1:
+        log.error("this process fails again and again, so it ends")
+        raise SystemExit(1) from error
 
 
 def _claim_nothing(seconds: float) -> None:

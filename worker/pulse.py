@@ -23,7 +23,7 @@ from momalisa import monitoring, queue
 from momalisa.monitoring import Server
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import beginning
+from worker import beginning, health
 
 TICK_SECONDS = 5
 """How often the loop that takes permits from the broker shows that it turns."""
@@ -111,7 +111,7 @@ def _not_ready(stopping: Callable[[], bool]) -> str | None:
     """Return why this worker could not begin with a chunk right now, or None if it could."""
     if stopping():
         return "It was told to stop."
-    if trouble := beginning.trouble():
+    if trouble := beginning.trouble() or health.trouble():
         return trouble
     if not _lives(_seen.pid):
         return "There is no process that works."

@@ -1,0 +1,256 @@
+"""A worker that fails where others succeed takes itself out; and what operators see and do about failures."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event, func, select, update
+from sqlalchemy.orm import Session, undefer
+
+from momalisa import chunks, jobs, rescue, results
+from momalisa.chunks import Claim
+from momalisa.database import engine, transaction
+from momalisa.errors import WalkOverError
+from momalisa.local import System
+from momalisa.settings import ROOT, environment, settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from tests.conftest import made_frames
+from worker import health, lease, pulse
+from worker.lease import Lease
+
+SICK, WELL = "sick:1", "well:2"
+
+
+@pytest.fixture
+def make(services: System, spec: Callable[..., WalkSpec]) -> Iterator[Callable[..., UUID]]:
+    def submit(frames: int = 4) -> UUID:
+        with transaction() as session:
+            return jobs.create(session, spec(frames=frames), public=True, owner="ann").id
+
+    health._state.set(list(health.State()))
+    lease._stop[0] = 0
+    yield submit
+    health._state.set(list(health.State()))
+    lease._stop[0] = 0
+    lease._failed.clear()
+
+
+def claim(workplace: str = "") -> Claim | None:
+    with transaction() as session:
+        return chunks.claim(session, ChunkKind.RENDER, f"{workplace}.child", workplace)
+
+
+def do(claimed: Claim) -> None:
+    with transaction() as session:
+        results.frames_done(session, claimed, made_frames(claimed))
+
+
+def fail(claimed: Claim, error: str = "CUDA error") -> None:
+    with transaction() as session:
+        chunks.attempt_failed(session, claimed, error)
+
+
+def make_due(**changes: object) -> None:
+    with transaction() as session:
+        session.execute(
+            update(Chunk).where(Chunk.status == ChunkStatus.QUEUED).values(due_at=func.now(), **changes)
+        )
+
+
+def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_does(
+    make: Callable[..., UUID],
+) -> None:
+    make(frames=24)
+    failed, theirs = claim(SICK), claim(WELL)
+    assert failed
+    assert theirs
+    fail(failed)
+    make_due()
+    mine = claim(SICK)
+    assert mine
+    assert mine.number != failed.number  # although what failed comes first
+    with transaction() as session:
+        chunks.give_back(session, mine)
+    do(theirs)
+    again = claim(SICK)  # nobody else is at work
+    assert again
+    assert again.number == failed.number
+
+
+def test_a_claim_that_avoids_failures_still_walks_along_the_index(make: Callable[..., UUID]) -> None:
+    for _ in range(3):
+        make(frames=200)
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "SKIP LOCKED" in statement:
+            seen.append((statement, parameters))
+
+    event.listen(engine(), "before_cursor_execute", note)
+    try:
+        assert claim(SICK)
+    finally:
+        event.remove(engine(), "before_cursor_execute", note)
+    [(statement, parameters)] = seen
+    with engine().connect() as connection:
+        connection.exec_driver_sql("ANALYZE chunks")
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table is read whole
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+        lines = [row[0] for row in plan]
+    assert any("Index Scan using chunks_queued" in line for line in lines), lines
+    assert not any("Sort" in line for line in lines), lines
+
+
+def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
+    make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sick worker is this process, by the real loop; another one works beside it: 66 chunks of 12 walks."""
+    monkeypatch.setattr(health, "REST_SECONDS", 30.0)
+    rested: list[float] = []
+    monkeypatch.setattr(lease, "_claim_nothing", rested.append)
+    walks = [make(frames=44) for _ in range(11)]
+    claims: Counter[str] = Counter()
+    sick = True
+
+    def work(kept: Lease) -> lease.Record:
+        claims[SICK] += 1
+        if sick:
+            raise RuntimeError("CUDA error")
+        made = made_frames(kept.claim)
+        return lambda session: results.frames_done(session, kept.claim, made)
+
+    def permit() -> None:
+        try:
+            if not health.rest_seconds():  # a real one would wait here
+                lease.run(ChunkKind.RENDER, work)
+        except SystemExit:
+            lease._failed.clear()  # a fresh process on the same device
+
+    while well := claim(WELL):
+        claims[WELL] += 1
+        for _ in range(4):  # it fails faster than others work
+            permit()
+        do(well)
+        make_due()
+    assert claims[WELL] >= 66
+    assert claims[SICK] <= 6
+    with transaction() as session:
+        states = {jobs.get(session, walk_id, viewer=None).status for walk_id in walks}
+    assert states == {WalkStatus.ASSEMBLING}
+    trouble = pulse._not_ready(lambda: False)
+    assert trouble
+    assert "fails where other workers succeed" in trouble
+    assert "CUDA error" in trouble
+    # Its next tries, later and later, until the fault is gone.
+    make(frames=44)
+    pauses = []
+    for _ in range(6):
+        pauses.append(health.rest_seconds())
+        make_due(attempts=0)
+        with pytest.raises(SystemExit) if lease._failed else nothing():
+            lease.run(ChunkKind.RENDER, work)
+        lease._failed.clear()
+    assert [round(pause / 30) for pause in pauses] == [1, 2, 4, 8, 16, 20]
+    sick = False
+    make_due(attempts=0)
+    lease.run(ChunkKind.RENDER, work)
+    assert health.trouble() is None
+    assert len(rested) == 7
+
+
+def nothing() -> Any:
+    from contextlib import nullcontext  # noqa: PLC0415
+
+    return nullcontext()
+
+
+def test_where_nobody_succeeds_nobody_rests(make: Callable[..., UUID]) -> None:
+    for _ in range(4):
+        make()
+        make_due()
+        health.failed(ChunkKind.RENDER, "the bucket is away")
+    assert health.rest_seconds() == 0
+
+
+def momalisa(services: System, *arguments: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "momalisa", "queue", *arguments],
+        cwd=ROOT,
+        env=environment(**services.variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout + run.stderr
+
+
+def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
+    make: Callable[..., UUID], services: System
+) -> None:
+    walk_id = make(frames=12)
+    first = claim(WELL)
+    assert first
+    do(first)
+    for number in range(settings().max_attempts):
+        claimed = claim(SICK)
+        assert claimed
+        failed_number = claimed.number
+        fail(claimed, f"CUDA error {number}")
+        make_due()
+    with transaction() as session:
+        assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
+    shown = momalisa(services, "show", str(walk_id))
+    assert "0 render done, attempts: 1, last at well:2.child" in shown
+    assert all(f"attempt {n + 1} at sick:1.child: CUDA error {n}" in shown for n in range(5))
+    assert "queued again" in momalisa(services, "retry", str(walk_id))
+    with transaction() as session:
+        walk = session.get_one(Walk, walk_id)
+        assert (walk.status, walk.error_code, walk.finished_at) == (WalkStatus.RUNNING, None, None)
+        failed = session.scalars(select(Chunk).where(Chunk.number == failed_number).options(undefer(Chunk.history)))
+        [chunk] = failed
+        assert (chunk.status, chunk.attempts, chunk.failed_by, len(chunk.history)) == (ChunkStatus.QUEUED, 0, [], 5)
+        json.dumps(chunk.history)
+    while again := claim(WELL):
+        do(again)
+    with transaction() as session:
+        assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
+        with pytest.raises(WalkOverError, match="Only a failed walk"):
+            rescue.retry(session, walk_id)
+
+
+def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
+    make()
+    for _ in range(chunks.KEPT_ATTEMPTS + 3):
+        with transaction() as session:
+            session.execute(update(Chunk).values(attempts=0))
+        claimed = claim(SICK)
+        assert claimed
+        fail(claimed, "x" * 5000)
+        make_due()
+    with transaction() as session:
+        [chunk] = session.scalars(select(Chunk).options(undefer(Chunk.history)))
+    assert len(chunk.history) == chunks.KEPT_ATTEMPTS
+    assert len(chunk.history[0]["error"]) == chunks.LONGEST_ERROR
+    assert chunk.failed_by == [SICK]
+
+
+def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
+    make()
+
+    def change(what: Callable[[Session], None]) -> None:
+        with transaction() as session:
+            what(session)
+
+    change(rescue.pause)
+    change(rescue.pause)  # again changes nothing
+    with transaction() as session:
+        assert chunks.due(session) == {}
+    assert claim(WELL) is None
+    change(rescue.resume)
+    assert claim(WELL)
