@@ -100,11 +100,6 @@ def _sender() -> _Sender:
 os.register_at_fork(after_in_child=_sender.cache_clear)
 
 
-def begin() -> None:
-    """Start the thread that sends notices, for a process that must not start one later."""
-    _sender()
-
-
 @atexit.register
 def finish() -> None:
     """Wait until this process has sent its notices, but not for long."""

@@ -220,7 +220,6 @@ def watch() -> None:
     """
     notices.begin()
     threading.Thread(target=_watch, name="watch", daemon=True).start()
-    notices.begin()  # which would else start a thread after the first claim
 
 
 def _watch() -> Never:
