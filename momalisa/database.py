@@ -12,8 +12,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from momalisa.errors import StoreUnavailableError
+from momalisa.errors import StoreBusyError, StoreUnavailableError
+from momalisa.log import logger
 from momalisa.settings import settings
+
+log = logger(__name__)
 
 PROMPTLY: dict[str, Any] = {
     "connect_timeout": 2,
@@ -23,6 +26,18 @@ PROMPTLY: dict[str, Any] = {
     "tcp_user_timeout": 10_000,  # milliseconds
 }
 """How the client library notices soon that the database is away; seconds, where nothing else is said."""
+
+
+GIVEN_UP = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+"""What PostgreSQL raises on queries that it gives up; it serves others."""
+
+MOST_STATEMENT = 1000
+"""Characters of a statement that are logged; its values never are."""
 
 
 @cache
@@ -70,6 +85,7 @@ def transaction() -> Iterator[Session]:
     """Open a session whose work is committed when the block ends, and rolled back when it raises.
 
     Raises:
+        StoreBusyError: if a query took too long, waited too long for a lock, or was in a deadlock.
         StoreUnavailableError: if PostgreSQL cannot be reached, or broke off. Nothing was committed, unless the
             connection broke during the commit itself: then nobody can know, and whoever retries must be fenced.
     """
@@ -77,7 +93,15 @@ def transaction() -> Iterator[Session]:
     try:
         with Session(engine(), expire_on_commit=False) as session, session.begin():
             yield session
-    except (OperationalError, PoolTimeoutError) as error:
+    except OperationalError as error:
+        cause = str(error.orig).strip()
+        if isinstance(error.orig, GIVEN_UP):
+            log.warning("query given up", cause=cause, statement=(error.statement or "")[:MOST_STATEMENT])
+            raise StoreBusyError("The database is too busy just now; try again soon.") from error
+        log.warning("database failed", cause=cause)
+        raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
+    except PoolTimeoutError as error:
+        log.warning("database failed", cause=str(error))
         raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
     except DBAPIError as error:
         if not error.connection_invalidated:

@@ -271,6 +271,13 @@ class StoreUnavailableError(MomalisaError):
     title = "Not available just now"
 
 
+class StoreBusyError(StoreUnavailableError):
+    """The database is there, and gave up a query that took too long or was in the way of another."""
+
+    type = "store-busy"
+    title = "Too busy just now"
+
+
 class TooManyWaitError(MomalisaError):
     """So many wait for walks here that nobody else can just now."""
 
