@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from sqlalchemy.pool import QueuePool
 
 from momalisa import database, local, notices, queue, reconciler, signed, storage
 from momalisa.chunks import Claim
@@ -34,6 +35,9 @@ def forget() -> None:
     """Forget what this process remembers of its settings and of what it made with them."""
     notices.finish()
     if database.engine.cache_info().currsize:
+        pool = database.engine().pool
+        assert isinstance(pool, QueuePool)
+        until(lambda: not pool.checkedout(), 10)  # what threads hold that nobody waits for would never be closed
         database.engine().dispose()
     for remembered in (
         settings,

@@ -163,7 +163,8 @@ def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
         return route.fulfill(status=403) if refused else route.continue_()
 
     with transaction() as session:
-        third = urlsplit(storage.url(str(jobs.get(session, walk_id, viewer=None).frames[3].object), museum)).path
+        name = str(jobs.get(session, walk_id, viewer=None).frames[3].object)
+    third = urlsplit(storage.url(name, museum)).path
     quiet.clock.install()
     quiet.emulate_media(reduced_motion="reduce")
     quiet.route("**/frames/**", refuse_the_third_at_first)

@@ -204,7 +204,7 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
         ({"frames": 241}, "frames", "at most 240, got 241"),
         ({"frames": "16"}, "frames", "must be a whole number"),
         ({"weights": [1, 2, 3]}, "weights", "one for each prompt, 2, got 3"),
-        ({"weights": [1, 0]}, "weights[1]", "more than 0, got 0"),
+        ({"weights": [1, 0]}, "weights[1]", "at least 0.01, got 0"),
         ({"pacing": "uneven"}, "pacing", "must be 'even' or 'linear', got 'uneven'"),
         ({"loop": "round"}, "loop", "must be 'none', 'pingpong' or 'closed', got 'round'"),
         ({"hold": 101}, "hold", "at most 100, got 101"),

@@ -154,11 +154,12 @@ def private_walk_in_progress(api: TestClient) -> Reply:
 
 def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestClient) -> None:
     walk = private_walk_in_progress(api)
-    lease.run(ChunkKind.RENDER, draw)
     seen: list[Reply] = []
 
     def while_it_is_made_private(work: Lease) -> Record:
         recorded = draw(work)
+        if not work.claim.number:  # another chunk comes first, for there to be something to move
+            return recorded
         make_private(api, walk)
         assert not moving.move(UUID(walk["id"]))  # what is recorded moves; what this worker uploaded stays
         seen.append(look(api, walk["id"]))
@@ -181,21 +182,26 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
     while look(api, walk["id"])["status"] != "assembling":
         lease.run(ChunkKind.RENDER, draw)
 
+    attempts: list[int] = []
+
     def while_it_is_made_private(work: Lease) -> Record:
+        attempts.append(work.claim.attempt)
+        if len(attempts) > 1:  # given back, and claimed again
+            assert all(frame.stored for frame in work.claim.frames)  # none was lost
+            return stitching.assemble(work)
         recorded = None if before_it_reads else stitching.assemble(work)
         make_private(api, walk)
         assert not moving.move(UUID(walk["id"]))
         return recorded or stitching.assemble(work)
 
     lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
-    if before_it_reads:
-        with transaction() as session:
-            chunks = session.execute(select(Chunk.kind, Chunk.status, Chunk.attempts).order_by(Chunk.number)).all()
-            assert session.scalars(select(Frame.object)).all().count(None) == 0  # none was lost
-        assert [tuple(chunk) for chunk in chunks] == [
-            *[(ChunkKind.RENDER, ChunkStatus.DONE, 1)] * 2,
-            (ChunkKind.ASSEMBLE, ChunkStatus.QUEUED, 0),
-        ]
+    assert attempts == ([1, 1] if before_it_reads else [1])  # what was given back does not count
+    with transaction() as session:
+        chunks = session.execute(select(Chunk.kind, Chunk.status).order_by(Chunk.number)).all()
+    assert [tuple(chunk) for chunk in chunks] == [
+        *[(ChunkKind.RENDER, ChunkStatus.DONE)] * 2,
+        (ChunkKind.ASSEMBLE, ChunkStatus.DONE),
+    ]
     finish(UUID(walk["id"]))
     assert moving.move(UUID(walk["id"]))
     made = look(api, walk["id"])

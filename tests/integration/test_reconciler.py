@@ -101,7 +101,7 @@ def test_revoked_credentials_pause_what_needs_the_bucket_and_nothing_else(
             process.terminate()
     assert process.returncode == 0
     skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "round skipped"]
-    assert {line["duty"] for line in skipped} == {"remove_walks"}
+    assert {line["duty"] for line in skipped} == {"remove_walks", "sweep"}
     assert "RefreshError" in skipped[0]["cause"]
     assert "Invalid JWT Signature" in skipped[0]["cause"]
 

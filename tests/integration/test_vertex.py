@@ -464,11 +464,12 @@ def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
         left = rendered_by(url)
     assert (left.status, asked) == (ChunkStatus.DONE, [200, 200])
     with transaction() as session:
-        for frame in session.scalars(select(Frame)):
-            assert frame.object
-            blob = storage._bucket().blob(frame.object)
-            blob.reload()
-            assert (blob.crc32c, blob.size) == (frame.crc32c, frame.bytes)
+        recorded = session.scalars(select(Frame)).all()
+    for frame in recorded:
+        assert frame.object
+        blob = storage._bucket().blob(frame.object)
+        blob.reload()
+        assert (blob.crc32c, blob.size) == (frame.crc32c, frame.bytes)
 
 
 def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Callable[..., Chunk]) -> None:
