@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import case, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
-from momalisa import chunks, notices
+from momalisa import chunks, notices, turns
 from momalisa.errors import WalkNotFoundError, WalkOverError
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Pause, Walk, WalkStatus, WebhookDelivery
 
@@ -25,19 +25,45 @@ def chunks_of(session: Session, walk_id: UUID) -> Sequence[Chunk]:
 def retry(session: Session, walk_id: UUID) -> None:
     """Queue a failed walk again: what is missing is tried as if for the first time, what is there stays.
 
-    A deadline that was set for it no longer counts. Whoever asked to be told of its end is told again.
+    Its chunks take the next turns of their party, so that a large walk keeps no other waiting. A deadline that was
+    set for it no longer counts. The webhook of its end is sent again.
 
     Raises:
         WalkNotFoundError: if there is no such walk.
-        WalkOverError: if it has not failed.
+        WalkOverError: if it has not failed, or nothing of it is left to be tried.
     """
     chunks.lock(session, walk_id)
     status = _status(session, walk_id)
     if status != WalkStatus.FAILED:
         raise WalkOverError(f"Only a failed walk can be tried again; this one is {status}.")
-    kinds = session.scalars(
-        update(Chunk)
+    undone = session.scalars(
+        select(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.FAILED, ChunkStatus.DROPPED]))
+        .order_by(Chunk.number)
+    ).all()
+    renders = [chunk for chunk in undone if chunk.kind == ChunkKind.RENDER]
+    if not undone:
+        raise WalkOverError(
+            "Nothing of this walk can be tried again: all its frames were made, and none may be shown."
+        )
+    again = renders or undone[-1:]  # after frames that are missing comes another assembly than those from before
+    begun = case((Walk.started_at.is_(None), WalkStatus.QUEUED), else_=WalkStatus.RUNNING)
+    session.execute(delete(WebhookDelivery).where(WebhookDelivery.walk_id == walk_id))
+    session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id)
+        .values(
+            status=begun if renders else WalkStatus.ASSEMBLING,
+            error_code=None,
+            error_message=None,
+            finished_at=None,
+            deadline_at=None,
+            **notices.changed(session, walk_id),
+        )
+    )
+    session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in again]))
         .values(
             **chunks.released(ChunkStatus.QUEUED),
             attempts=0,
@@ -46,22 +72,21 @@ def retry(session: Session, walk_id: UUID) -> None:
             due_at=func.now(),
             finished_at=None,
         )
-        .returning(Chunk.kind)
-    ).all()
-    assembling = ChunkKind.ASSEMBLE in kinds and ChunkKind.RENDER not in kinds
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.walk_id == walk_id))
-    session.execute(
-        update(Walk)
-        .where(Walk.id == walk_id)
-        .values(
-            status=WalkStatus.ASSEMBLING if assembling else WalkStatus.RUNNING,
-            error_code=None,
-            error_message=None,
-            finished_at=None,
-            deadline_at=None,
-            **notices.changed(session, walk_id),
-        )
     )
+    if renders:
+        _line_up(session, renders)
+
+
+def _line_up(session: Session, queued: Sequence[Chunk]) -> None:
+    """Give chunks of one walk, in their order, the next turns of their party."""
+    first = queued[0]
+    drawn = turns.draw(session, first.owner, first.model or "", len(queued))
+    for index, chunk in enumerate(queued):
+        session.execute(
+            update(Chunk)
+            .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
+            .values(turn=drawn.first + index, rank=turns.USUAL if index else drawn.rank)
+        )
 
 
 def pause(session: Session) -> None:

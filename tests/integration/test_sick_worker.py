@@ -224,6 +224,67 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
             rescue.retry(session, walk_id)
 
 
+def retry(walk_id: UUID) -> None:
+    with transaction() as session:
+        rescue.retry(session, walk_id)
+
+
+def fail_walk(walk_id: UUID) -> None:
+    with transaction() as session:
+        assert chunks.end(session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message="late")
+
+
+def assembly() -> Claim:
+    with transaction() as session:
+        claimed = chunks.claim(session, ChunkKind.ASSEMBLE, WELL)
+    assert claimed
+    return claimed
+
+
+def test_a_walk_that_is_tried_again_takes_turns_with_others(make: Callable[..., UUID]) -> None:
+    late = make(frames=24)
+    fail_walk(late)
+    with transaction() as session:
+        jobs.create(session, session.get_one(Walk, late).spec, public=True, owner="bob")
+    retry(late)
+    with transaction() as session:
+        walk = session.get_one(Walk, late)
+        assert (walk.status, walk.started_at) == (WalkStatus.QUEUED, None)
+    served = [claimed.walk_id == late for _ in range(4) if (claimed := claim(WELL))]
+    assert sum(served) == 2
+
+
+def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitched(
+    make: Callable[..., UUID],
+) -> None:
+    walk_id = make()
+    while claimed := claim(WELL):
+        do(claimed)
+    stitching = assembly()
+    with transaction() as session:
+        results.frames_lost(session, stitching, [stitching.frames[0].position])
+    fail_walk(walk_id)
+    retry(walk_id)
+    with transaction() as session:
+        assert chunks.claim(session, ChunkKind.ASSEMBLE, WELL) is None
+    while claimed := claim(WELL):
+        do(claimed)
+    stitching = assembly()
+    assert not any(frame.missing for frame in stitching.frames)
+
+
+def test_a_walk_that_shows_nothing_is_not_tried_again(make: Callable[..., UUID]) -> None:
+    walk_id = make()
+    while claimed := claim(WELL):
+        do(claimed)
+    with transaction() as session:
+        results.nothing_to_show(session, assembly())
+    with pytest.raises(WalkOverError, match="none may be shown"):
+        retry(walk_id)
+    with transaction() as session:
+        assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
+
+
 def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
     make()
     for _ in range(chunks.KEPT_ATTEMPTS + 3):
