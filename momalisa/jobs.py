@@ -168,7 +168,10 @@ def sight(session: Session, walk_id: UUID, asked: Collection[UUID]) -> Sight:
         )
     ).one_or_none()
     if row is None:
-        return Sight(walk_id, None, None, False, holding)
+        left = session.get(Tombstone, walk_id)
+        if left is None:
+            return Sight(walk_id, None, None, False, holding)
+        return Sight(walk_id, Glimpse(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
     return Sight(walk_id, Glimpse(row.revision, row.status, float(row.age)), row.owner, row.shown, holding)
 
 

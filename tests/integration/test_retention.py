@@ -94,6 +94,8 @@ def test_an_expired_walk_leaves_no_row_and_is_known_for_a_year(api: TestClient) 
                 owner.get(f"/v1/walks/{walk}{path}") for walk in (private, other) for path in ("", "/events")
             ]
             assert [answer.status_code for answer in answers] == [410 if owner is api else 404] * 2 + [410] * 2
+            patient = [owner.get(f"/v1/walks/{walk}", headers={"Prefer": "wait=1"}) for walk in (private, other)]
+            assert [answer.status_code for answer in patient] == [410 if owner is api else 404, 410]
     assert "expired" in api.post("/v1/walks", json={"from_walk": other}).text
     with transaction() as session:
         session.execute(update(Tombstone).values(expired_at=func.now() - timedelta(days=366)))
