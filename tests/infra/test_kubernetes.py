@@ -57,7 +57,7 @@ AT_DEFAULT = {
     *("image_size", "max_size", "default_steps", "default_guidance", "batch_size"),
     *("dtype", "compiled_folder", "threads", "workers"),
     *("anonymous", "cors_origins", "blocklist", "security_contact"),
-    *("broker_ca", "queue_prefix"),
+    *("broker_ca", "queue_prefix", "metrics_host"),
     *("rate_limits", "requests_per_minute", "submissions_per_minute", "max_waiting_walks", "pixel_steps_per_day"),
     "output_pixels_per_day",
     *("max_open_waits", "max_process_waits"),
