@@ -229,7 +229,15 @@ def move_objects() -> bool:
     """
     with transaction() as session:
         marked = moving.waiting(session)
-    moved = sum([moving.move(walk_id) for walk_id in marked])
+    moved, failed = 0, None
+    for walk_id in marked:
+        try:
+            moved += moving.move(walk_id)
+        except (GoogleAPIError, requests.RequestException) as error:  # of one object, which holds up no other walk
+            log.warning("objects not moved", walk=str(walk_id), reason=str(error), cause=cause(error))
+            failed = error
+    if failed and not moved:
+        raise failed
     if moved:
         log.info("objects of walks moved", walks=moved)
     return moved == moving.AT_ONCE

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
+from google.api_core.exceptions import Forbidden
 from sqlalchemy import select, update
 
 from momalisa import moderation, moving, reconciler, storage
@@ -47,7 +48,7 @@ def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:
     assert checksums(after) == sums
     assert names(after) == {url.partition("/momalisa/")[2] for url in urls(after)}
     with transaction() as session:
-        assert session.scalars(select(Walk.secret_changed_at)).all() == [None]
+        assert set(session.scalars(select(Walk.secret_changed_at))) == {None}
 
 
 @pytest.mark.parametrize("change", [make_private, hide])
@@ -219,6 +220,31 @@ def test_a_frame_that_is_lost_does_not_keep_the_others_from_being_moved(
     reconciler.move_objects()
     assert statuses(urls(walk)) == {404}
     assert statuses(urls(look(api, walk["id"]))[1:]) == {200}
+
+
+def test_one_object_that_cannot_be_moved_holds_up_no_other_walk(
+    api: TestClient, make: Callable[..., Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = [make(public=True) for _ in range(2)]
+    sums = [checksums(walk) for walk in walks]
+    for walk in walks:
+        make_private(api, walk)
+    copy, held = storage.copy, storage.folder_name(UUID(walks[1]["id"]))  # the latest, whose turn is first
+
+    def copy_unless_held(original: storage.StoredObject, name: str) -> storage.StoredObject | None:
+        if name.startswith(held):
+            raise Forbidden("The object is under a hold.")  # type: ignore[no-untyped-call] # the emulator knows none
+        return copy(original, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "copy", copy_unless_held)
+        reconciler.move_objects()
+        assert statuses(urls(walks[0])) == {404}
+        with pytest.raises(Forbidden):  # nothing was done, and the reconciler says so
+            reconciler.move_objects()
+    reconciler.move_objects()
+    is_moved(api, walks[0], sums[0])
+    is_moved(api, walks[1], sums[1])
 
 
 def test_names_from_before_there_were_secrets_are_moved(api: TestClient, make: Callable[..., Reply]) -> None:
