@@ -6,7 +6,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TAGGED = ("application/json", "text/html")
-"""Types of content that come whole, so that they can be told by what they say."""
+"""Types of content that come whole, so that a hash of them can be their tag."""
 
 ABOUT_CONTENT = ("content-length", "content-type", "content-encoding")
 

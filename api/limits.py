@@ -64,7 +64,7 @@ def count_request(scope: Scope, party: str) -> None:
 def check_waiting(session: Session, party: str) -> None:
     """Refuse a walk of a party that has enough walks in the queue.
 
-    Until the end of the transaction nobody else of the party gets an answer, so that of two submissions only one
+    Until the end of the transaction all other submissions of the party wait here, so that of two only one
     takes the last place.
 
     Raises:
@@ -166,7 +166,7 @@ class _Counters:
 
 
 def _pool(address: broker.Address) -> ConnectionPool:
-    """Return connections to a broker that keep nobody waiting."""
+    """Return connections to a broker that give up soon, so that no request waits long."""
     patience: dict[str, Any] = {
         "socket_connect_timeout": REDIS_SECONDS,
         "socket_timeout": REDIS_SECONDS,

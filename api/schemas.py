@@ -409,7 +409,7 @@ def summaries(walks: Sequence[Walk], base_url: str, *, viewer: str | None) -> li
     """Return what the API tells a viewer about walks in a list; `base_url` ends without a slash.
 
     Raises:
-        StoreUnavailableError: if the bucket is private, and nobody signs URLs just now.
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
     """
     storage.sign(artifact.object for walk in walks for artifact in walk.artifacts)
     return [_summary(walk, base_url, viewer) for walk in walks]
@@ -451,7 +451,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> Wa
     """Return all that the API tells a viewer about a walk; `base_url` ends without a slash.
 
     Raises:
-        StoreUnavailableError: if the bucket is private, and nobody signs URLs just now.
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
     """
     storage.sign([frame.object for frame in walk.frames if frame.object] + [it.object for it in walk.artifacts])
     common = dict(_summary(walk, base_url, viewer))

@@ -90,7 +90,7 @@ def wished(prefer: Sequence[str]) -> int:
 
 
 async def until_done(request: Request, walk_id: UUID, caller: Caller, seconds: float) -> None:
-    """Wait until a walk is done, or the time is up, or nobody waits for the answer any more."""
+    """Wait until a walk is done, or the time is up, or the client has hung up."""
     ends = time.monotonic() + seconds
     full = suppress(LimitExceededError, TooManyWaitError)  # then it does not wait
     with full, watching.place(caller), watching.watched(walk_id, caller) as watch:
@@ -116,8 +116,8 @@ async def for_change(
     who wait for this walk and have `shared_by` in common; None if the caller knows it by `if_none_match`.
 
     Raises:
-        LimitExceededError: if the caller waits as often as it may.
-        TooManyWaitError: if so many wait in this process that nobody else can.
+        LimitExceededError: if the caller has as many answers held back as it may.
+        TooManyWaitError: if too many wait in this process.
         MomalisaError: as `look` does.
     """
     ends = time.monotonic() + seconds

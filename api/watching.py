@@ -48,7 +48,9 @@ def place(caller: Caller) -> Iterator[None]:
             retry_after=RETRY_SECONDS,
         )
     if _open.total() >= settings().max_process_waits:
-        raise TooManyWaitError("Too many wait for walks here just now; look again without waiting.")
+        raise TooManyWaitError(
+            "Too many requests wait for walks on this server just now; look again without waiting."
+        )
     _open[caller.party] += 1
     try:
         yield
@@ -174,7 +176,7 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Have nobody wait any longer, since this process is to end."""
+    """End all waiting, because this process is about to end."""
     global _ending  # noqa: PLW0603
     _ending = True
     for watch in _watches.values():
@@ -182,7 +184,7 @@ def end() -> None:
 
 
 def ending() -> bool:
-    """Tell whether this process is to end, so that nobody may wait any longer."""
+    """Tell whether this process is about to end, so that all waiting must end."""
     return _ending
 
 

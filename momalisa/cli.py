@@ -238,7 +238,7 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
             raise
         except LocalSystemError:
             progress.stop()
-            _cancel_at_once(server.url, walk["id"])  # nobody would fetch it from the next system
+            _cancel_at_once(server.url, walk["id"])  # it would never be fetched from the next system
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."

@@ -261,7 +261,7 @@ class InvalidFieldError(InvalidRequestError):
 
 
 class StoreUnavailableError(MomalisaError):
-    """The database cannot be reached just now.
+    """The database, or the bucket of the files, cannot be reached just now.
 
     Try again after as many seconds as Retry-After says. Nothing of what was made is lost.
     """
@@ -279,11 +279,13 @@ class StoreBusyError(StoreUnavailableError):
 
 
 class TooManyWaitError(MomalisaError):
-    """So many wait for walks here that nobody else can just now."""
+    """Too many requests wait for walks on this server just now.
+
+    Look at the walk without waiting, or try again after as many seconds as Retry-After says."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     type = "too-many-wait"
-    title = "Too many wait just now"
+    title = "Too many requests wait"
 
 
 class ModelError(MomalisaError):

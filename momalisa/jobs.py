@@ -261,7 +261,7 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
 
 
 def remove(session: Session, walk_id: UUID) -> None:
-    """Remove a walk: nobody sees it from now on, and `retention.remove` does the rest."""
+    """Remove a walk: it is invisible from now on, and `retention.remove` does the rest."""
     chunks.end(session, walk_id, WalkStatus.CANCELED)
     session.execute(
         update(Walk).where(Walk.id == walk_id).values(deleted_at=func.now(), **notices.changed(session, walk_id))

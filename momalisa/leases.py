@@ -1,8 +1,8 @@
 """Leases that run out, by the clock of who looks at them: neither PostgreSQL's clock nor a freeze ends one.
 
 A reconciler remembers since when each lease has been as it is. It is lost when a whole lease has passed without a
-heartbeat, by the monotonic clock, and only if PostgreSQL answered all that while: nobody can send a heartbeat to a
-database that is frozen, cut off or on its way to another machine. So a reconciler that was just started waits for
+heartbeat, by the monotonic clock, and only if PostgreSQL answered all that while: no worker can send a heartbeat to
+a database that is frozen, cut off or on its way to another machine. So a reconciler that was just started waits for
 as long as a lease before it takes anything back, and several of them need not agree.
 """
 
@@ -51,7 +51,7 @@ class Watch:
         """Take note of the leases that there are, and return those that ran out.
 
         Args:
-            held: all leases, as PostgreSQL told just now.
+            held: all leases, as PostgreSQL has just listed them.
             now: monotonic seconds.
         """
         longest_gap = 2 * settings().reconcile_seconds  # one skipped round is none, nor is a slow answer

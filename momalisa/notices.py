@@ -2,7 +2,7 @@
 
 PostgreSQL commits what sends notices one after another, so no transaction that does other work sends any: each
 process sends for all of its transactions together, a few times a second at most where much changes. A notice is a
-hint; one that is lost is made up for by whoever looks from time to time.
+hint; one that is lost costs time only, since those who wait also look from time to time.
 """
 
 import atexit
@@ -28,7 +28,7 @@ CHANNEL = "walks"
 """Where PostgreSQL tells the id of each walk that has changed."""
 
 PAUSE_SECONDS = 0.01
-"""Time between two times that a process sends notices; what changes meanwhile is told of together."""
+"""Pause between two sendings of a process; what changes meanwhile is sent together."""
 
 LAST_SECONDS = 1
 """How long a process that ends waits for its last notices to be sent."""
@@ -39,7 +39,7 @@ _SEND = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, wal
 def changed(session: Session, *walk_ids: UUID) -> dict[str, Any]:
     """Return what an UPDATE sets on walks that change for those who see them, besides the change itself.
 
-    Their revision grows, and once the transaction is committed, whoever waits for one of them is told to look.
+    Their revision grows, and once the transaction is committed, notices have those look who wait for one of them.
     """
     session.info.setdefault(CHANNEL, set()).update(map(str, walk_ids))
     return {"revision": Walk.revision + 1}

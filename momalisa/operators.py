@@ -93,8 +93,8 @@ def list_keys() -> None:
     with _operating() as session:
         for key in keys.listed(session):
             times = {"made": key.created_at, "expires": key.expires_at, "revoked": key.revoked_at}
-            told = ", ".join(f"{what} {when:%Y-%m-%d %H:%M %Z}" for what, when in times.items() if when)
-            tell(f"{key.id} {key.name} ({told})")
+            listed = ", ".join(f"{what} {when:%Y-%m-%d %H:%M %Z}" for what, when in times.items() if when)
+            tell(f"{key.id} {key.name} ({listed})")
 
 
 @keys_app.command("revoke")

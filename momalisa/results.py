@@ -196,7 +196,7 @@ def _recorded(stored: StoredObject) -> dict[str, object]:
 def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> Due | None:
     """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
 
-    The walk stays `assembling`: nobody shall see it go backwards. Returns what can be claimed because of that; if
+    The walk stays `assembling`: its status never goes backwards. Returns what can be claimed because of that; if
     the chunk of the frames has been tried as often as it may, the walk fails instead. If frames were moved to other
     names meanwhile (`moving`), only the assembly comes again.
 

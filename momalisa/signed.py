@@ -99,7 +99,7 @@ def urls(blobs: Iterable[Blob], expires_at: datetime) -> list[str]:
     """Return the V4 signed URLs of objects, which hold until `expires_at`.
 
     Raises:
-        StoreUnavailableError: if nobody signs them just now.
+        StoreUnavailableError: if they cannot be signed just now.
     """
     try:
         return _signatures().urls(blobs, expires_at)

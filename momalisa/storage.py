@@ -272,7 +272,7 @@ def url(name: str, website: str) -> str:
         website: base URL of the website, for a bucket that is found there (BUCKET_PUBLIC_URL).
 
     Raises:
-        StoreUnavailableError: if it is to be signed, and nobody does just now.
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
     """
     database.refuse_open_transaction()
     expires_at = urls_expire_at()
@@ -285,7 +285,7 @@ def sign(names: Iterable[str]) -> None:
     """Have the URLs of many objects signed at once, if they are to be signed, so that `url` knows them.
 
     Raises:
-        StoreUnavailableError: if nobody signs them just now.
+        StoreUnavailableError: if they cannot be signed just now.
     """
     database.refuse_open_transaction()
     expires_at = urls_expire_at()

@@ -201,7 +201,7 @@ class Walk(Base):
     deleted_at: Mapped[datetime | None]
     """Its owner removed it: nobody sees it any more, and the row goes once its objects are gone."""
     purged_at: Mapped[datetime | None]
-    """Its objects are gone; set while its row stays because its end is still to be told to somebody."""
+    """Its objects are gone; set while its row stays because the webhook of its end is still to be sent."""
     purge_after: Mapped[datetime | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """When somebody may (again) try to remove its objects and its row, if it is deleted or expired."""
     trace: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
@@ -262,7 +262,7 @@ class Chunk(Base):
     """The secret of its walk when it was claimed last, under which its worker names objects."""
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
-    """Set anew with every heartbeat, by which a reconciler sees that its worker lives (`leases`)."""
+    """Changes with every heartbeat, by which a reconciler sees that its worker lives (`leases`)."""
     error: Mapped[str | None]
     """What went wrong at the last attempt."""
     failed_by: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")

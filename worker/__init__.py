@@ -9,6 +9,7 @@ from momalisa.settings import settings, suggest
 with suppress(ValidationError):  # those who use the settings say what is wrong with them
     if settings().threads is None:
         # A thread of torch's that waits for the others spins before it sleeps, for milliseconds unless libgomp is
-        # told otherwise. Where processes share processors, it keeps from working the very one that it waits for. A
-        # worker that was told its threads has as many processors for itself, and is faster by a sixth if they spin.
+        # set otherwise. Where processes share processors, it keeps from working the very one that it waits for. A
+        # worker with a set number of threads has as many processors for itself, and they are faster by a sixth if
+        # they spin.
         suggest(GOMP_SPINCOUNT="1000")

@@ -11,7 +11,7 @@ from worker import beginning
 
 
 def main() -> int:
-    """Be a Celery worker with one child, whose name is told by kind, process and host; return the exit code."""
+    """Be a Celery worker with one child, named by kind, process and host; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="what it works on")
     kind = parser.parse_args().kind

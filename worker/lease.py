@@ -215,8 +215,8 @@ def watch() -> None:
     """Start the thread of this process that keeps its leases and ends it when it hangs.
 
     It is one for all leases, started before any is claimed: a thread that is to start when memory has run out may
-    hang the one that starts it, and then nobody would watch. The thread that sends notices is started for the same
-    reason: it would hang the claim itself.
+    hang the one that starts it, and then no thread would watch. The thread that sends notices is started for the
+    same reason: it would hang the claim itself.
     """
     notices.begin()
     threading.Thread(target=_watch, name="watch", daemon=True).start()

@@ -242,5 +242,5 @@ def _reason(reply: httpx.Response) -> str:
 
 def _retry_after(reply: httpx.Response, default: float) -> float:
     """Return after how many seconds to ask again."""
-    told = outbound.wait_asked_for(reply.headers.get("Retry-After", ""))
-    return min(max(default if told is None else told, 1.0), LONGEST_WAIT)
+    asked = outbound.wait_asked_for(reply.headers.get("Retry-After", ""))
+    return min(max(default if asked is None else asked, 1.0), LONGEST_WAIT)

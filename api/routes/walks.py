@@ -58,7 +58,7 @@ RECONNECT_MILLISECONDS = 1000
 
 RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
 ETAG = {
-    "description": "Send it back as `If-None-Match` to be told only what is new.",
+    "description": "Send it back as `If-None-Match` to get a full answer only if something is new.",
     "schema": {"type": "string"},
 }
 NOT_MODIFIED = {"description": "Nothing has changed since the `ETag` that was given."}
