@@ -79,13 +79,13 @@ def retry(session: Session, walk_id: UUID) -> None:
 
 def _line_up(session: Session, queued: Sequence[Chunk]) -> None:
     """Give chunks of one walk, in their order, the next turns of their party."""
-    first = queued[0]
-    drawn = turns.draw(session, first.owner, first.model or "", len(queued))
+    model = session.execute(select(Walk.model).where(Walk.id == queued[0].walk_id)).scalar_one()
+    drawn = turns.draw(session, queued[0].owner, model, len(queued))
     for index, chunk in enumerate(queued):
         session.execute(
             update(Chunk)
             .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
-            .values(turn=drawn.first + index, rank=turns.USUAL if index else drawn.rank)
+            .values(model=model, turn=drawn.first + index, rank=turns.USUAL if index else drawn.rank)
         )
 
 
