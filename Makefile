@@ -46,7 +46,7 @@ unit: .venv/train .venv/node .venv/prometheus ## Test without services.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2 --dist worksteal tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
-integration: .venv/dev .venv/prometheus ## Test with PostgreSQL, Valkey, the bucket and workers.
+integration: .venv/dev .venv/prometheus .venv/pgbouncer ## Test with PostgreSQL, Valkey, the bucket and workers.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(TESTS) tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
@@ -122,7 +122,7 @@ installation: .venv/bin/python ## Install at once what .ci/run needs; each targe
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
-	@$(MAKE) --no-print-directory .venv/train .venv/prometheus .venv/browser .venv/docker .venv/kubernetes
+	@$(MAKE) --no-print-directory .venv/train .venv/prometheus .venv/pgbouncer .venv/browser .venv/docker .venv/kubernetes
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
@@ -205,4 +205,16 @@ clean: ## Remove what was installed and made: all walks, too.
 		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
 		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/prometheus ./usr/bin/promtool && \
 		  mv usr/bin/prom* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
+	@touch $@
+
+# PgBouncer, for a test: the one that is there, or else Debian's with its libraries, without the service.
+.venv/pgbouncer: .venv/dev
+	@command -v pgbouncer >/dev/null || ! command -v apt-get >/dev/null || \
+		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download pgbouncer && \
+		  if [ "$$(id -u)" = 0 ]; then \
+		  dpkg-deb -f pgbouncer_*.deb Depends | grep -o '\blib[^ ,]*' | \
+			DEBIAN_FRONTEND=noninteractive xargs apt-get -qq install -y --no-upgrade --no-install-recommends >/dev/null; fi && \
+		  dpkg-deb --fsys-tarfile pgbouncer_*.deb | tar -x ./usr/sbin/pgbouncer && \
+		  mv usr/sbin/pgbouncer "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@

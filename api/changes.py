@@ -6,9 +6,9 @@ while the connection is broken, or through a pooler that hands it to others afte
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Never
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -19,6 +19,12 @@ log = logger(__name__)
 
 PAUSE_SECONDS = 1
 """Time between two tries to listen."""
+
+TRIAL = "trial"
+"""The channel on which a process that wants to listen tries whether it hears itself."""
+
+TRIAL_SECONDS = 2
+"""How long it waits to hear itself."""
 
 HEARING_LOOK_SECONDS = 10
 """Time between two looks while changes are heard of: for what is not told, as of keys that are revoked."""
@@ -69,16 +75,46 @@ def _hear(hearing: bool) -> None:
 
 
 async def _listen() -> Never:
+    said = ""
     while True:
-        with suppress(psycopg.Error):
+        reason = "the connection ended"
+        try:
             async with await database.connect() as connection:
-                await connection.execute(f"LISTEN {notices.CHANNEL}")
-                _hear(True)
-                try:
-                    async for change in connection.notifies():
-                        if event := _attended.get(change.payload):
-                            event.set()
-                finally:
-                    _hear(False)
-        log.warning("not listening; whoever waits looks from time to time")
+                if await _hears(connection):
+                    await connection.execute(f"LISTEN {notices.CHANNEL}")
+                    if said:
+                        log.info("listening again")
+                        said = ""
+                    _hear(True)
+                    try:
+                        async for change in connection.notifies():
+                            if event := _attended.get(change.payload):
+                                event.set()
+                    finally:
+                        _hear(False)
+                else:
+                    reason = "a pooler is between that hands connections on after each transaction"
+        except psycopg.Error as error:
+            reason = str(error).strip()
+        if reason != said:
+            log.warning("not listening; whoever waits looks from time to time", cause=reason)
+            said = reason
         await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _hears(connection: psycopg.AsyncConnection) -> bool:
+    """Try whether a connection hears what another one says.
+
+    It is tried on a channel of its own, since a pooler lets one listen on a connection that others use afterwards.
+    """
+    await connection.execute(f"LISTEN {TRIAL}")
+    said = uuid4().hex
+    async with await database.connect() as other:
+        await other.execute("SELECT pg_notify(%s, %s)", (TRIAL, said))
+    async with aclosing(connection.notifies(timeout=TRIAL_SECONDS)) as heard:
+        hears = False
+        async for change in heard:
+            if hears := change.payload == said:
+                break
+    await connection.execute(f"UNLISTEN {TRIAL}")
+    return hears

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -28,6 +28,16 @@ PROMPTLY: dict[str, Any] = {
 """How the client library notices soon that the database is away; seconds, where nothing else is said."""
 
 
+BEGIN = (
+    "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s';"
+    " SET LOCAL idle_in_transaction_session_timeout = '30s'"
+)
+"""How each transaction begins, in one round trip.
+
+Its limits are its own, and not the connection's: a pooler such as PgBouncer refuses options at the start of a
+connection, and hands connections on after each transaction.
+"""
+
 GIVEN_UP = (
     psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
@@ -43,17 +53,24 @@ MOST_STATEMENT = 1000
 @cache
 def engine() -> Engine:
     """Return the engine of this process; made at the first call, so never shared across a fork."""
-    return create_engine(
+    made = create_engine(
         settings().database_url,
+        isolation_level="AUTOCOMMIT",  # of the driver, since `_begin` begins each transaction
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=10,
         pool_timeout=2,
-        connect_args={
-            "options": "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s",
-            **PROMPTLY,
-        },
+        # What is prepared on one connection of a pooler is not on the next.
+        connect_args={"prepare_threshold": None, **PROMPTLY},
     )
+    event.listen(made, "begin", _begin)
+    return made
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction, unless somebody asked for a connection without any."""
+    if "isolation_level" not in connection.get_execution_options():
+        connection.exec_driver_sql(BEGIN)
 
 
 async def connect() -> psycopg.AsyncConnection:

@@ -108,9 +108,5 @@ def finish() -> None:
 
 
 def _send(walks: set[str]) -> None:
-    connection = database.engine().raw_connection()
-    try:
-        connection.cursor().execute(_SEND, (CHANNEL, sorted(walks)))
-        connection.commit()
-    finally:
-        connection.close()
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql(_SEND, (CHANNEL, sorted(walks)))

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from momalisa.database import transaction
+from momalisa.database import engine, transaction
 from momalisa.errors import StoreBusyError, StoreUnavailableError
 from tests.conftest import forget
 
@@ -14,6 +14,14 @@ def execute(*statements: str) -> None:
     with transaction() as session:
         for statement in statements:
             session.execute(text(statement))
+
+
+def test_a_transaction_has_its_limits_and_leaves_none_behind() -> None:
+    limits = text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+    with transaction() as session:
+        assert session.execute(limits).one() == ("10s", "5s")
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.execute(limits).one() == ("0", "0")
 
 
 def test_a_query_that_takes_too_long_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
