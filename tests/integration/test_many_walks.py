@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 
 from momalisa import chunks, jobs, queue, reconciler, results
-from momalisa.database import engine, transaction
+from momalisa.database import BEGIN, engine, transaction
 from momalisa.local import System
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
@@ -57,7 +57,8 @@ def statements() -> Iterator[list[tuple[str, Any]]]:
     sent: list[tuple[str, Any]] = []
 
     def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        sent.append((statement, parameters))
+        if statement != BEGIN:
+            sent.append((statement, parameters))
 
     event.listen(engine(), "before_cursor_execute", note)
     try:

@@ -23,7 +23,7 @@ from sqlalchemy import event, make_url, text, update
 from api import changes, waiting, watching
 from api.access import Caller
 from momalisa import jobs, keys, moderation, notices
-from momalisa.database import engine, transaction
+from momalisa.database import BEGIN, engine, transaction
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, settings
 from momalisa.spec import WalkSpec
@@ -49,7 +49,8 @@ def statements() -> Iterator[list[str]]:
     sent: list[str] = []
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
+        if statement != BEGIN:
+            sent.append(statement)
 
     event.listen(engine(), "before_cursor_execute", note)
     try:
