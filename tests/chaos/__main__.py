@@ -55,7 +55,7 @@ def main() -> int:
             verdict = oracle.judge(stage, expected, [(fault.part, start, end) for fault, start, end in faults])
         verdict.wrongs += _left_over(stage)
     finally:
-        stage.proxy.close()
+        stage.close_proxies()
     table = "\n".join(_table(arguments, faults, verdict))
     print(table)
     if arguments.report:
@@ -122,15 +122,21 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
         with (stage.folder / "faults.log").open("a") as log:
             print(f"{start:%H:%M:%S} to {end:%H:%M:%S} {fault.part}: {fault.name}", file=log)
 
-    def missing(injected: list[tuple[Fault, datetime, datetime]]) -> bool:
-        return {fault for fault, *_ in injected} != set(MATRIX)
+    def missing() -> set[Fault]:
+        return set(MATRIX) - {fault for fault, *_ in injected}
+
+    def next_faults() -> list[Fault]:
+        """Return faults as long as more are wanted; in the end only such as did not hit anything before."""
+        if len(injected) < faults:
+            return next(program)
+        return next(together for together in program if together[0] in missing()) if missing() else []
 
     program = _program(stage.random)
     told = 0
     try:
         with ThreadPoolExecutor(4) as pool:
-            while len(injected) < faults or len(stage.diary.accepted) < walks or missing(injected):
-                together = next(program) if len(injected) < faults or missing(injected) else []
+            while len(injected) < faults or len(stage.diary.accepted) < walks or missing():
+                together = next_faults()
                 running = {pool.submit(inject, fault) for fault in together}
                 while running:  # the main thread starts again what the faults have ended
                     stage.tend()

@@ -22,7 +22,7 @@ from kombu.exceptions import KombuError
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment
 from tests.chaos.proxy import Trouble
-from tests.chaos.stage import LEASE_SECONDS, ORDERS, QUEUE_PREFIX, Stage
+from tests.chaos.stage import LEASE_SECONDS, ORDERS, QUEUE_PREFIX, SICK, Stage
 from tests.frozen import frozen
 
 
@@ -41,6 +41,11 @@ class Miss(Exception):  # noqa: N818
 
 
 MATRIX: list[Fault] = []
+
+SICK_SECONDS = 10
+"""How long a worker is sick at most; if others succeed meanwhile, it rests sooner."""
+
+RESTS = "this worker fails where others succeed, so it rests"
 
 Command = tuple[str | int, ...]
 """Of Redis, with its arguments."""
@@ -124,6 +129,21 @@ def _(stage: Stage) -> None:
         resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
 
     hit(stage, "render", starve)
+
+
+@row("render worker", "sick: fails where others succeed")
+def _(stage: Stage) -> None:
+    """Refuse all objects of one of the render workers, until it takes itself out."""
+    log = stage.child(SICK).log
+    rests = log.read_text().count(RESTS)
+    refused = stage.way_of_one.met
+    stage.way_of_one.trouble = Trouble.FORBIDDEN
+    try:
+        stage.until(lambda: log.read_text().count(RESTS) > rests, seconds=SICK_SECONDS)
+    finally:
+        stage.way_of_one.trouble = None
+    if stage.way_of_one.met == refused:
+        raise Miss
 
 
 # Assembly worker

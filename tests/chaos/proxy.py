@@ -15,6 +15,7 @@ class Trouble(StrEnum):
 
     UNAVAILABLE = "503"
     TOO_MANY = "429"
+    FORBIDDEN = "403"  # not worth another try
     RESET = "reset"  # the connection is reset in the middle of an answer
     HANG = "hang"  # no answer at all
     SLOW = "slow"  # a few kilobytes a second
@@ -52,7 +53,7 @@ class Proxy:
                 if trouble:
                     proxy.met += 1
                 match trouble:
-                    case Trouble.UNAVAILABLE | Trouble.TOO_MANY:
+                    case Trouble.UNAVAILABLE | Trouble.TOO_MANY | Trouble.FORBIDDEN:
                         self.send_error(int(trouble))
                         return
                     case Trouble.HANG:

@@ -28,6 +28,9 @@ LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
 QUEUE_PREFIX = "chaos:"
 
+SICK = "render-1"
+"""The render worker that fails where others succeed."""
+
 STALL_SECONDS = LEASE_SECONDS + sum(storage.TIMEOUT)
 """More than one try takes to upload something: a bucket that hangs is no reason for a worker to end itself."""
 
@@ -119,6 +122,18 @@ class Stage(System):
         self.bucket_url = self._variables["BUCKET_ENDPOINT"]
         self.proxy = Proxy(self.bucket_url)
         self._variables["BUCKET_ENDPOINT"] = self.proxy.url
+        self.way_of_one = Proxy(self.proxy.url)
+
+    def _start(self, name: str, command: list[str], **options: Any) -> None:
+        """Start a part; one of the render workers has its own way to the bucket, so that it can be sick alone."""
+        if name == SICK:
+            options["BUCKET_ENDPOINT"] = self.way_of_one.url
+        super()._start(name, command, **options)
+
+    def close_proxies(self) -> None:
+        """Stop forwarding to the bucket."""
+        for proxy in (self.way_of_one, self.proxy):
+            proxy.close()
 
     def tend(self) -> None:
         """Start children again that ended; only the main thread may, since they die with the thread."""

@@ -21,7 +21,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Refe
     stage = Stage(tmp_path_factory.mktemp("calm"), port=free_port(), workers=1, seed=1, outage=1)
     with local.started(stage):
         yield stage, oracle.reference(stage, _undisturbed(stage))
-    stage.proxy.close()
+    stage.close_proxies()
 
 
 @pytest.fixture
