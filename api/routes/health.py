@@ -4,9 +4,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 from pydantic import BaseModel
-from sqlalchemy import text
 
 from api import examples, problems
+from momalisa import schema
 from momalisa.database import transaction
 from momalisa.errors import StoreUnavailableError
 
@@ -33,7 +33,7 @@ def healthz() -> Health:
     responses={HTTPStatus.OK.value: OK, **problems.responses(StoreUnavailableError)},
 )
 def readyz() -> Health:
-    """Answer 200 while the database can be reached; the broker is not needed to take a walk."""
+    """Answer 200 while the database can be reached and has its tables; the broker is not needed to take a walk."""
     with transaction() as session:
-        session.execute(text("SELECT 1"))
+        schema.check(session)
     return Health()

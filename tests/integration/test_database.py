@@ -1,10 +1,15 @@
 """What is said when the database fails: to clients that it is busy or away, to operators why."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, make_url, select, text
 
 from momalisa.database import engine, transaction
 from momalisa.errors import StoreBusyError, StoreUnavailableError
+from momalisa.local import System
 from tests.conftest import forget
 
 pytestmark = pytest.mark.usefixtures("api")
@@ -38,12 +43,45 @@ def test_a_lock_that_is_held_too_long_is_no_outage() -> None:
             execute("SET LOCAL lock_timeout = '10ms'", "LOCK TABLE walks")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"query": {}, "host": "127.0.0.1", "port": 1}, "refused"),
+        ({"username": "a-stranger"}, 'role "a-stranger" does not exist'),
+        ({"database": "elsewhere"}, 'database "elsewhere" does not exist'),
+    ],
+)
 def test_why_the_database_cannot_serve_is_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    services: System,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
+    words: str,
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://momalisa@127.0.0.1:1/momalisa")
+    url = make_url(services.variables["DATABASE_URL"]).set(**change)
+    monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
     forget()
     with pytest.raises(StoreUnavailableError) as failed:
         execute("SELECT 1")
     assert not isinstance(failed.value, StoreBusyError)
-    assert "refused" in caplog.text
+    assert words in caplog.text
+
+
+def test_the_victim_of_a_deadlock_may_try_again() -> None:
+    both_have_one = threading.Barrier(2)
+
+    def lock(first: int, second: int) -> bool:
+        """Take two locks; returns whether that went well at the first try."""
+        try:
+            with transaction() as session:
+                session.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
+                session.execute(select(func.pg_advisory_xact_lock(first)))
+                both_have_one.wait(10)
+                session.execute(select(func.pg_advisory_xact_lock(second)))
+        except StoreBusyError:
+            execute(f"SELECT pg_advisory_xact_lock({first}), pg_advisory_xact_lock({second})")
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lock, (1, 2), (2, 1))) == [False, True]

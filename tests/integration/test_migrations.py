@@ -8,6 +8,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
+from fastapi.testclient import TestClient
 from sqlalchemy import Column, Integer, inspect, text
 
 from momalisa.database import engine
@@ -112,3 +113,25 @@ def test_what_changes_often_is_vacuumed_before_a_fifth_of_it_is_dead(services: S
         options = text("SELECT relname, reloptions FROM pg_class WHERE relname IN ('chunks', 'walks')")
         for name, given in connection.execute(options):
             assert "autovacuum_vacuum_scale_factor=0.01" in given, name
+
+
+def test_the_api_is_not_ready_while_migrations_are_missing(alembic: Config, api: TestClient) -> None:
+    def ready() -> tuple[int, str]:
+        answer = api.get("/readyz")
+        return answer.status_code, answer.json().get("detail", "")
+
+    head = str(ScriptDirectory.from_config(alembic).get_current_head())
+    command.downgrade(alembic, "-1")
+    status, detail = ready()
+    assert status == 503
+    assert f"{head} is needed. Run `momalisa migrate`." in detail
+    command.downgrade(alembic, "base")
+    assert "revision none" in ready()[1]
+    command.upgrade(alembic, "head")
+    assert ready()[0] == 200
+    stamp = text("UPDATE alembic_version SET version_num = :revision")
+    with engine().begin() as connection:
+        connection.execute(stamp, {"revision": "9999"})  # as newer code leaves it, while this one still serves
+    assert ready()[0] == 200
+    with engine().begin() as connection:
+        connection.execute(stamp, {"revision": head})
