@@ -29,6 +29,27 @@ class Outlook:
     """What has to come before it can go on, in a sentence; None if nothing has to."""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast walks are rendered here; time that chunks waited for others is left out."""
+
+    speed: float
+    """Frames × pixels × steps that one worker makes in a second."""
+    workers: int
+    batch: int
+    """Frames that a worker renders at once."""
+
+
+def pace(session: Session) -> Pace | None:
+    """Return the pace of the last hour for the model that walks are made for, or None if nothing is known."""
+    seconds = _seconds_per_weight(session)
+    if not seconds:
+        return None
+    there = session.execute(workers.count(settings().model_name)).scalar_one()
+    batch = settings().batch_size
+    return Pace(speed=batch / seconds, workers=max(there, 1), batch=batch)
+
+
 def look(session: Session, walk: Walk) -> Outlook:
     """Return where a walk stands in the queue, and how long it will take at the pace of the last hour."""
     mine = and_(Chunk.walk_id == walk.id, Chunk.kind == ChunkKind.RENDER)

@@ -15,7 +15,7 @@ from api import access, cursors, form, media, problems, schemas, website
 from api.routes.walks import Base, Caller, queue_walk
 from momalisa import jobs, outlook
 from momalisa.database import transaction
-from momalisa.errors import LimitExceededError, UnauthorizedError, WalkNotFoundError
+from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WalkNotFoundError
 from momalisa.settings import settings
 from momalisa.tables import Walk, WalkStatus
 
@@ -44,7 +44,16 @@ def _make_page(
         fields=website.fields(),
         sizes=website.sizes(),
         usual={"steps": settings().default_steps, "guidance": settings().default_guidance},
+        pace=_pace(),
     )
+
+
+def _pace() -> outlook.Pace | None:
+    try:
+        with transaction() as session:
+            return outlook.pace(session)
+    except StoreUnavailableError:
+        return None  # without an estimate, walks are described all the same
 
 
 @router.get("/")

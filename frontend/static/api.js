@@ -59,7 +59,6 @@ export const readWalk = (id, options) => request(`/v1/walks/${id}`, options);
 export const cancelWalk = (id) => request(`/v1/walks/${id}/cancel`, { method: "POST" });
 export const changeWalk = (id, json) => request(`/v1/walks/${id}`, { method: "PATCH", json });
 export const deleteWalk = (id) => request(`/v1/walks/${id}`, { method: "DELETE" });
-export const finishedWalks = (limit) => request(`/v1/walks?${new URLSearchParams({ limit, status: "succeeded" })}`);
 
 /** A key that makes a submission safe to send again. crypto.randomUUID is not there on plain http. */
 export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

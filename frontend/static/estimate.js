@@ -1,22 +1,12 @@
-/** How long a walk will take, judged by how long walks took of late. */
+/** How long a walk will take once painters are free, judged by how fast they painted of late. */
 
 const OVERHEAD = 1.5; // seconds: looking at the queue, stitching
-const ENOUGH = 3;
 
-const work = (frames, { width, height, steps }) => frames * width * height * steps;
-
-/** Seconds, or null if too little is known. `walks` are finished ones of the gallery. */
-export function estimate(walks, { frames, settings }) {
-  const speeds = walks
-    .filter(({ started_at, finished_at, status }) => status === "succeeded" && started_at && finished_at)
-    .map((walk) => {
-      const seconds = (Date.parse(walk.finished_at) - Date.parse(walk.started_at)) / 1000;
-      return work(walk.frames_total, walk.settings) / Math.max(0.1, seconds - OVERHEAD);
-    })
-    .sort((one, other) => one - other);
-  if (speeds.length < ENOUGH || !(frames >= 2)) return null;
-  // Walks that waited between their batches look slow; the fastest tells what the painters can do.
-  return OVERHEAD + work(frames, settings) / speeds.at(-1);
+/** Seconds, or null if the pace is not known: what one painter makes in a second, how many there are, and how many frames each paints at once. */
+export function estimate({ speed, workers, batch }, { frames, settings: { width, height, steps } }) {
+  if (!(speed > 0) || !(frames >= 2)) return null;
+  const rounds = Math.ceil(Math.ceil(frames / batch) / workers);
+  return OVERHEAD + (rounds * batch * width * height * steps) / speed;
 }
 
 /** "about 40 seconds"; coarse, since it is a guess. */

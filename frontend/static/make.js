@@ -1,7 +1,7 @@
 import "./motion.js";
 import "./plan-drawing.js";
 import "./stop-list.js";
-import { ApiError, createWalk, finishedWalks, newKey } from "./api.js";
+import { ApiError, createWalk, newKey } from "./api.js";
 import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
 import { anotherPair } from "./pairs.js";
@@ -16,7 +16,6 @@ const line = document.getElementById("frames-line");
 const source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
 const draft = draftOf(source);
 const usual = submit.textContent;
-let recent = []; // finished walks, to judge by how long the next will take
 const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that asks for a new one
 let key = newKey();
 let sent = ""; // the body that the key belongs to
@@ -54,8 +53,11 @@ function showEstimate() {
   const { frames, steps, size } = values();
   const [width, height] = size.split("x").map(Number);
   const usualSteps = Number(form.elements.steps.placeholder);
-  const seconds = estimate(recent, { frames: Number(frames), settings: { width, height, steps: Number(steps) || usualSteps } });
-  document.getElementById("estimate").textContent = seconds === null ? "" : `Takes ${roughly(seconds)} once a painter is free.`;
+  const shown = document.getElementById("estimate");
+  const { speed, workers, batch } = shown.dataset;
+  const pace = { speed: Number(speed), workers: Number(workers), batch: Number(batch) };
+  const seconds = estimate(pace, { frames: Number(frames), settings: { width, height, steps: Number(steps) || usualSteps } });
+  shown.textContent = seconds === null ? "" : `Takes ${roughly(seconds)} once a painter is free.`;
 }
 
 /** Writes an error beside its field, or under the button where no field is to blame. */
@@ -190,7 +192,3 @@ const kept = draft.read();
 if (kept && !new URLSearchParams(location.search).has("to")) fill(kept);
 else if (!source && list.stops.every((stop) => !stop)) list.stops = ["a giraffe", "a battleship"];
 draw();
-finishedWalks(12).then(({ body }) => {
-  recent = body.walks;
-  showEstimate();
-}, () => { /* without an estimate, walks are made all the same */ });

@@ -30,11 +30,9 @@ test("another pair is never the one in view", () => {
 
 test("an estimate is only made where enough is known, and a walk of twice the work takes longer", () => {
   const settings = { width: 128, height: 128, steps: 20 };
-  const done = { status: "succeeded", started_at: "2026-11-23T12:00:00Z", finished_at: "2026-11-23T12:00:11Z", frames_total: 24, settings };
-  assert.equal(estimate([done], { frames: 24, settings }), null);
-  const [once, twice] = [24, 48].map((frames) => estimate([done, done, done], { frames, settings }));
-  assert.ok(Math.abs(once - 11) < 0.01);
-  assert.ok(twice > once);
+  const pace = { speed: 8 * 128 * 128 * 20, workers: 2, batch: 8 }; // a batch a second
+  assert.equal(estimate({ speed: NaN, workers: NaN, batch: NaN }, { frames: 24, settings }), null);
+  assert.deepEqual([8, 16, 24, 48].map((frames) => estimate(pace, { frames, settings })), [2.5, 2.5, 3.5, 4.5]);
   assert.deepEqual([3, 34, 70, 3600].map(roughly), ["a few seconds", "about 40 seconds", "about a minute", "about an hour"]);
 });
 

@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import func, update
 
 from api.website import FRONTEND
-from momalisa import jobs
+from momalisa import chunks, jobs, results
 from momalisa.database import transaction
 from momalisa.spec import WalkSpec
-from momalisa.tables import Artifact, ArtifactKind, Walk, WalkStatus
+from momalisa.tables import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from tests.conftest import made_frames
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
 PAGES = ["/", "/gallery", "/about"]
@@ -198,3 +201,24 @@ def test_files_are_compressed_and_checked_again_by_browsers(api: TestClient) -> 
     font = api.get("/static/fonts/eb-garamond-latin-wght-italic.woff2")
     assert "max-age=31536000" in font.headers["Cache-Control"]
     assert "Content-Encoding" not in font.headers
+
+
+def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: TestClient, spec: Spec) -> None:
+    assert "data-speed" not in api.get("/").text
+    with transaction() as session:
+        walk = jobs.create(session, spec(frames=8), public=True, owner="key:a")
+    with transaction() as session:
+        claim = chunks.claim(session, ChunkKind.RENDER, "worker:1", "worker")
+        assert claim
+        results.frames_done(session, claim, made_frames(claim))
+    busy = {"finished_at": func.now(), "created_at": func.now() - timedelta(minutes=30)}
+    with transaction() as session:
+        times = {**busy, "claimed_at": func.now() - timedelta(seconds=2)}
+        session.execute(
+            update(Chunk).where(Chunk.walk_id == walk.id, Chunk.status == ChunkStatus.DONE).values(times)
+        )
+        session.execute(update(Walk).values(started_at=func.now() - timedelta(minutes=30)))
+    told = re.search(r'data-speed="([^"]+)" data-workers="(\d+)" data-batch="(\d+)"', api.get("/").text)
+    assert told
+    assert float(told[1]) == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
+    assert (told[2], told[3]) == ("1", "8")
