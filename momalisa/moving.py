@@ -8,6 +8,7 @@ A worker that claimed a chunk before knows only the old secret, and may go on un
 too. So the mark stays as long as such a claim does; after that nothing can be recorded under the old secret.
 """
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,8 +19,11 @@ from sqlalchemy.orm import Session
 
 from momalisa import chunks, notices, storage
 from momalisa.database import transaction
+from momalisa.log import cause, logger
 from momalisa.storage import StoredObject
 from momalisa.tables import Artifact, Chunk, ChunkStatus, Frame, Walk, WalkStatus
+
+log = logger(__name__)
 
 AT_ONCE = 20
 """Walks that are dealt with in one round."""
@@ -29,6 +33,9 @@ OLD_URLS_SECONDS = 60
 
 THREADS = 8
 """Objects that are copied at once."""
+
+TROUBLE_SECONDS = 60
+"""A round in which a walk failed goes on to others for so long: each may wait minutes for a bucket that hangs."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,12 @@ def begin(session: Session, walk_id: UUID) -> None:
     session.execute(
         update(Walk)
         .where(Walk.id == walk_id)
-        .values(secret=storage.new_secret(), secret_changed_at=func.now(), **notices.changed(session, walk_id))
+        .values(
+            secret=storage.new_secret(),
+            secret_changed_at=func.now(),
+            purge_after=None,
+            **notices.changed(session, walk_id),
+        )
     )
 
 
@@ -62,9 +74,44 @@ def old_urls_end(walk: Walk) -> datetime | None:
 
 
 def waiting(session: Session) -> list[UUID]:
-    """Return walks whose objects are to be moved: the latest first, which strangers may be looking at."""
-    marked = select(Walk.id).where(*_MARKED).order_by(Walk.secret_changed_at.desc()).limit(AT_ONCE)
-    return list(session.scalars(marked))
+    """Return walks whose objects are to be moved: those first that were not tried before, or the longest ago.
+
+    Of those that were not, the latest come first, which strangers may be looking at.
+    """
+    order = (Walk.purge_after.nulls_first(), Walk.secret_changed_at.desc())
+    return list(session.scalars(select(Walk.id).where(*_MARKED).order_by(*order).limit(AT_ONCE)))
+
+
+def move_waiting() -> tuple[int, bool]:
+    """Move the objects of up to `AT_ONCE` walks, each by itself: one that fails holds up no other.
+
+    One that is not moved for good comes behind the others from then on.
+
+    Returns:
+        How many are moved for good, and whether there may be more to move at once.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+        Exception: the first that a walk failed with, after the others had their turn.
+    """
+    with transaction() as session:
+        marked = waiting(session)
+    begun, moved, first = time.monotonic(), 0, None
+    for walk_id in marked:
+        try:
+            if move(walk_id):
+                moved += 1
+                continue
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged, and raised in the end
+            log.warning("objects not moved", walk=str(walk_id), reason=str(error), cause=cause(error))
+            first = first or error
+        with transaction() as session:
+            session.execute(update(Walk).where(Walk.id == walk_id).values(purge_after=func.now()))
+        if first and time.monotonic() - begun > TROUBLE_SECONDS:
+            break
+    if first:
+        raise first
+    return moved, moved == AT_ONCE
 
 
 def move(walk_id: UUID) -> bool:

@@ -227,20 +227,10 @@ def move_objects() -> bool:
         google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
         google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
     """
-    with transaction() as session:
-        marked = moving.waiting(session)
-    moved, failed = 0, None
-    for walk_id in marked:
-        try:
-            moved += moving.move(walk_id)
-        except (GoogleAPIError, requests.RequestException) as error:  # of one object, which holds up no other walk
-            log.warning("objects not moved", walk=str(walk_id), reason=str(error), cause=cause(error))
-            failed = error
-    if failed and not moved:
-        raise failed
+    moved, more = moving.move_waiting()
     if moved:
         log.info("objects of walks moved", walks=moved)
-    return moved == moving.AT_ONCE
+    return more
 
 
 _sweep = Sweep()

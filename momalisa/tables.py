@@ -203,7 +203,10 @@ class Walk(Base):
     purged_at: Mapped[datetime | None]
     """Its objects are gone; set while its row stays because the webhook of its end is still to be sent."""
     purge_after: Mapped[datetime | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """When somebody may (again) try to remove its objects and its row, if it is deleted or expired."""
+    """When somebody may (again) try to remove its objects and its row, if it is deleted or expired.
+
+    Of another walk: when its objects could not be moved, so that those of others come first (`moving`).
+    """
     trace: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """The request that made it, as a W3C `traceparent`, where requests are traced."""
 
