@@ -76,6 +76,8 @@ class Claim:
     """Name of the model that the walk was made for."""
     owner: str
     """Who owns the walk, and sees no more than its owner may."""
+    party: str
+    """Who takes turns for the walk in the fair order."""
     secret: str = field(repr=False)
     """Of the walk: a part of the names of its objects."""
     from_walk: UUID | None
@@ -161,7 +163,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
     if chunk is None:
         return None
     token = uuid4()
-    attempt, error = session.execute(
+    attempt, error, party = session.execute(
         update(Chunk)
         .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
         .values(
@@ -173,7 +175,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
             secret=select(Walk.secret).where(Walk.id == chunk.walk_id).scalar_subquery(),
             attempts=Chunk.attempts + 1,
         )
-        .returning(Chunk.attempts, Chunk.error)
+        .returning(Chunk.attempts, Chunk.error, Chunk.owner)
     ).one()
     walk = session.execute(
         select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.trace, Walk.status).where(
@@ -197,6 +199,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
         attempt=attempt,
         model=walk.model,
         owner=walk.owner,
+        party=party,
         secret=walk.secret,
         from_walk=walk.from_walk,
         spec=walk.spec,

@@ -112,7 +112,7 @@ def _next_pass(session: Session, claim: Claim) -> Due | None:
     recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
     signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
     positions = pacing.following(claim.spec, signatures, settings().batch_size)
-    return chunks.add(session, claim.walk_id, _party(session, claim), claim.model, positions)
+    return chunks.add(session, claim.walk_id, claim.party, claim.model, positions)
 
 
 def _assembly(session: Session, claim: Claim) -> Due:
@@ -123,19 +123,13 @@ def _assembly(session: Session, claim: Claim) -> Due:
             walk_id=claim.walk_id,
             number=last + 1,
             kind=ChunkKind.ASSEMBLE,
-            owner=_party(session, claim),
+            owner=claim.party,
             model=turns.NO_MODEL,
             turn=0,
             rank=turns.USUAL,
         )
     )
     return Due(ChunkKind.ASSEMBLE)
-
-
-def _party(session: Session, claim: Claim) -> str:
-    """Return who takes turns for a walk in the fair order."""
-    first = select(Chunk.owner).where(Chunk.walk_id == claim.walk_id, Chunk.number == 0)
-    return session.execute(first).scalar_one()
 
 
 def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:

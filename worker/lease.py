@@ -233,8 +233,8 @@ def _watch() -> Never:
 def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     """Claim the best chunk of a kind, do the work and record it, again and again until there is nothing to do.
 
-    So a backlog needs no permits; they only wake workers that are idle. It also returns after work that did not go
-    well, and after PERMIT_SECONDS.
+    So a backlog needs no permits; they only wake workers that are idle. It also returns while other permits wait,
+    since each is good for a claim, after work that did not go well, and after PERMIT_SECONDS.
 
     Raises:
         SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
@@ -242,8 +242,15 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
     """
     watch()
     until = time.monotonic() + PERMIT_SECONDS
-    while not stopping() and _claim_and_run(kind, work) and time.monotonic() < until:
+    while not stopping() and _claim_and_run(kind, work) and time.monotonic() < until and not _permits_wait(kind):
         pass
+
+
+def _permits_wait(kind: ChunkKind) -> bool:
+    try:
+        return queue.waiting(kind) > 0
+    except queue.BROKER_ERRORS:
+        return False  # then there is none to be had
 
 
 def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:

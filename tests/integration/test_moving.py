@@ -172,7 +172,8 @@ def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestCl
         assert checksums(seen[0])
         return recorded
 
-    lease.run(ChunkKind.RENDER, while_it_is_made_private)
+    while not seen:
+        lease.run(ChunkKind.RENDER, while_it_is_made_private)
     assert moving.move(UUID(walk["id"]))
     finish(UUID(walk["id"]))
     made = look(api, walk["id"])
@@ -200,7 +201,8 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
         assert not moving.move(UUID(walk["id"]))
         return recorded or stitching.assemble(work)
 
-    lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
+    for _ in range(2):
+        lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
     assert attempts == ([1, 1] if before_it_reads else [1])  # what was given back does not count
     with transaction() as session:
         chunks = session.execute(select(Chunk.kind, Chunk.status).order_by(Chunk.number)).all()
