@@ -32,8 +32,6 @@ class Methods:
 
         async def send_without_body(message: Message) -> None:
             if message["type"] != "http.response.start":
-                if message.get("more_body"):
-                    rest.cancel()  # a file would be read to its end
                 return
             scope["method"] = "HEAD"
             await send(message)

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +10,6 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from api.routes import files as files_route
 from momalisa import local, storage
 from momalisa.local import System
 from momalisa.processes import free_port, is_free
@@ -55,23 +54,6 @@ def test_a_file_comes_from_the_website_as_the_bucket_has_it(files: TestClient, f
     assert "access-control-allow-origin" not in answer.headers
     head = files.head(url)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(FILM)))
-
-
-def test_head_does_not_read_a_file(files: TestClient, services: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"walks/{uuid4()}/{storage.new_secret()}/walk.mp4"
-    storage.put(name, FILM * 50, "video/mp4")
-    body, read = files_route._body, []
-
-    async def counted(found: httpx.Response) -> AsyncIterator[bytes]:
-        async for part in body(found):
-            read.append(len(part))
-            yield part
-
-    monkeypatch.setattr(files_route, "_body", counted)
-    head = files.head(f"/files/momalisa/{name}")
-    assert (head.status_code, head.headers["content-length"]) == (200, str(len(FILM) * 50))
-    assert sum(read) < len(FILM) * 10
-    assert files.get(f"/files/momalisa/{name}").content == FILM * 50
 
 
 def test_a_browser_gets_the_part_of_a_film_that_it_asks_for(files: TestClient, film: str) -> None:
