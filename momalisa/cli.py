@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from momalisa import __version__, operators
-from momalisa.client import PATIENCE_SECONDS, ApiError, Client, Walk
+from momalisa.client import ApiError, Client, Walk
 from momalisa.errors import LocalSystemError
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, settings
@@ -232,13 +232,13 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
             progress.stop()
             # A system that was started for this walk ends with it, and a script cannot be asked.
             if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
-                _cancel_at_once(server.url, walk["id"])
+                _cancel_at_once(client, walk["id"])
             else:
                 tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
             raise
         except LocalSystemError:
             progress.stop()
-            _cancel_at_once(server.url, walk["id"])  # it would never be fetched from the next system
+            _cancel_at_once(client, walk["id"])  # it would never be fetched from the next system
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
@@ -246,18 +246,21 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int |
     return walk
 
 
-def _cancel_at_once(url: str, walk_id: str) -> None:
-    """Cancel a walk, without waiting for a server that cannot do it now: a command that was stopped ends soon."""
+def _cancel_at_once(client: Client, walk_id: str) -> None:
+    """Cancel a walk, without waiting for a server that cannot do it now: a command that was stopped ends soon.
+
+    By the client that made it, which without a key alone has the cookie by which the server knows its maker.
+    """
+    client.patience_seconds = 0
     try:
-        with _client(url, patience_seconds=0) as client:
-            client.cancel(walk_id)
+        client.cancel(walk_id)
     except ApiError as error:
         tell(f"The walk could not be canceled: {error} See `momalisa cancel {walk_id}`.")
 
 
-def _client(url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
+def _client(url: str) -> Client:
     key = settings().momalisa_api_key
-    return Client(url, key.get_secret_value() if key else None, patience_seconds=patience_seconds)
+    return Client(url, key.get_secret_value() if key else None)
 
 
 def _known_server(url: str | None) -> str:

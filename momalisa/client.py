@@ -121,7 +121,8 @@ class Client:
         self, base_url: str, api_key: str | None = None, *, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
         self._http = httpx.Client(**_settings(base_url, api_key))
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
+        """How long a server that is out of reach, or busy, is asked again."""
         self._reached = False
 
     def __enter__(self) -> Self:
@@ -193,7 +194,7 @@ class Client:
         return artifact
 
     def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _Patience(self._reached, self._patience_seconds)
+        patience = _Patience(self._reached, self.patience_seconds)
         while True:
             try:
                 response = _checked(self._http.request(method, url, **arguments))
@@ -210,7 +211,8 @@ class AsyncClient:
         self, base_url: str, api_key: str | None = None, *, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
         self._http = httpx.AsyncClient(**_settings(base_url, api_key))
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
+        """How long a server that is out of reach, or busy, is asked again."""
         self._reached = False
 
     async def __aenter__(self) -> Self:
@@ -277,7 +279,7 @@ class AsyncClient:
         return artifact
 
     async def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _Patience(self._reached, self._patience_seconds)
+        patience = _Patience(self._reached, self.patience_seconds)
         while True:
             try:
                 response = _checked(await self._http.request(method, url, **arguments))

@@ -139,6 +139,26 @@ def test_ctrl_c_offers_to_cancel_the_walk(system: System, answer: bytes, status:
         client.cancel(walk["id"])
 
 
+def test_ctrl_c_cancels_the_walk_of_a_visitor_who_has_no_key(system: System) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "momalisa", "walk", "a keyless cat", "b", "--frames=240", f"--url={system.url}"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with Client(system.url) as client:
+        while not (found := [each for each in client.page()["walks"] if "a keyless cat" in each["prompts"]]):
+            assert command.poll() is None
+        for walk in client.watch(client.get(found[0]["id"])):
+            if walk["progress"]["frames_done"]:
+                break
+        command.send_signal(signal.SIGINT)
+        _, errors = command.communicate(timeout=60)
+        assert (command.returncode, "could not be canceled" in errors) == (130, False)
+        assert client.get(walk["id"])["status"] == "canceled"
+
+
 class Stuck(BaseHTTPRequestHandler):
     """A server that takes a walk, and then answers nothing for long."""
 
