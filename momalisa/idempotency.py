@@ -70,13 +70,14 @@ def remember(session: Session, sent: Repeatable, walk_id: UUID) -> UUID:
     for caller in sent.callers:
         mine = (IdempotencyKey.caller == caller, IdempotencyKey.key == sent.key)
         session.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.created_at < func.now() - KEPT))
-        session.execute(
-            insert(IdempotencyKey)
-            .values(caller=caller, key=sent.key, request=sent.request, walk_id=walk_id)
-            .on_conflict_do_nothing()
-        )
-        made = _made(session, caller, sent)
-        assert made
+        made = None
+        while made is None:  # a walk may be removed, with its key, between the two
+            session.execute(
+                insert(IdempotencyKey)
+                .values(caller=caller, key=sent.key, request=sent.request, walk_id=walk_id)
+                .on_conflict_do_nothing()
+            )
+            made = _made(session, caller, sent)
         if made != walk_id:
             return made
     return walk_id
