@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from momalisa import turns, workers
 from momalisa.settings import settings
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Pause, Walk, WalkStatus
 
 RECENT_CHUNKS = 30
 """The pace is that of so many chunks, if they were done within the last hour."""
@@ -42,7 +42,7 @@ class Pace:
 
 def pace(session: Session) -> Pace | None:
     """Return the pace of the last hour for the model that walks are made for, or None if nothing is known."""
-    seconds = _seconds_per_weight(session)
+    seconds = _seconds_per_weight(session, settings().model_name)
     if not seconds:
         return None
     there = session.execute(workers.count(settings().model_name)).scalar_one()
@@ -63,12 +63,20 @@ def look(session: Session, walk: Walk) -> Outlook:
     ).one()
     if left.party is None:
         return Outlook(None, None)
-    there = session.execute(workers.count(walk.model)).scalar_one()
+    there, paused = session.execute(
+        select(workers.count(walk.model).scalar_subquery(), select(Pause.since).exists())
+    ).one()
     return Outlook(
         queue_position=_position(session, walk) if walk.status == WalkStatus.QUEUED else None,
         eta_seconds=_eta(session, walk, left.party, left.queued, left.last, left.elapsed, there),
-        waiting_for=None if there else f"No worker with the model {walk.model} is running; the walk waits for one.",
+        waiting_for=_waiting_for(walk.model, there, paused=paused),
     )
+
+
+def _waiting_for(model: str, there: int, *, paused: bool) -> str | None:
+    if paused:
+        return "The queue is paused; the walk waits until it goes on."
+    return None if there else f"No worker with the model {model} is running; the walk waits for one."
 
 
 def _position(session: Session, walk: Walk) -> int:
@@ -106,7 +114,7 @@ def _eta(
         elapsed: seconds for which the last chunk of the walk is held by now that a worker began with, if one is.
         there: workers that have its model.
     """
-    pace = _seconds_per_weight(session)
+    pace = _seconds_per_weight(session, walk.model)
     if pace is None:
         return None
     weight = walk.spec.steps * walk.spec.width * walk.spec.height
@@ -180,8 +188,8 @@ def _weight() -> ColumnElement[Any]:
     return weight
 
 
-def _seconds_per_weight(session: Session) -> float | None:
-    """Return the time that a worker needs for a chunk by its weight, as it was of late, or None if unknown."""
+def _seconds_per_weight(session: Session, model: str) -> float | None:
+    """Return the time that a worker with a model needs for a chunk by its weight, as it was of late, or None."""
     recent = (
         select(
             func.extract("epoch", Chunk.finished_at - Chunk.claimed_at).label("seconds"), _weight().label("weight")
@@ -190,6 +198,7 @@ def _seconds_per_weight(session: Session) -> float | None:
         .where(
             Chunk.status == ChunkStatus.DONE,
             Chunk.kind == ChunkKind.RENDER,
+            Chunk.model == model,
             Chunk.finished_at > func.now() - timedelta(hours=1),
         )
         .order_by(Chunk.finished_at.desc())

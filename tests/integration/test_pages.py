@@ -222,3 +222,6 @@ def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: Tes
     assert told
     assert float(told[1]) == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
     assert (told[2], told[3]) == ("1", "8")
+    with transaction() as session:
+        session.execute(update(Chunk).values(model="another"))  # which says nothing of this one
+    assert "data-speed" not in api.get("/").text
