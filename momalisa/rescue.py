@@ -49,9 +49,9 @@ def retry(session: Session, walk_id: UUID) -> None:
     again = renders or undone[-1:]  # after frames that are missing comes another assembly than those from before
     begun = case((Walk.started_at.is_(None), WalkStatus.QUEUED), else_=WalkStatus.RUNNING)
     session.execute(delete(WebhookDelivery).where(WebhookDelivery.walk_id == walk_id))
-    session.execute(
+    queued = session.execute(
         update(Walk)
-        .where(Walk.id == walk_id)
+        .where(Walk.id == walk_id, Walk.status == WalkStatus.FAILED)
         .values(
             status=begun if renders else WalkStatus.ASSEMBLING,
             error_code=None,
@@ -61,12 +61,15 @@ def retry(session: Session, walk_id: UUID) -> None:
             **notices.changed(session, walk_id),
         )
     )
+    if not chunks.rows(queued):
+        raise WalkOverError("This walk has expired meanwhile, so it cannot be tried again.")
+    # Also of those that are done: an assembly may find that their frames are lost.
+    session.execute(update(Chunk).where(Chunk.walk_id == walk_id).values(attempts=0))
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in again]))
         .values(
             **chunks.released(ChunkStatus.QUEUED),
-            attempts=0,
             error=None,
             failed_by=[],
             due_at=func.now(),

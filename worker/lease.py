@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from momalisa import chunks, monitoring, notices, queue, tracing
 from momalisa.chunks import Claim, Due
 from momalisa.database import transaction
-from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreUnavailableError
+from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
@@ -295,6 +295,9 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
         seconds = time.monotonic() - started
         monitoring.record(monitoring.CHUNK_SECONDS, seconds, kind=claim.kind)
         log.info("done", seconds=round(seconds, 3))
+    except StoreBusyError as error:  # it may well fail each time, as one that takes too long does, so it counts
+        _attempt_failed(claim, error)
+        return False
     except (Stopping, StoreUnavailableError) as cause:
         well = False
         due = _give_up(claim, lambda session: chunks.give_back(session, claim))

@@ -5,14 +5,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, func, select, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session, undefer
 
-from momalisa import chunks, jobs, rescue, results
+from momalisa import chunks, jobs, outlook, rescue, results
 from momalisa.chunks import Claim
 from momalisa.database import engine, transaction
 from momalisa.errors import WalkOverError
@@ -274,6 +275,64 @@ def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitch
     assert not any(frame.missing for frame in stitching.frames)
 
 
+def test_frames_that_are_lost_again_and_again_are_tried_afresh_by_a_retry(make: Callable[..., UUID]) -> None:
+    def lose_a_frame() -> None:
+        stitching = assembly()
+        with transaction() as session:
+            results.frames_lost(session, stitching, [stitching.frames[0].position])
+
+    walk_id = make()
+    for _ in range(settings().max_attempts):
+        while claimed := claim(WELL):
+            do(claimed)
+        lose_a_frame()
+    with transaction() as session:
+        assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
+    retry(walk_id)
+    lose_a_frame()
+    with transaction() as session:
+        assert session.get_one(Walk, walk_id).status == WalkStatus.ASSEMBLING
+    assert claim(WELL)
+
+
+def test_a_walk_that_expires_meanwhile_is_not_tried_again(
+    make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk_id = make()
+    fail_walk(walk_id)
+    look = rescue._status
+
+    def look_too_early(session: Session, walk: UUID) -> WalkStatus:
+        seen = look(session, walk)
+        with transaction() as other:
+            other.execute(update(Walk).values(status=WalkStatus.EXPIRED))
+        return seen
+
+    monkeypatch.setattr(rescue, "_status", look_too_early)
+    with pytest.raises(WalkOverError, match="expired"):
+        retry(walk_id)
+    with transaction() as session:
+        assert session.get_one(Walk, walk_id).status == WalkStatus.EXPIRED
+
+
+def test_a_query_that_always_takes_too_long_is_not_tried_without_end(
+    make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(session: Session) -> None:
+        session.execute(text("SET LOCAL statement_timeout = '1ms'"))
+        session.execute(text("SELECT pg_sleep(60)"))
+
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", -1)
+    walk_id = make()
+    for _ in range(settings().max_attempts):
+        with suppress(SystemExit):
+            lease.run(ChunkKind.RENDER, lambda _: slowly)
+        make_due(failed_by=[])
+        health._state.set(list(health.State()))
+    with transaction() as session:
+        assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
+
+
 def test_a_walk_that_shows_nothing_is_not_tried_again(make: Callable[..., UUID]) -> None:
     walk_id = make()
     while claimed := claim(WELL):
@@ -303,7 +362,7 @@ def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
 
 
 def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
-    make()
+    walk_id = make()
 
     def change(what: Callable[[Session], None]) -> None:
         with transaction() as session:
@@ -313,6 +372,8 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
     change(rescue.pause)  # again changes nothing
     with transaction() as session:
         assert chunks.due(session) == {}
+        told = outlook.look(session, jobs.get(session, walk_id, viewer=None)).waiting_for
+    assert told == "The queue is paused; the walk waits until it goes on."
     assert claim(WELL) is None
     change(rescue.resume)
     assert claim(WELL)
