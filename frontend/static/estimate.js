@@ -9,6 +9,9 @@ export function estimate({ speed, workers, batch }, { frames, settings: { width,
   return OVERHEAD + (rounds * batch * width * height * steps) / speed;
 }
 
+/** Seconds left of an estimate that is so many milliseconds old; one that was too low leaves a moment, not nothing. */
+export const remaining = (seconds, age) => Math.max(1, seconds - Math.max(0, age) / 1000);
+
 /** "about 40 seconds"; coarse, since it is a guess. */
 export function roughly(seconds) {
   if (seconds < 8) return "a few seconds";

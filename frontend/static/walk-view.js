@@ -1,7 +1,7 @@
 import "./frame-player.js";
 import "./plan-drawing.js";
 import { announce } from "./announce.js";
-import { roughly } from "./estimate.js";
+import { remaining, roughly } from "./estimate.js";
 import { downloadsTemplate, factsTemplate, titleTemplate } from "./label.js";
 import { followWalk } from "./poll.js";
 import { stopMarks } from "./stops.js";
@@ -18,6 +18,8 @@ class WalkView extends HTMLElement {
   #player = document.createElement("frame-player");
   #plan = document.createElement("plan-drawing");
   #playing = false; // whether there is a frame to be played
+  #told = 0; // when the server told of the walk, in milliseconds of this clock
+  #tick; // the timer of the next second of the time left
   #following = null;
   #renewal; // the timer of the next look at a walk that is done
   #actions = new WalkActions((walk) => (walk ? this.#onWalk(walk) : this.#draw()));
@@ -51,6 +53,7 @@ class WalkView extends HTMLElement {
 
   #onWalk(walk) {
     this.#walk = walk;
+    this.#told = Date.now();
     this.#plan.update({ stops: walk.prompts, frames: walk.frames_total, loop: walk.settings.loop });
     this.#player.update(walk, stopMarks(walk.prompts, walk.settings.loop));
     this.#draw();
@@ -105,6 +108,7 @@ class WalkView extends HTMLElement {
   }
 
   #draw() {
+    clearTimeout(this.#tick);
     if (this.#gone) return this.#drawGone();
     const walk = this.#walk;
     const title = titleOf(walk);
@@ -131,14 +135,22 @@ class WalkView extends HTMLElement {
       return html`<div class="state ended"><p class="status">${statusWords(walk)}</p>
         ${walk.error ? html`<p class="reason">${walk.error.message}</p>` : nothing}</div>`;
     }
-    const { frames_done, frames_total, queue_position, eta_seconds, waiting_for } = walk.progress;
-    const left = Number.isFinite(eta_seconds) && eta_seconds !== null ? `${roughly(eta_seconds)} left` : "";
+    const { frames_done, frames_total, queue_position, waiting_for } = walk.progress;
+    const left = this.#left(walk.progress);
     return html`<div class="state">
       <p class="status">${statusWords(walk)}</p>
       <progress aria-label="Frames painted" max=${frames_total} .value=${frames_done}></progress>
       <p class="count">${[frames_done || !queue_position ? countWords(walk.progress) : "", queueWords(queue_position), left].filter(Boolean).join(" · ")}</p>
       ${waiting_for ? html`<p class="reason">${waiting_for}</p>` : nothing}
     </div>`;
+  }
+
+  /** The time left, which runs on here: an answer comes only with a change of the walk. While it waits, it stands. */
+  #left({ eta_seconds, waiting_for }) {
+    if (!Number.isFinite(eta_seconds)) return "";
+    if (waiting_for) return `${roughly(eta_seconds)} left`;
+    this.#tick = setTimeout(() => this.#draw(), 1000);
+    return `${roughly(remaining(eta_seconds, Date.now() - this.#told))} left`;
   }
 
   #drawGone() {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { draftOf } from "../static/draft.js";
-import { estimate, roughly } from "../static/estimate.js";
+import { estimate, remaining, roughly } from "../static/estimate.js";
 import { PAIRS, anotherPair } from "../static/pairs.js";
 import { equalSteps, evenSteps, largestJump } from "../static/spacing.js";
 import { TRAVELLED } from "../static/figure-data.js";
@@ -34,6 +34,11 @@ test("an estimate is only made where enough is known, and a walk of twice the wo
   assert.equal(estimate({ speed: NaN, workers: NaN, batch: NaN }, { frames: 24, settings }), null);
   assert.deepEqual([8, 16, 24, 48].map((frames) => estimate(pace, { frames, settings })), [2.5, 2.5, 3.5, 4.5]);
   assert.deepEqual([3, 34, 70, 3600].map(roughly), ["a few seconds", "about 40 seconds", "about a minute", "about an hour"]);
+});
+
+test("the time left runs on while no answer comes, never to nothing, and a clock that is set back adds none", () => {
+  assert.deepEqual([0, 10_000, 89_000, 120_000].map((age) => remaining(90, age)), [90, 80, 1, 1]);
+  assert.equal(remaining(90, -3_600_000), 90);
 });
 
 test("a draft comes back as it was left, and a browser that keeps nothing is no error", () => {

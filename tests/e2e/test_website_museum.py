@@ -15,10 +15,11 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from sqlalchemy import func, update
 
-from momalisa import jobs, storage
+from momalisa import chunks, jobs, storage, workers
 from momalisa.database import transaction
+from momalisa.settings import settings
 from momalisa.spec import WalkSpec
-from momalisa.tables import Walk
+from momalisa.tables import Chunk, ChunkKind, Walk
 from tests.conftest import clear_away
 from tests.e2e.test_website_access import RULES
 from tests.hanging import OWNER, colour, hang, hang_many
@@ -238,6 +239,27 @@ def test_pictures_come_when_the_bucket_is_back(museum: str, quiet: Page, spec: S
     quiet.clock.fast_forward(30_000)
     expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "4")
     expect(quiet.locator(".notice")).to_have_count(0)
+
+
+def test_the_time_left_is_counted_down_while_nothing_new_is_told(museum: str, quiet: Page, spec: Spec) -> None:
+    hang(spec())
+    with transaction() as session:
+        session.execute(update(Chunk).values(claimed_at=Chunk.finished_at - timedelta(seconds=100)))
+        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        walk_id = jobs.create(session, spec(), public=True, owner=OWNER).id
+        assert chunks.claim(session, ChunkKind.RENDER, "there:1")
+    answers: list[int] = []
+    quiet.clock.install()
+    quiet.on("response", lambda answer: answers.append(answer.status) if "/v1/walks/" in answer.url else None)
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    expect(quiet.locator(".count")).to_have_text("0 of 4 frames · about 2 minutes left")
+    while 304 not in answers:
+        quiet.wait_for_event("response")
+    quiet.clock.fast_forward(75_000)
+    expect(quiet.locator(".count")).to_have_text(re.compile("about [23]0 seconds left"))
+    quiet.clock.fast_forward(75_000)
+    expect(quiet.locator(".count")).to_have_text("0 of 4 frames · a few seconds left")
+    assert answers.count(200) == 1
 
 
 WALKS, ROOM = 10_000, 480
