@@ -106,7 +106,7 @@ def _visitor(request: Request) -> str | None:
 
 
 def _cookie(request: Request) -> str:
-    return GUARDED_COOKIE if site.url(request).startswith("https:") else COOKIE
+    return GUARDED_COOKIE if site.is_https(request) else COOKIE
 
 
 def _find(secret: str) -> UUID:

@@ -20,6 +20,7 @@ from api import (
     problems,
     request_id,
     security,
+    site,
     static,
     watching,
 )
@@ -61,6 +62,7 @@ app.add_middleware(conditional.Conditional)
 app.add_middleware(compression.Compression)
 app.add_middleware(methods.Methods)
 app.add_middleware(body.BodyLimit)
+app.add_middleware(site.NoForeignHost)
 app.add_middleware(origin.OriginGuard)
 app.add_middleware(edge.Edge)
 security.install(app)

@@ -353,7 +353,7 @@ class WalkError(BaseModel):
 
 
 class Urls(BaseModel):
-    """Where else to look."""
+    """Where else to look; relative where the server does not know its own address (see PUBLIC_URL)."""
 
     self: str = Field(description="This walk in the API.")
     web: str = Field(description="This walk on the website.")

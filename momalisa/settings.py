@@ -79,8 +79,9 @@ class Settings(BaseSettings):
     )
     public_url: str | None = Field(
         None,
-        description="Base URL of the website as visitors see it, a host without a path; unset means by the "
-        "Host header of each request, so set it wherever strangers can send requests.",
+        description="Base URL of the website as visitors see it, a host without a path. Unset, links are made of "
+        "the Host header of a request if it names a machine nearby (localhost, a private address, a name with no "
+        "dot, or one under .local, .internal or .home.arpa), and are relative otherwise.",
     )
 
     security_contact: str | None = Field(

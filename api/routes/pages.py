@@ -182,8 +182,9 @@ def security_txt(base: Base) -> PlainTextResponse:
         "Contact": settings().security_contact,
         "Expires": f"{today + CONTACT_HOLDS:%Y-%m-%dT%H:%M:%SZ}",
         "Preferred-Languages": "en",
-        "Canonical": f"{base}/.well-known/security.txt",
     }
+    if base:
+        fields["Canonical"] = f"{base}/.well-known/security.txt"
     return PlainTextResponse("".join(f"{name}: {value}\n" for name, value in fields.items()))
 
 

@@ -131,6 +131,60 @@ def test_links_are_made_of_public_url_and_not_of_a_host_that_is_claimed(
         assert "momalisa.example" in answer.text + str(answer.headers) or path == "/gallery"
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example:8000",
+        "198.18.0.1.evil.example",
+        "8.8.8.8",
+        "134744072",  # the same address to a browser
+        "0x08080808",
+        "[2001:4860:4860::8888]:8000",
+        "[::ffff:8.8.8.8]",
+    ],
+)
+def test_without_public_url_no_link_leads_to_a_foreign_host(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("SECURITY_CONTACT", "mailto:security@momalisa.example")
+    monkeypatch.setenv("BUCKET_PUBLIC_URL", "/files")
+    settings.cache_clear()
+    foreign = {"Host": host, "X-Forwarded-Host": host, "Accept": "text/html"}
+    made = api.post("/v1/walks", json=ORDER, headers={**foreign, "Origin": f"http://{host}"})
+    walk = made.json()["id"]
+    assert made.status_code == 202
+    assert made.headers["location"] == made.json()["urls"]["self"] == f"/v1/walks/{walk}"
+    api.post("/v1/walks", json=ORDER)
+    paths = ("/v1/walks?limit=1", f"/v1/walks/{walk}", f"/walks/{walk}", "/gallery", "/.well-known/security.txt")
+    for path in (*paths, "/v1/walks/", "/gallery/", "/nowhere", "/openapi.json"):
+        answer = api.get(path, headers=foreign, follow_redirects=False)
+        assert answer.status_code in {200, 307, 404}
+        assert host not in answer.text + str(answer.headers), path
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost:8080", "127.0.0.1:8000", "[::1]:8000", "[fe80::1]", "192.168.1.4:8080", "10.0.0.5"),
+        *("museum", "Museum:8000", "museum.local", "art.localhost:8000"),
+    ],
+)
+def test_without_public_url_links_of_a_machine_nearby_are_absolute(api: TestClient, host: str) -> None:
+    made = api.post("/v1/walks", json=ORDER, headers={"Host": host})
+    assert made.headers["location"] == f"http://{host}/v1/walks/{made.json()['id']}"
+
+
+@pytest.mark.parametrize("path", ["/gallery/", "/v1/walks/"])
+def test_nor_does_a_redirect_lead_to_a_host_that_is_claimed(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
+    settings.cache_clear()
+    answer = api.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, path.removesuffix("/"))
+
+
 def test_idle_connections_outlive_those_of_every_proxy() -> None:
     google = 600  # https://docs.cloud.google.com/load-balancing/docs/https: the keepalive timeout of backends
     assert google < server.KEEP_ALIVE_SECONDS
