@@ -107,13 +107,14 @@ async def for_change(
     caller: Caller,
     if_none_match: str | None,
     seconds: float,
-    read: Callable[[], T],
+    read: Callable[[str | None], T],
     shared_by: object,
 ) -> tuple[Glimpse, T | None]:
     """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up; and what is new.
 
-    The caller knows what `if_none_match` names, or else the walk as it is now. What is new is `read`, once for all
-    who wait for this walk and have `shared_by` in common; None if the caller knows it by `if_none_match`.
+    The caller knows what `if_none_match` names, or else the walk as it is now. What is new is `read` by the name of
+    its viewer, once for all who wait for this walk, see the same of it and have `shared_by` in common; None if the
+    caller knows it by `if_none_match`.
 
     Raises:
         LimitExceededError: if the caller has as many answers held back as it may.
@@ -132,4 +133,4 @@ async def for_change(
             seen = look.glimpse()
         if matches(if_none_match, seen):
             return seen, None
-        return seen, await watch.read(shared_by, seen.revision, read)
+        return seen, await watch.read(look, shared_by, read)

@@ -92,11 +92,17 @@ class Watch:
                 await asyncio.wait_for(self._news.wait(), seconds)
         return Look(self, look.caller, self._seen)
 
-    async def read(self, key: object, revision: int, read: Callable[[], T]) -> T:
-        """Return what is read of the walk at a revision, once for all with one key who want it at that moment."""
+    async def read(self, look: "Look", key: object, read: Callable[[str | None], T]) -> T:
+        """Return what is read of the walk at a look, by the name of its viewer.
+
+        It is read once for all with one key who want it at that moment. Those who own neither the walk nor what it
+        started from see the same of it, so it is read for all of them as for somebody who owns nothing.
+        """
+        viewer, revision = look.viewer(), look.glimpse().revision
+        key = (key, viewer)
         known = self._read.get(key)
         if known is None or known[0] != revision or time.monotonic() - known[1] > SHARED_SECONDS:
-            known = (revision, time.monotonic(), asyncio.ensure_future(run_in_threadpool(read)))
+            known = (revision, time.monotonic(), asyncio.ensure_future(run_in_threadpool(read, viewer)))
             self._read[key] = known
         result: T = await asyncio.shield(known[2])
         return result
@@ -140,10 +146,17 @@ class Look:
             WalkExpiredError: if it is past its retention.
             StoreUnavailableError: if PostgreSQL cannot be reached.
         """
+        return self._sight().seen_by(self.caller.owner, self.caller.key)
+
+    def viewer(self) -> str | None:
+        """Return as whom to read the walk so that it looks as it does to the caller; None owns nothing."""
+        return self.caller.owner if self._sight().looks_different_to(self.caller.owner) else None
+
+    def _sight(self) -> Sight:
         if isinstance(self.seen, Exception):
             raise self.seen
         assert self.seen
-        return self.seen.seen_by(self.caller.owner, self.caller.key)
+        return self.seen
 
 
 @contextmanager

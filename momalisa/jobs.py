@@ -139,6 +139,12 @@ class Sight:
     """Whether everybody may see it."""
     keys: frozenset[UUID]
     """Of the API keys that were asked about, those that hold."""
+    source_owner: str | None = None
+    """Who owns the walk that it started from, if there is one that is still kept."""
+
+    def looks_different_to(self, viewer: str | None) -> bool:
+        """Tell whether the walk may look different to somebody than to those who own nothing (`get`)."""
+        return viewer is not None and viewer in {self.owner, self.source_owner}
 
     def seen_by(self, viewer: str | None, key: UUID | None) -> Glimpse:
         """Return what somebody sees who is known by an API key, if it is not None.
@@ -162,8 +168,10 @@ def sight(session: Session, walk_id: UUID, asked: Collection[UUID]) -> Sight:
     """Return a glimpse of a walk for all who wait for it, and which of their API keys hold."""
     holding = keys.holding(session, asked) if asked else frozenset()
     age = func.extract("epoch", func.now() - Walk.created_at).label("age")
+    other = aliased(Walk)
+    source_owner = select(other.owner).where(other.id == Walk.from_walk).scalar_subquery().label("source_owner")
     row = session.execute(
-        select(Walk.revision, Walk.status, age, Walk.owner, _shown().label("shown")).where(
+        select(Walk.revision, Walk.status, age, Walk.owner, _shown().label("shown"), source_owner).where(
             Walk.id == walk_id, Walk.deleted_at.is_(None)
         )
     ).one_or_none()
@@ -172,7 +180,8 @@ def sight(session: Session, walk_id: UUID, asked: Collection[UUID]) -> Sight:
         if left is None:
             return Sight(walk_id, None, None, False, holding)
         return Sight(walk_id, Glimpse(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
-    return Sight(walk_id, Glimpse(row.revision, row.status, float(row.age)), row.owner, row.shown, holding)
+    seen = Glimpse(row.revision, row.status, float(row.age))
+    return Sight(walk_id, seen, row.owner, row.shown, holding, row.source_owner)
 
 
 def _refuse_what_is_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:

@@ -136,7 +136,7 @@ async def create_walk(
     # Workers must hear of it before the answer, for once; a broker that hangs only uses up the time to wait.
     await asyncio.gather(waiting.until_done(request, walk.id, viewer, seconds), afterwards())
     afterwards.tasks.clear()
-    walk = await run_in_threadpool(_read, walk.id, viewer.owner, base)
+    walk = await run_in_threadpool(_read, walk.id, base, viewer.owner)
     if walk.done:
         del response.headers["Retry-After"]
     return walk
@@ -262,11 +262,11 @@ async def read_walk(
     if_none_match: IfNoneMatch = None,
 ) -> schemas.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
-    read = partial(_read, walk_id, caller.owner, base)
+    read = partial(_read, walk_id, base)
     answer = None
     if seconds:
         seen, answer = await waiting.for_change(
-            request, walk_id, caller, if_none_match, seconds, read, shared_by=(caller.owner, base)
+            request, walk_id, caller, if_none_match, seconds, read, shared_by=base
         )
     else:
         seen = await run_in_threadpool(waiting.look, walk_id, caller)
@@ -278,10 +278,10 @@ async def read_walk(
     if waiting.matches(if_none_match, seen):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     response.headers.update(headers)
-    return answer if answer is not None else await run_in_threadpool(read)
+    return answer if answer is not None else await run_in_threadpool(read, caller.owner)
 
 
-def _read(walk_id: UUID, viewer: str | None, base: str) -> schemas.WalkView:
+def _read(walk_id: UUID, base: str, viewer: str | None) -> schemas.WalkView:
     with transaction() as session:
         walk = jobs.get(session, walk_id, viewer=viewer)
         ahead = outlook.look(session, walk)
@@ -317,7 +317,7 @@ async def follow_walk(
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream a walk as server-sent events: one `walk` event for each change, until it is done."""
     known = last_event_id
-    read = partial(_read, walk_id, caller.owner, base)
+    read = partial(_read, walk_id, base)
     try:
         with watching.watched(walk_id, caller) as watch:
             look = await watch.now(caller)
@@ -325,7 +325,7 @@ async def follow_walk(
                 seen = look.glimpse()
                 if str(seen.revision) != known:
                     known = str(seen.revision)
-                    walk = await watch.read((caller.owner, base), seen.revision, read)
+                    walk = await watch.read(look, base, read)
                     yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
                 if seen.status.done:
                     return

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.testclient import TestClient
 from sqlalchemy import event, make_url, text, update
 
 from api import changes, waiting, watching
 from api.access import Caller
+from api.routes import walks
+from api.schemas import WalkView
 from momalisa import jobs, keys, moderation, notices
 from momalisa.database import BEGIN, engine, transaction
 from momalisa.processes import free_port
@@ -64,7 +67,7 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
         key = keys.create(session, "a program")[0].id
     reads: list[str] = []
 
-    def read() -> str:
+    def read(viewer: str | None) -> str:
         reads.append("read")
         return "read"
 
@@ -98,6 +101,49 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
     assert not watching._watches
     assert not changes._attended
     assert not watching._open
+
+
+def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
+    services: object, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those who own nothing of it; who owns the walk, or a private one that it started from, sees as much."""
+    with transaction() as session:
+        source = jobs.create(session, spec(frames=2, seed=1), public=True, owner="visitor:bob")
+        walk = jobs.create(session, spec(frames=2), public=True, owner="visitor:ann", source=source)
+        jobs.set_public(session, source.id, False, owner="visitor:bob")
+    owners = ["visitor:ann", "visitor:bob", None, *(f"visitor:{number}" for number in range(WAITERS - 3))]
+    now = time.time()
+    monkeypatch.setattr("api.waiting.time.time", lambda: now)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def wait(owner: str | None, tag: str) -> tuple[bool, bool]:
+        caller, request = Caller(owner, f"address:{owner}", None), Request({"type": "http"}, receive)
+        answer = await walks.read_walk(walk.id, request, Response(), "http://here", caller, 30, tag)
+        assert isinstance(answer, WalkView)
+        assert answer.progress.queue_position is not None
+        return answer.mine, answer.from_walk == source.id
+
+    async def run() -> None:
+        nonlocal now
+        async with changes.listening():
+            while not changes._hearing:
+                await asyncio.sleep(0.01)
+            for _ in range(3):
+                tag = waiting.etag(waiting.look(walk.id, Caller(None, "", None)))
+                with statements() as sent:
+                    waits = [asyncio.create_task(wait(owner, tag)) for owner in owners]
+                    while walk.id not in watching._watches or watching._watches[walk.id].waiters < WAITERS:
+                        await asyncio.sleep(0.01)
+                    now += waiting.QUEUE_SECONDS
+                    changes._attended[str(walk.id)].set()  # as it looks from time to time
+                    seen = dict(zip(owners, await asyncio.gather(*waits), strict=True))
+                assert len(sent) < 5 * waiting.QUEUE_SECONDS
+                assert (seen.pop("visitor:ann"), seen.pop("visitor:bob")) == ((True, False), (False, True))
+                assert set(seen.values()) == {(False, False)}
+
+    asyncio.run(run())
 
 
 @pytest.fixture
