@@ -50,13 +50,16 @@ class Owner(Caller):
 
 
 def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
-    """Return who sent a request, after counting it.
+    """Return who sent a request, after counting it; how often it is asked makes no difference.
 
     Raises:
         UnauthorizedError: if it shows something that is no API key that holds.
         LimitExceededError: if it is one too many.
     """
-    return _counted(request, _find)
+    state: dict[str, Caller] = request.scope.setdefault("state", {})
+    if "caller" not in state:
+        state["caller"] = _counted(request, _find)
+    return state["caller"]
 
 
 def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
@@ -65,16 +68,6 @@ def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
     So a poll costs one query, and a key that is revoked is worthless at once all the same.
     """
     return _counted(request, lambda secret: keys.recall(secret) or _find(secret))
-
-
-def count_malformed(request: Request) -> None:
-    """Count a request that was refused before anything asked who sent it, by its address.
-
-    Raises:
-        LimitExceededError: if it is one too many.
-    """
-    if not limits.counted(request.scope):
-        limits.count_request(request.scope, _address(request))
 
 
 def _address(request: Request) -> str:

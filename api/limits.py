@@ -43,18 +43,12 @@ SEARCH_COST = 5
 """As how many requests one counts that looks for a word in prompts."""
 
 
-def counted(scope: Scope) -> bool:
-    """Tell whether a request was counted already."""
-    return bool(scope.get("state", {}).get("counted"))
-
-
 def count_request(scope: Scope, party: str) -> None:
     """Count a request of a party, and have its answer tell what is left; a search counts as several.
 
     Raises:
         LimitExceededError: if it is one too many.
     """
-    scope.setdefault("state", {})["counted"] = True
     if settings().rate_limits:
         limit = settings().requests_per_minute
         cost = min(SEARCH_COST, limit) if QueryParams(scope["query_string"]).get("q") else 1

@@ -5,8 +5,10 @@ from email.message import Message
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
+from api import access
 from api.security import answer_headers
 from momalisa.errors import UnsupportedMediaTypeError
 
@@ -15,19 +17,20 @@ FORM = ("application/x-www-form-urlencoded",)
 
 
 class JsonRoute(APIRoute):
-    """A route that takes JSON only, if it takes a body at all.
+    """A route that takes JSON only, if it takes a body at all, and counts a request before it reads the body.
 
     A browser asks first before it sends such a type to us from a foreign page; the framework would call a body of
-    another type no valid dictionary.
+    another type no valid dictionary, and would parse it before it asks who sent it.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what handles a request, after a look at its type."""
+        """Return what handles a request, after a look at who sent it and at its type."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
 
         async def checked(request: Request) -> Response:
+            await run_in_threadpool(access.caller, request, None)
             await require(request, JSON)
             return await handle(request)
 

@@ -6,14 +6,13 @@ from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import access, kinds, methods, request_id, security, website
+from api import kinds, methods, request_id, security, website
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -167,8 +166,6 @@ async def _momalisa_error(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if refused := await _one_too_many(request):
-        return refused
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         reason = found[0]["ctx"]["error"]
@@ -190,21 +187,10 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     return answer(InvalidRequestError(detail), errors)
 
 
-async def _one_too_many(request: Request) -> Response | None:
-    """Count a request that was malformed, unless it was counted before; return the 429 if it is due."""
-    try:
-        await run_in_threadpool(access.count_malformed, request)
-    except LimitExceededError as error:
-        return response_to(request.scope, error)
-    return None
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
-        if refused := await _one_too_many(request):
-            return refused
         return answer(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = methods.allowed(request.scope)  # the framework names those of one route alone

@@ -11,6 +11,7 @@ import redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from starlette.requests import Request
 from starlette.types import Message
 
 from api import body as body_limit
@@ -91,6 +92,47 @@ def test_what_is_not_valid_counts_once(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=3)
     answers = [api.post("/v1/walks", json={"prompts": 1}).status_code for _ in range(4)]
     assert answers == [422, 422, 422, 429]
+
+
+def test_what_is_beyond_the_limit_is_not_parsed(
+    api: TestClient, limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(requests_per_minute=2)
+    parsed: list[Request] = []
+    parse = Request.json
+
+    async def parse_and_note(request: Request) -> Any:
+        parsed.append(request)
+        return await parse(request)
+
+    monkeypatch.setattr(Request, "json", parse_and_note)
+    walk = submit(api)
+    for number, (method, path) in enumerate([("PATCH", f"/v1/walks/{walk}"), *2 * [("POST", "/v1/walks")]]):
+        answer = api.request(method, path, content=b"{", headers={"Content-Type": "application/json"})
+        assert answer.status_code == (429 if number else 400)
+    assert len(parsed) == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/walks", "/walks"])
+def test_what_has_another_type_counts_as_well(api: TestClient, limit: Limit, path: str) -> None:
+    limit(requests_per_minute=2)
+    assert [api.post(path, content="a=b").status_code for _ in range(3)] == [415, 415, 429]
+
+
+def test_malformed_requests_of_a_key_count_for_the_key(api: TestClient, limit: Limit) -> None:
+    limit(requests_per_minute=1)
+    headers = {"Content-Type": "application/json"}
+    for client in (somebody(api, new_key()), somebody(api, new_key())):
+        answers = [client.post("/v1/walks", content=b"{", headers=headers) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [400, 429]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/walks/7", "/v1/walks/7/events", "/v1/walks/7/frames/x", "/v1/walks?limit=x", "/gallery?mine=x"]
+)
+def test_an_address_that_is_not_valid_counts_once(api: TestClient, limit: Limit, path: str) -> None:
+    limit(requests_per_minute=2)
+    assert [api.get(path).status_code for _ in range(3)] == [422, 422, 429]
 
 
 def test_dropping_the_cookie_does_not_help(api: TestClient, limit: Limit) -> None:
