@@ -289,7 +289,7 @@ class Chunk(Base):
         ),
         Index("chunks_turns", "owner", "kind", "model", "turn", postgresql_where=text("status = 'queued'")),
         Index("chunks_done", "kind", "finished_at", postgresql_where=text("status = 'done'")),
-        Index("chunks_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
+        Index("chunks_leased", "kind", "model", postgresql_where=text("status = 'leased'")),
     )
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from momalisa import census, chunks, jobs, leases, results
 from momalisa.chunks import Claim, Due
@@ -274,6 +274,17 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
     assert [claim().number for _ in range(2)] == [given_back.number, failed.number]
     finish(claim())
     finish(alive)
+
+
+def test_a_heartbeat_writes_no_index(make: Callable[..., UUID]) -> None:
+    """PostgreSQL calls such updates HOT: their dead rows go with the next look at the page, without a VACUUM."""
+    make()
+    claimed = claim()
+    others = text("SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'chunks'")
+    with transaction() as session:
+        before = session.execute(others).scalar_one()
+        chunks.heartbeat(session, claimed)
+        assert session.execute(others).scalar_one() == before
 
 
 def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[..., UUID]) -> None:
