@@ -62,9 +62,9 @@ class ClaimedFrame:
         return self.stored is None and self.flagged is None
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A chunk in the hands of one worker, with all that it needs to know to do the work."""
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A chunk in the hands of one worker, as far as it takes to report what became of it."""
 
     walk_id: UUID
     number: int
@@ -72,6 +72,16 @@ class Claim:
     token: UUID
     attempt: int
     """1 at the first attempt."""
+    workplace: str = ""
+    """Whose processes work on it one after the other, as host:pid of their parent."""
+    error: str | None = None
+    """What went wrong at the attempt before this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Attempt):
+    """A chunk in the hands of one worker, with all that it needs to know to do the work."""
+
     model: str
     """Name of the model that the walk was made for."""
     owner: str
@@ -85,10 +95,6 @@ class Claim:
     spec: WalkSpec
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
-    workplace: str = ""
-    """Whose processes work on it one after the other, as host:pid of their parent."""
-    error: str | None = None
-    """What went wrong at the attempt before this one."""
     recovery_seconds: float | None = None
     """How long ago the lease before this one ran out; None if it did not."""
     trace: str | None = None
@@ -234,16 +240,21 @@ def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
     report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
 
 
-def attempt_failed(session: Session, claim: Claim, error: str, *, deterministic: bool = False) -> None:
+def attempt_failed(
+    session: Session, claim: Attempt, error: str, *, deterministic: bool = False, lost: bool = False
+) -> None:
     """Return a chunk to the queue after a failed attempt, or fail its walk if that was the last attempt.
 
-    An error that is `deterministic` would come again each time: if it came twice, there is no third attempt.
+    An error that is `deterministic` would come again each time: if it came twice, there is no third attempt. What
+    somebody else reports for the worker is `lost`: it is measured how long it waits for the next one.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
     hopeless = deterministic and error == claim.error
     failure = failed_attempt(error)
+    if lost:
+        failure["lost_at"] = func.now()
     if claim.workplace:
         added = func.array_append(Chunk.failed_by, claim.workplace)
         failure["failed_by"] = case((_failed_at(claim.workplace), Chunk.failed_by), else_=added)
@@ -291,7 +302,7 @@ def _failed_at(workplace: str) -> ColumnElement[bool]:
     return literal(workplace) == any_(Chunk.failed_by)
 
 
-def report(session: Session, claim: Claim, **values: object) -> None:
+def report(session: Session, claim: Attempt, **values: object) -> None:
     """Change a chunk if it still bears the token of this claim.
 
     Raises:

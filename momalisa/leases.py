@@ -18,7 +18,8 @@ from momalisa import chunks
 from momalisa.settings import settings
 from momalisa.tables import Chunk, ChunkKind, ChunkStatus
 
-VANISHED = "its worker fell silent"
+VANISHED = "its worker fell silent: killed as a whole, with its machine or container, or cut off from the database"
+"""When only the process ended that worked, the next one knows better (`worker.ending`)."""
 
 
 class Held(NamedTuple):

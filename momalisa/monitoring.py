@@ -61,10 +61,12 @@ FRAMES_WASTED = Counter(
     "Frames that were rendered and not recorded: lease lost, attempt failed, or there before.",
     registry=None,
 )
-LEASES_EXPIRED = Counter("momalisa_leases_expired_total", "Chunks whose worker fell silent.", registry=None)
+LEASES_EXPIRED = Counter(
+    "momalisa_leases_expired_total", "Chunks that lost their worker: it fell silent, or died.", registry=None
+)
 RECOVERY_SECONDS = Histogram(
     "momalisa_recovery_seconds",
-    "Time from the end of a lease that ran out to the next claim of its chunk.",
+    "Time from the loss of a worker to the next claim of its chunk.",
     buckets=(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 900),
     registry=None,
 )
@@ -94,7 +96,8 @@ RECONCILER: tuple[Metric, ...] = (
     *(LEASES_EXPIRED, WEBHOOK_DELIVERIES, ROUNDS_SKIPPED, BROKER_FAILURES),
 )
 WORKER: tuple[Metric, ...] = (
-    *(CHUNK_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, RECOVERY_SECONDS, GPU_MEMORY_BYTES, BROKER_FAILURES),
+    *(CHUNK_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, LEASES_EXPIRED, RECOVERY_SECONDS, GPU_MEMORY_BYTES),
+    BROKER_FAILURES,
 )
 ALL = tuple(dict.fromkeys((*API, *RECONCILER, *WORKER)))
 

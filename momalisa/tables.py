@@ -276,7 +276,7 @@ class Chunk(Base):
     claimed_at: Mapped[datetime | None]
     """When its last attempt began."""
     lost_at: Mapped[datetime | None]
-    """When a lease of it ran out, the last time that one did."""
+    """When a lease of it ran out, or its worker was found dead, the last time that one was."""
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (

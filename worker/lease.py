@@ -26,7 +26,7 @@ from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, Store
 from momalisa.log import logger
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import health, presence, pulse
+from worker import ending, health, presence, pulse
 from worker.pulse import State
 
 log = logger(__name__)
@@ -202,7 +202,7 @@ class Lease(Hold):
         try:
             log.critical("hung, so this process ends", seconds=round(hung_seconds))
             with transaction() as session:
-                chunks.attempt_failed(session, self.claim, "its worker hung")
+                chunks.attempt_failed(session, self.claim, ending.HUNG)
         finally:
             os._exit(1)
 
@@ -271,6 +271,7 @@ def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:
         return False
     walk, number = str(claim.walk_id), claim.number
     with (
+        ending.holding(claim),
         structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
         tracing.span(f"{kind} chunk", parent=claim.trace, walk=walk, chunk=number, attempt=claim.attempt),
     ):

@@ -8,11 +8,12 @@ from celery import signals
 from momalisa import log, queue, tracing
 from momalisa.settings import settings
 from momalisa.tables import ChunkKind
-from worker import beginning, lease, presence, pulse, stitching, work
+from worker import beginning, ending, lease, presence, pulse, stitching, work
 from worker.pulse import State
 
 app = queue.app()
 app.conf.worker_consumer = "worker.consumer:Consumer"
+app.conf.worker_pool = "worker.ending:TaskPool"
 app.steps["consumer"].add(pulse.Turning)
 logger = log.logger(__name__)
 
@@ -68,6 +69,7 @@ def _load_the_model(**_: Any) -> None:
         lease.watch()
         pulse.join()
         tracing.start(_kind().value)
+        ending.report()
         if loads:
             work.renderer()
     if _kind() == ChunkKind.RENDER:

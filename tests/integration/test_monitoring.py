@@ -213,7 +213,7 @@ def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: System) -> None
 def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost(monitored: System) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
-    expired = figure(monitored, "reconciler", "momalisa_leases_expired_total")
+    lost = figure(monitored, "render-1", "momalisa_leases_expired_total")
     walk_id = make_walk(monitored, frames=8, steps=30)
     until(lambda: figure(monitored, "reconciler", "momalisa_chunks", kind="render", status="leased") == 1)
     working_child(monitored).send_signal(signal.SIGKILL)
@@ -227,8 +227,8 @@ def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost
     until(lambda: is_ready(monitored, "render-1"))
     until(lambda: finished(monitored, walk_id), 120)
     assert figure(monitored, "render-1", "momalisa_frames_rendered_total") == frames + 8
-    assert figure(monitored, "reconciler", "momalisa_leases_expired_total") == expired + 1
-    assert figure(monitored, "render-1", "momalisa_recovery_seconds_count") == expired + 1
+    assert figure(monitored, "render-1", "momalisa_leases_expired_total") == lost + 1
+    assert figure(monitored, "render-1", "momalisa_recovery_seconds_count") == lost + 1
     assert figure(monitored, "render-1", "momalisa_recovery_seconds_sum") < 60
 
 

@@ -1,0 +1,87 @@
+"""A process that dies in the middle of a chunk: however it ended, the next one reports it at once."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+import pytest
+from sqlalchemy import func, select, update
+
+from momalisa import jobs, queue
+from momalisa.database import transaction
+from momalisa.local import System
+from momalisa.processes import free_port
+from momalisa.settings import ROOT, environment
+from momalisa.spec import WalkSpec
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus
+from tests.conftest import until
+from worker import ending
+
+WORKER = """
+import os, signal, sys
+from worker import work
+from worker.__main__ import main
+ends = [lambda: os._exit(7), lambda: os.kill(os.getpid(), signal.SIGKILL)]
+work.render = lambda lease: ends[lease.claim.attempt - 1]()
+sys.argv[1:] = ["render"]
+sys.exit(main())
+"""
+"""A worker without a model, whose process ends at each chunk, in one way after the other."""
+
+ENDS = [
+    "its process ended with exit code 7",
+    "its process was killed (SIGKILL), most often because memory ran out",
+]
+
+
+def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_others_succeed(
+    services: System, spec: Callable[..., WalkSpec]
+) -> None:
+    port = free_port()
+    variables = {"LEASE_SECONDS": "600", "METRICS_PORT": str(port)}
+    variables |= {"RENDERER": "vertex", "VERTEX_ENDPOINT": "projects/1/locations/europe-west4/endpoints/1"}
+    made = spec(frames=4)
+    with transaction() as session:
+        walk_id = jobs.create(session, made, public=True, owner="ann").id
+
+    def errors() -> list[str]:
+        with transaction() as session:
+            return [attempt["error"] for attempt in session.scalars(select(Chunk.history).where(sick)).one()]
+
+    sick = Chunk.walk_id == walk_id
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER], cwd=ROOT, env=environment(**services.variables, **variables)
+    )
+    try:
+        for number, _ in enumerate(ENDS, 1):
+            with transaction() as session:
+                session.execute(update(Chunk).where(sick).values(due_at=func.now()))
+                if number == len(ENDS):
+                    another = Chunk.walk_id == jobs.create(session, made, public=True, owner="bob").id
+                    done = {"status": ChunkStatus.DONE, "finished_at": func.now()}
+                    session.execute(update(Chunk).where(another).values(done))
+            queue.publish(ChunkKind.RENDER)
+            until(lambda: len(errors()) == number)  # noqa: B023 - called at once
+        assert errors() == ENDS
+        until(lambda: ENDS[-1] in httpx.get(f"http://127.0.0.1:{port}/readyz").text)
+    finally:
+        process.terminate()
+        process.wait(20)
+    with transaction() as session:
+        [workplace] = session.scalars(select(Chunk.failed_by).where(sick)).one()
+    assert workplace.endswith(f":{process.pid}")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "its process ended with exit code 0"),
+        (-signal.SIGSEGV, "its process was ended by SIGSEGV"),
+        (-signal.SIGALRM, "its worker hung"),
+        (-40, "its process was ended by signal 40"),
+    ],
+)
+def test_every_end_has_words(code: int, words: str) -> None:
+    assert ending.in_words(code) == words
