@@ -52,7 +52,7 @@ integration: .venv/dev .venv/prometheus .venv/pgbouncer ## Test with PostgreSQL,
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(TESTS) tests/e2e
 
-chaos: .venv/dev ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
+chaos: .venv/dev .venv/pgbouncer ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
@@ -207,7 +207,7 @@ clean: ## Remove what was installed and made: all walks, too.
 		  mv usr/bin/prom* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@
 
-# PgBouncer, for a test: the one that is there, or else Debian's with its libraries, without the service.
+# PgBouncer, for tests: the one that is there, or else Debian's with its libraries, without the service.
 .venv/pgbouncer: .venv/dev
 	@command -v pgbouncer >/dev/null || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \

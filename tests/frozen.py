@@ -1,4 +1,4 @@
-"""PostgreSQL that neither answers nor closes a connection, as one whose machine or disk hangs."""
+"""PostgreSQL, or PgBouncer, that neither answers nor closes a connection, as on a machine that hangs."""
 
 import contextlib
 import signal
@@ -9,9 +9,9 @@ import psutil
 
 
 @contextmanager
-def frozen(postmaster: int) -> Iterator[None]:
-    """Stop all processes of the PostgreSQL with this pid for the length of a block."""
-    parent = psutil.Process(postmaster)
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process and all that it started for the length of a block."""
+    parent = psutil.Process(pid)
     parent.send_signal(signal.SIGSTOP)  # first, so that it makes no more of them
     processes = [parent, *parent.children(recursive=True)]
     try:

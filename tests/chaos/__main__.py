@@ -45,6 +45,7 @@ def main() -> int:
     _say(
         f"Chaos from seed {arguments.seed}: {arguments.faults} faults over {arguments.walks} walks. Logs: {folder}"
     )
+    _say(f"Through PgBouncer: {', '.join(stage.pooled)}. The others go to PostgreSQL itself.")
     try:
         with local.started(stage):
             expected = oracle.reference(stage, _undisturbed(stage))
@@ -56,7 +57,7 @@ def main() -> int:
         verdict.wrongs += _left_over(stage)
     finally:
         stage.close_proxies()
-    table = "\n".join(_table(arguments, faults, verdict))
+    table = "\n".join(_table(arguments, stage, faults, verdict))
     print(table)
     if arguments.report:
         arguments.report.write_text(table + "\n")
@@ -212,14 +213,17 @@ def _left_over(stage: Stage) -> list[str]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("DATABASE_URL") == stage.variables["DATABASE_URL"]:
+            if process.environ().get("BROKER_URL") == stage.variables["BROKER_URL"]:
                 found.append(f"process {process.pid} was left behind: {process.cmdline()}")
                 process.kill()
     return found
 
 
 def _table(
-    arguments: argparse.Namespace, faults: list[tuple[Fault, datetime, datetime]], verdict: oracle.Verdict
+    arguments: argparse.Namespace,
+    stage: Stage,
+    faults: list[tuple[Fault, datetime, datetime]],
+    verdict: oracle.Verdict,
 ) -> Iterator[str]:
     counts = Counter((fault.part, fault.name) for fault, *_ in faults)
     yield "| part | fault | times |"
@@ -230,6 +234,7 @@ def _table(
     yield "| figure | value |"
     yield "|---|---|"
     yield f"| seed | {arguments.seed} |"
+    yield f"| through PgBouncer | {', '.join(stage.pooled)} |"
     yield f"| faults | {len(faults)}, of {len(counts)} of {len(MATRIX)} kinds |"
     yield from verdict.lines()
 

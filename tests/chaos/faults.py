@@ -338,6 +338,21 @@ def _(stage: Stage) -> None:
             time.sleep(0.05)
 
 
+# PgBouncer
+
+
+@row("PgBouncer", "SIGKILL")
+def _(stage: Stage) -> None:
+    stage.kill("pgbouncer")
+
+
+@row("PgBouncer", "frozen past the lease")
+def _(stage: Stage) -> None:
+    """Those who work through it send no heartbeat, while a reconciler that does not sees PostgreSQL answer."""
+    with frozen(stage.process("pgbouncer").pid):
+        time.sleep(max(stage.outage("PgBouncer frozen"), LEASE_SECONDS * 1.5))
+
+
 # Bucket
 
 

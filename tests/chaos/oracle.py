@@ -34,7 +34,7 @@ ARTIFACTS = {
 }
 
 
-NEEDED = {"PostgreSQL", "broker", "reconciler"}
+NEEDED = {"PostgreSQL", "PgBouncer", "broker", "reconciler"}
 """The parts without which a lost chunk cannot be taken up again."""
 
 Injected = tuple[str, datetime, datetime]
@@ -70,7 +70,7 @@ class Verdict:
         yield f"| wasted work | {self.wasted:.1%} |"
         yield f"| fault to next progress | {_spread(self.recoveries)} |"
         yield f"| lost worker to its chunk taken up again | {_spread(self.lost)} |"
-        yield f"| the same, while PostgreSQL, broker and reconciler were up | {_spread(self.lost_alone)} |"
+        yield f"| the same, while {', '.join(sorted(NEEDED))} were up | {_spread(self.lost_alone)} |"
         yield f"| a lease | {LEASE_SECONDS:.0f} s |"
         yield f"| wrong | {len(self.wrongs)} |"
 

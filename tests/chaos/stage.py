@@ -20,9 +20,9 @@ import psycopg
 import redis
 
 from momalisa import storage
-from momalisa.local import System
 from momalisa.processes import Child
 from tests.chaos.proxy import Proxy, Trouble
+from tests.pooler import Pooled
 
 LEASE_SECONDS = 3.0
 BATCH_SIZE = 4
@@ -87,8 +87,11 @@ class Diary:
         return walk_id
 
 
-class Stage(System):
-    """The system, with a proxy in front of its bucket, and handles for faults."""
+class Stage(Pooled):
+    """The system, with a proxy in front of its bucket, PgBouncer for half of its parts, and handles for faults.
+
+    The other half goes to PostgreSQL itself, as the API must to hear of changes. So do faults and the oracle.
+    """
 
     def __init__(self, folder: Path, *, port: int, workers: int, seed: int, outage: float) -> None:
         super().__init__(
@@ -105,6 +108,9 @@ class Stage(System):
             },
         )
         self.random = random.Random(seed)
+        parts = ["api", "assemble-1", "reconciler", *(f"render-{number}" for number in range(1, workers + 1))]
+        self.pooled = sorted(self.random.sample(parts, len(parts) // 2))
+        """Parts that reach PostgreSQL through PgBouncer."""
         self.diary = Diary()
         self.held: set[str] = set()
         """Children that shall stay down for now."""
@@ -128,6 +134,8 @@ class Stage(System):
         """Start a part; one of the render workers has its own way to the bucket, so that it can be sick alone."""
         if name == SICK:
             options["BUCKET_ENDPOINT"] = self.way_of_one.url
+        if self.direct_url and name not in self.pooled:
+            options["DATABASE_URL"] = self.direct_url
         super()._start(name, command, **options)
 
     def close_proxies(self) -> None:
