@@ -87,12 +87,11 @@ def _take_back(session: Session, lease: Held, overdue_seconds: float) -> bool:
         Chunk.lease_token == lease.token,
         Chunk.lease_expires_at == lease.expires_at,
     )
+    chunks.lock(session, lease.walk_id)  # all of them, in their order: one that is hopeless ends them all
     attempts = session.scalars(select(Chunk.attempts).where(still_held)).one_or_none()
     if attempts is None:
         return False
     hopeless = attempts >= settings().max_attempts
-    if hopeless:
-        chunks.lock(session, lease.walk_id)
     taken = session.execute(
         update(Chunk)
         .where(still_held)

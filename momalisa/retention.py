@@ -130,6 +130,8 @@ def _remove_objects(walk_id: UUID) -> Exception | None:
 
 
 def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
+    for walk_id in sorted(walks):
+        chunks.lock(session, walk_id)  # before the walk, as everybody does
     public = and_(Walk.public, Walk.hidden_at.is_(None)).label("public")
     expired_at = func.coalesce(Walk.purged_at, func.now()).label("expired_at")
     left = session.execute(

@@ -1,0 +1,81 @@
+"""Two who meet on the rows of one walk wait for each other in a line, and never in a circle."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from momalisa import chunks, jobs, leases, moderation, retention
+from momalisa.database import engine, transaction
+from momalisa.leases import Lost
+from momalisa.settings import settings
+from momalisa.spec import WalkSpec
+from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from tests.conftest import until
+
+pytestmark = pytest.mark.usefixtures("services")
+
+
+@pytest.fixture
+def walk_id(spec: Callable[..., WalkSpec]) -> UUID:
+    """A walk of three chunks."""
+    with transaction() as session:
+        return jobs.create(session, spec(frames=24), public=True, owner="ann").id
+
+
+def somebody_waits() -> bool:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with engine().connect() as connection:
+        return bool(connection.scalar(waiting) == 1)
+
+
+def meet(
+    first: Callable[[Session], object], other: Callable[[], object], then: Callable[[Session], object]
+) -> None:
+    """Let somebody take locks; and when another one waits for them, the first takes more."""
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as session:
+            first(session)
+            met = pool.submit(other)
+            until(somebody_waits)
+            then(session)
+        met.result()
+
+
+def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
+    """The reconciler has a chunk before the one with which it fails the walk."""
+    with transaction() as session:
+        claimed = [chunks.claim(session, ChunkKind.RENDER, "here") for _ in range(3)]
+        assert all(claimed)
+        session.execute(update(Chunk).where(Chunk.number == 2).values(attempts=settings().max_attempts))
+    with transaction() as session:
+        lost = [Lost(held, 1) for held in leases.held(session) if held.number]
+
+    def take_back() -> None:
+        with transaction() as session:
+            assert leases.take_back(session, lost) == 0  # its walk was canceled meanwhile
+
+    def lock_a_chunk(session: Session) -> None:
+        session.execute(select(Chunk.number).where(Chunk.number == 0).with_for_update())
+
+    meet(lock_a_chunk, take_back, lambda session: jobs.cancel(session, walk_id, owner="ann"))
+    with transaction() as session:
+        assert set(session.scalars(select(Chunk.status))) == {ChunkStatus.DROPPED}
+
+
+def test_who_removes_an_expired_walk_and_who_hides_it(walk_id: UUID) -> None:
+    with transaction() as session:
+        chunks.end(session, walk_id, WalkStatus.CANCELED)
+        session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
+    meet(
+        lambda session: chunks.lock(session, walk_id),  # as `hide` begins
+        retention.remove,
+        lambda session: moderation.hide(session, walk_id),
+    )
+    with transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Walk)) == 0
