@@ -91,6 +91,8 @@ def close_gaps(session: Session) -> int:
     """Move chunks up where turns are skipped because of others that were dropped; returns how many moved.
 
     So a party that cancels a walk has its turns back, and its next walk does not wait for those of the old one.
+    While somebody else has one of its chunks locked, all of them stay where they are until the next round: what
+    moved up past that one could take the turn that it has.
     """
     turn = Chunk.turn
     each = select(
@@ -109,11 +111,14 @@ def close_gaps(session: Session) -> int:
     for model, owner, first in session.execute(loose).all():
         theirs = select(Chunk.walk_id, Chunk.number, turn).where(_queued(Chunk, model), Chunk.owner == owner)
         free = theirs.with_for_update(skip_locked=True).cte("free")
+        none_locked = select(func.count()).select_from(free).scalar_subquery() == (
+            select(func.count()).select_from(theirs.subquery()).scalar_subquery()
+        )
         place = func.row_number().over(order_by=free.c.turn)
         new = select(free.c.walk_id, free.c.number, (first - 1 + place).label("turn")).subquery()
         changed = session.execute(
             update(Chunk)
-            .where(Chunk.walk_id == new.c.walk_id, Chunk.number == new.c.number, turn > new.c.turn)
+            .where(Chunk.walk_id == new.c.walk_id, Chunk.number == new.c.number, turn > new.c.turn, none_locked)
             .values(turn=new.c.turn)
             .returning(Chunk.number)
             .execution_options(synchronize_session=False)

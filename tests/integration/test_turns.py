@@ -211,3 +211,20 @@ def test_what_older_code_has_queued_is_claimed(make: Make) -> None:
         session.execute(text("TRUNCATE parties"))
     reconciler.keep_order()
     assert [claim().walk_id for _ in range(2)] == [walk_id, walk_id]
+
+
+def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make) -> None:
+    """Somebody changes a walk, and has its chunks locked for that, just when gaps are closed."""
+    old = make("ann", 24)
+    busy, last = make("ann", 24), make("ann", 24)
+    make("bob", 80)
+    with transaction() as session:
+        jobs.cancel(session, old, owner="ann")
+    with transaction() as session:
+        chunks.lock(session, busy)
+        reconciler.keep_order()
+    with transaction() as session:
+        turns = session.scalars(select(Chunk.turn).where(Chunk.walk_id.in_([busy, last]))).all()
+    assert len(set(turns)) == len(turns)
+    reconciler.keep_order()
+    assert list(serve(6)).count("ann") == 3
