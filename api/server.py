@@ -34,13 +34,24 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; what follows an answer is the next request."""
-        if self._headers_due is None and self.cycle is not None and self.cycle.response_complete:
+        if self._headers_due is None and not self._answering():
             self._wait_for_headers()
+        due = self._headers_due
         super().data_received(data)
-        if self._headers_due is not None:
-            self._unread += len(data)
-            if self._unread > 2 * MOST_HEADER_BYTES and not self.transport.is_closing():
+        if due is None or due is not self._headers_due:
+            return  # no headers, or those of a request that begins somewhere in the data
+        self._unread += len(data)
+        if self._unread > 2 * MOST_HEADER_BYTES and not self.transport.is_closing():
+            if self._answering():
+                self.transport.close()  # what we wrote would be taken for a part of the answer
+            else:
                 self.send_400_response("The headers of the request are too large.")
+
+    def on_message_begin(self) -> None:
+        """Wait for headers also while an earlier request is answered; if they are late, that one ends with them."""
+        super().on_message_begin()
+        if self._headers_due is None:
+            self._wait_for_headers()
 
     def on_headers_complete(self) -> None:
         """Stop waiting; the application takes over."""
@@ -51,6 +62,9 @@ class Protocol(HttpToolsProtocol):
         """Forget the connection."""
         self._headers_arrived()
         super().connection_lost(exc)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_headers(self) -> None:
         self._unread = 0

@@ -15,8 +15,11 @@ from fastapi.testclient import TestClient
 from api import server
 from api.access import COOKIE, GUARDED_COOKIE
 from api.app import app
+from momalisa import jobs
+from momalisa.database import transaction
 from momalisa.processes import free_port
 from momalisa.settings import settings
+from momalisa.spec import WalkSpec
 from tests.integration.test_access import ORDER
 
 Ask = Callable[[bytes], bytes]
@@ -45,9 +48,9 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
 
     def send(request: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(request)
             got = b""
-            with suppress(ConnectionResetError):  # what we sent was not read to its end
+            with suppress(BrokenPipeError, ConnectionResetError):  # what we send is not read to its end
+                connection.sendall(request)
                 while received := connection.recv(65536):
                     got += received
             return got
@@ -79,6 +82,29 @@ def test_headers_without_end_are_not_kept(ask: Ask, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(server, "HEADER_SECONDS", 60)
     answer = ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + 300_000 * b"a")
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.fixture
+def held(services: object, spec: Callable[..., WalkSpec]) -> bytes:
+    """A request whose answer is held back for longer than a test lasts."""
+    with transaction() as session:
+        walk = jobs.create(session, spec(frames=2), public=True, owner="ann").id
+    return f"GET /v1/walks/{walk} HTTP/1.1\r\nHost: a\r\nPrefer: wait=30\r\n\r\n".encode()
+
+
+def test_headers_behind_a_request_that_is_answered_are_not_waited_for_either(ask: Ask, held: bytes) -> None:
+    assert ask(held + b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ") == b""
+
+
+def test_nor_are_they_kept_if_they_have_no_end(ask: Ask, held: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 60)
+    assert ask(held + b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + 1_000_000 * b"a") == b""
+
+
+def test_requests_that_wait_for_the_answer_to_another_are_not_late(ask: Ask, held: bytes) -> None:
+    health = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+    answer = ask(held.replace(b"wait=30", b"wait=1") + health + b"\r\n" + health + CLOSE)
+    assert (answer.count(b"HTTP/1.1 200 "), answer.count(b'{"status":"ok"}')) == (3, 2)
 
 
 @pytest.mark.parametrize(
