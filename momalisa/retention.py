@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
+from time import monotonic
 from uuid import UUID
 
 import requests
@@ -24,6 +26,9 @@ AT_ONCE = 64
 
 HANDS = 8
 """Walks whose objects are removed at the same time, each object by a request of its own."""
+
+ROUND_SECONDS = 60
+"""After that no other object is removed in one round: one that the bucket does not answer for takes two minutes."""
 
 AGAIN = timedelta(minutes=5)
 """Time until removing a walk is tried again, if it failed or its row has to stay."""
@@ -73,7 +78,7 @@ def expire(session: Session) -> int:
 
 
 def remove() -> tuple[int, bool]:
-    """Remove up to `AT_ONCE` deleted and expired walks: their objects, then their rows.
+    """Remove up to `AT_ONCE` deleted and expired walks, as far as a round goes: their objects, then their rows.
 
     The row goes after the objects, so that nothing is left over if this process dies in between, and after the
     webhook of the walk's end was delivered. A deleted walk is left alone for a lease, in which its workers learn of
@@ -91,18 +96,19 @@ def remove() -> tuple[int, bool]:
     with transaction() as session:
         gone = _take_gone(session)
     with ThreadPoolExecutor(HANDS) as pool:
-        errors = list(pool.map(_remove_objects, gone))
-    empty = [walk_id for walk_id, error in zip(gone, errors, strict=True) if error is None]
-    if empty:
-        with transaction() as session:
+        ends = list(pool.map(partial(_remove_objects, until=monotonic() + ROUND_SECONDS), gone))
+    empty = [walk_id for walk_id, end in zip(gone, ends, strict=True) if end is None]
+    unfinished = [walk_id for walk_id, end in zip(gone, ends, strict=True) if isinstance(end, _TimeIsUp)]
+    failed = next((end for end in ends if end is not None and not isinstance(end, _TimeIsUp)), None)
+    with transaction() as session:
+        if empty:
             _remove_rows(session, empty)
-    elif failed := next(filter(None, errors), None):
-        with (
-            transaction() as session
-        ):  # nothing is the matter with these walks: next time, after those not yet tried
-            session.execute(update(Walk).where(Walk.id.in_(gone)).values(purge_after=func.now()))
+        # Nothing is the matter with these walks: next time, after those not yet tried.
+        soon = gone if failed and not empty else unfinished
+        session.execute(update(Walk).where(Walk.id.in_(soon)).values(purge_after=func.now()))
+    if failed and not empty:
         raise failed
-    return len(empty), len(gone) == AT_ONCE
+    return len(empty), len(gone) == AT_ONCE or bool(unfinished)
 
 
 def _take_gone(session: Session) -> Sequence[UUID]:
@@ -120,9 +126,20 @@ def _take_gone(session: Session) -> Sequence[UUID]:
     return gone
 
 
-def _remove_objects(walk_id: UUID) -> Exception | None:
+class _TimeIsUp(Exception):  # noqa: N818
+    """The round is over."""
+
+
+def _remove_objects(walk_id: UUID, until: float) -> Exception | None:
+    def check() -> None:
+        if monotonic() >= until:
+            raise _TimeIsUp
+
     try:
-        storage.delete_all(storage.folder_name(walk_id))
+        check()
+        storage.delete_all(storage.folder_name(walk_id), check=check)
+    except _TimeIsUp as end:
+        return end
     except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
         log.warning("objects not removed", walk=str(walk_id), reason=str(error), cause=cause(error))
         return error

@@ -253,13 +253,18 @@ def delete(name: str, *, generation: int | None = None) -> None:
         _bucket().blob(name).delete(if_generation_match=generation, timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
-def delete_all(prefix: str) -> None:
+def delete_all(prefix: str, *, check: Check = _go_on) -> None:
     """Delete every object whose name begins so; those that are gone already do no harm.
+
+    Args:
+        prefix: of the names.
+        check: called before each object; what it raises ends the work.
 
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
     """
     for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT):
+        check()
         with contextlib.suppress(NotFound):
             blob.delete(timeout=TIMEOUT, retry=DEFAULT_RETRY)
 

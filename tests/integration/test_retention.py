@@ -1,6 +1,7 @@
 """How walks end by deadline, by deletion and by age, and what is left of them: nothing."""
 
 from datetime import timedelta
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -123,11 +124,11 @@ def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
     with monkeypatch.context() as patch:
         delete_all, held = storage.delete_all, storage.folder_name(UUID(walks[0]))
 
-        def delete_unless_held(prefix: str) -> None:
+        def delete_unless_held(prefix: str, **named: Any) -> None:
             if prefix == held:
                 # the emulator knows no holds
                 raise Forbidden("The object is under a hold.")  # type: ignore[no-untyped-call]
-            delete_all(prefix)
+            delete_all(prefix, **named)
 
         patch.setattr(storage, "delete_all", delete_unless_held)
         let_time_pass(purge_after=case((Walk.id == walks[0], func.now() - timedelta(hours=1))))
@@ -141,6 +142,20 @@ def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
             retention.remove()
     assert retention.remove() == (1, False)  # a bucket that is back is tried at once
     assert objects(walks[0]) == 0
+
+
+def test_a_round_of_removal_ends_and_the_next_one_goes_on_where_it_was(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = [make(api) for _ in range(3)]
+    let_time_pass(status=WalkStatus.EXPIRED)
+    monkeypatch.setattr(retention, "HANDS", 1)
+    monkeypatch.setattr(retention, "ROUND_SECONDS", 6, raising=False)
+    monkeypatch.setattr(retention, "monotonic", count().__next__, raising=False)  # a second between two looks
+    assert retention.remove() == (1, True)
+    assert sorted(objects(walk) for walk in walks) == [0, 1, 2]
+    assert retention.remove() == (2, False)
+    assert rows() == [0, 0, 0]
 
 
 def test_a_backlog_is_removed_without_a_pause(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
