@@ -75,16 +75,16 @@ def _hear(hearing: bool) -> None:
 
 
 async def _listen() -> Never:
-    said = ""
+    lost = False
     while True:
         reason = "the connection ended"
         try:
             async with await database.connect() as connection:
                 if await _hears(connection):
                     await connection.execute(f"LISTEN {notices.CHANNEL}")
-                    if said:
+                    if lost:
                         log.info("listening again")
-                        said = ""
+                        lost = False
                     _hear(True)
                     try:
                         async for change in connection.notifies():
@@ -96,9 +96,9 @@ async def _listen() -> Never:
                     reason = "a pooler is between that hands connections on after each transaction"
         except psycopg.Error as error:
             reason = str(error).strip()
-        if reason != said:
-            log.warning("not listening; whoever waits looks from time to time", cause=reason)
-            said = reason
+        if not lost:
+            log.warning("LISTEN lost; falling back to polling", cause=reason)
+            lost = True
         await asyncio.sleep(PAUSE_SECONDS)
 
 

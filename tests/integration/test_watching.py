@@ -25,13 +25,15 @@ from api import changes, waiting, watching
 from api.access import Caller
 from api.routes import walks
 from api.schemas import WalkView
-from momalisa import jobs, keys, moderation, notices
+from momalisa import database, jobs, keys, log, moderation, notices
 from momalisa.database import BEGIN, engine, transaction
 from momalisa.processes import free_port
 from momalisa.settings import ROOT, settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import Walk
 from tests.conftest import until
+
+log.configure()
 
 WAITERS = 500
 
@@ -223,10 +225,9 @@ def test_who_follows_a_walk_hears_that_its_key_is_revoked(
     assert (name, problem["type"], problem["status"]) == ("error", "/problems/unauthorized", 401)
 
 
-def test_who_follows_a_walk_hears_that_the_database_is_gone(
-    stream: Callable[..., Future[str]], api: TestClient
-) -> None:
-    following = stream()
+@contextmanager
+def no_database() -> Iterator[None]:
+    """End all connections to the database, and have it accept none."""
     address = make_url(settings().database_url)
     assert address.database
     elsewhere = address.set(drivername="postgresql", database="template1").render_as_string(hide_password=False)
@@ -236,9 +237,50 @@ def test_who_follows_a_walk_hears_that_the_database_is_gone(
             other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [address.database]
             )
-            name, problem = last(following.result(30))
+            yield
         finally:
             other.execute(f"ALTER DATABASE {address.database} ALLOW_CONNECTIONS true")
+
+
+def test_the_log_says_once_that_listen_is_lost_and_once_that_it_is_back(
+    services: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(changes, "PAUSE_SECONDS", 0.01)
+    tries: list[None] = []
+    connect = database.connect
+
+    async def connect_and_note() -> psycopg.AsyncConnection:
+        tries.append(None)
+        return await connect()
+
+    monkeypatch.setattr(database, "connect", connect_and_note)
+
+    async def run() -> None:
+        async with changes.listening(), asyncio.timeout(60):
+            for _ in range(2):
+                while not changes._hearing:
+                    await asyncio.sleep(0.01)
+                with no_database():
+                    begun = len(tries)
+                    while len(tries) < begun + 5:
+                        await asyncio.sleep(0.01)
+            while not changes._hearing:
+                await asyncio.sleep(0.01)
+
+    caplog.set_level("INFO")
+    asyncio.run(run())
+    said = [record.getMessage() for record in caplog.records if record.name == "api.changes"]
+    lost, back = "LISTEN lost; falling back to polling", "listening again"
+    assert [next(words for words in (lost, back, line) if words in line) for line in said] == 2 * [lost, back]
+    assert all("cause" in line and "connection" in line for line in said[::2])
+
+
+def test_who_follows_a_walk_hears_that_the_database_is_gone(
+    stream: Callable[..., Future[str]], api: TestClient
+) -> None:
+    following = stream()
+    with no_database():
+        name, problem = last(following.result(30))
     assert (name, problem["type"], problem["status"]) == ("error", "/problems/unavailable", 503)
     until(lambda: api.get("/readyz").status_code == 200)
 
