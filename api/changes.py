@@ -1,6 +1,6 @@
 """Hearing at once of walks that change, from PostgreSQL, by one connection of this process for all who wait.
 
-What is heard is a hint to look again. Whoever waits must look from time to time all the same: nothing is heard
+What is heard is a hint to look again. Those who wait must look from time to time all the same: nothing is heard
 while the connection is broken, or through a pooler that hands it to others after each transaction.
 """
 
@@ -27,7 +27,7 @@ TRIAL_SECONDS = 2
 """How long it waits to hear itself."""
 
 HEARING_LOOK_SECONDS = 10
-"""Time between two looks while changes are heard of: for what is not told, as of keys that are revoked."""
+"""Time between two looks while changes are heard of: for what is not announced, such as keys that are revoked."""
 
 DEAF_LOOK_SECONDS = 0.5
 """Time between two looks while nothing is heard."""

@@ -1,6 +1,6 @@
 """How much a caller may ask for, by the counters that all API processes share in Redis.
 
-Redis carries hints here, too: while it is down, nobody is held to a limit that is counted there.
+Redis carries hints here, too: while it is down, limits that are counted there are not enforced.
 """
 
 import math

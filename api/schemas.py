@@ -46,7 +46,7 @@ DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
 
 
 def _readable(value: str) -> str:
-    """Refuse what nobody can read: control characters, lone surrogates, unassigned code points.
+    """Refuse what cannot be read: control characters, lone surrogates, unassigned code points.
 
     Overrides of the writing direction are refused too, since they reach into the text around a prompt.
     """
@@ -175,7 +175,7 @@ class WalkRequest(BaseModel):
         le=MAX_SEED,
         description="Seed of a noise to travel to; the noise stays the same if left out.",
     )
-    negative_prompt: NegativePrompt = Field("", description="What the pictures shall not show.")
+    negative_prompt: NegativePrompt = Field("", description="What the pictures should not show.")
     steps: Whole | None = Field(None, ge=1, le=100, description="Denoising steps of each frame.")
     guidance: float | None = Field(
         None, ge=0, le=20, allow_inf_nan=False, description="How closely the pictures follow the words."

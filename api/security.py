@@ -1,4 +1,4 @@
-"""What every answer says to browsers: load nothing that we did not name, guess no types, tell nobody where from."""
+"""What every answer says to browsers: load nothing that we did not name, guess no types, send no referrer."""
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware

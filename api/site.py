@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from momalisa.settings import settings
 
 NEARBY = (".localhost", ".local", ".internal", ".home.arpa")
-"""Ends of names that nobody can register: RFC 6761, RFC 6762, ICANN's private-use domain, RFC 8375."""
+"""Ends of names that cannot be registered: RFC 6761, RFC 6762, ICANN's private-use domain, RFC 8375."""
 
 
 class NoForeignHost:

@@ -23,7 +23,7 @@ LONGEST_SECONDS = 30
 """How long an answer is held back at most."""
 
 QUEUE_SECONDS = 10
-"""How often the place of a queued walk is worth telling anew; it changes without the walk's doing."""
+"""How often the place of a queued walk is worth telling again; it changes without the walk's doing."""
 
 
 def look(walk_id: UUID, caller: Caller) -> Glimpse:

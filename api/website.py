@@ -36,7 +36,7 @@ def _templates() -> Environment:
 
 
 def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """Return a page; what it shows may depend on who asks, so that nobody else may keep it."""
+    """Return a page; what it shows may depend on who asks, so that no cache may keep it for others."""
     return HTMLResponse(
         _templates().get_template(template).render(status=int(status), **context),
         status_code=status,
@@ -50,7 +50,7 @@ def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
 
 
 def wanted(request: Request) -> bool:
-    """Tell whether whoever asks is a person with a browser, to whom an error is told on a page."""
+    """Tell whether a request comes from a person with a browser, who is shown an error on a page."""
     return not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", "")
 
 

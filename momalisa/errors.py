@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 
 class MomalisaError(Exception):
-    """Something that MoMALisa knows how to explain to whoever asked."""
+    """Something that MoMALisa knows how to explain to the caller."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     type = "internal"

@@ -35,7 +35,7 @@ from momalisa.tables import DeliveryStatus
 log = logger(__name__)
 
 SENDERS = 8
-"""Webhooks that are on their way at once, so that slow receivers hold up nobody but each other."""
+"""Webhooks that are on their way at once, so that slow receivers hold up only each other."""
 
 STUCK_SECONDS = 600
 """A round that takes longer will not end: what it waits for would have timed out long before."""
@@ -100,7 +100,7 @@ def run() -> None:
     monitoring.serve(
         monitoring.RECONCILER,
         alive=rounds.stuck,
-        ready=lambda: "It was told to stop." if stop.is_set() else rounds.not_ready(),
+        ready=lambda: "It is stopping." if stop.is_set() else rounds.not_ready(),
     )
     log.info("reconciler ready")
     with ThreadPoolExecutor(len(duties)) as pool:
@@ -290,7 +290,7 @@ def deliver() -> bool:
 
 
 def count() -> None:
-    """Show how much there is of what; nothing at all while nobody knows.
+    """Show how much there is of what; nothing at all while it is not known.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.

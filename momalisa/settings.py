@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         24 * 3600,
         ge=60,
         le=7 * 24 * 3600,
-        description="How long a signed URL holds; one that is told now holds for at least half of it.",
+        description="How long a signed URL holds; one that is given out now holds for at least half of it.",
     )
     public_url: str | None = Field(
         None,
@@ -340,7 +340,7 @@ _suggested: set[str] = set()
 
 
 def suggest(**variables: str) -> None:
-    """Put variables of libraries into the environment, unless they are there: whoever set them knows better."""
+    """Put variables of libraries into the environment, unless they are set there on purpose."""
     _suggested.update(variables.keys() - os.environ.keys())
     for name, value in variables.items():
         os.environ.setdefault(name, value)

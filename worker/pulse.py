@@ -110,7 +110,7 @@ def _listen(pipe: int) -> None:
 def _not_ready(stopping: Callable[[], bool]) -> str | None:
     """Return why this worker could not begin with a chunk right now, or None if it could."""
     if stopping():
-        return "It was told to stop."
+        return "It is stopping."
     if trouble := beginning.trouble() or health.trouble():
         return trouble
     if not _lives(_seen.pid):

@@ -190,7 +190,7 @@ def queue_walk(
     if made == new:
         access.recognize(request, response, caller)
         log.info("walk queued", walk=str(new), frames=walk.frames_total)
-        # After the answer: a broker that hangs shall not keep a visitor waiting.
+        # After the answer: a broker that hangs must not keep a visitor waiting.
         permits = len({frame.chunk for frame in walk.frames})
         afterwards.add_task(queue.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
@@ -219,7 +219,7 @@ def _seen_again(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
 
 
 def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
-    """Return the walk that another one shall start from."""
+    """Return the walk that another one is to start from."""
     try:
         return jobs.get(session, walk_id, viewer=viewer)
     except (WalkNotFoundError, WalkExpiredError) as error:
@@ -435,7 +435,7 @@ def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: C
     responses=problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
 )
 def delete_walk(walk_id: WalkId, caller: Caller) -> None:
-    """Stop a walk of yours if it is not over, and remove it with all its files; nobody sees it from now on."""
+    """Stop a walk of yours if it is not over, and remove it with all its files; no one can see it afterwards."""
     with transaction() as session:
         jobs.delete(session, walk_id, owner=caller.owner)
 
