@@ -20,6 +20,8 @@ class Census:
     """That are queued or leased."""
     oldest_due_seconds: dict[ChunkKind, float]
     """How long the chunk of each kind has been due that was due first."""
+    paused: bool
+    """Whether an operator has stopped all claims."""
     walks: dict[WalkStatus, int]
     """That are not over."""
     walks_last_hour: dict[WalkStatus, int]
@@ -48,4 +50,5 @@ def take(session: Session) -> Census:
     for counts, query in ((walks, active), (last_hour, ended)):
         for where, number in session.execute(query):
             counts[where] = number
-    return Census(numbers, oldest, walks, last_hour)
+    paused = bool(session.scalar(select(chunks.paused())))
+    return Census(numbers, oldest, paused, walks, last_hour)

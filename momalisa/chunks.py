@@ -159,7 +159,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
             Chunk.kind == kind,
             Chunk.model == model,
             is_due(),
-            ~_paused(),
+            ~paused(),
             or_(~_failed_at(workplace), ~_others_work(kind, model)),
         )
         .order_by(*turns.ORDER)
@@ -292,7 +292,7 @@ def _others_work(kind: ChunkKind, model: str) -> Exists:
     return leased.where(other.kind == kind, other.model == model).exists()
 
 
-def _paused() -> Exists:
+def paused() -> Exists:
     """Return the condition that an operator has stopped all claims (`rescue`)."""
     return select(Pause.since).exists()
 
@@ -335,7 +335,7 @@ def due(session: Session) -> dict[ChunkKind, int]:
     """Return the number of chunks of each kind that could be claimed now."""
     counts = session.execute(
         select(Chunk.kind, func.count().label("due"))
-        .where(Chunk.status == ChunkStatus.QUEUED, is_due(), ~_paused())
+        .where(Chunk.status == ChunkStatus.QUEUED, is_due(), ~paused())
         .group_by(Chunk.kind)
     )
     return {row.kind: row.due for row in counts}

@@ -42,6 +42,9 @@ OLDEST_DUE_CHUNK_SECONDS = Gauge(
     ["kind"],
     registry=None,
 )
+CLAIMS_PAUSED = Gauge(
+    "momalisa_claims_paused", "1 while an operator has stopped all claims, as last seen; else 0.", registry=None
+)
 WALKS = Gauge("momalisa_walks", "Walks that are not over.", ["status"], registry=None)
 WALKS_LAST_HOUR = Gauge(
     "momalisa_walks_last_hour", "Walks that ended within the last hour.", ["status"], registry=None
@@ -92,7 +95,7 @@ GPU_MEMORY_BYTES = Gauge(
 
 API: tuple[Metric, ...] = (HTTP_REQUESTS, HTTP_SECONDS, BROKER_FAILURES)
 RECONCILER: tuple[Metric, ...] = (
-    *(CHUNKS, OLDEST_DUE_CHUNK_SECONDS, WALKS, WALKS_LAST_HOUR),
+    *(CHUNKS, OLDEST_DUE_CHUNK_SECONDS, CLAIMS_PAUSED, WALKS, WALKS_LAST_HOUR),
     *(LEASES_EXPIRED, WEBHOOK_DELIVERIES, ROUNDS_SKIPPED, BROKER_FAILURES),
 )
 WORKER: tuple[Metric, ...] = (

@@ -311,6 +311,7 @@ def count() -> None:
         monitoring.record(monitoring.CHUNKS, number, kind=kind, status=status)
     for kind, seconds in found.oldest_due_seconds.items():
         monitoring.record(monitoring.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind)
+    monitoring.record(monitoring.CLAIMS_PAUSED, found.paused)
     for gauge, walks in ((monitoring.WALKS, found.walks), (monitoring.WALKS_LAST_HOUR, found.walks_last_hour)):
         for where, number in walks.items():
             monitoring.record(gauge, number, status=where)

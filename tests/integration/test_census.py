@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, text, update
 
-from momalisa import census, chunks, jobs, leases
+from momalisa import census, chunks, jobs, leases, monitoring, reconciler, rescue
 from momalisa.database import BEGIN, engine, transaction
 from momalisa.local import System
 from momalisa.spec import WalkSpec
@@ -46,6 +46,17 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Sy
     assert 90 <= found.oldest_due_seconds[ChunkKind.RENDER] < 120
     assert found.walks == {"queued": 1, "running": 1, "assembling": 0}
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 1}
+
+
+def test_a_pause_is_told(services: System) -> None:
+    with transaction() as session:
+        rescue.pause(session)
+    reconciler.count()
+    assert (take().paused, monitoring.CLAIMS_PAUSED._value.get()) == (True, 1)
+    with transaction() as session:
+        rescue.resume(session)
+    reconciler.count()
+    assert (take().paused, monitoring.CLAIMS_PAUSED._value.get()) == (False, 0)
 
 
 def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: System, spec: MakeSpec) -> None:
@@ -93,11 +104,11 @@ def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
         assert take().walks[WalkStatus.QUEUED] == 5
     finally:
         event.remove(engine(), "before_cursor_execute", note)
-    assert len(statements) == 4
+    assert len(statements) == 5
     with engine().connect() as connection:
         for statement, parameters in statements:
             plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
-            assert "Seq Scan" not in plan, plan
+            assert "Seq Scan" not in plan or "pauses" in statement, plan  # which has a row at most
 
 
 def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System, spec: MakeSpec) -> None:
