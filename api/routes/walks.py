@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request, Response
@@ -337,18 +337,23 @@ async def follow_walk(
         yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
 
 
+def _leads_to(what: str, missing: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
+    """Return what the documentation says about answers that lead to a file of a walk."""
+    return {
+        HTTPStatus.TEMPORARY_REDIRECT.value: {
+            "description": f"The {what} is at `Location`.",
+            "headers": {"Location": {"schema": {"type": "string"}}},
+        },
+        **problems.responses(WalkNotFoundError, missing, WalkExpiredError),
+    }
+
+
 @router.get(
     "/{walk_id}/frames/{index}",
     summary="Get a frame",
     status_code=HTTPStatus.TEMPORARY_REDIRECT,
     response_class=RedirectResponse,
-    responses={
-        HTTPStatus.TEMPORARY_REDIRECT.value: {
-            "description": "The picture is at `Location`.",
-            "headers": {"Location": {"schema": {"type": "string"}}},
-        },
-        **problems.responses(WalkNotFoundError, FrameNotThereError, WalkExpiredError),
-    },
+    responses=_leads_to("picture", FrameNotThereError),
 )
 def read_frame(
     walk_id: WalkId,
@@ -372,13 +377,7 @@ def read_frame(
     summary="Get a file",
     status_code=HTTPStatus.TEMPORARY_REDIRECT,
     response_class=RedirectResponse,
-    responses={
-        HTTPStatus.TEMPORARY_REDIRECT.value: {
-            "description": "The file is at `Location`.",
-            "headers": {"Location": {"schema": {"type": "string"}}},
-        },
-        **problems.responses(WalkNotFoundError, ArtifactNotThereError, WalkExpiredError),
-    },
+    responses=_leads_to("file", ArtifactNotThereError),
 )
 def read_artifact(
     walk_id: WalkId,
