@@ -46,13 +46,13 @@ unit: .venv/train .venv/node .venv/prometheus ## Test without services.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2 --dist worksteal tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
-integration: .venv/dev .venv/prometheus .venv/pgbouncer ## Test with PostgreSQL, Valkey, the bucket and workers.
+integration: .venv/dev .venv/prometheus .venv/pgbouncer .venv/faketime ## Test with PostgreSQL, Valkey, the bucket and workers.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(TESTS) tests/integration tests/chaos $${LONG:+--hypothesis-profile=long}
 
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(TESTS) tests/e2e
 
-chaos: .venv/dev .venv/pgbouncer ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
+chaos: .venv/dev .venv/pgbouncer .venv/faketime ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
@@ -122,7 +122,7 @@ installation: .venv/bin/python ## Install at once what .ci/run needs; each targe
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
-	@$(MAKE) --no-print-directory .venv/train .venv/prometheus .venv/pgbouncer .venv/browser .venv/docker .venv/kubernetes
+	@$(MAKE) --no-print-directory .venv/train .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/kubernetes
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
@@ -217,4 +217,13 @@ clean: ## Remove what was installed and made: all walks, too.
 			DEBIAN_FRONTEND=noninteractive xargs apt-get -qq install -y --no-upgrade --no-install-recommends >/dev/null; fi && \
 		  dpkg-deb --fsys-tarfile pgbouncer_*.deb | tar -x ./usr/sbin/pgbouncer && \
 		  mv usr/sbin/pgbouncer "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
+	@touch $@
+
+# libfaketime, by which a clock steps: the one that is there, or else Debian's.
+.venv/faketime: .venv/dev
+	@ls /usr/lib*/faketime/libfaketime.so.1 /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null | grep -q . || ! command -v apt-get >/dev/null || \
+		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download libfaketime && \
+		  dpkg-deb --fsys-tarfile libfaketime_*.deb | tar -x --wildcards '*/libfaketime.so.1' && \
+		  mv usr/lib/*/faketime/libfaketime.so.1 "$(CURDIR)/.venv/lib/" && rm -r "$$folder"; }
 	@touch $@

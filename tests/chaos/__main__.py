@@ -23,7 +23,7 @@ from momalisa import local
 from momalisa.processes import free_port
 from tests.chaos import oracle
 from tests.chaos.faults import MATRIX, Fault, Miss
-from tests.chaos.stage import ORDERS, Stage
+from tests.chaos.stage import ORDERS, Stage, lacking
 
 AT_ONCE = 12
 """Walks in the system at once."""
@@ -40,6 +40,8 @@ PATIENCE = 240
 def main() -> int:
     """Run, report, and return 1 if anything was wrong."""
     arguments = _arguments()
+    if lack := lacking():
+        sys.exit(lack)
     folder = Path(tempfile.mkdtemp(prefix="momalisa-chaos-"))
     stage = Stage(folder, port=free_port(), workers=arguments.workers, seed=arguments.seed, outage=arguments.outage)
     _say(

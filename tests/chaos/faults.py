@@ -299,16 +299,15 @@ def _(stage: Stage) -> None:
         time.sleep(max(stage.outage("PostgreSQL frozen"), LEASE_SECONDS * 1.5))
 
 
-@row("PostgreSQL", "its clock steps by an hour")
+@row("PostgreSQL", "its clock steps forward, then back by two hours")
 def _(stage: Stage) -> None:
-    """Move the other way what is stored of when something is to happen, which to PostgreSQL is the same."""
-    stage.rows(
-        "UPDATE chunks SET due_at = due_at + make_interval(hours => %s),"
-        " lease_expires_at = lease_expires_at + make_interval(hours => %s)"
-        " WHERE (walk_id, number) IN (SELECT walk_id, number FROM chunks WHERE status IN ('queued', 'leased')"
-        " ORDER BY walk_id, number FOR UPDATE SKIP LOCKED)",
-        *[stage.random.choice([-1, 1])] * 2,
-    )
+    """It stays back, so that whatever was put off until a time is two hours from it."""
+    for hours in (1, -1):
+        stage.clock.step(hours)
+        [(off,)] = stage.rows("SELECT extract(epoch FROM clock_timestamp())::float8 - %s", time.time())
+        if round(off / 3600) != hours:
+            stage.wrong(f"PostgreSQL's clock is off by {off:.0f} s, not by {hours} h")
+        time.sleep(stage.outage("clock"))
 
 
 @row("PostgreSQL", "immediate shutdown and restart")

@@ -21,6 +21,8 @@ import redis
 
 from momalisa import storage
 from momalisa.processes import Child
+from tests import pooler
+from tests.chaos import clock
 from tests.chaos.proxy import Proxy, Trouble
 from tests.pooler import Pooled
 
@@ -87,6 +89,15 @@ class Diary:
         return walk_id
 
 
+def lacking() -> str | None:
+    """Return what is not here that a stage needs, in a sentence."""
+    if not pooler.runs():
+        return "PgBouncer does not run here; install Debian's package pgbouncer."
+    if clock.LIBRARY is None:
+        return "libfaketime is not here, which lets PostgreSQL's clock step; install Debian's package libfaketime."
+    return None
+
+
 class Stage(Pooled):
     """The system, with a proxy in front of its bucket, PgBouncer for half of its parts, and handles for faults.
 
@@ -131,9 +142,13 @@ class Stage(Pooled):
         self.way_of_one = Proxy(self.proxy.url)
 
     def _start(self, name: str, command: list[str], **options: Any) -> None:
-        """Start a part; one of the render workers has its own way to the bucket, so that it can be sick alone."""
+        """Start a part: PostgreSQL with its clock, others with their way to it, one with its way to the bucket."""
         if name == SICK:
             options["BUCKET_ENDPOINT"] = self.way_of_one.url
+        if name == "postgres":
+            assert self._sockets
+            self.clock = clock.Clock(self._sockets)
+            options |= self.clock.variables
         if self.direct_url and name not in self.pooled:
             options["DATABASE_URL"] = self.direct_url
         super()._start(name, command, **options)

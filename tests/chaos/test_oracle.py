@@ -7,11 +7,10 @@ import pytest
 
 from momalisa import local
 from momalisa.processes import free_port
-from tests import pooler
 from tests.chaos import oracle
 from tests.chaos.__main__ import _undisturbed
 from tests.chaos.oracle import Reference, Verdict
-from tests.chaos.stage import Diary, Stage
+from tests.chaos.stage import Diary, Stage, lacking
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -19,8 +18,8 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Reference]]:
     """A system that made each kind of walk without faults."""
-    if not pooler.runs():
-        pytest.skip("PgBouncer does not run here; install Debian's package pgbouncer.")
+    if lack := lacking():
+        pytest.skip(lack)
     stage = Stage(tmp_path_factory.mktemp("calm"), port=free_port(), workers=1, seed=1, outage=1)
     with local.started(stage):
         yield stage, oracle.reference(stage, _undisturbed(stage))
