@@ -1,12 +1,17 @@
 """Structured logs: one event a line, JSON when nobody sits at a terminal, with ids bound by context."""
 
 import logging
+import re
 import sys
+from typing import Any
 
 import structlog
 import structlog.tracebacks
 
 from momalisa.settings import settings
+
+_SECRET = re.compile(r"(walks(?P<slash>/|%(?:25)*2F)[0-9a-f-]{36}(?P=slash))[\w-]{22}(?=(?P=slash))", re.IGNORECASE)
+"""The secret of a walk, in the name of an object (`storage.folder_name`) or in a URL that holds the name."""
 
 
 def configure() -> None:
@@ -40,13 +45,18 @@ def configure() -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer, _without_secrets],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _without_secrets(_logger: object, _method: str, line: Any) -> str:
+    """Return a line without what opens the files of a walk: names of objects stand in errors of libraries, too."""
+    return _SECRET.sub(r"\1***", line)
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from momalisa.processes import free_port
 from momalisa.settings import ROOT, environment
 
 CODE = """
@@ -20,11 +21,30 @@ with structlog.contextvars.bound_contextvars(walk="w-1", chunk=3):
 """
 
 
-def lines(log_format: str) -> list[str]:
+BUCKET_AWAY = """
+from uuid import UUID
+from momalisa import log, storage
+log.configure()
+tries = 0
+def check():
+    global tries
+    tries += 1
+    if tries > 1:
+        raise TimeoutError
+name = storage.frame_name(UUID(int=7), "Zq3-secret_secret-x_22", 0.25)
+try:
+    storage.make_way(name, check=check)
+except TimeoutError:
+    log.logger("ours").exception("attempt failed", object=name)
+"""
+"""Has the bucket's library say which object it could not find, in its own words."""
+
+
+def lines(log_format: str, code: str = CODE, **variables: str) -> list[str]:
     run = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", code],
         cwd=ROOT,
-        env=environment(LOG_FORMAT=log_format),
+        env=environment(LOG_FORMAT=log_format, **variables),
         capture_output=True,
         text=True,
         check=True,
@@ -46,3 +66,12 @@ def test_text_is_for_people() -> None:
     assert "claimed" in first
     with pytest.raises(json.JSONDecodeError):
         json.loads(first)
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_no_line_tells_the_secret_in_the_names_of_a_walks_objects(log_format: str) -> None:
+    found = "\n".join(lines(log_format, BUCKET_AWAY, BUCKET_ENDPOINT=f"http://127.0.0.1:{free_port()}"))
+    assert found.count("00000007/***/frames/0.250000000.png") >= 2  # which walk and which frame, it does tell
+    assert "bucket tried again" in found
+    assert "%2F***%2Fframes%2F0.250000000.png" in found  # a URL in the words of a library
+    assert "secret_secret" not in found
