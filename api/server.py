@@ -18,9 +18,12 @@ Else the proxy would send a request into a connection that we close just then. G
 for 600 seconds, and NGINX its for 60.
 """
 
+MOST_QUEUED = 100
+"""Requests of one connection that wait for the answer to an earlier one; uvicorn would keep all that arrive."""
+
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 that waits only so long for headers, and takes only so many."""
+    """HTTP/1.1 that waits only so long for headers, and takes only so many, and only so many requests at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,6 +60,8 @@ class Protocol(HttpToolsProtocol):
         """Stop waiting; the application takes over."""
         self._headers_arrived()
         super().on_headers_complete()
+        if len(self.pipeline) > MOST_QUEUED:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

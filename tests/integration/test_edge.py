@@ -101,6 +101,13 @@ def test_nor_are_they_kept_if_they_have_no_end(ask: Ask, held: bytes, monkeypatc
     assert ask(held + b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + 1_000_000 * b"a") == b""
 
 
+def test_requests_do_not_pile_up_behind_one_that_is_answered(
+    ask: Ask, held: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 60)
+    assert ask(held + 20_000 * b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+
+
 def test_requests_that_wait_for_the_answer_to_another_are_not_late(ask: Ask, held: bytes) -> None:
     health = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
     answer = ask(held.replace(b"wait=30", b"wait=1") + health + b"\r\n" + health + CLOSE)
