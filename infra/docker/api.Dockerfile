@@ -7,7 +7,7 @@
 FROM python:3.11-slim AS dependencies
 WORKDIR /app
 RUN python -m venv /opt/venv
-# What the packages need, from the project file and the pins alone: a change of code installs nothing anew.
+# What the packages need, from the project file and the pins alone: a change of code installs nothing again.
 COPY pyproject.toml constraints.txt ./
 RUN touch README.md LICENSE && \
     /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[api]'
