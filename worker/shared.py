@@ -2,10 +2,14 @@
 
 import json
 import mmap
+import time
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+WRITTEN_SECONDS = 1.0
+"""After that nobody writes any more what cannot be read; to write takes less than a microsecond."""
 
 
 class Shared(Generic[T]):
@@ -13,14 +17,17 @@ class Shared(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self._memory = mmap.mmap(-1, 8192)
+        self._first = value
         self.set(value)
 
     def get(self) -> T:
-        """Return the value that was set last, in whichever process."""
-        while True:
+        """Return the value that was set last, in whichever process; the first one if that died while it wrote."""
+        until = time.monotonic() + WRITTEN_SECONDS
+        while time.monotonic() < until:
             with suppress(ValueError):  # it is just being written
                 value: T = json.loads(self._memory[:].rstrip(b"\0"))
                 return value
+        return self._first
 
     def set(self, value: T) -> None:
         """Set the value for all processes."""

@@ -14,8 +14,10 @@ import torch
 from momalisa.errors import ModelError
 from momalisa.settings import ROOT, environment
 from tests.broken import WAYS, broken
+from worker import shared
 from worker.beginning import in_words
 from worker.renderer import Renderer
+from worker.shared import Shared
 
 
 @pytest.mark.parametrize("words", WAYS)
@@ -67,8 +69,10 @@ def hub() -> Iterator[str]:
 
 LOAD = """
 import sys
+from worker import shared
 from worker.beginning import in_words
 from worker.renderer import Renderer
+from worker.shared import Shared
 for name in sys.argv[1:]:
     try:
         Renderer(name, batch_size=1)
@@ -92,3 +96,13 @@ def test_what_the_hub_says_is_told_apart(tmp_path: Path) -> None:
     assert "accepted its terms" in gated
     assert "knows no model of this name" in absent
     assert "HF_HUB_OFFLINE" in offline
+
+
+def test_memory_whose_writer_was_killed_half_way_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "WRITTEN_SECONDS", 0.1)
+    value: Shared[list[str]] = Shared([])
+    value.set(["a walk"])
+    value._memory[3:5] = b'"\0'
+    assert value.get() == []
+    value.set(["another walk"])
+    assert value.get() == ["another walk"]
