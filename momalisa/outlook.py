@@ -1,11 +1,16 @@
-"""What lies ahead of a walk: its place in the queue, and how long it will take."""
+"""What lies ahead of a walk: its place in the queue, and how long it will take.
 
+What all chunks that wait for one model add up to is read by one pass over them. It serves all looks of this process
+for so long that these passes take a small share of the time, however long the queue is. All else is a few rows.
+"""
+
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil, log2
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -15,6 +20,54 @@ from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Pause, Walk, W
 
 RECENT_CHUNKS = 30
 """The pace is that of so many chunks, if they were done within the last hour."""
+
+
+KEPT = 20
+"""What was read of a whole line serves for so many times as long as it took to read it."""
+
+
+class Party(NamedTuple):
+    """What one of those who take turns has before it of one model."""
+
+    owner: str
+    lost: int
+    """Its queued chunks that were in a worker's hands before: they come first."""
+    first: int
+    """Turn of the first of its other queued chunks, which follow each other without a gap (`turns`)."""
+    queued: int
+    """How many these are."""
+    held: int
+    """Chunks that workers have in hand."""
+    held_seconds: float
+    """For how long they have, in all."""
+    chunks: int
+    """All that its walks still need, those not planned yet, too."""
+    weight: int
+    """Of these."""
+
+    def before(self, turn: int) -> int:
+        """Return how many of its queued chunks come before a turn."""
+        return self.lost + min(max(turn - self.first, 0), self.queued)
+
+
+@dataclass(frozen=True)
+class Line:
+    """All who wait for one model, at one moment."""
+
+    parties: dict[str, Party]
+    seconds_per_weight: float | None
+    """That a worker needs for a chunk, as it was of late; None if none was done."""
+
+
+class _Kept(NamedTuple):
+    line: Line
+    took: float
+    until: float
+    """Monotonic seconds, like `took`."""
+
+
+_lines: dict[str, _Kept] = {}
+"""By model."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +95,7 @@ class Pace:
 
 def pace(session: Session) -> Pace | None:
     """Return the pace of the last hour for the model that walks are made for, or None if nothing is known."""
-    seconds = _seconds_per_weight(session, settings().model_name)
+    seconds = _line(session, settings().model_name).seconds_per_weight
     if not seconds:
         return None
     there = session.execute(workers.count(settings().model_name)).scalar_one()
@@ -80,14 +133,15 @@ def _waiting_for(model: str, there: int, *, paused: bool) -> str | None:
 
 
 def _position(session: Session, walk: Walk) -> int:
-    """Return how many chunks come before the first of a walk: one index is read, as far as that."""
+    """Return how many chunks come before the first of a walk; those of its own turn, which are few, are counted."""
     queued = and_(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.model == walk.model)
     first = select(*turns.ORDER).where(queued, Chunk.walk_id == walk.id).order_by(*turns.ORDER).limit(1)
     place = session.execute(first).one_or_none()
     if place is None:
         return 0
-    ahead = select(func.count()).where(queued, tuple_(*turns.ORDER) < tuple(place))
-    return session.execute(ahead).scalar_one()
+    level = and_(queued, Chunk.turn == place.turn, Chunk.rank != turns.LOST, tuple_(*turns.ORDER) < tuple(place))
+    ahead = session.execute(select(func.count()).where(level)).scalar_one()
+    return int(ahead) + sum(party.before(place.turn) for party in _line(session, walk.model).parties.values())
 
 
 def _eta(
@@ -114,7 +168,8 @@ def _eta(
         elapsed: seconds for which the last chunk of the walk is held by now that a worker began with, if one is.
         there: workers that have its model.
     """
-    pace = _seconds_per_weight(session, walk.model)
+    line = _line(session, walk.model)
+    pace = line.seconds_per_weight
     if pace is None:
         return None
     weight = walk.spec.steps * walk.spec.width * walk.spec.height
@@ -122,57 +177,78 @@ def _eta(
     planned = session.execute(select(func.count()).where(Frame.walk_id == walk.id)).scalar_one()
     if not queued and planned == walk.frames_total:
         return ceil(max(own - float(elapsed or 0), 1))
-    others = and_(
-        *(Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.owner == party),
-        *(Chunk.model == walk.model, Chunk.walk_id != walk.id),
-    )
-    if planned == walk.frames_total:
-        others = and_(others, Chunk.turn < last)
-    before_in_party = session.execute(select(func.count()).where(others)).scalar_one()
-    unplanned = ceil((walk.frames_total - planned) / settings().batch_size)
-    n = before_in_party + queued + unplanned
-    held = _held(session, walk.model)
+    n = queued
+    if mine := line.parties.get(party):  # unless it came since the line was read
+        if last is None or planned < walk.frames_total:
+            n = max(n, mine.lost + mine.queued)
+        else:
+            n = max(n, mine.before(last + 1))
+    n += ceil((walk.frames_total - planned) / settings().batch_size)
     at_work = ahead = 0.0
-    for owner, chunks, heavy in _loads(session, walk.model):
-        count, seconds = held.get(owner, (0, 0.0))
-        each = pace * heavy / chunks
-        at_work += max(each * count - seconds, 0)
-        if owner != party:
-            ahead += each * min(max(chunks - count, 0), n - 0.5)  # it is half a turn ahead or behind
+    for other in line.parties.values():
+        if not other.chunks:
+            continue
+        each = pace * other.weight / other.chunks
+        at_work += max(each * other.held - other.held_seconds, 0)
+        if other.owner != party:  # it is half a turn ahead or behind
+            ahead += each * min(max(other.chunks - other.held, 0), n - 0.5)
     before = at_work + ahead + own * (n - 1)
-    working = max(there, sum(count for count, _ in held.values()), 1)
+    working = max(there, sum(other.held for other in line.parties.values()), 1)
     passes = ceil(log2(walk.frames_total / planned)) if planned else 0
     return ceil(max(before / working + own, own * (bool(queued) + passes)))
 
 
-def _held(session: Session, model: str) -> dict[str, tuple[int, float]]:
-    """Return how many chunks of each party workers have in hand, and for how many seconds in all."""
-    held = select(Chunk.owner, func.count(), func.sum(_elapsed())).where(
-        Chunk.status == ChunkStatus.LEASED, Chunk.kind == ChunkKind.RENDER, Chunk.model == model
-    )
-    return {owner: (count, float(seconds)) for owner, count, seconds in session.execute(held.group_by(Chunk.owner))}
+def _line(session: Session, model: str) -> Line:
+    """Return all who wait for a model, as they were a moment ago: the longer the line, the longer."""
+    known, now = _lines.get(model), time.monotonic()
+    if known and now < known.until:
+        return known.line
+    if known:  # it serves all others while this one reads
+        _lines[model] = known._replace(until=now + 2 * known.took)
+    line = Line({party.owner: party for party in _parties(session, model)}, _seconds_per_weight(session, model))
+    read = time.monotonic()
+    _lines[model] = _Kept(line, read - now, read + KEPT * (read - now))
+    return line
 
 
-def _loads(session: Session, model: str) -> list[tuple[str, int, int]]:
-    """Return what each party has before it: its name, chunks, and their weight; those not planned yet, too."""
-    at_work = (
-        select(Chunk.owner, Chunk.walk_id)
-        .where(
-            Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]),
-            Chunk.kind == ChunkKind.RENDER,
-            Chunk.model == model,
+def _parties(session: Session, model: str) -> list[Party]:
+    """Return all who have chunks of a model queued or at work, or walks with any that need more."""
+    waits, at_work = Chunk.status == ChunkStatus.QUEUED, Chunk.status == ChunkStatus.LEASED
+    fresh = and_(waits, Chunk.rank != turns.LOST)
+    walks = (
+        select(
+            Chunk.owner,
+            Chunk.walk_id,
+            func.count().filter(waits, Chunk.rank == turns.LOST).label("lost"),
+            func.min(Chunk.turn).filter(fresh).label("first"),
+            func.count().filter(fresh).label("queued"),
+            func.count().filter(at_work).label("held"),
+            func.sum(_elapsed()).filter(at_work).label("held_seconds"),
         )
-        .distinct()
+        .where(or_(waits, at_work), Chunk.kind == ChunkKind.RENDER, Chunk.model == model)
+        .group_by(Chunk.owner, Chunk.walk_id)
         .subquery()
     )
     size = settings().batch_size
-    chunks = (Walk.frames_total - Walk.frames_done + size - 1).op("/")(size)
-    loads = (
-        select(at_work.c.owner, func.sum(chunks), func.sum(chunks * _weight()))
-        .join(Walk, Walk.id == at_work.c.walk_id)
-        .group_by(at_work.c.owner)
+    chunks = (Walk.frames_total - Walk.frames_done + size - 1) // size
+    found = session.execute(
+        select(
+            walks.c.owner,
+            func.sum(walks.c.lost),
+            func.coalesce(func.min(walks.c.first), 0),
+            func.sum(walks.c.queued),
+            func.sum(walks.c.held),
+            func.coalesce(func.sum(walks.c.held_seconds), 0.0),
+            func.sum(chunks),
+            func.sum(chunks * _weight()),
+        )
+        .join(Walk, Walk.id == walks.c.walk_id)
+        .group_by(walks.c.owner)
     )
-    return [(owner, int(count), int(weight)) for owner, count, weight in session.execute(loads) if count]
+    return [
+        Party(owner, int(lost), first, int(queued), int(held), float(seconds), int(needed), int(weight))
+        for owner, lost, first, queued, held, seconds, needed, weight in found
+    ]
 
 
 def _elapsed() -> ColumnElement[Any]:

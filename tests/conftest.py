@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
-from momalisa import database, local, notices, queue, reconciler, signed, storage
+from momalisa import database, local, notices, outlook, queue, reconciler, signed, storage
 from momalisa.chunks import Claim
 from momalisa.client import Client
 from momalisa.database import transaction
@@ -47,6 +47,7 @@ def forget() -> None:
         signed._signatures,
     ):
         remembered.cache_clear()
+    outlook._lines.clear()
 
 
 def empty() -> None:

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, queue, reconciler, results
+from momalisa import chunks, jobs, outlook, queue, reconciler, results
 from momalisa.database import BEGIN, engine, transaction
 from momalisa.local import System
 from momalisa.settings import settings
 from momalisa.spec import WalkSpec
 from momalisa.tables import ChunkKind, Walk
+from tests.conftest import made_frames
 
 QUEUED = 2000
 
@@ -99,6 +100,27 @@ def test_two_thousand_queued_walks_slow_nobody_down(
         for statement, parameters in sent:
             if statement.startswith(("SELECT", "UPDATE")):
                 assert rows_read(statement, parameters) < 100, statement
+
+
+def test_what_lies_ahead_is_summed_up_once_for_many_looks(
+    two_thousand_walks: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at all chunks that wait serves others, of other walks, too, in proportion to its cost."""
+    monkeypatch.setattr(outlook, "KEPT", 1_000_000)
+    with transaction() as session:
+        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        assert claimed
+        results.frames_done(session, claimed, made_frames(claimed))
+        first = outlook.look(session, session.get_one(Walk, claimed.walk_id))
+        assert first.eta_seconds is not None
+    with transaction() as session:
+        last = session.get_one(Walk, two_thousand_walks.id)
+        with statements() as looking:
+            ahead = outlook.look(session, last)
+        each = last.frames_total // settings().batch_size
+        assert ahead.queue_position == (QUEUED - 1) * each - 1
+    for statement, parameters in looking:
+        assert rows_read(statement, parameters) < 100, statement
 
 
 def test_a_claim_does_not_walk_over_chunks_of_another_model(two_thousand_walks: Walk) -> None:

@@ -23,8 +23,11 @@ pytestmark = pytest.mark.usefixtures("services")
 WORKERS = 3
 
 
-def test_the_time_that_is_told_is_true_within_a_half(spec: Callable[..., WalkSpec]) -> None:
+def test_the_time_that_is_told_is_true_within_a_half(
+    spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the first preview of a walk on, in four of five polls, though parties and sizes of walks are mixed."""
+    monkeypatch.setattr(outlook, "KEPT", 0)  # here the clock is simulated
     draw = random.Random(20)  # noqa: S311 - the same each time
     coming = sorted(
         (
@@ -81,6 +84,21 @@ def test_the_time_that_is_told_is_true_within_a_half(spec: Callable[..., WalkSpe
     true = sum(1 / 1.5 <= ratio <= 1.5 for ratio in ratios)
     assert len(ended) == 40
     assert true >= 0.8 * len(ratios), (true, len(ratios), sorted(round(ratio, 2) for ratio in ratios))
+
+
+def test_another_party_is_waited_for_with_the_chunks_that_it_has(spec: Callable[..., WalkSpec]) -> None:
+    """Not with the frames: a small walk of somebody else is soon over."""
+    with transaction() as session:
+        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        jobs.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
+        done = chunks.claim(session, ChunkKind.RENDER, "there:1")
+        assert done
+        results.frames_done(session, done, made_frames(done))
+        began_at = Chunk.finished_at - timedelta(seconds=10)
+        session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
+        jobs.create(session, spec(frames=8, pacing="linear"), public=True, owner="small")
+        large = jobs.create(session, spec(frames=80, pacing="linear"), public=True, owner="large")
+        assert outlook.look(session, large).eta_seconds == 10 * (10 + 1)
 
 
 def claim() -> Claim | None:
