@@ -23,11 +23,8 @@ pytestmark = pytest.mark.usefixtures("services")
 WORKERS = 3
 
 
-def test_the_time_that_is_told_is_true_within_a_half(
-    spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_that_is_told_is_true_within_a_half(spec: Callable[..., WalkSpec]) -> None:
     """From the first preview of a walk on, in four of five polls, though parties and sizes of walks are mixed."""
-    monkeypatch.setattr(outlook, "KEPT", 0)  # here the clock is simulated
     draw = random.Random(20)  # noqa: S311 - the same each time
     coming = sorted(
         (
