@@ -252,8 +252,9 @@ def _parties(session: Session, model: str) -> list[Party]:
 
 
 def _elapsed() -> ColumnElement[Any]:
-    """Return the seconds since a chunk was claimed."""
-    return func.extract("epoch", func.now() - Chunk.claimed_at)
+    """Return the seconds since a chunk was claimed; 0 if PostgreSQL's clock was set back since."""
+    elapsed: ColumnElement[Any] = func.greatest(func.extract("epoch", func.now() - Chunk.claimed_at), 0)
+    return elapsed
 
 
 def _weight() -> ColumnElement[Any]:
@@ -265,11 +266,13 @@ def _weight() -> ColumnElement[Any]:
 
 
 def _seconds_per_weight(session: Session, model: str) -> float | None:
-    """Return the time that a worker with a model needs for a chunk by its weight, as it was of late, or None."""
+    """Return the time that a worker with a model needs for a chunk by its weight, as it was of late, or None.
+
+    It is the median, so that a chunk in the middle of which PostgreSQL's clock was set does not count.
+    """
+    seconds = func.extract("epoch", Chunk.finished_at - Chunk.claimed_at)
     recent = (
-        select(
-            func.extract("epoch", Chunk.finished_at - Chunk.claimed_at).label("seconds"), _weight().label("weight")
-        )
+        select((seconds / _weight()).label("pace"))
         .join(Walk, Walk.id == Chunk.walk_id)
         .where(
             Chunk.status == ChunkStatus.DONE,
@@ -281,5 +284,5 @@ def _seconds_per_weight(session: Session, model: str) -> float | None:
         .limit(RECENT_CHUNKS)
         .subquery()
     )
-    mean = session.execute(select(func.sum(recent.c.seconds) / func.sum(recent.c.weight))).scalar()
-    return None if mean is None else float(mean)
+    median = session.execute(select(func.percentile_cont(0.5).within_group(recent.c.pace))).scalar()
+    return None if median is None else float(median)
