@@ -6,7 +6,8 @@ import sys
 
 import uvicorn
 
-from api import server, watching
+from api import server
+from api.live import watchers
 from momalisa.settings import settings
 
 STARTUP_FAILED = 3
@@ -18,7 +19,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what has begun, and then the process."""
-        watching.end()
+        watchers.end()
         await super().shutdown(sockets)
 
 

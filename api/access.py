@@ -11,8 +11,8 @@ from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 
 from api import limits, signing, site
-from momalisa import keys
-from momalisa.database import transaction
+from momalisa import api_keys
+from momalisa.db.session import transaction
 from momalisa.errors import UnauthorizedError
 from momalisa.settings import settings
 
@@ -67,7 +67,7 @@ def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
 
     So a poll costs one query, and a key that is revoked is worthless at once all the same.
     """
-    return _counted(request, lambda secret: keys.recall(secret) or _find(secret))
+    return _counted(request, lambda secret: api_keys.recall(secret) or _find(secret))
 
 
 def _address(request: Request) -> str:
@@ -104,7 +104,7 @@ def _cookie(request: Request) -> str:
 
 def _find(secret: str) -> UUID:
     with transaction() as session:
-        return keys.find(session, secret)
+        return api_keys.find(session, secret)
 
 
 def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:

@@ -7,26 +7,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import (
-    body,
-    changes,
+from api import problems, site
+from api.docs import openapi
+from api.live import listener, watchers
+from api.middleware import (
+    body_limit,
     compression,
-    conditional,
-    edge,
+    etags,
+    headers,
     methods,
-    observed,
-    openapi,
     origin,
-    problems,
     request_id,
-    security,
-    site,
-    static,
-    watching,
+    security_headers,
+    telemetry,
 )
 from api.routes import docs, files, health, pages, walks, webhooks
 from api.routes import problems as problem_types
-from momalisa import __version__, log
+from api.web import static
+from momalisa import __version__
+from momalisa.telemetry import logging
 
 DESCRIPTION = """
 Name two artworks in words, and MoMALisa walks from one to the other in the latent space of Stable Diffusion.
@@ -35,14 +34,14 @@ Submit a walk, poll it until `done`, and download its animation. Frames can be w
 Errors are problem documents (RFC 9457, `application/problem+json`) that name the field and the limit.
 """
 
-log.configure()
+logging.configure()
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Be observed, and listen to what changes, as long as the app lives."""
-    watching.begin()
-    async with observed.lifespan(app), files.lifespan(app), changes.listening():
+    watchers.begin()
+    async with telemetry.lifespan(app), files.lifespan(app), listener.listening():
         yield
 
 
@@ -58,15 +57,15 @@ app = FastAPIOffline(
 )
 problems.install(app)
 app.add_middleware(problems.Unforeseen)
-app.add_middleware(conditional.Conditional)
+app.add_middleware(etags.Conditional)
 app.add_middleware(compression.Compression)
 app.add_middleware(methods.Methods)
-app.add_middleware(body.BodyLimit)
+app.add_middleware(body_limit.BodyLimit)
 app.add_middleware(site.NoForeignHost)
 app.add_middleware(origin.OriginGuard)
-app.add_middleware(edge.Edge)
-security.install(app)
-app.add_middleware(observed.Observed)
+app.add_middleware(headers.Edge)
+security_headers.install(app)
+app.add_middleware(telemetry.Observed)
 app.add_middleware(request_id.RequestId)
 app.include_router(walks.router)
 app.include_router(webhooks.router)

@@ -6,8 +6,8 @@ from datetime import datetime
 from uuid import UUID
 
 from api import signing
+from momalisa.db.models import Walk
 from momalisa.errors import InvalidFieldError
-from momalisa.tables import Walk
 
 _PURPOSE = "cursor"
 

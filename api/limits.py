@@ -20,12 +20,14 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
-from api.security import answer_headers
-from momalisa import broker, database, jobs
+from api.middleware.security_headers import answer_headers
+from momalisa import broker
+from momalisa.db import session
+from momalisa.domain.spec import WalkSpec
 from momalisa.errors import InvalidFieldError, LimitExceededError
-from momalisa.log import logger
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
+from momalisa.telemetry.logging import logger
+from momalisa.walks import service
 
 log = logger(__name__)
 
@@ -66,7 +68,7 @@ def check_waiting(session: Session, party: str) -> None:
     """
     if not settings().rate_limits:
         return
-    waiting = jobs.waiting(session, party)
+    waiting = service.waiting(session, party)
     if waiting >= settings().max_waiting_walks:
         raise LimitExceededError(
             f"{waiting} of your walks wait for workers already, and no more may wait at once.",
@@ -141,7 +143,7 @@ class _Counters:
         Raises:
             LimitExceededError: if there is not enough.
         """
-        database.refuse_open_transaction()
+        session.refuse_open_transaction()
         if time.monotonic() < self._left_alone_until:
             return None
         try:

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api import access
-from api.security import answer_headers
+from api.middleware.security_headers import answer_headers
 from momalisa.errors import UnsupportedMediaTypeError
 
 JSON = ("application/json", "application/*+json")

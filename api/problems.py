@@ -12,7 +12,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import kinds, methods, request_id, security, website
+from api.docs import problem_types
+from api.middleware import methods, request_id, security_headers
+from api.web import templates
 from momalisa.errors import (
     InvalidFieldError,
     InvalidJsonError,
@@ -23,7 +25,7 @@ from momalisa.errors import (
     MomalisaError,
     UnauthorizedError,
 )
-from momalisa.log import logger
+from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 
@@ -92,12 +94,14 @@ def document(operation: dict[str, Any], *errors: type[MomalisaError]) -> None:
 
 
 def _example(error: type[MomalisaError]) -> dict[str, Any]:
-    problem = Problem(type=_reference(error), title=error.title, status=error.status, detail=kinds.meaning(error))
+    problem = Problem(
+        type=_reference(error), title=error.title, status=error.status, detail=problem_types.meaning(error)
+    )
     return problem.model_dump(mode="json", exclude_defaults=True)
 
 
 def _reference(error: MomalisaError | type[MomalisaError]) -> str:
-    return kinds.PATH + error.type
+    return problem_types.PATH + error.type
 
 
 def install(app: FastAPI) -> None:
@@ -150,8 +154,8 @@ def _headers(error: MomalisaError) -> dict[str, str]:
 def response_to(scope: Scope, error: MomalisaError) -> Response:
     """Return the answer to a request that fails: a page for people with a browser, else a problem document."""
     request = Request(scope)
-    if website.wanted(request):
-        shown = website.problem_page(
+    if templates.wanted(request):
+        shown = templates.problem_page(
             request, status=error.status, title=error.title, detail=short(str(error), MOST_DETAIL)
         )
         shown.headers.update(_headers(error))
@@ -177,8 +181,8 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     errors = field_errors({**item, "loc": item["loc"][1:]} for item in found)  # after "body", "path" or "query"
     detail = short("; ".join(f"{item.field}: {item.message}" for item in errors), MOST_DETAIL - 20)
     detail += f"; and {len(found) - len(errors)} more." if len(found) > len(errors) else "."
-    if website.wanted(request):
-        return website.problem_page(
+    if templates.wanted(request):
+        return templates.problem_page(
             request,
             status=HTTPStatus.UNPROCESSABLE_ENTITY,
             title="This address is not quite right",
@@ -199,13 +203,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
         refused.headers["Allow"] = allowed
         return refused
     headers = dict(error.headers or {})
-    if website.wanted(request):
+    if templates.wanted(request):
         detail = "Nothing hangs at this address." if status == HTTPStatus.NOT_FOUND else status.description
-        shown = website.problem_page(request, status=status, title=status.phrase, detail=detail)
+        shown = templates.problem_page(request, status=status, title=status.phrase, detail=detail)
         shown.headers.update(headers)
         return shown
     problem = Problem(
-        type=kinds.PATH + kinds.slug(status),
+        type=problem_types.PATH + problem_types.slug(status),
         title=status.phrase,
         status=status,
         detail=f"{request.method} {request.url.path}: {status.description or status.phrase}.",
@@ -242,7 +246,7 @@ def _unforeseen() -> MomalisaError:
 
 async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
     unforeseen = response_to(request.scope, _unforeseen())
-    for name, value in {**security.HEADERS, **security.answer_headers(request.scope)}.items():
+    for name, value in {**security_headers.HEADERS, **security_headers.answer_headers(request.scope)}.items():
         unforeseen.headers.setdefault(name, value)  # it is sent outside of the middleware that adds them
     return unforeseen
 

@@ -19,12 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from momalisa import looks, moderation, moving, storage, webhooks
-from momalisa.outlook import Outlook
+from momalisa.db.models import ArtifactKind, Walk, WalkStatus
+from momalisa.domain.path import Easing, Loop, sequence
+from momalisa.domain.spec import Interpolation, Pacing, Scheduler, WalkSpec
+from momalisa.queue.estimate import Outlook
 from momalisa.settings import settings
-from momalisa.spec import Interpolation, Pacing, Scheduler, WalkSpec
-from momalisa.tables import ArtifactKind, Walk, WalkStatus
-from momalisa.walk import Easing, Loop, sequence
+from momalisa.storage import bucket
+from momalisa.walks import confusables, moderation, relocation
+from momalisa.webhooks import deliveries
 
 MAX_PROMPT = 300
 """Characters."""
@@ -56,14 +58,14 @@ def _readable(value: str) -> str:
                 "control characters, overrides of the writing direction and unassigned code points are not "
                 f"allowed, got U+{ord(character):04X} at character {position + 1}"
             )
-    if looks.marks_in_a_row(value) > MAX_MARKS:
+    if confusables.marks_in_a_row(value) > MAX_MARKS:
         raise ValueError(f"at most {MAX_MARKS} marks may be piled on one letter")
     return value
 
 
 def _seen(value: str) -> str:
     """Refuse what shows nothing at all."""
-    if not looks.visible(value):
+    if not confusables.visible(value):
         raise ValueError("something visible is needed, got characters that show nothing")
     return value
 
@@ -96,7 +98,9 @@ NegativePrompt = Annotated[
     AfterValidator(_wanted),  # it is shown beside the walk
 ]
 Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
-WebhookUrl = Annotated[str, StringConstraints(max_length=webhooks.MAX_URL), AfterValidator(webhooks.checked_url)]
+WebhookUrl = Annotated[
+    str, StringConstraints(max_length=deliveries.MAX_URL), AfterValidator(deliveries.checked_url)
+]
 
 
 NULL_SAYS_USUAL = frozenset({"weights", "seed", "seed_to", "steps", "guidance", "scheduler", "width", "height"})
@@ -411,7 +415,7 @@ def summaries(walks: Sequence[Walk], base_url: str, *, viewer: str | None) -> li
     Raises:
         StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
     """
-    storage.sign(artifact.object for walk in walks for artifact in walk.artifacts)
+    bucket.sign(artifact.object for walk in walks for artifact in walk.artifacts)
     return [_summary(walk, base_url, viewer) for walk in walks]
 
 
@@ -430,14 +434,14 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
         progress=Progress(frames_done=walk.frames_done, frames_total=walk.frames_total),
         artifacts={
             artifact.kind: ArtifactView(
-                url=storage.url(artifact.object, base_url),
+                url=bucket.url(artifact.object, base_url),
                 bytes=artifact.bytes,
                 width=artifact.width,
                 height=artifact.height,
             )
             for artifact in walk.artifacts
         },
-        urls_expire_at=min(filter(None, (storage.urls_expire_at(), moving.old_urls_end(walk))), default=None),
+        urls_expire_at=min(filter(None, (bucket.urls_expire_at(), relocation.old_urls_end(walk))), default=None),
         warnings=walk.warnings,
         error=WalkError(code=walk.error_code, message=walk.error_message or "") if walk.error_code else None,
         created_at=walk.created_at,
@@ -453,7 +457,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> Wa
     Raises:
         StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
     """
-    storage.sign([frame.object for frame in walk.frames if frame.object] + [it.object for it in walk.artifacts])
+    bucket.sign([frame.object for frame in walk.frames if frame.object] + [it.object for it in walk.artifacts])
     common = dict(_summary(walk, base_url, viewer))
     progress = Prospect(
         **dict(common.pop("progress")),
@@ -469,7 +473,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> Wa
             FrameView(
                 index=index,
                 position=frame.position,
-                url=None if frame.object is None else storage.url(frame.object, base_url),
+                url=None if frame.object is None else bucket.url(frame.object, base_url),
                 flagged=frame.flagged is not None,
             )
             for index, frame in enumerate(walk.frames)

@@ -6,7 +6,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.edge import MOST_HEADER_BYTES
+from api.middleware.headers import MOST_HEADER_BYTES
 
 HEADER_SECONDS = 15
 """How long the address and the headers of a request may take to arrive; uvicorn would wait for ever."""

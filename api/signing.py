@@ -6,8 +6,8 @@ import hmac
 import secrets
 from functools import cache
 
-from momalisa.log import logger
 from momalisa.settings import settings
+from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from momalisa import local
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.domain.spec import slug
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT
-from momalisa.spec import slug
 
 ORDERS: list[dict[str, Any]] = [
     {"prompts": ["a giraffe", "a battleship"], "seed": 7},
@@ -32,7 +32,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="momalisa-examples-") as folder,
-        local.started(System(Path(folder), port=free_port()), print) as system,
+        stack.started(System(Path(folder), port=free_port()), print) as system,
         Client(system.url) as client,
     ):
         for walk in [client.submit(frames=FRAMES, **order) for order in ORDERS]:

@@ -12,12 +12,12 @@ from PIL import Image, ImageSequence
 from benchmarks import quality
 from benchmarks.peers import Pictures
 from benchmarks.render import PAIRS
-from momalisa import walk
+from momalisa.domain import path
+from momalisa.domain.spec import WalkSpec, slug
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec, slug
-from worker import assembly
-from worker.caption import Caption
-from worker.renderer import Renderer
+from worker.media import encoders
+from worker.media.metadata import Caption
+from worker.rendering.pipeline import Renderer
 
 FRAMES, FPS = 24, 12
 
@@ -33,9 +33,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
         for pair in PAIRS[:1] if short else PAIRS:
             spec = _spec(pair, 2 if short else settings().default_steps)
-            pictures = renderer.render(spec, walk.positions(FRAMES, spec.course)).pictures
+            pictures = renderer.render(spec, path.positions(FRAMES, spec.course)).pictures
             ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
-            assembly.write_gif(ours, lambda pictures=pictures: iter(pictures), FPS, Caption("", ""))  # type: ignore[misc]
+            encoders.write_gif(ours, lambda pictures=pictures: iter(pictures), FPS, Caption("", ""))  # type: ignore[misc]
             _encode_with_ffmpeg(pictures, Path(name), theirs)
             cells = [f"{_psnr(path, pictures):.2f} | {path.stat().st_size / 1000:.1f}" for path in (ours, theirs)]
             lines.append(f"| {slug(pair)} | {' | '.join(cells)} |")

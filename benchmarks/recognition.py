@@ -20,9 +20,9 @@ from benchmarks import quality
 from models.train import teacher
 from models.train.captions import HELD_OUT
 from models.train.pictures import SIZE, Gallery
+from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT, settings
-from momalisa.spec import WalkSpec
-from worker.renderer import Pictures, Renderer
+from worker.rendering.pipeline import Pictures, Renderer
 
 GALLERY = ROOT / ".momalisa" / "train" / "pictures"
 CARD = ROOT / "models" / "momalisa-mini" / "README.md"

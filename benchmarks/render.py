@@ -21,16 +21,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers, quality
 from benchmarks.peers import Job, Pictures
-from momalisa import local, walk
 from momalisa.client import Client
 from momalisa.client import Walk as WalkAnswer
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.domain import path
+from momalisa.domain.spec import WalkSpec
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from worker import assembly
-from worker.caption import frame_caption
-from worker.renderer import Renderer
+from worker.media import encoders
+from worker.media.metadata import frame_caption
+from worker.rendering.pipeline import Renderer
 
 PAIRS = [
     ("a giraffe", "a battleship"),
@@ -76,11 +77,11 @@ def main() -> None:
     alone = _contestants()
     times = {name: Times() for name in [*alone, *map(_system_name, (1, 2))]}
     pictures: dict[str, list[Pictures]] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="momalisa-bench-")))
+    with ExitStack() as contexts:
+        folder = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="momalisa-bench-")))
         systems = {
-            workers: stack.enter_context(
-                local.started(System(folder / f"{workers}", port=free_port(), workers=workers))
+            workers: contexts.enter_context(
+                stack.started(System(folder / f"{workers}", port=free_port(), workers=workers))
             )
             for workers in (1, 2)
         }
@@ -146,10 +147,10 @@ def _worker(renderer: Renderer, job: Job, folder: Path) -> Pictures:
     """Render a walk as a worker does: chunk by chunk, coarse to fine."""
     spec = _spec(job)
     found: dict[int, Pictures] = {}
-    for chunk in walk.chunks(job.frames, renderer.batch_size):
+    for chunk in path.chunks(job.frames, renderer.batch_size):
         rendering = renderer.render(spec, [job.positions[index] for index in chunk])
         for index, picture in zip(chunk, rendering.pictures, strict=True):
-            png = assembly.encode_png(picture, frame_caption(spec, settings().model_name, job.positions[index]))
+            png = encoders.encode_png(picture, frame_caption(spec, settings().model_name, job.positions[index]))
             (folder / f"{index:06}.png").write_bytes(png)
             found[index] = picture
     return np.stack([found[index] for index in sorted(found)])

@@ -23,9 +23,9 @@ import psycopg
 import yaml
 
 from benchmarks import quality
-from momalisa import local
-from momalisa.local import System
-from momalisa.processes import Child, free_port
+from momalisa.local import stack
+from momalisa.local.processes import Child, free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -105,7 +105,7 @@ class Bench(System):
                 database.execute(statement)
         server = self.children["postgres"]
         server.signal_stop()
-        server.wait_stopped(time.monotonic() + local.STOP_SECONDS)
+        server.wait_stopped(time.monotonic() + stack.STOP_SECONDS)
         server.start()
         self._until_ready("postgres", lambda: self.connect().close())
         with self.database() as database:
@@ -145,7 +145,7 @@ class Bench(System):
         for name in names:
             self.children[name].signal_stop()
         for name in names:
-            self.children.pop(name).wait_stopped(time.monotonic() + local.STOP_SECONDS)
+            self.children.pop(name).wait_stopped(time.monotonic() + stack.STOP_SECONDS)
 
     def spans(self) -> dict[str, list[tuple[float, float]]]:
         """Return when each process of a render worker rendered; what has not ended yet ends never."""
@@ -364,7 +364,7 @@ def keda(bench: Bench, walks: int, chunk_seconds: float) -> Loop:
         time.sleep(1)
     seconds = time.monotonic() - started
     for child in leaving:
-        child.wait_stopped(time.monotonic() + local.STOP_SECONDS)
+        child.wait_stopped(time.monotonic() + stack.STOP_SECONDS)
     bench.dismiss("assembly", *names)
     after = bench.statements()
     succeeded = bench.number("SELECT count(*) FROM walks WHERE status = 'succeeded'")
@@ -471,7 +471,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="momalisa-") as folder:
         bench = Bench(Path(folder), port=free_port(), variables=SETTINGS)
-        with local.started(bench, print):
+        with stack.started(bench, print):
             idle = Visitor(bench.url)
             with idle.visiting():
                 time.sleep(4 if short else 15)

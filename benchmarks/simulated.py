@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-sys.modules["worker.renderer"] = sys.modules[__name__]
+sys.modules["worker.rendering.pipeline"] = sys.modules[__name__]
 
-from momalisa.spec import WalkSpec  # noqa: E402
-from momalisa.tables import Flag  # noqa: E402
+from momalisa.db.models import Flag  # noqa: E402
+from momalisa.domain.spec import WalkSpec  # noqa: E402
 from worker.tasks import app  # noqa: E402, F401 - what Celery looks for
 
 CHUNK_SECONDS = float(os.environ["CHUNK_SECONDS"])

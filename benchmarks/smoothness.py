@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import quality
-from momalisa import pacing
+from momalisa.domain import pacing
+from momalisa.domain.spec import WalkSpec, frame_key
 from momalisa.settings import ROOT, settings
-from momalisa.spec import WalkSpec, frame_key
-from worker import work
-from worker.assembly import Picture, decode_png, encode_png
-from worker.caption import frame_caption
-from worker.renderer import Renderer
-from worker.signature import signature
+from worker import render_task
+from worker.media.encoders import Picture, decode_png, encode_png
+from worker.media.metadata import frame_caption
+from worker.media.thumbnail import signature
+from worker.rendering.pipeline import Renderer
 
 PAIRS = [
     ("a giraffe", "a battleship"),
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     pairs, frames, steps = (PAIRS[:1], 8, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
-    studio = Studio(work.renderer(), FRAMES_TO_CACHE)
+    studio = Studio(render_task.renderer(), FRAMES_TO_CACHE)
     measured = {}
     for pair in pairs:
         spec = WalkSpec(

@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, sync_playwright
 from benchmarks import quality
 from benchmarks.render import CORES
 from momalisa import settings
-from momalisa.local import System
-from momalisa.processes import Child, free_port
-from momalisa.spec import WalkSpec
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.processes import Child, free_port
+from momalisa.local.stack import System
 from tests.chromium import launch_options
 from tests.hanging import hang, hang_many, leave_unassembled
 

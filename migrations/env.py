@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import text
 
-from momalisa.database import engine
-from momalisa.tables import Base
+from momalisa.db.models import Base
+from momalisa.db.session import engine
 
 MIGRATION_LOCK = 0x6D6F6D62  # two processes that start at once must not migrate at once
 

@@ -1,5 +1,5 @@
 """`python -m momalisa` is the `momalisa` command."""
 
-from momalisa.cli import app
+from momalisa.cli.main import app
 
 app(prog_name="momalisa")

@@ -14,47 +14,51 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
-from momalisa import database, local, notices, outlook, queue, reconciler, signed, storage
-from momalisa.chunks import Claim
 from momalisa.client import Client
-from momalisa.database import transaction
-from momalisa.local import System
-from momalisa.processes import free_port
-from momalisa.results import MadeFrame
+from momalisa.db import notifications, session
+from momalisa.db.models import Base
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.queue import celery_app, estimate
+from momalisa.queue.chunks import Claim
+from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.storage import StoredObject
-from momalisa.tables import Base
+from momalisa.storage import bucket, signed_urls
+from momalisa.storage.bucket import StoredObject
 from tests.chromium import launch_options
-from worker.renderer import Renderer
+from worker.rendering.pipeline import Renderer
 
 hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
 
 
 def forget() -> None:
     """Forget what this process remembers of its settings and of what it made with them."""
-    notices.finish()
-    if database.engine.cache_info().currsize:
-        pool = database.engine().pool
+    notifications.finish()
+    if session.engine.cache_info().currsize:
+        pool = session.engine().pool
         assert isinstance(pool, QueuePool)
         until(lambda: not pool.checkedout(), 10)  # what threads hold that nobody waits for would never be closed
-        database.engine().dispose()
+        session.engine().dispose()
     for remembered in (
         settings,
-        database.engine,
-        queue.app,
-        storage._client_bucket,
-        signed._signatures,
+        session.engine,
+        celery_app.app,
+        bucket._client_bucket,
+        signed_urls._signatures,
     ):
         remembered.cache_clear()
-    outlook._lines.clear()
+    estimate._lines.clear()
 
 
 def empty() -> None:
     """Remove all rows and all messages."""
     with transaction() as session:
         session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
-    queue.app().control.purge()
+    celery_app.app().control.purge()
 
 
 def clear_away() -> None:
@@ -78,7 +82,7 @@ def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sys
     """PostgreSQL, Valkey and a bucket without workers, empty, as this process's own settings."""
     for name, value in _services.variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(outlook, "KEPT", 0)  # a test looks again sooner than anybody
+    monkeypatch.setattr(estimate, "KEPT", 0)  # a test looks again sooner than anybody
     forget()
     empty()
     yield _services
@@ -121,7 +125,7 @@ def api(services: System) -> Iterator[TestClient]:
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The whole system with two render workers, in processes of its own."""
-    with local.started(System(tmp_path_factory.mktemp("system"), port=free_port())) as running:
+    with stack.started(System(tmp_path_factory.mktemp("system"), port=free_port())) as running:
         yield running
 
 

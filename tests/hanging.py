@@ -10,18 +10,21 @@ from PIL import Image
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from momalisa import jobs, results, storage
-from momalisa.chunks import Due
-from momalisa.database import transaction
-from momalisa.results import MadeArtifact, MadeFrame
+from momalisa.db.models import Artifact, ArtifactKind, ChunkKind, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue import results
+from momalisa.queue.chunks import Due
+from momalisa.queue.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Artifact, ArtifactKind, ChunkKind, Walk, WalkStatus
-from worker import assembly, lease, stitching
-from worker.assembly import Picture
-from worker.caption import frame_caption
+from momalisa.storage import bucket
+from momalisa.walks import service
+from worker import assemble_task, lease
 from worker.lease import Lease, Record
-from worker.signature import signature
+from worker.media import encoders
+from worker.media.encoders import Picture
+from worker.media.metadata import frame_caption
+from worker.media.thumbnail import signature
 
 OWNER = "visitor:somebody"
 
@@ -46,15 +49,15 @@ def drawn(spec: WalkSpec, position: float) -> Picture:
     return picture
 
 
-def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = stitching.assemble) -> UUID:
+def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> UUID:
     """Make a public walk from its order to its end; nobody else may be at work on the queue."""
     with transaction() as session:
-        walk = jobs.create(session, spec, public=True, owner=OWNER)
+        walk = service.create(session, spec, public=True, owner=OWNER)
     finish(walk.id, assemble)
     return walk.id
 
 
-def finish(walk_id: UUID, assemble: Callable[[Lease], Record] = stitching.assemble) -> None:
+def finish(walk_id: UUID, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> None:
     """Do all work of a walk that waits; nothing else may be at work on the queue."""
     while not (status := _status(walk_id)).done:
         kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
@@ -73,8 +76,8 @@ def draw(work: Lease) -> Record:
 
     def upload(position: float) -> MadeFrame:
         picture = drawn(claim.spec, position)
-        data = assembly.encode_png(picture, frame_caption(claim.spec, claim.model, position))
-        stored = storage.put(storage.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
+        data = encoders.encode_png(picture, frame_caption(claim.spec, claim.model, position))
+        stored = bucket.put(bucket.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
         return MadeFrame(position, stored, signature(picture), "")
 
     made = work.at_once(upload, [frame.position for frame in claim.frames])
@@ -103,7 +106,7 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
     for number in range(posters):
         file = BytesIO()
         Image.fromarray(drawn(spec.model_copy(update={"seed": number}), number / posters)).save(file, "webp")
-        stills.append(storage.put(f"walks/{number}/poster.webp", file.getvalue(), "image/webp"))
+        stills.append(bucket.put(f"walks/{number}/poster.webp", file.getvalue(), "image/webp"))
     begin = datetime.now(UTC) - timedelta(days=20)
     walks = [
         {
@@ -136,5 +139,5 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
 
 def _artifact(walk_id: UUID, kind: ArtifactKind) -> Artifact:
     with transaction() as session:
-        (found,) = (made for made in jobs.get(session, walk_id, viewer=None).artifacts if made.kind == kind)
+        (found,) = (made for made in service.get(session, walk_id, viewer=None).artifacts if made.kind == kind)
         return found

@@ -6,8 +6,8 @@ import subprocess
 import psycopg
 
 from momalisa.errors import LocalSystemError
-from momalisa.local import System, Tell
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System, Tell
 from momalisa.settings import ROOT
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path=str(ROOT / ".venv" / "bin"))

@@ -6,8 +6,8 @@ import sys
 
 from celery.bin.celery import celery
 
-from momalisa.tables import ChunkKind
-from worker import beginning
+from momalisa.db.models import ChunkKind
+from worker.process import startup
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="what it works on")
     kind = parser.parse_args().kind
     try:
-        with beginning.in_parent():
+        with startup.in_parent():
             from worker import tasks  # noqa: PLC0415 - Celery would show a traceback of settings that are not valid
         celery(
             [
@@ -29,7 +29,7 @@ def main() -> int:
             ]
         )
     except SystemExit as end:
-        return beginning.exit_code(end.code)
+        return startup.exit_code(end.code)
     return 0
 
 

@@ -19,15 +19,17 @@ from uuid import UUID
 import structlog
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, monitoring, notices, queue, tracing
-from momalisa.chunks import Claim, Due
-from momalisa.database import transaction
+from momalisa.db import notifications
+from momalisa.db.models import ChunkKind
+from momalisa.db.session import transaction
 from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
-from momalisa.log import logger
+from momalisa.queue import celery_app, chunks
+from momalisa.queue.chunks import Claim, Due
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind
-from worker import ending, health, presence, pulse
-from worker.pulse import State
+from momalisa.telemetry import metrics, tracing
+from momalisa.telemetry.logging import logger
+from worker.process import ending, health, heartbeat, pulse
+from worker.process.pulse import State
 
 log = logger(__name__)
 
@@ -218,7 +220,7 @@ def watch() -> None:
     hang the one that starts it, and then no thread would watch. The thread that sends notices is started for the
     same reason: it would hang the claim itself.
     """
-    notices.begin()
+    notifications.begin()
     threading.Thread(target=_watch, name="watch", daemon=True).start()
 
 
@@ -248,8 +250,8 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
 
 def _permits_wait(kind: ChunkKind) -> bool:
     try:
-        return queue.waiting(kind) > 0
-    except queue.BROKER_ERRORS:
+        return celery_app.waiting(kind) > 0
+    except celery_app.BROKER_ERRORS:
         return False  # then there is none to be had
 
 
@@ -262,7 +264,7 @@ def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:
     workplace = f"{socket.gethostname()}:{os.getppid()}"
     try:
         with transaction() as session:
-            claim = chunks.claim(session, kind, presence.name(), workplace)
+            claim = chunks.claim(session, kind, heartbeat.name(), workplace)
     except StoreUnavailableError as error:
         log.warning("nothing claimed", reason=str(error))
         return False
@@ -282,7 +284,7 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
     """Do a claimed chunk; returns whether it went well."""
     log.info("claimed", attempt=claim.attempt, frames=len(claim.frames))
     if claim.recovery_seconds is not None:
-        monitoring.record(monitoring.RECOVERY_SECONDS, claim.recovery_seconds)
+        metrics.record(metrics.RECOVERY_SECONDS, claim.recovery_seconds)
     started = time.monotonic()
     kept = Lease(claim)
     recorded, well = 0, True
@@ -294,7 +296,7 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
         _failed.clear()
         health.succeeded()
         seconds = time.monotonic() - started
-        monitoring.record(monitoring.CHUNK_SECONDS, seconds, kind=claim.kind)
+        metrics.record(metrics.CHUNK_SECONDS, seconds, kind=claim.kind)
         log.info("done", seconds=round(seconds, 3))
     except StoreBusyError as error:  # it may well fail each time, as one that takes too long does, so it counts
         _attempt_failed(claim, error)
@@ -320,10 +322,10 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
         return False
     finally:
         if kept.rendered:
-            monitoring.record(monitoring.FRAMES_RENDERED, recorded)
-            monitoring.record(monitoring.FRAMES_WASTED, kept.rendered - recorded)
+            metrics.record(metrics.FRAMES_RENDERED, recorded)
+            metrics.record(metrics.FRAMES_WASTED, kept.rendered - recorded)
     if due is not None:
-        queue.publish(*due)
+        celery_app.publish(*due)
     return well
 
 

@@ -5,34 +5,36 @@ from typing import Any
 
 from celery import signals
 
-from momalisa import log, queue, tracing
+from momalisa.db.models import ChunkKind
+from momalisa.queue import celery_app
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind
-from worker import beginning, ending, lease, presence, pulse, stitching, work
-from worker.pulse import State
+from momalisa.telemetry import logging, tracing
+from worker import assemble_task, lease, render_task
+from worker.process import ending, heartbeat, pulse, startup
+from worker.process.pulse import State
 
-app = queue.app()
-app.conf.worker_consumer = "worker.consumer:Consumer"
-app.conf.worker_pool = "worker.ending:TaskPool"
+app = celery_app.app()
+app.conf.worker_consumer = "worker.process.consumer:Consumer"
+app.conf.worker_pool = "worker.process.ending:TaskPool"
 app.steps["consumer"].add(pulse.Turning)
-logger = log.logger(__name__)
+logger = logging.logger(__name__)
 
 
-@app.task(name=queue.task_name(ChunkKind.RENDER))
+@app.task(name=celery_app.task_name(ChunkKind.RENDER))
 def render() -> None:
     """Take a permit to render: claim the best chunk and render it."""
-    lease.run(ChunkKind.RENDER, work.render)
+    lease.run(ChunkKind.RENDER, render_task.render)
 
 
-@app.task(name=queue.task_name(ChunkKind.ASSEMBLE))
+@app.task(name=celery_app.task_name(ChunkKind.ASSEMBLE))
 def assemble() -> None:
     """Take a permit to assemble: claim a walk whose frames are all there and stitch them."""
-    lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+    lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
 
 
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
-    log.configure()
+    logging.configure()
 
 
 def _kind() -> ChunkKind:
@@ -42,7 +44,7 @@ def _kind() -> ChunkKind:
 
 @signals.worker_init.connect
 def _answer_for_the_children(**_: Any) -> None:
-    with beginning.in_parent():
+    with startup.in_parent():
         pulse.answer_for(_kind(), lease.stopping)
 
 
@@ -55,8 +57,8 @@ def _import_the_renderer(**_: Any) -> None:
     """
     if _kind() == ChunkKind.RENDER and settings().renderer == "local":
         gc.disable()
-        with beginning.in_parent():
-            import worker.renderer  # noqa: F401, PLC0415
+        with startup.in_parent():
+            import worker.rendering.pipeline  # noqa: F401, PLC0415
         gc.freeze()
         gc.enable()
 
@@ -65,22 +67,22 @@ def _import_the_renderer(**_: Any) -> None:
 def _load_the_model(**_: Any) -> None:
     """Load the model in the child that will use it, before it reports for work; one without a model ends here."""
     loads = _kind() == ChunkKind.RENDER and settings().renderer == "local"
-    with beginning.in_child(settings().model if loads else None):
+    with startup.in_child(settings().model if loads else None):
         lease.watch()
         pulse.join()
         tracing.start(_kind().value)
         ending.report()
         if loads:
-            work.renderer()
+            render_task.renderer()
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
-    presence.begin(_kind())
+    heartbeat.begin(_kind())
     pulse.tell(State.READY)
 
 
 @signals.worker_process_shutdown.connect
 def _leave(**_: Any) -> None:
-    presence.end()
+    heartbeat.end()
     tracing.stop()
 
 

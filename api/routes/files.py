@@ -10,9 +10,9 @@ import httpx
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 
-from momalisa import storage
 from momalisa.errors import StoreUnavailableError
 from momalisa.settings import settings
+from momalisa.storage import bucket
 
 router = APIRouter(include_in_schema=False)
 
@@ -43,16 +43,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-@router.get("/files/{bucket}/{name:path}")
-async def read_file(bucket: str, name: str, request: Request) -> StreamingResponse:
+@router.get("/files/{bucket_name}/{name:path}")
+async def read_file(bucket_name: str, name: str, request: Request) -> StreamingResponse:
     """Pass a file on as it comes, or the part of it that is asked for."""
     endpoint = settings().bucket_endpoint
-    here = storage.base_url() == "/files" and bucket == settings().bucket and NAME.fullmatch(name)
+    here = bucket.base_url() == "/files" and bucket_name == settings().bucket and NAME.fullmatch(name)
     if endpoint is None or not here:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     asked = {key: request.headers[key] for key in ASKED if key in request.headers}
     client: httpx.AsyncClient = request.app.state.bucket
-    url = f"{endpoint.rstrip('/')}/download/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media"
+    url = f"{endpoint.rstrip('/')}/download/storage/v1/b/{bucket_name}/o/{quote(name, safe='')}?alt=media"
     order = client.build_request("GET", url, headers={**asked, "Accept-Encoding": "identity"})
     try:
         found = await client.send(order, stream=True)

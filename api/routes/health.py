@@ -5,9 +5,10 @@ from http import HTTPStatus
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api import examples, problems
-from momalisa import schema
-from momalisa.database import transaction
+from api import problems
+from api.docs import examples
+from momalisa.db import schema
+from momalisa.db.session import transaction
 from momalisa.errors import StoreUnavailableError
 
 router = APIRouter(tags=["Health"])

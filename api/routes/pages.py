@@ -11,13 +11,15 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from api import access, cursors, form, media, problems, schemas, website
+from api import access, cursors, media, problems, schemas
 from api.routes.walks import Base, Caller, queue_walk
-from momalisa import jobs, outlook
-from momalisa.database import transaction
+from api.web import form, templates
+from momalisa.db.models import Walk, WalkStatus
+from momalisa.db.session import transaction
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WalkNotFoundError
+from momalisa.queue import estimate
 from momalisa.settings import settings
-from momalisa.tables import Walk, WalkStatus
+from momalisa.walks import service
 
 router = APIRouter(include_in_schema=False)
 
@@ -34,24 +36,24 @@ MOST_LETTERS = 100
 def _make_page(
     values: dict[str, Any], *, errors: dict[str, str] | None = None, source: UUID | None = None, **more: Any
 ) -> HTMLResponse:
-    return website.page(
+    return templates.page(
         "make.html",
         **{"status": HTTPStatus.OK, **more},
         values={"prompts": ["", ""], "size": "", **values},
         errors=errors or {},
         source=source or values.get("from_walk"),
         unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
-        fields=website.fields(),
-        sizes=website.sizes(),
+        fields=templates.fields(),
+        sizes=templates.sizes(),
         usual={"steps": settings().default_steps, "guidance": settings().default_guidance},
         pace=_pace(),
     )
 
 
-def _pace() -> outlook.Pace | None:
+def _pace() -> estimate.Pace | None:
     try:
         with transaction() as session:
-            return outlook.pace(session)
+            return estimate.pace(session)
     except StoreUnavailableError:
         return None  # without an estimate, walks are described all the same
 
@@ -113,7 +115,7 @@ def _walk(walk_id: str, caller: access.Caller) -> Walk:
     except ValueError:
         raise WalkNotFoundError(f"There is no walk {walk_id}.") from None
     with transaction() as session:
-        return jobs.get(session, known, viewer=caller.owner)
+        return service.get(session, known, viewer=caller.owner)
 
 
 @router.get("/walks/{walk_id}")
@@ -121,9 +123,9 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     """Show a walk, with what chats and search engines show of it; the browser follows it from there."""
     found = _walk(walk_id, caller)
     with transaction() as session:
-        ahead = outlook.look(session, found)
+        ahead = estimate.look(session, found)
     seen = schemas.view(found, ahead, base, viewer=caller.owner)
-    return website.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
+    return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
 
 
 @router.get("/gallery")
@@ -141,7 +143,7 @@ def gallery(
     if not mine or caller.owner is not None:
         with transaction() as session:
             walks = list(
-                jobs.page(
+                service.page(
                     session,
                     limit=HUNG + 1,
                     before=before,
@@ -155,7 +157,7 @@ def gallery(
     kept = {"q": word} if word else {}
     kept |= {"mine": "true"} if mine else {}
     onward = {**kept, "cursor": cursors.after(shown[-1])} if len(walks) > HUNG else None
-    return website.page(
+    return templates.page(
         "gallery.html",
         walks=schemas.summaries(shown, base, viewer=caller.owner),
         word=word,
@@ -169,7 +171,7 @@ def gallery(
 @router.get("/about")
 def about() -> HTMLResponse:
     """Show what a latent walk is."""
-    return website.page("about.html")
+    return templates.page("about.html")
 
 
 @router.get("/.well-known/security.txt")

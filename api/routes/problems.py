@@ -6,19 +6,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from api import kinds, website
+from api.docs import problem_types
+from api.web import templates
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.get(kinds.PATH + "{name}")
+@router.get(problem_types.PATH + "{name}")
 def problem_type(name: str, request: Request) -> Response:
     """Tell what a type of problem means and what to do: people on a page, programs in JSON."""
-    kind = kinds.kinds().get(name)
+    kind = problem_types.kinds().get(name)
     if kind is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    if website.wanted(request):
-        page = website.page("problem-type.html", kind=kind)
+    if templates.wanted(request):
+        page = templates.page("problem-type.html", kind=kind)
         page.headers["Vary"] = f"Accept, {page.headers['Vary']}"
         return page
     return JSONResponse(kind.model_dump(mode="json"), headers={"Vary": "Accept", "Cache-Control": "no-cache"})

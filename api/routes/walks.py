@@ -15,9 +15,11 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api import access, cursors, examples, limits, media, problems, schemas, site, waiting, watching
-from momalisa import idempotency, jobs, outlook, queue, storage
-from momalisa.database import transaction
+from api import access, cursors, limits, media, problems, schemas, site
+from api.docs import examples
+from api.live import long_polling, watchers
+from momalisa.db.models import ArtifactKind, ChunkKind, Walk, WalkStatus
+from momalisa.db.session import transaction
 from momalisa.errors import (
     ArtifactNotThereError,
     FrameNotThereError,
@@ -35,8 +37,10 @@ from momalisa.errors import (
     WalkNotFoundError,
     WalkOverError,
 )
-from momalisa.log import logger
-from momalisa.tables import ArtifactKind, ChunkKind, Walk, WalkStatus
+from momalisa.queue import celery_app, estimate
+from momalisa.storage import bucket
+from momalisa.telemetry.logging import logger
+from momalisa.walks import idempotency, service
 
 log = logger(__name__)
 router = APIRouter(
@@ -51,7 +55,7 @@ Caller = Annotated[access.Caller, Depends(access.caller)]
 Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
 IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last answer.")]
-Wish = Annotated[int, Depends(waiting.wish)]
+Wish = Annotated[int, Depends(long_polling.wish)]
 
 RECONNECT_MILLISECONDS = 1000
 """When those come back who followed a walk at a process that ended."""
@@ -134,7 +138,7 @@ async def create_walk(
         return walk
     response.headers["Preference-Applied"] = f"wait={seconds}"
     # Workers must hear of it before the answer, for once; a broker that hangs only uses up the time to wait.
-    await asyncio.gather(waiting.until_done(request, walk.id, viewer, seconds), afterwards())
+    await asyncio.gather(long_polling.until_done(request, walk.id, viewer, seconds), afterwards())
     afterwards.tasks.clear()
     walk = await run_in_threadpool(_read, walk.id, base, viewer.owner)
     if walk.done:
@@ -170,7 +174,7 @@ def queue_walk(
                 made = idempotency.remember(session, again, new)
             if made == new:
                 limits.check_waiting(session, caller.party)
-                jobs.create(
+                service.create(
                     session,
                     spec,
                     public=order.public,
@@ -185,14 +189,14 @@ def queue_walk(
     viewer = caller.owner if made == new or caller.known else None
     with transaction() as session:
         walk = _seen_again(session, made, viewer)
-        ahead = outlook.look(session, walk)
+        ahead = estimate.look(session, walk)
     answer = schemas.view(walk, ahead, base, viewer=viewer)
     if made == new:
         access.recognize(request, response, caller)
         log.info("walk queued", walk=str(new), frames=walk.frames_total)
         # After the answer: a broker that hangs must not keep a visitor waiting.
         permits = len({frame.chunk for frame in walk.frames})
-        afterwards.add_task(queue.publish, ChunkKind.RENDER, permits)
+        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
     return answer, access.Caller(viewer, caller.party, caller.key)
@@ -211,7 +215,7 @@ def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: boo
 
 def _seen_again(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
     try:
-        return jobs.get(session, walk_id, viewer=viewer)
+        return service.get(session, walk_id, viewer=viewer)
     except WalkNotFoundError:
         raise IdempotencyKeyReusedError(
             "Idempotency-Key: was used within the last 24 hours for a walk that is no longer public; use a new key."
@@ -221,7 +225,7 @@ def _seen_again(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
 def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
     """Return the walk that another one is to start from."""
     try:
-        return jobs.get(session, walk_id, viewer=viewer)
+        return service.get(session, walk_id, viewer=viewer)
     except (WalkNotFoundError, WalkExpiredError) as error:
         raise InvalidFieldError("from_walk", str(error).removesuffix(".")) from error
 
@@ -265,17 +269,17 @@ async def read_walk(
     read = partial(_read, walk_id, base)
     answer = None
     if seconds:
-        seen, answer = await waiting.for_change(
+        seen, answer = await long_polling.for_change(
             request, walk_id, caller, if_none_match, seconds, read, shared_by=base
         )
     else:
-        seen = await run_in_threadpool(waiting.look, walk_id, caller)
-    headers = {"ETag": waiting.etag(seen)}
+        seen = await run_in_threadpool(long_polling.look, walk_id, caller)
+    headers = {"ETag": long_polling.etag(seen)}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
     if not seen.status.done:
-        headers["Retry-After"] = str(waiting.retry_after(seen))
-    if waiting.matches(if_none_match, seen):
+        headers["Retry-After"] = str(long_polling.retry_after(seen))
+    if long_polling.matches(if_none_match, seen):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     response.headers.update(headers)
     return answer if answer is not None else await run_in_threadpool(read, caller.owner)
@@ -283,15 +287,15 @@ async def read_walk(
 
 def _read(walk_id: UUID, base: str, viewer: str | None) -> schemas.WalkView:
     with transaction() as session:
-        walk = jobs.get(session, walk_id, viewer=viewer)
-        ahead = outlook.look(session, walk)
+        walk = service.get(session, walk_id, viewer=viewer)
+        ahead = estimate.look(session, walk)
     return schemas.view(walk, ahead, base, viewer=viewer)
 
 
 async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]:
     """Refuse what cannot be followed before a stream begins, since after that there is no status to tell it by."""
-    await run_in_threadpool(waiting.look, walk_id, caller)
-    with watching.place(caller):
+    await run_in_threadpool(long_polling.look, walk_id, caller)
+    with watchers.place(caller):
         yield walk_id
 
 
@@ -319,9 +323,9 @@ async def follow_walk(
     known = last_event_id
     read = partial(_read, walk_id, base)
     try:
-        with watching.watched(walk_id, caller) as watch:
+        with watchers.watched(walk_id, caller) as watch:
             look = await watch.now(caller)
-            while not watching.ending():
+            while not watchers.ending():
                 seen = look.glimpse()
                 if str(seen.revision) != known:
                     known = str(seen.revision)
@@ -329,7 +333,7 @@ async def follow_walk(
                     yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
                 if seen.status.done:
                     return
-                look = await watch.after(look, waiting.LONGEST_SECONDS)
+                look = await watch.after(look, long_polling.LONGEST_SECONDS)
     except MomalisaError as error:
         event = "gone" if isinstance(error, WalkNotFoundError | WalkExpiredError) else "error"
         yield ServerSentEvent(event=event, raw_data=problems.problem(error).model_dump_json(exclude_defaults=True))
@@ -363,13 +367,13 @@ def read_frame(
 ) -> str:
     """Redirect to the picture, a PNG file that never changes."""
     with transaction() as session:
-        frames = jobs.get(session, walk_id, viewer=caller.owner).frames
+        frames = service.get(session, walk_id, viewer=caller.owner).frames
         if not 0 <= index < len(frames):
             raise FrameNotThereError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
         name = frames[index].object
     if name is None:
         raise FrameNotThereError(f"Frame {index} of walk {walk_id} is not rendered yet.")
-    return storage.url(name, base)
+    return bucket.url(name, base)
 
 
 @router.get(
@@ -387,12 +391,12 @@ def read_artifact(
 ) -> str:
     """Redirect to a file of a finished walk, which never changes."""
     with transaction() as session:
-        walk = jobs.get(session, walk_id, viewer=caller.owner)
+        walk = service.get(session, walk_id, viewer=caller.owner)
         found = {artifact.kind: artifact.object for artifact in walk.artifacts}
         status = walk.status
     if kind not in found:
         raise ArtifactNotThereError(f"Walk {walk_id} has no {kind}; it is {status}.")
-    return storage.url(found[kind], base)
+    return bucket.url(found[kind], base)
 
 
 @router.post(
@@ -406,8 +410,8 @@ def read_artifact(
 def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView:
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
-        walk = jobs.cancel(session, walk_id, owner=caller.owner)
-        ahead = outlook.look(session, walk)
+        walk = service.cancel(session, walk_id, owner=caller.owner)
+        ahead = estimate.look(session, walk)
     return schemas.view(walk, ahead, base, viewer=caller.owner)
 
 
@@ -422,8 +426,8 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
 def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: Caller) -> schemas.WalkView:
     """Let everyone see a walk of yours, or only you; the URLs that others have stop working within a minute."""
     with transaction() as session:
-        walk = jobs.set_public(session, walk_id, body.public, owner=caller.owner)
-        ahead = outlook.look(session, walk)
+        walk = service.set_public(session, walk_id, body.public, owner=caller.owner)
+        ahead = estimate.look(session, walk)
     return schemas.view(walk, ahead, base, viewer=caller.owner)
 
 
@@ -436,7 +440,7 @@ def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: C
 def delete_walk(walk_id: WalkId, caller: Caller) -> None:
     """Stop a walk of yours if it is not over, and remove it with all its files; no one can see it afterwards."""
     with transaction() as session:
-        jobs.delete(session, walk_id, owner=caller.owner)
+        service.delete(session, walk_id, owner=caller.owner)
 
 
 @router.get(
@@ -481,7 +485,7 @@ def list_walks(
         return schemas.WalkPage(walks=[], next_cursor=None)
     before = None if cursor is None else cursors.place(cursor)
     with transaction() as session:
-        walks = jobs.page(
+        walks = service.page(
             session,
             limit=limit + 1,
             before=before,

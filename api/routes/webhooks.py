@@ -6,9 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from api import access, examples, problems
-from momalisa import webhooks
+from api import access, problems
+from api.docs import examples
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WebhooksOffError
+from momalisa.webhooks import deliveries
 
 router = APIRouter(prefix="/v1", tags=["Webhooks"])
 
@@ -34,4 +35,4 @@ def read_webhook_secret(
     if caller.owner is None:
         raise UnauthorizedError("Send an API key, or the cookie that the answer to your first walk gave you.")
     response.headers["Cache-Control"] = "no-store"
-    return WebhookSecret(secret=webhooks.secret(caller.owner))
+    return WebhookSecret(secret=deliveries.secret(caller.owner))

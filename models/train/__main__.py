@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.train.recipe import STEPS, Recipe
-from momalisa import log
 from momalisa.settings import EMBEDDED_MODEL, ROOT
+from momalisa.telemetry import logging
 
 PACKAGES = ROOT / ".venv" / "train-packages" / "node_modules"
 WORK = ROOT / ".momalisa" / "train"
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         "--continue", dest="continues", action="store_true", help="begin with the weights of the embedded denoiser"
     )
     options = parser.parse_args(arguments)
-    log.configure()
+    logging.configure()
     recipe = Recipe(PACKAGES, WORK, Path(EMBEDDED_MODEL), continues=options.continues)
     steps = [options.step] if options.step else STEPS
     for step in steps:

@@ -20,7 +20,7 @@ from models.train.loop import Plan, batch_size, device, half_precision, train
 from models.train.morphs import Morphs
 from models.train.pictures import ENDINGS, SIZE, Gallery
 from models.train.sizes import LATENT_CHANNELS, TOKENS, Sizes
-from momalisa.log import logger
+from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 

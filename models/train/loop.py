@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from momalisa.log import logger
+from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 

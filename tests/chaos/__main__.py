@@ -19,8 +19,8 @@ import httpx
 import psutil
 import psycopg
 
-from momalisa import local
-from momalisa.processes import free_port
+from momalisa.local import stack
+from momalisa.local.processes import free_port
 from tests.chaos import oracle
 from tests.chaos.faults import MATRIX, Fault, Miss
 from tests.chaos.stage import ORDERS, Stage, lacking
@@ -49,7 +49,7 @@ def main() -> int:
     )
     _say(f"Through PgBouncer: {', '.join(stage.pooled)}. The others go to PostgreSQL itself.")
     try:
-        with local.started(stage):
+        with stack.started(stage):
             expected = oracle.reference(stage, _undisturbed(stage))
             _say("The reference is rendered; now the faults.")
             faults = _disturb(stage, arguments.walks, arguments.faults)

@@ -19,7 +19,7 @@ import psycopg
 import redis
 from kombu.exceptions import KombuError
 
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
 from momalisa.settings import ROOT, environment
 from tests.chaos.proxy import Trouble
 from tests.chaos.stage import LEASE_SECONDS, ORDERS, QUEUE_PREFIX, SICK, Stage

@@ -19,8 +19,8 @@ import psutil
 import psycopg
 import redis
 
-from momalisa import storage
-from momalisa.processes import Child
+from momalisa.local.processes import Child
+from momalisa.storage import bucket
 from tests import pooler
 from tests.chaos import clock
 from tests.chaos.proxy import Proxy, Trouble
@@ -33,7 +33,7 @@ QUEUE_PREFIX = "chaos:"
 SICK = "render-1"
 """The render worker that fails where others succeed."""
 
-STALL_SECONDS = LEASE_SECONDS + sum(storage.TIMEOUT)
+STALL_SECONDS = LEASE_SECONDS + sum(bucket.TIMEOUT)
 """More than one try takes to upload something: a bucket that hangs is no reason for a worker to end itself."""
 
 ORDERS: list[dict[str, Any]] = [

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from momalisa import local
-from momalisa.processes import free_port
+from momalisa.local import stack
+from momalisa.local.processes import free_port
 from tests.chaos import oracle
 from tests.chaos.__main__ import _undisturbed
 from tests.chaos.oracle import Reference, Verdict
@@ -21,7 +21,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Refe
     if lack := lacking():
         pytest.skip(lack)
     stage = Stage(tmp_path_factory.mktemp("calm"), port=free_port(), workers=1, seed=1, outage=1)
-    with local.started(stage):
+    with stack.started(stage):
         yield stage, oracle.reference(stage, _undisturbed(stage))
     stage.close_proxies()
 

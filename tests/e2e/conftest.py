@@ -10,8 +10,8 @@ import uvicorn
 from playwright.sync_api import ConsoleMessage, Page
 
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 
 DONE = 120_000
 """Milliseconds that a walk may take on a slow machine."""

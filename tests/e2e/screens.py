@@ -17,13 +17,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import func, update
 
-from momalisa import local, settings
+from momalisa import settings
 from momalisa.client import Client
-from momalisa.database import transaction
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.db.models import Walk
+from momalisa.db.session import transaction
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT
-from momalisa.tables import Walk
 from tests.chromium import launch_options
 
 FOLDER = ROOT / "docs" / "screens"
@@ -102,7 +103,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="momalisa-screens-") as folder,
-        local.started(System(Path(folder), port=free_port())) as system,
+        stack.started(System(Path(folder), port=free_port())) as system,
         Client(system.url) as client,
         sync_playwright() as playwright,
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from momalisa.local import System
+from momalisa.local.stack import System
 from momalisa.settings import ROOT
 
 GUIDE = (ROOT / "docs" / "api.md").read_text()

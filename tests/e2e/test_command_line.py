@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT, environment
 
 

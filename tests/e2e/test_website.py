@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Response, Route, expect
 
-from momalisa.local import System
+from momalisa.local.stack import System
 from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import DONE
 

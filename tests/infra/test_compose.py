@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from momalisa.client import Client
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
 from momalisa.settings import ROOT
 from tests.infra.docker import COMPOSE, STAND_INS, Docker
 

@@ -25,12 +25,13 @@ from sqlalchemy import text
 
 from api.access import client_address
 from api.app import app
-from momalisa import chunks, jobs
-from momalisa.cli import app as command
-from momalisa.database import transaction
+from momalisa.cli.main import app as command
+from momalisa.db.models import ChunkKind
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue import chunks
 from momalisa.settings import ROOT, SECRETS, Settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import ChunkKind
+from momalisa.walks import service
 from worker import lease
 
 K8S = ROOT / "infra" / "k8s"
@@ -485,8 +486,8 @@ def _is_peer(rule: Object, peer: Peer) -> bool:
 
 def paths_lead_where_they_should(manifests: Manifests) -> None:
     rules = _rules(manifests)
-    for _, _, service, port in rules:
-        assert port in [each["port"] for each in manifests.one("Service", service)["spec"]["ports"]]
+    for _, _, name, port in rules:
+        assert port in [each["port"] for each in manifests.one("Service", name)["spec"]["ports"]]
     documented = [path.replace("{walk_id}", "1") for path in app.openapi()["paths"] if path.startswith("/v1")]
     assert len(documented) > 5
     for path in (*documented, "/v1", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"):
@@ -779,7 +780,7 @@ def test_kedas_queries_count_what_waits_and_what_is_at_work(
 
     assert counted() == {"render": [0, 0], "assemble": [0]}
     with transaction() as session:
-        walk = jobs.create(session, spec(frames=40), public=True, owner="ann")
+        walk = service.create(session, spec(frames=40), public=True, owner="ann")
     total = counted()["render"][0]
     assert total > 1
     with transaction() as session:
@@ -790,7 +791,7 @@ def test_kedas_queries_count_what_waits_and_what_is_at_work(
         chunks.give_back(session, claimed)
     assert counted() == {"render": [total, 0], "assemble": [0]}
     with transaction() as session:
-        jobs.cancel(session, walk.id, owner="ann")
+        service.cancel(session, walk.id, owner="ann")
     assert counted() == {"render": [0, 0], "assemble": [0]}, "nothing is left to wait for"
 
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from momalisa import local
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import Child, free_port
+from momalisa.local import stack
+from momalisa.local.processes import Child, free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT
 
 NGINX = ROOT / "infra" / "nginx"
@@ -75,7 +75,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "REQUESTS_PER_MINUTE": "100",
     }
     folder = tmp_path_factory.mktemp("system")
-    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as running:
+    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as running:
         yield running
 
 

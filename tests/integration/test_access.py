@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 from api.access import COOKIE
 from api.app import app
-from momalisa import cli, keys, local
-from momalisa.database import transaction
-from momalisa.local import System
+from momalisa import api_keys
+from momalisa.cli import main
+from momalisa.db.models import ApiKey, Artifact, ArtifactKind, Chunk, Frame, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.local import stack
+from momalisa.local.stack import System
 from momalisa.settings import ROOT, environment, settings
-from momalisa.tables import ApiKey, Artifact, ArtifactKind, Chunk, Frame, Walk, WalkStatus
 from tests.conftest import forget
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
@@ -32,9 +34,9 @@ def somebody(api: TestClient, secret: str | None = None) -> TestClient:
 
 def new_key(*, revoked: bool = False) -> str:
     with transaction() as session:
-        key, secret = keys.create(session, "a test")
+        key, secret = api_keys.create(session, "a test")
         if revoked:
-            keys.revoke(session, key.id)
+            api_keys.revoke(session, key.id)
     return secret
 
 
@@ -174,12 +176,12 @@ def test_the_table_names_every_operation() -> None:
 
 def test_a_key_that_is_revoked_between_two_polls_is_worthless_at_the_second(api: TestClient) -> None:
     with transaction() as session:
-        key, secret = keys.create(session, "a test")
+        key, secret = api_keys.create(session, "a test")
     client = somebody(api, secret)
     walk_id = submit(client, public=False)
     assert read_again(client, walk_id).status_code == 304
     with transaction() as session:
-        keys.revoke(session, key.id)
+        api_keys.revoke(session, key.id)
     assert read_again(client, walk_id).status_code == 401
     assert read(client, str(uuid4())).status_code == 401
 
@@ -269,23 +271,23 @@ def test_walks_may_be_for_the_holders_of_keys_only(api: TestClient, monkeypatch:
 
 def test_the_command_line_makes_lists_and_revokes_keys(api: TestClient) -> None:
     run = CliRunner().invoke
-    made = run(cli.app, ["keys", "create", "the gallery"])
+    made = run(main.app, ["keys", "create", "the gallery"])
     key_id, secret = made.output.split()[0], made.output.split()[-1]
     client = somebody(api, secret)
     assert client.get("/v1/walks").status_code == 200
-    listed = run(cli.app, ["keys", "list"]).output
+    listed = run(main.app, ["keys", "list"]).output
     assert f"{key_id} the gallery" in listed
     assert secret not in listed
-    assert "is revoked" in run(cli.app, ["keys", "revoke", key_id]).output
+    assert "is revoked" in run(main.app, ["keys", "revoke", key_id]).output
     assert client.get("/v1/walks").status_code == 401
-    assert "revoked 20" in run(cli.app, ["keys", "list"]).output
-    unknown = run(cli.app, ["keys", "revoke", str(uuid4())])
+    assert "revoked 20" in run(main.app, ["keys", "list"]).output
+    unknown = run(main.app, ["keys", "revoke", str(uuid4())])
     assert (unknown.exit_code, "There is no API key" in unknown.output) == (1, True)
 
 
 def test_a_key_holds_until_it_expires_also_for_those_who_poll(api: TestClient) -> None:
     run = CliRunner().invoke
-    made = run(cli.app, ["keys", "create", "the guest", "--expires", "90d"])
+    made = run(main.app, ["keys", "create", "the guest", "--expires", "90d"])
     key_id, secret = made.output.split()[0], made.output.split()[-1]
     client = somebody(api, secret)
     walk_id = submit(client, public=False)
@@ -297,15 +299,15 @@ def test_a_key_holds_until_it_expires_also_for_those_who_poll(api: TestClient) -
         key.expires_at = func.now()
     assert read_again(client, walk_id).status_code == 401
     assert client.get("/v1/walks").status_code == 401
-    assert ", expires 20" in run(cli.app, ["keys", "list"]).output
+    assert ", expires 20" in run(main.app, ["keys", "list"]).output
 
 
 @pytest.mark.parametrize("expires", ["0d", "90", "soon", "2020-01-31", "2027-02-30"])
 def test_a_key_that_could_never_hold_is_not_made(api: TestClient, expires: str) -> None:
-    made = CliRunner().invoke(cli.app, ["keys", "create", "the guest", "--expires", expires])
+    made = CliRunner().invoke(main.app, ["keys", "create", "the guest", "--expires", expires])
     assert made.exit_code != 0
     with transaction() as session:
-        assert not keys.listed(session)
+        assert not api_keys.listed(session)
 
 
 def test_an_operator_reaches_the_system_that_runs_here_by_itself(
@@ -313,12 +315,12 @@ def test_an_operator_reaches_the_system_that_runs_here_by_itself(
 ) -> None:
     here = settings().database_url
     monkeypatch.delenv("DATABASE_URL")
-    monkeypatch.setattr(local, "running_database", lambda: here)
+    monkeypatch.setattr(stack, "running_database", lambda: here)
     forget()
-    made = CliRunner().invoke(cli.app, ["keys", "create", "an operator's"])
+    made = CliRunner().invoke(main.app, ["keys", "create", "an operator's"])
     assert "is the id of the key" in made.output
     with transaction() as session:
-        assert [key.name for key in keys.listed(session)] == ["an operator's"]
+        assert [key.name for key in api_keys.listed(session)] == ["an operator's"]
 
 
 def test_the_database_does_not_know_the_secret(services: System) -> None:
@@ -328,7 +330,7 @@ def test_the_database_does_not_know_the_secret(services: System) -> None:
         kept = " ".join(str(value) for value in vars(row).values())
     assert isinstance(row.id, UUID)
     assert secret not in kept
-    assert secret.removeprefix(keys.PREFIX) not in kept
+    assert secret.removeprefix(api_keys.PREFIX) not in kept
 
 
 VISITS = """

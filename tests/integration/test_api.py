@@ -7,10 +7,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from momalisa import chunks, queue, results
-from momalisa.database import transaction
+from momalisa.db.models import ChunkKind, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.queue import celery_app, chunks, results
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind, Walk, WalkStatus
 from tests.conftest import forget, made_frames
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "pacing": "linear"}
@@ -67,7 +67,7 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
     assert (walk["artifacts"], walk["error"], walk["warnings"]) == ({}, None, [])
     assert (walk["started_at"], walk["finished_at"]) == (None, None)
     assert api.get(f"/v1/walks/{walk['id']}").json() == walk
-    assert queue.waiting(ChunkKind.RENDER) == 2
+    assert celery_app.waiting(ChunkKind.RENDER) == 2
 
 
 def test_every_option_is_kept(api: TestClient) -> None:
@@ -334,7 +334,7 @@ def test_a_bad_page_is_refused_by_field(api: TestClient, query: str, field: str)
 def test_a_walk_is_taken_while_the_broker_is_down(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
     settings.cache_clear()
-    queue.app.cache_clear()
+    celery_app.app.cache_clear()
     assert make(api)["status"] == "queued"
 
 
@@ -354,7 +354,7 @@ def test_the_api_says_that_it_is_well(api: TestClient) -> None:
 
 
 def test_an_unforeseen_error_tells_no_secrets(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("momalisa.jobs.create", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("momalisa.walks.service.create", lambda *_, **__: 1 / 0)
     answer = api.post("/v1/walks", json=ORDER)
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "division" not in answer.text

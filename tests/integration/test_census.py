@@ -6,20 +6,23 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, text, update
 
-from momalisa import census, chunks, jobs, leases, monitoring, reconciler, rescue
-from momalisa.database import BEGIN, engine, transaction
-from momalisa.local import System
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.session import BEGIN, engine, transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.queue import admin, chunks, reclaim, stats
+from momalisa.telemetry import metrics
+from momalisa.walks import service
 
 MakeSpec = Callable[..., WalkSpec]
 
 MANY = 10_000
 
 
-def take() -> census.Census:
+def take() -> stats.Census:
     with transaction() as session:
-        return census.take(session)
+        return stats.take(session)
 
 
 def test_nothing_is_told_as_nothing(services: System) -> None:
@@ -31,11 +34,13 @@ def test_nothing_is_told_as_nothing(services: System) -> None:
 
 def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: System, spec: MakeSpec) -> None:
     with transaction() as session:
-        first, second, third = (jobs.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3))
+        first, second, third = (
+            service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)
+        )
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
-        jobs.cancel(session, third, owner="ann")
+        service.cancel(session, third, owner="ann")
         session.execute(
             update(Chunk).where(Chunk.walk_id == second).values(due_at=func.now() - text("interval '90 seconds'"))
         )
@@ -50,18 +55,18 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Sy
 
 def test_a_pause_is_told(services: System) -> None:
     with transaction() as session:
-        rescue.pause(session)
+        admin.pause(session)
     reconciler.count()
-    assert (take().paused, monitoring.CLAIMS_PAUSED._value.get()) == (True, 1)
+    assert (take().paused, metrics.CLAIMS_PAUSED._value.get()) == (True, 1)
     with transaction() as session:
-        rescue.resume(session)
+        admin.resume(session)
     reconciler.count()
-    assert (take().paused, monitoring.CLAIMS_PAUSED._value.get()) == (False, 0)
+    assert (take().paused, metrics.CLAIMS_PAUSED._value.get()) == (False, 0)
 
 
 def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: System, spec: MakeSpec) -> None:
     with transaction() as session:
-        jobs.create(session, spec(frames=8), public=True, owner="ann")
+        service.create(session, spec(frames=8), public=True, owner="ann")
         session.execute(update(Chunk).values(rank=0, due_at=func.now() + text("interval '4 minutes'")))
     assert take().oldest_due_seconds[ChunkKind.RENDER] == 0
 
@@ -92,7 +97,7 @@ def long_ago(services: System, spec: MakeSpec) -> None:
 def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
     with transaction() as session:
         for _ in range(5):
-            jobs.create(session, spec(frames=8), public=True, owner="ann")
+            service.create(session, spec(frames=8), public=True, owner="ann")
     statements: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -113,7 +118,7 @@ def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
 
 def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System, spec: MakeSpec) -> None:
     with transaction() as session:
-        walk_id = jobs.create(session, spec(frames=8), public=True, owner="ann").id
+        walk_id = service.create(session, spec(frames=8), public=True, owner="ann").id
         session.execute(update(Walk).values(trace=None))
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
@@ -131,12 +136,12 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
         return found
 
     with transaction() as session:
-        jobs.create(session, spec(frames=4), public=True, owner="ann")
+        service.create(session, spec(frames=4), public=True, owner="ann")
     claim()
     with transaction() as session:
         # As if it had been claimed two minutes ago, for one.
         session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
-        assert leases.take_back(session, [leases.Lost(held, 60) for held in leases.held(session)]) == 1
+        assert reclaim.take_back(session, [reclaim.Lost(held, 60) for held in reclaim.held(session)]) == 1
     again = claim()
     assert again.recovery_seconds
     assert 60 <= again.recovery_seconds < 90

@@ -10,16 +10,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text, update
 
-from momalisa import census, chunks, jobs, leases, results
-from momalisa.chunks import Claim, Due
-from momalisa.database import transaction
+from momalisa.db.models import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError, WalkOverError
-from momalisa.leases import Held, Lost, Watch
-from momalisa.results import MadeArtifact
+from momalisa.queue import chunks, reclaim, results, stats
+from momalisa.queue.chunks import Claim, Due
+from momalisa.queue.reclaim import Held, Lost, Watch
+from momalisa.queue.results import MadeArtifact
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.storage import StoredObject
-from momalisa.tables import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.storage.bucket import StoredObject
+from momalisa.walks import service
 from tests.conftest import made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -31,7 +32,7 @@ MakeSpec = Callable[..., WalkSpec]
 def make(spec: MakeSpec) -> Callable[..., UUID]:
     def make_walk(frames: int = 20, owner: str = "ann") -> UUID:
         with transaction() as session:
-            return jobs.create(session, spec(frames=frames), public=True, owner=owner).id
+            return service.create(session, spec(frames=frames), public=True, owner=owner).id
 
     return make_walk
 
@@ -61,18 +62,18 @@ def make_due() -> None:
 
 def held() -> list[Held]:
     with transaction() as session:
-        return leases.held(session)
+        return reclaim.held(session)
 
 
 def take_back(*silent: Held) -> int:
     """Take leases back, as if their workers had been silent for long; all of them if none is named."""
     with transaction() as session:
-        return leases.take_back(session, [Lost(lease, 1) for lease in silent or leases.held(session)])
+        return reclaim.take_back(session, [Lost(lease, 1) for lease in silent or reclaim.held(session)])
 
 
 def walk(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return jobs.get(session, walk_id, viewer=None)
+        return service.get(session, walk_id, viewer=None)
 
 
 def chunk(claimed: Claim) -> Chunk:
@@ -270,7 +271,7 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
     assert watch.look(held(), now=1) == []
     with transaction() as session:
         assert chunks.due(session) == {ChunkKind.RENDER: 3}
-        assert census.take(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
+        assert stats.take(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
     assert [claim().number for _ in range(2)] == [given_back.number, failed.number]
     finish(claim())
     finish(alive)
@@ -379,7 +380,7 @@ def test_frames_that_are_damaged_again_and_again_fail_the_walk(make: Callable[..
 
 def cancel(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return jobs.cancel(session, walk_id, owner="ann")
+        return service.cancel(session, walk_id, owner="ann")
 
 
 def test_a_canceled_walk_keeps_its_frames_and_refuses_its_workers(make: Callable[..., UUID]) -> None:

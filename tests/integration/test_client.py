@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from momalisa.client import ApiError, AsyncClient, Client
-from momalisa.local import System
+from momalisa.local.stack import System
 
 ORDER = {"frames": 10, "steps": 2, "seed": 7}
 

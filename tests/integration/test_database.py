@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, make_url, select, text
 
-from momalisa.database import engine, transaction
+from momalisa.db.session import engine, transaction
 from momalisa.errors import StoreBusyError, StoreUnavailableError
-from momalisa.local import System
+from momalisa.local.stack import System
 from tests.conftest import forget
 
 pytestmark = pytest.mark.usefixtures("api")

@@ -15,11 +15,11 @@ from fastapi.testclient import TestClient
 from api import server
 from api.access import COOKIE, GUARDED_COOKIE
 from api.app import app
-from momalisa import jobs
-from momalisa.database import transaction
-from momalisa.processes import free_port
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.processes import free_port
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
+from momalisa.walks import service
 from tests.integration.test_access import ORDER
 
 Ask = Callable[[bytes], bytes]
@@ -88,7 +88,7 @@ def test_headers_without_end_are_not_kept(ask: Ask, monkeypatch: pytest.MonkeyPa
 def held(services: object, spec: Callable[..., WalkSpec]) -> bytes:
     """A request whose answer is held back for longer than a test lasts."""
     with transaction() as session:
-        walk = jobs.create(session, spec(frames=2), public=True, owner="ann").id
+        walk = service.create(session, spec(frames=2), public=True, owner="ann").id
     return f"GET /v1/walks/{walk} HTTP/1.1\r\nHost: a\r\nPrefer: wait=30\r\n\r\n".encode()
 
 

@@ -9,15 +9,16 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
-from momalisa import jobs, queue
-from momalisa.database import transaction
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
+from momalisa.queue import celery_app
 from momalisa.settings import ROOT, environment
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus
+from momalisa.walks import service
 from tests.conftest import until
-from worker import ending
+from worker.process import ending
 
 WORKER = """
 import os, signal, sys
@@ -44,7 +45,7 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
     variables |= {"RENDERER": "vertex", "VERTEX_ENDPOINT": "projects/1/locations/europe-west4/endpoints/1"}
     made = spec(frames=4)
     with transaction() as session:
-        walk_id = jobs.create(session, made, public=True, owner="ann").id
+        walk_id = service.create(session, made, public=True, owner="ann").id
 
     def errors() -> list[str]:
         with transaction() as session:
@@ -59,10 +60,10 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
             with transaction() as session:
                 session.execute(update(Chunk).where(sick).values(due_at=func.now()))
                 if number == len(ENDS):
-                    another = Chunk.walk_id == jobs.create(session, made, public=True, owner="bob").id
+                    another = Chunk.walk_id == service.create(session, made, public=True, owner="bob").id
                     done = {"status": ChunkStatus.DONE, "finished_at": func.now()}
                     session.execute(update(Chunk).where(another).values(done))
-            queue.publish(ChunkKind.RENDER)
+            celery_app.publish(ChunkKind.RENDER)
             until(lambda: len(errors()) == number)  # noqa: B023 - called at once
         assert errors() == ENDS
         until(lambda: ENDS[-1] in httpx.get(f"http://127.0.0.1:{port}/readyz").text)

@@ -10,9 +10,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from momalisa import local, storage
-from momalisa.local import System
-from momalisa.processes import free_port, is_free
+from momalisa.local import stack
+from momalisa.local.processes import free_port, is_free
+from momalisa.local.stack import System
+from momalisa.storage import bucket
 from tests.conftest import forget
 
 FILM = bytes(range(256)) * 400
@@ -32,13 +33,13 @@ def files(services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCli
 @pytest.fixture
 def film() -> str:
     """The name of an object in the bucket."""
-    name = f"walks/{uuid4()}/{storage.new_secret()}/walk.mp4"
-    storage.put(name, FILM, "video/mp4", download_as="a-to-b.mp4")
+    name = f"walks/{uuid4()}/{bucket.new_secret()}/walk.mp4"
+    bucket.put(name, FILM, "video/mp4", download_as="a-to-b.mp4")
     return name
 
 
 def test_a_file_comes_from_the_website_as_the_bucket_has_it(files: TestClient, film: str) -> None:
-    url = storage.url(film, "http://testserver/")
+    url = bucket.url(film, "http://testserver/")
     assert url == f"http://testserver/files/momalisa/{film}"
     answer = files.get(url)
     assert (answer.status_code, answer.content) == (200, FILM)
@@ -46,7 +47,7 @@ def test_a_file_comes_from_the_website_as_the_bucket_has_it(files: TestClient, f
         "content-type": "video/mp4",
         "content-length": str(len(FILM)),
         "content-disposition": 'attachment; filename="a-to-b.mp4"',
-        "cache-control": f"public, {storage.FOREVER}",
+        "cache-control": f"public, {bucket.FOREVER}",
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'; sandbox",
     }
@@ -84,7 +85,7 @@ def test_a_browser_gets_the_part_of_a_film_that_it_asks_for(files: TestClient, f
     ],
 )
 def test_nothing_but_files_of_walks_is_there(files: TestClient, film: str, path: str) -> None:
-    storage.put("secrets.txt", b"not of a walk", "text/plain")
+    bucket.put("secrets.txt", b"not of a walk", "text/plain")
     answer = files.get(f"/files/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
@@ -122,17 +123,17 @@ def test_pages_name_no_bucket_and_no_page_of_another_site_can_name_it(system: Sy
 
 def test_the_bucket_is_where_it_was_at_every_start_unless_that_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "bucket-address"
-    host, port = local._bucket_address(file)
+    host, port = stack._bucket_address(file)
     assert file.stat().st_mode & 0o777 == 0o600
     assert host != "127.0.0.1"
-    assert local._bucket_address(file) == (host, port)
-    assert local._bucket_address(tmp_path / "another") != (host, port)
+    assert stack._bucket_address(file) == (host, port)
+    assert stack._bucket_address(tmp_path / "another") != (host, port)
     with socket.socket() as taken:
         taken.bind((host, port))
         taken.listen()
         assert not is_free(port, host)
-        moved = local._bucket_address(file)
+        moved = stack._bucket_address(file)
     assert moved != (host, port)
-    assert local._bucket_address(file) == moved
+    assert stack._bucket_address(file) == moved
     file.write_text("nonsense")
-    assert local._bucket_address(file)[1] > 0
+    assert stack._bucket_address(file)[1] > 0

@@ -11,11 +11,12 @@ import torch
 from fastapi.testclient import TestClient
 from transformers import CLIPImageProcessor
 
-from momalisa import storage
-from momalisa.storage import StoredObject
-from momalisa.tables import ChunkKind
-from worker import assembly, lease, stitching, work
-from worker.renderer import Renderer
+from momalisa.db.models import ChunkKind
+from momalisa.storage import bucket
+from momalisa.storage.bucket import StoredObject
+from worker import assemble_task, lease, render_task
+from worker.media import encoders
+from worker.rendering.pipeline import Renderer
 
 
 class Checker(torch.nn.Module):
@@ -38,15 +39,15 @@ class Checker(torch.nn.Module):
 def make(api: TestClient, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], Any]:
     """Make a walk of four frames, in this process, some of which the checker flags."""
     pipeline = renderer.pipeline
-    monkeypatch.setattr(work, "renderer", lambda: renderer)
+    monkeypatch.setattr(render_task, "renderer", lambda: renderer)
 
     def make_walk(rows: set[int]) -> Any:
         monkeypatch.setattr(pipeline, "safety_checker", Checker(rows))
         monkeypatch.setattr(pipeline, "feature_extractor", CLIPImageProcessor())
         order = {"prompts": ["a cat", "a castle"], "frames": 4, "steps": 2, "seed": 7, "pacing": "linear"}
         walk = api.post("/v1/walks", json=order).raise_for_status().json()
-        lease.run(ChunkKind.RENDER, work.render)
-        lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+        lease.run(ChunkKind.RENDER, render_task.render)
+        lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
         return api.get(f"/v1/walks/{walk['id']}").json()
 
     return make_walk
@@ -58,13 +59,13 @@ def objects(walk: Any) -> list[str]:
 
 def there(walk: Any) -> list[str]:
     """Return the names of all objects of a walk."""
-    return [blob.name for blob in storage._bucket().list_blobs(prefix=storage.folder_name(walk["id"]))]
+    return [blob.name for blob in bucket._bucket().list_blobs(prefix=bucket.folder_name(walk["id"]))]
 
 
-def pictures(walk: Any) -> list[assembly.Picture]:
+def pictures(walk: Any) -> list[encoders.Picture]:
     (name,) = (name for name in there(walk) if name.endswith("/walk.zip"))
-    with zipfile.ZipFile(io.BytesIO(storage._bucket().blob(name).download_as_bytes())) as archive:
-        return [assembly.decode_png(archive.read(f"{index:03}.png")) for index in range(4)]
+    with zipfile.ZipFile(io.BytesIO(bucket._bucket().blob(name).download_as_bytes())) as archive:
+        return [encoders.decode_png(archive.read(f"{index:03}.png")) for index in range(4)]
 
 
 def test_the_neighbour_of_a_flagged_frame_is_held_and_the_walk_says_so(make: Callable[[set[int]], Any]) -> None:
@@ -104,20 +105,20 @@ def test_a_model_without_a_flagged_frame_says_nothing(make: Callable[[set[int]],
 def test_a_lost_frame_is_rendered_again_and_the_flagged_one_stays_flagged(
     make: Callable[[set[int]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = storage.read
+    read = bucket.read
     lost: list[str] = []
 
     def lose_one(stored: StoredObject, **named: Any) -> bytes:
         if not lost and stored.name.endswith("1.000000000.png"):
             lost.append(stored.name)
-            storage._bucket().blob(stored.name).delete()
+            bucket._bucket().blob(stored.name).delete()
         return read(stored, **named)
 
-    monkeypatch.setattr(storage, "read", lose_one)
+    monkeypatch.setattr(bucket, "read", lose_one)
     walk = make({1})
     assert (walk["status"], walk["progress"]["frames_done"]) == ("assembling", 3)
-    lease.run(ChunkKind.RENDER, work.render)
-    lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+    lease.run(ChunkKind.RENDER, render_task.render)
+    lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
     [first, held, *_] = pictures(walk)
     assert np.array_equal(first, held)
     assert len(objects(walk)) == 3
@@ -130,8 +131,8 @@ def test_an_evenly_paced_walk_goes_on_past_flagged_frames(
     order = {"prompts": ["a cat", "a castle"], "frames": 12, "steps": 1, "seed": 7, "pacing": "even"}
     walk = api.post("/v1/walks", json=order).raise_for_status().json()
     while not walk["done"]:
-        lease.run(ChunkKind.RENDER, work.render)
-        lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+        lease.run(ChunkKind.RENDER, render_task.render)
+        lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
         walk = api.get(f"/v1/walks/{walk['id']}").json()
     assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 12)
     assert walk["frames"][0]["flagged"]

@@ -8,13 +8,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from momalisa import storage
-from momalisa.database import transaction
-from momalisa.spec import WalkSpec
-from momalisa.tables import ChunkKind, Walk, WalkStatus
-from worker import lease, stitching, work
-from worker.assembly import Picture, decode_png
-from worker.renderer import Rendering
+from momalisa.db.models import ChunkKind, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.storage import bucket
+from worker import assemble_task, lease, render_task
+from worker.media.encoders import Picture, decode_png
+from worker.rendering.pipeline import Rendering
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "steps": 2, "width": 64, "height": 64}
 
@@ -46,7 +46,7 @@ class Painter:
 @pytest.fixture
 def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
     painter = Painter()
-    monkeypatch.setattr(work, "renderer", lambda: painter)
+    monkeypatch.setattr(render_task, "renderer", lambda: painter)
     lease._failed.clear()
     return painter
 
@@ -67,8 +67,8 @@ def finish(api: TestClient, painter: Painter, walk_id: str) -> Reply:
     painter.painted = []
     walk: Reply = {"status": None, "done": False}
     while not walk["done"]:
-        lease.run(ChunkKind.RENDER, work.render)
-        lease.run(ChunkKind.ASSEMBLE, stitching.assemble)
+        lease.run(ChunkKind.RENDER, render_task.render)
+        lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
         walk = api.get(f"/v1/walks/{walk_id}").json()
     assert walk["status"] == "succeeded"
     return walk
@@ -84,7 +84,7 @@ def objects(walk: Reply) -> list[str]:
 
 def remove(api: TestClient, walk: Reply) -> None:
     assert api.delete(f"/v1/walks/{walk['id']}").status_code == 204
-    storage.delete_all(storage.folder_name(walk["id"]))
+    bucket.delete_all(bucket.folder_name(walk["id"]))
 
 
 @pytest.mark.parametrize("pacing", ["even", "linear"])
@@ -103,7 +103,7 @@ def test_going_from_16_to_48_frames_renders_32(
 
 
 def picture(walk: Reply, position: float) -> Picture:
-    blob = storage._bucket().blob(objects(walk)[positions(walk).index(position)])
+    blob = bucket._bucket().blob(objects(walk)[positions(walk).index(position)])
     return decode_png(blob.download_as_bytes())
 
 
@@ -143,13 +143,13 @@ def test_the_old_walk_may_go(api: TestClient, make: Callable[..., Reply]) -> Non
     second = make(from_walk=first["id"])
     remove(api, first)
     for name in objects(second):
-        assert storage._bucket().blob(name).exists()
+        assert bucket._bucket().blob(name).exists()
 
 
 def test_frames_that_have_vanished_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
     first = make()
     for name in objects(first)[:5]:
-        storage._bucket().delete_blob(name)
+        bucket._bucket().delete_blob(name)
     second = make(from_walk=first["id"])
     assert sorted(painter.painted) == positions(first)[:5]
     assert len(second["frames"]) == 16
@@ -157,7 +157,7 @@ def test_frames_that_have_vanished_are_rendered(make: Callable[..., Reply], pain
 
 def test_frames_that_are_damaged_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
     first = make()
-    storage._bucket().blob(objects(first)[3]).upload_from_string(b"damaged", "image/png")
+    bucket._bucket().blob(objects(first)[3]).upload_from_string(b"damaged", "image/png")
     second = make(from_walk=first["id"])
     assert painter.painted == [positions(first)[3]]
     assert picture(second, positions(second)[3]).shape == (64, 64, 3)
@@ -180,8 +180,8 @@ def test_a_frame_that_was_taken_over_and_is_lost_is_taken_over_again(
     second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
     painter.painted = []
     while (seen := api.get(f"/v1/walks/{second['id']}").json())["status"] != "assembling":
-        lease.run(ChunkKind.RENDER, work.render)
-    storage._bucket().delete_blob(objects(seen)[4])
+        lease.run(ChunkKind.RENDER, render_task.render)
+    bucket._bucket().delete_blob(objects(seen)[4])
     finish(api, painter, second["id"])
     assert painter.painted == []
 

@@ -4,10 +4,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from momalisa import local
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from tests.conftest import wait_for_workers
 
 FRAMES = 24
@@ -28,7 +28,7 @@ def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
     def system() -> System:
         return System(tmp_path, port=free_port(), workers=1, variables={"BATCH_SIZE": "4"})
 
-    with local.started(system()) as before:
+    with stack.started(system()) as before:
         wait_for_workers(before)
         with Client(before.url) as client:
             walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=8)
@@ -40,7 +40,7 @@ def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
     given_back = [log.read_text().count('"given back"') for log in (tmp_path / "logs").glob("render-*.log")]
     assert given_back == [1]  # the worker was in the middle of a chunk
 
-    with local.started(system()) as after, Client(after.url) as client:
+    with stack.started(system()) as after, Client(after.url) as client:
         walk = client.get(walk["id"])
         assert walk["progress"]["frames_done"] == sum(done.values()) * 4
         *_, walk = client.watch(walk)

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from api import schemas
 from api.app import app
-from momalisa.database import transaction
+from momalisa.db.models import Artifact, ArtifactKind
+from momalisa.db.session import transaction
 from momalisa.errors import MomalisaError
-from momalisa.local import System
+from momalisa.local.stack import System
 from momalisa.settings import Settings
-from momalisa.tables import Artifact, ArtifactKind
 from tests.conftest import forget
 from tests.integration.test_api import make
 

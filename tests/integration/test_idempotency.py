@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
 from api.access import COOKIE
-from momalisa import queue
-from momalisa.database import transaction
-from momalisa.tables import ChunkKind, IdempotencyKey, Walk, WalkStatus
+from momalisa.db.models import ChunkKind, IdempotencyKey, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.queue import celery_app
 from tests.integration.test_access import new_key, somebody
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
@@ -34,7 +34,7 @@ def test_the_same_request_again_answers_the_same_walk(api: TestClient) -> None:
     assert first.json()["settings"]["seed"] == second.json()["settings"]["seed"]  # drawn once
     assert first.headers["location"] == second.headers["location"]
     assert walks() == 1
-    assert queue.waiting(ChunkKind.RENDER) == 1
+    assert celery_app.waiting(ChunkKind.RENDER) == 1
 
 
 def test_a_key_of_somebody_else_is_no_key_to_his_walks(api: TestClient) -> None:

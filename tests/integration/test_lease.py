@@ -18,15 +18,18 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, monitoring, outlook, queue, reconciler, results, workers
-from momalisa.chunks import Due
-from momalisa.database import transaction
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError, StoreUnavailableError
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.queue import celery_app, chunks, estimate, results, workers
+from momalisa.queue.chunks import Due
 from momalisa.settings import ROOT, environment, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, WalkStatus
+from momalisa.telemetry import metrics
+from momalisa.walks import service
 from tests.conftest import made_frames, until
 from tests.frozen import frozen
 from worker import lease
@@ -39,7 +42,7 @@ MakeSpec = Callable[..., WalkSpec]
 def make(services: System, spec: MakeSpec) -> Iterator[Callable[[], UUID]]:
     def make_walk() -> UUID:
         with transaction() as session:
-            return jobs.create(session, spec(frames=8), public=True, owner="ann").id
+            return service.create(session, spec(frames=8), public=True, owner="ann").id
 
     lease._failed.clear()
     yield make_walk
@@ -82,7 +85,7 @@ def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(m
     make()
     lease.run(ChunkKind.RENDER, done)
     assert chunk().status == ChunkStatus.DONE
-    assert queue.waiting(ChunkKind.ASSEMBLE) == 1
+    assert celery_app.waiting(ChunkKind.ASSEMBLE) == 1
 
 
 def test_a_permit_too_many_finds_nothing(make: Callable[[], UUID]) -> None:
@@ -104,7 +107,7 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make:
 
     lease.run(ChunkKind.RENDER, work_until_told)
     assert (chunk().status, chunk().attempts, chunk().rank) == (ChunkStatus.QUEUED, 0, 0)
-    assert queue.waiting(ChunkKind.RENDER) == 1
+    assert celery_app.waiting(ChunkKind.RENDER) == 1
     worked: list[Lease] = []
     lease.run(ChunkKind.RENDER, noting(worked))
     assert worked == []
@@ -123,7 +126,7 @@ def test_a_failed_attempt_is_counted_and_waits(make: Callable[[], UUID]) -> None
     make()
     lease.run(ChunkKind.RENDER, failing(ValueError("no")))
     assert (chunk().status, chunk().attempts, chunk().error) == (ChunkStatus.QUEUED, 1, "ValueError: no")
-    assert queue.waiting(ChunkKind.RENDER) == 0  # it is not due yet
+    assert celery_app.waiting(ChunkKind.RENDER) == 0  # it is not due yet
 
 
 def test_a_process_that_fails_at_two_walks_in_a_row_ends(make: Callable[[], UUID]) -> None:
@@ -143,7 +146,7 @@ def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
             session.execute(update(Chunk).values(due_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(OSError("no")))
     with transaction() as session:
-        assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
+        assert service.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
             session.execute(update(Chunk).values(due_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(error))
     with transaction() as session:
-        walk = jobs.get(session, walk_id, viewer=None)
+        walk = service.get(session, walk_id, viewer=None)
     assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "render_failed")
     assert ("in the same way each time" in (walk.error_message or "")) == (attempts == 2)
     assert chunk().attempts == attempts
@@ -205,15 +208,15 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
         workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
     lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
     with transaction() as session:
-        walk = jobs.get(session, walk_id, viewer=None)
-        ahead = outlook.look(session, walk)
+        walk = service.get(session, walk_id, viewer=None)
+        ahead = estimate.look(session, walk)
     assert (walk.status, chunk().attempts) == (WalkStatus.QUEUED, 0)
     assert ahead.waiting_for == "No worker with the model another is running; the walk waits for one."
     with transaction() as session:
         workers.here(session, "there:2", ChunkKind.RENDER, "another")
-        assert outlook.look(session, walk).waiting_for is None
+        assert estimate.look(session, walk).waiting_for is None
         workers.gone(session, "there:2")
-        assert outlook.look(session, walk).waiting_for
+        assert estimate.look(session, walk).waiting_for
 
 
 def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
@@ -228,7 +231,7 @@ def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
         while chunk().lease_expires_at == before:
             kept.check()
         with transaction() as session:
-            jobs.cancel(session, walk_id, owner="ann")
+            service.cancel(session, walk_id, owner="ann")
         while True:
             kept.check()
 
@@ -434,8 +437,8 @@ def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) ->
 def frames() -> tuple[float, float]:
     """Return how many frames this process has rendered, and how many of them for nothing."""
     registry = CollectorRegistry()
-    registry.register(monitoring.FRAMES_RENDERED)
-    registry.register(monitoring.FRAMES_WASTED)
+    registry.register(metrics.FRAMES_RENDERED)
+    registry.register(metrics.FRAMES_WASTED)
     names = ("momalisa_frames_rendered_total", "momalisa_frames_wasted_total")
     rendered, wasted = (registry.get_sample_value(name) or 0 for name in names)
     return rendered, wasted

@@ -14,9 +14,9 @@ from httpx2 import Response
 from starlette.requests import Request
 from starlette.types import Message
 
-from api import body as body_limit
-from api import limits, problems, security
-from momalisa import queue
+from api import limits, problems
+from api.middleware import body_limit, security_headers
+from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.integration.test_access import ORDER, new_key, somebody, submit
 
@@ -212,7 +212,7 @@ def test_while_redis_is_down_walks_are_taken(
     api: TestClient, limit: Limit, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit(requests_per_minute=1, submissions_per_minute=1, broker_url="redis://127.0.0.1:1/0")
-    queue.app.cache_clear()
+    celery_app.app.cache_clear()
     for _ in range(3):
         answer = api.post("/v1/walks", json=ORDER)
         assert answer.status_code == 202
@@ -286,7 +286,7 @@ def test_a_body_of_64_kib_is_read_in_chunks_or_whole(api: TestClient) -> None:
 def test_every_answer_is_under_a_strict_policy(
     api: TestClient, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("momalisa.jobs.create", lambda *_, **__: 1 / 0)  # so that the POST ends in a 500
+    monkeypatch.setattr("momalisa.walks.service.create", lambda *_, **__: 1 / 0)  # so that the POST ends in a 500
     answer = api.request(method, path, json=ORDER if method == "POST" else None)
     assert answer.status_code == 500 if method == "POST" else answer.status_code < 500
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -312,7 +312,7 @@ def test_pages_of_other_origins_may_call_if_they_are_named(
     settings.cache_clear()
     app = FastAPI()
     app.add_middleware(problems.Unforeseen)
-    security.install(app)
+    security_headers.install(app)
 
     @app.get("/v1/unforeseen")
     def unforeseen() -> None:

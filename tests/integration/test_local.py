@@ -17,13 +17,14 @@ import psutil
 import psycopg
 import pytest
 
-from momalisa import cli, local, postgres, processes
+from momalisa.cli import main
+from momalisa.cli.terminal import Stopped
 from momalisa.client import Client
 from momalisa.errors import LocalSystemError
-from momalisa.local import System
-from momalisa.processes import LIMIT, Child, free_port
+from momalisa.local import postgres, processes, stack
+from momalisa.local.processes import LIMIT, Child, free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT, settings
-from momalisa.terminal import Stopped
 
 STOP = 90
 """Seconds in which a system must have stopped, on however slow a machine."""
@@ -58,8 +59,8 @@ def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tm
         assert (tmp_path / "secret-key").stat().st_mode & 0o777 == 0o600
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 8  # PostgreSQL, Valkey, bucket, API, two workers, reconciler
-        assert local.running(tmp_path) == url
-        assert "postgresql" in (local.running_database(tmp_path) or "")
+        assert stack.running(tmp_path) == url
+        assert "postgresql" in (stack.running_database(tmp_path) or "")
         with Client(url) as client:
             walk = client.submit(["a cat", "a castle"], frames=2, steps=1)
             *_, done = client.watch(walk)
@@ -86,7 +87,7 @@ def test_a_command_stops_when_a_signal_asks_it_to(asked: signal.Signals) -> None
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
-        with pytest.raises(Stopped), cli._signals_raised():
+        with pytest.raises(Stopped), main._signals_raised():
             signal.raise_signal(asked)
     finally:
         signal.signal(signal.SIGHUP, handlers[2])
@@ -100,7 +101,7 @@ def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(LocalSystemError, match=rf"Port {port} is taken .* PORT={port + 1}"):
             System(tmp_path, port=port).start()
-    assert local.running(tmp_path) is None
+    assert stack.running(tmp_path) is None
 
 
 def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
@@ -109,11 +110,11 @@ def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
     try:
         with pytest.raises(LocalSystemError, match=r"already at work in .*; wait"):
             System(tmp_path, port=free_port()).start()
-        assert local.running(tmp_path) is None  # it is not for others
+        assert stack.running(tmp_path) is None  # it is not for others
         system.announce()
         with pytest.raises(LocalSystemError, match=f"already runs in .*, at {system.url}"):
             System(tmp_path, port=free_port()).start()
-        assert local.running(tmp_path) == system.url
+        assert stack.running(tmp_path) == system.url
     finally:
         system.stop()
 
@@ -136,7 +137,7 @@ def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) 
     (tmp_path / "postgres").mkdir()
     with pytest.raises(LocalSystemError, match="postgres does not start"):
         System(tmp_path, port=free_port()).start()
-    assert local.running(tmp_path) is None
+    assert stack.running(tmp_path) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("useradd"), reason="only root can make users")

@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, leases, moderation, retention
-from momalisa.database import engine, transaction
-from momalisa.leases import Lost
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.session import engine, transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.maintenance import retention
+from momalisa.queue import chunks, reclaim
+from momalisa.queue.reclaim import Lost
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.walks import moderation, service
 from tests.conftest import until
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("services")
 def walk_id(spec: Callable[..., WalkSpec]) -> UUID:
     """A walk of three chunks."""
     with transaction() as session:
-        return jobs.create(session, spec(frames=24), public=True, owner="ann").id
+        return service.create(session, spec(frames=24), public=True, owner="ann").id
 
 
 def somebody_waits() -> bool:
@@ -54,16 +56,16 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
         assert all(claimed)
         session.execute(update(Chunk).where(Chunk.number == 2).values(attempts=settings().max_attempts))
     with transaction() as session:
-        lost = [Lost(held, 1) for held in leases.held(session) if held.number]
+        lost = [Lost(held, 1) for held in reclaim.held(session) if held.number]
 
     def take_back() -> None:
         with transaction() as session:
-            assert leases.take_back(session, lost) == 0  # its walk was canceled meanwhile
+            assert reclaim.take_back(session, lost) == 0  # its walk was canceled meanwhile
 
     def lock_a_chunk(session: Session) -> None:
         session.execute(select(Chunk.number).where(Chunk.number == 0).with_for_update())
 
-    meet(lock_a_chunk, take_back, lambda session: jobs.cancel(session, walk_id, owner="ann"))
+    meet(lock_a_chunk, take_back, lambda session: service.cancel(session, walk_id, owner="ann"))
     with transaction() as session:
         assert set(session.scalars(select(Chunk.status))) == {ChunkStatus.DROPPED}
 

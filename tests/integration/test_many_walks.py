@@ -9,12 +9,14 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 
-from momalisa import chunks, jobs, outlook, queue, reconciler, results
-from momalisa.database import BEGIN, engine, transaction
-from momalisa.local import System
+from momalisa.db.models import ChunkKind, Walk
+from momalisa.db.session import BEGIN, engine, transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.queue import celery_app, chunks, estimate, results
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import ChunkKind, Walk
+from momalisa.walks import service
 from tests.conftest import made_frames
 
 QUEUED = 2000
@@ -30,7 +32,7 @@ def kept(_services: System, spec: Callable[..., WalkSpec]) -> Iterator[Walk]:
     with Session(database, expire_on_commit=False) as session, session.begin():
         session.execute(text("TRUNCATE walks CASCADE"))  # what the test before has left
         for number in range(QUEUED):
-            walk = jobs.create(session, spec(frames=24, seed=number), public=True, owner="ann")
+            walk = service.create(session, spec(frames=24, seed=number), public=True, owner="ann")
         session.flush()
         session.execute(text("CREATE SCHEMA kept"))
         for name in FILLED:
@@ -90,12 +92,12 @@ def test_two_thousand_queued_walks_slow_nobody_down(
 ) -> None:
     """What a poll, a claim and a submission cost does not depend on the length of the queue."""
     with statements() as polling, transaction() as session:
-        jobs.glimpse(session, two_thousand_walks.id, viewer=None)
-        jobs.get(session, two_thousand_walks.id, viewer=None)
+        service.glimpse(session, two_thousand_walks.id, viewer=None)
+        service.get(session, two_thousand_walks.id, viewer=None)
     with statements() as claiming, transaction() as session:
         assert chunks.claim(session, ChunkKind.RENDER, "here")
     with statements() as submitting, transaction() as session:
-        jobs.create(session, spec(frames=4), public=True, owner="bob")
+        service.create(session, spec(frames=4), public=True, owner="bob")
     for sent in (polling, claiming, submitting):
         for statement, parameters in sent:
             if statement.startswith(("SELECT", "UPDATE")):
@@ -106,17 +108,17 @@ def test_what_lies_ahead_is_summed_up_once_for_many_looks(
     two_thousand_walks: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at all chunks that wait serves others, of other walks, too, in proportion to its cost."""
-    monkeypatch.setattr(outlook, "KEPT", 1_000_000)
+    monkeypatch.setattr(estimate, "KEPT", 1_000_000)
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claimed
         results.frames_done(session, claimed, made_frames(claimed))
-        first = outlook.look(session, session.get_one(Walk, claimed.walk_id))
+        first = estimate.look(session, session.get_one(Walk, claimed.walk_id))
         assert first.eta_seconds is not None
     with transaction() as session:
         last = session.get_one(Walk, two_thousand_walks.id)
         with statements() as looking:
-            ahead = outlook.look(session, last)
+            ahead = estimate.look(session, last)
         each = last.frames_total // settings().batch_size
         assert ahead.queue_position == (QUEUED - 1) * each - 1
     for statement, parameters in looking:
@@ -141,7 +143,7 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
     two_thousand_walks: Walk, spec: Callable[..., WalkSpec]
 ) -> None:
     with transaction() as session:
-        small = jobs.create(session, spec(frames=12), public=True, owner="bob")
+        small = service.create(session, spec(frames=12), public=True, owner="bob")
     claimed = []
     for _ in range(4):
         with transaction() as session:
@@ -155,7 +157,7 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
 def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec: Callable[..., WalkSpec]) -> None:
     """Its chunks take turns with the others' one to one."""
     with transaction() as session:
-        small = jobs.create(session, spec(frames=24), public=True, owner="bob")
+        small = service.create(session, spec(frames=24), public=True, owner="bob")
     claimed = []
     for _ in range(7):
         with transaction() as session:
@@ -168,4 +170,4 @@ def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec
 def test_the_broker_stays_small(two_thousand_walks: Walk) -> None:
     for _ in range(3):
         reconciler.top_up()
-    assert queue.waiting(ChunkKind.RENDER) == settings().max_permits < QUEUED
+    assert celery_app.waiting(ChunkKind.RENDER) == settings().max_permits < QUEUED

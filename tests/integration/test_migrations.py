@@ -11,10 +11,10 @@ from alembic.script import ScriptDirectory
 from fastapi.testclient import TestClient
 from sqlalchemy import Column, Integer, inspect, text
 
-from momalisa.database import engine
-from momalisa.local import System
+from momalisa.db.models import Base
+from momalisa.db.session import engine
+from momalisa.local.stack import System
 from momalisa.settings import ROOT
-from momalisa.tables import Base
 
 
 @pytest.fixture

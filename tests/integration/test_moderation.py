@@ -7,13 +7,13 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from momalisa import cli
+from momalisa.cli import main
 from momalisa.settings import settings
 from tests.integration.test_access import ORDER, somebody, submit
 
 
 def moderate(*words: str) -> str:
-    run = CliRunner().invoke(cli.app, ["moderate", *words])
+    run = CliRunner().invoke(main.app, ["moderate", *words])
     assert run.exit_code == (1 if "There is no walk" in run.output else 0), run.output
     return run.output
 

@@ -16,16 +16,18 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from momalisa import local, monitoring, reconciler
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import Child, free_port, is_free
-from momalisa.reconciler import Rounds
+from momalisa.db.models import ChunkKind
+from momalisa.local import stack
+from momalisa.local.processes import Child, free_port, is_free
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.maintenance.reconciler import Rounds
 from momalisa.settings import ROOT, settings
-from momalisa.tables import ChunkKind
+from momalisa.telemetry import metrics
 from tests.conftest import forget, until
-from worker import pulse
-from worker.pulse import State
+from worker.process import pulse
+from worker.process.pulse import State
 
 PARTS = {"api": 0, "reconciler": 1, "assemble-1": 2, "render-1": 3}
 """Where each part is monitored, from the first port on."""
@@ -48,7 +50,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "BATCH_SIZE": "4",
     }
     folder = tmp_path_factory.mktemp("monitored")
-    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
         yield system
 
 
@@ -258,7 +260,7 @@ def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: System) -
         patch.setenv("METRICS_PORT", taken)
         settings.cache_clear()
         with pytest.raises(PortTakenError, match=f"METRICS_PORT is {taken}"):
-            monitoring.serve([], alive=lambda: None, ready=lambda: None)
+            metrics.serve([], alive=lambda: None, ready=lambda: None)
     settings.cache_clear()
 
 

@@ -9,14 +9,16 @@ from fastapi.testclient import TestClient
 from google.api_core.exceptions import Forbidden
 from sqlalchemy import select, update
 
-from momalisa import moderation, moving, reconciler, storage
-from momalisa.database import transaction
-from momalisa.moving import Move
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.maintenance import reconciler
+from momalisa.storage import bucket
+from momalisa.walks import moderation, relocation
+from momalisa.walks.relocation import Move
 from tests.hanging import draw, finish
 from tests.integration.test_access import somebody
 from tests.integration.test_private import ORDER, Reply, checksums, look, make, statuses, urls
-from worker import lease, stitching
+from worker import assemble_task, lease
 from worker.lease import Lease, Record
 
 __all__ = ["make"]  # a fixture
@@ -42,7 +44,7 @@ def hide(api: TestClient, walk: Reply) -> Reply:
 
 def names(walk: Reply) -> set[str]:
     """Return the names of all objects of a walk that are in the bucket."""
-    return set(storage.names(storage.folder_name(walk["id"])))
+    return set(bucket.names(bucket.folder_name(walk["id"])))
 
 
 def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:
@@ -90,21 +92,21 @@ Step = Callable[[Move], object]
 
 
 def copy_some(what: Move) -> None:
-    moving.copy(Move(what.walk_id, what.secret, what.objects[::2]))
+    relocation.copy(Move(what.walk_id, what.secret, what.objects[::2]))
 
 
 def record(what: Move) -> None:
     with transaction() as session:
-        moving.record(session, what)
+        relocation.record(session, what)
 
 
 def remove(what: Move) -> None:
-    moving.remove(what, everything=True)
+    relocation.remove(what, everything=True)
 
 
 def remove_some(what: Move) -> None:
     for each in what.objects[::2]:
-        storage.delete(each.name)
+        bucket.delete(each.name)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +114,11 @@ def remove_some(what: Move) -> None:
     [
         [],
         [copy_some],
-        [moving.copy],
-        [moving.copy, record],
-        [moving.copy, record, remove_some],
-        [moving.copy, record, remove],
-        [moving.copy, record, remove, moving.copy],  # a second process that is late
+        [relocation.copy],
+        [relocation.copy, record],
+        [relocation.copy, record, remove_some],
+        [relocation.copy, record, remove],
+        [relocation.copy, record, remove, relocation.copy],  # a second process that is late
     ],
     ids=lambda steps: "-".join(step.__name__ for step in steps) or "nothing",
 )
@@ -125,7 +127,7 @@ def test_a_process_may_die_after_each_step(api: TestClient, make: Callable[..., 
     sums = checksums(walk)
     make_private(api, walk)
     with transaction() as session:
-        what = moving.plan(session, UUID(walk["id"]))
+        what = relocation.plan(session, UUID(walk["id"]))
     assert what
     assert len(what.objects) == len(urls(walk))
     for step in steps:
@@ -141,14 +143,14 @@ def test_a_secret_that_changes_during_a_move_is_the_last_one_in_the_end(
     sums = checksums(walk)
     make_private(api, walk)
     with transaction() as session:
-        what = moving.plan(session, UUID(walk["id"]))
+        what = relocation.plan(session, UUID(walk["id"]))
     assert what
-    moving.copy(what)
+    relocation.copy(what)
     api.patch(f"/v1/walks/{walk['id']}", json={"public": True})
     make_private(api, walk)
     with transaction() as session:
-        assert not moving.record(session, what)
-        moving.finish(session, what)
+        assert not relocation.record(session, what)
+        relocation.finish(session, what)
     reconciler.move_objects()
     is_moved(api, walk, sums)
 
@@ -167,14 +169,14 @@ def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestCl
         if not work.claim.number:  # another chunk comes first, for there to be something to move
             return recorded
         make_private(api, walk)
-        assert not moving.move(UUID(walk["id"]))  # what is recorded moves; what this worker uploaded stays
+        assert not relocation.move(UUID(walk["id"]))  # what is recorded moves; what this worker uploaded stays
         seen.append(look(api, walk["id"]))
         assert checksums(seen[0])
         return recorded
 
     while not seen:
         lease.run(ChunkKind.RENDER, while_it_is_made_private)
-    assert moving.move(UUID(walk["id"]))
+    assert relocation.move(UUID(walk["id"]))
     finish(UUID(walk["id"]))
     made = look(api, walk["id"])
     assert (len(urls(made)), len(checksums(made))) == (18, 18)
@@ -195,11 +197,11 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
         attempts.append(work.claim.attempt)
         if len(attempts) > 1:  # given back, and claimed again
             assert all(frame.stored for frame in work.claim.frames)  # none was lost
-            return stitching.assemble(work)
-        recorded = None if before_it_reads else stitching.assemble(work)
+            return assemble_task.assemble(work)
+        recorded = None if before_it_reads else assemble_task.assemble(work)
         make_private(api, walk)
-        assert not moving.move(UUID(walk["id"]))
-        return recorded or stitching.assemble(work)
+        assert not relocation.move(UUID(walk["id"]))
+        return recorded or assemble_task.assemble(work)
 
     for _ in range(2):
         lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
@@ -211,7 +213,7 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
         (ChunkKind.ASSEMBLE, ChunkStatus.DONE),
     ]
     finish(UUID(walk["id"]))
-    assert moving.move(UUID(walk["id"]))
+    assert relocation.move(UUID(walk["id"]))
     made = look(api, walk["id"])
     assert len(checksums(made)) == 18
     assert names(made) == {url.partition("/momalisa/")[2] for url in urls(made)}
@@ -222,7 +224,7 @@ def test_a_frame_that_is_lost_does_not_keep_the_others_from_being_moved(
 ) -> None:
     walk = make(public=True)
     lost = urls(walk)[0]
-    storage.delete(lost.partition("/momalisa/")[2])
+    bucket.delete(lost.partition("/momalisa/")[2])
     make_private(api, walk)
     reconciler.move_objects()
     assert statuses(urls(walk)) == {404}
@@ -232,12 +234,12 @@ def test_a_frame_that_is_lost_does_not_keep_the_others_from_being_moved(
 def test_a_walk_that_cannot_be_moved_holds_up_no_other(
     api: TestClient, make: Callable[..., Reply], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moving, "AT_ONCE", 1)  # a round for each walk, so that their order shows
+    monkeypatch.setattr(relocation, "AT_ONCE", 1)  # a round for each walk, so that their order shows
     walks = [make(public=True) for _ in range(2)]
     fine, bad = walks  # the latest comes first
     for walk in walks:
         make_private(api, walk)
-    work, tried = moving.copy, list[str]()
+    work, tried = relocation.copy, list[str]()
 
     def copy(what: Move) -> None:
         tried.append(str(what.walk_id))
@@ -245,12 +247,12 @@ def test_a_walk_that_cannot_be_moved_holds_up_no_other(
             raise Forbidden("no copies of this one")  # type: ignore[no-untyped-call] # Google's has no types
         work(what)
 
-    monkeypatch.setattr(moving, "copy", copy)
+    monkeypatch.setattr(relocation, "copy", copy)
     with pytest.raises(Forbidden):
         reconciler.move_objects()
     assert reconciler.move_objects()  # the other one is not kept waiting
     assert (statuses(urls(fine)), statuses(urls(bad))) == ({404}, {200})
-    monkeypatch.setattr(moving, "AT_ONCE", 2)
+    monkeypatch.setattr(relocation, "AT_ONCE", 2)
     make_private_again(api, fine)
     make_private_again(api, bad)  # the latest again, and in front again
     with pytest.raises(Forbidden):  # after the other one was moved in the same round
@@ -263,13 +265,13 @@ def test_a_walk_that_cannot_be_moved_holds_up_no_other(
 
 def test_names_from_before_there_were_secrets_are_moved(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make(public=True)
-    sums, folder = checksums(walk), storage.folder_name(walk["id"])
+    sums, folder = checksums(walk), bucket.folder_name(walk["id"])
     with transaction() as session:
         frames = session.scalars(select(Frame)).all()
     for frame in frames:
         name = f"{folder}frames/{frame.position:.9f}.png"
-        storage.copy(storage.StoredObject(frame.object or "", 0, frame.crc32c or ""), name)
-        storage.delete(frame.object or "")
+        bucket.copy(bucket.StoredObject(frame.object or "", 0, frame.crc32c or ""), name)
+        bucket.delete(frame.object or "")
         with transaction() as session:
             session.execute(update(Frame).where(Frame.position == frame.position).values(object=name))
     old = look(api, walk["id"])

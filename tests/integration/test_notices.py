@@ -17,11 +17,12 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text, update
 
-from momalisa import jobs, notices
-from momalisa.database import engine, transaction
+from momalisa.db import notifications
+from momalisa.db.models import Walk
+from momalisa.db.session import engine, transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Walk
+from momalisa.walks import service
 
 CLIENTS, COMMITS = 32, 40
 
@@ -29,7 +30,7 @@ CLIENTS, COMMITS = 32, 40
 @pytest.fixture
 def walks(services: object, spec: Callable[..., WalkSpec]) -> list[UUID]:
     with transaction() as session:
-        return [jobs.create(session, spec(frames=2), public=True, owner="ann").id for _ in range(CLIENTS)]
+        return [service.create(session, spec(frames=2), public=True, owner="ann").id for _ in range(CLIENTS)]
 
 
 def connect() -> psycopg.Connection:
@@ -41,13 +42,13 @@ def connect() -> psycopg.Connection:
 def heard() -> Iterator[Callable[[int], list[str]]]:
     """Listen; gives what returns the next notices, as many as are asked for."""
     with connect() as listener:
-        listener.execute(f"LISTEN {notices.CHANNEL}")
+        listener.execute(f"LISTEN {notifications.CHANNEL}")
         yield lambda number: [it.payload for it in listener.notifies(timeout=20, stop_after=number)][:number]
 
 
 def change(walk: UUID) -> None:
     with transaction() as session:
-        session.execute(update(Walk).where(Walk.id == walk).values(notices.changed(session, walk)))
+        session.execute(update(Walk).where(Walk.id == walk).values(notifications.changed(session, walk)))
 
 
 def test_commits_do_not_wait_for_the_notices_of_others(walks: list[UUID]) -> None:
@@ -79,7 +80,7 @@ def test_a_notice_comes_after_the_commit_and_not_after_a_rollback(walks: list[UU
     first, second = walks[:2]
     with heard() as next_notices:
         with contextlib.suppress(ZeroDivisionError), transaction() as session:
-            session.execute(update(Walk).where(Walk.id == first).values(notices.changed(session, first)))
+            session.execute(update(Walk).where(Walk.id == first).values(notifications.changed(session, first)))
             raise ZeroDivisionError
         change(second)
         assert next_notices(1) == [str(second)]

@@ -18,9 +18,10 @@ from schemathesis.config import (
     SchemathesisConfig,
 )
 
-from api import examples, openapi, schemas
+from api import schemas
 from api.app import app
-from momalisa.tables import WebhookEvent
+from api.docs import examples, openapi
+from momalisa.db.models import WebhookEvent
 from tests.conftest import empty
 from tests.integration.test_access import new_key
 

@@ -9,10 +9,10 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute, Route
 
-from api import security
 from api.access import COOKIE, GUARDED_COOKIE
 from api.app import app
-from api.origin import SAFE_METHODS, OriginGuard
+from api.middleware import security_headers
+from api.middleware.origin import SAFE_METHODS, OriginGuard
 from momalisa.settings import settings
 from tests.integration.test_access import ORDER, new_key, somebody, submit
 
@@ -144,7 +144,7 @@ def test_a_page_that_may_call_can_read_what_is_wrong(monkeypatch: pytest.MonkeyP
     settings.cache_clear()
     guarded = FastAPI()
     guarded.add_middleware(OriginGuard)
-    security.install(guarded)
+    security_headers.install(guarded)
     origin = {"Origin": "https://museum.example", "Sec-Fetch-Site": "cross-site"}
     answer = TestClient(guarded).post("/nowhere", headers=origin)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (404, origin["Origin"])

@@ -10,12 +10,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, update
 
-from momalisa import chunks, jobs, outlook, results, workers
-from momalisa.chunks import Claim
-from momalisa.database import transaction
+from momalisa.db.models import Chunk, ChunkKind, Walk
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue import chunks, estimate, results, workers
+from momalisa.queue.chunks import Claim
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, Walk
+from momalisa.walks import service
 from tests.conftest import made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -53,7 +54,7 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
             while coming and coming[0][0] <= now:
                 _, party, about = coming.pop(0)
                 walk_id = UUID(int=draw.getrandbits(128), version=4)
-                jobs.create(session, spec(**about), public=True, owner=party, walk_id=walk_id)
+                service.create(session, spec(**about), public=True, owner=party, walk_id=walk_id)
         while len(working) < WORKERS and (claimed := claim()):
             seconds = claimed.spec.steps * draw.uniform(0.9, 1.1)
             heapq.heappush(working, (now + seconds, str(claimed.walk_id), claimed.number, claimed, now))
@@ -77,7 +78,7 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
             if walk.frames_done == walk.frames_total:
                 ended[walk.id] = now
             for walk_id in [done.walk_id, *draw.sample(sorted(polls), min(len(polls), 2))]:
-                seen = outlook.look(session, session.get_one(Walk, walk_id))
+                seen = estimate.look(session, session.get_one(Walk, walk_id))
                 if seen.eta_seconds is not None:
                     polls.setdefault(walk_id, []).append((now, seen.eta_seconds))
     assert len(ended) == 40
@@ -93,15 +94,15 @@ def test_another_party_is_waited_for_with_the_chunks_that_it_has(spec: Callable[
     """Not with the frames: a small walk of somebody else is soon over."""
     with transaction() as session:
         workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
-        jobs.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
+        service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
         done = chunks.claim(session, ChunkKind.RENDER, "there:1")
         assert done
         results.frames_done(session, done, made_frames(done))
         began_at = Chunk.finished_at - timedelta(seconds=10)
         session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
-        jobs.create(session, spec(frames=8, pacing="linear"), public=True, owner="small")
-        large = jobs.create(session, spec(frames=80, pacing="linear"), public=True, owner="large")
-        assert outlook.look(session, large).eta_seconds == 10 * (10 + 1)
+        service.create(session, spec(frames=8, pacing="linear"), public=True, owner="small")
+        large = service.create(session, spec(frames=80, pacing="linear"), public=True, owner="large")
+        assert estimate.look(session, large).eta_seconds == 10 * (10 + 1)
 
 
 def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_told(
@@ -109,12 +110,12 @@ def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_to
 ) -> None:
     def told() -> int | None:
         with transaction() as session:
-            return outlook.look(session, session.get_one(Walk, late)).eta_seconds
+            return estimate.look(session, session.get_one(Walk, late)).eta_seconds
 
     with transaction() as session:
         workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
-        jobs.create(session, spec(frames=40, pacing="linear"), public=True, owner="ann")
-        late = jobs.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob").id
+        service.create(session, spec(frames=40, pacing="linear"), public=True, owner="ann")
+        late = service.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob").id
         for _ in range(3):
             done = chunks.claim(session, ChunkKind.RENDER, "there:1")
             assert done
@@ -146,6 +147,6 @@ def chunk(claimed: Claim) -> Any:
 def test_a_place_in_the_queue_is_exact(spec: Callable[..., WalkSpec]) -> None:
     with transaction() as session:
         for number in range(60):
-            jobs.create(session, spec(frames=240), public=True, owner=f"party {number % 2}")
-        last = jobs.create(session, spec(frames=8), public=True, owner="party 0")
-        assert outlook.look(session, last).queue_position == 1800
+            service.create(session, spec(frames=240), public=True, owner=f"party {number % 2}")
+        last = service.create(session, spec(frames=8), public=True, owner="party 0")
+        assert estimate.look(session, last).queue_position == 1800

@@ -9,11 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, update
 
-from api.website import FRONTEND
-from momalisa import chunks, jobs, results
-from momalisa.database import transaction
-from momalisa.spec import WalkSpec
-from momalisa.tables import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from api.web.templates import FRONTEND
+from momalisa.db.models import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue import chunks, results
+from momalisa.walks import service
 from tests.conftest import made_frames
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
@@ -27,7 +28,7 @@ def hang(services: object, spec: Spec) -> Callable[..., Walk]:
 
     def make(*prompts: str, owner: str = "visitor:somebody", public: bool = True) -> Walk:
         with transaction() as session:
-            walk = jobs.create(session, spec(prompts=prompts), public=public, owner=owner)
+            walk = service.create(session, spec(prompts=prompts), public=public, owner=owner)
             walk.status = WalkStatus.SUCCEEDED
             session.add_all(
                 Artifact(
@@ -206,7 +207,7 @@ def test_files_are_compressed_and_checked_again_by_browsers(api: TestClient) -> 
 def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: TestClient, spec: Spec) -> None:
     assert "data-speed" not in api.get("/").text
     with transaction() as session:
-        walk = jobs.create(session, spec(frames=8), public=True, owner="key:a")
+        walk = service.create(session, spec(frames=8), public=True, owner="key:a")
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "worker:1", "worker")
         assert claim

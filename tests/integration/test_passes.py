@@ -9,15 +9,16 @@ from uuid import UUID
 
 import pytest
 
-from momalisa import chunks, jobs, outlook, results
-from momalisa.chunks import Claim, Due
-from momalisa.database import transaction
+from momalisa.db.models import ChunkKind, Walk, WalkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError
-from momalisa.results import MadeFrame
+from momalisa.queue import chunks, estimate, results
+from momalisa.queue.chunks import Claim, Due
+from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from momalisa.storage import StoredObject
-from momalisa.tables import ChunkKind, Walk, WalkStatus
+from momalisa.storage.bucket import StoredObject
+from momalisa.walks import service
 from tests.conftest import made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -30,7 +31,7 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
     def make_walk(owner: str = "ann", **changes: Any) -> UUID:
         with transaction() as session:
             ordered = spec(**{"frames": 48, "pacing": "even", **changes})
-            return jobs.create(session, ordered, public=True, owner=owner).id
+            return service.create(session, ordered, public=True, owner=owner).id
 
     return make_walk
 
@@ -61,7 +62,7 @@ def finish(claimed: Claim) -> Due | None:
 
 def walk(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return jobs.get(session, walk_id, viewer=None)
+        return service.get(session, walk_id, viewer=None)
 
 
 def positions(walk_id: UUID) -> list[float]:
@@ -121,7 +122,7 @@ def test_a_canceled_walk_gets_no_further_pass(make: Make) -> None:
         assert last
         results.frames_done(session, last, made_frames(last))
     with transaction() as session:
-        jobs.cancel(session, walk_id, owner="ann")
+        service.cancel(session, walk_id, owner="ann")
     assert nothing_to_claim()
     assert len(positions(walk_id)) == 16
 
@@ -132,7 +133,7 @@ def test_a_cancellation_that_meets_the_end_of_a_pass_leaves_nothing_behind(make:
 
         def cancel(walk_id: UUID = walk_id) -> None:
             with transaction() as session:
-                jobs.cancel(session, walk_id, owner="ann")
+                service.cancel(session, walk_id, owner="ann")
 
         def end(last: Claim = last) -> None:
             with suppress(LeaseLostError):
@@ -166,13 +167,13 @@ def test_what_is_not_planned_yet_counts_for_the_time_that_is_left(make: Make) ->
     walk_id = make()
     finish(claim())
     with transaction() as session:
-        even = outlook.look(session, jobs.get(session, walk_id, viewer=None))
+        even = estimate.look(session, service.get(session, walk_id, viewer=None))
     with transaction() as session:
-        jobs.cancel(session, walk_id, owner="ann")
+        service.cancel(session, walk_id, owner="ann")
     other = make(pacing="linear")
     finish(claim())
     with transaction() as session:
-        linear = outlook.look(session, jobs.get(session, other, viewer=None))
+        linear = estimate.look(session, service.get(session, other, viewer=None))
     assert even.eta_seconds is not None
     assert even.eta_seconds == pytest.approx(linear.eta_seconds, abs=1)
 

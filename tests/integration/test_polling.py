@@ -13,11 +13,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, select, text, update
 
-from api import changes, waiting
-from momalisa import chunks, keys, notices, queue, results
-from momalisa.database import engine, transaction
-from momalisa.jobs import Glimpse
-from momalisa.tables import Chunk, ChunkKind, Walk, WalkStatus
+from api.live import listener, long_polling
+from momalisa import api_keys
+from momalisa.db import notifications
+from momalisa.db.models import Chunk, ChunkKind, Walk, WalkStatus
+from momalisa.db.session import engine, transaction
+from momalisa.queue import celery_app, chunks, results
+from momalisa.walks.service import Glimpse
 from tests.conftest import made_frames, until
 
 POLLS = 200
@@ -44,7 +46,7 @@ def render_a_chunk() -> None:
 def end(status: WalkStatus) -> None:
     with transaction() as session:
         walks = session.scalars(select(Walk.id)).all()
-        session.execute(update(Walk).values(status=status, **notices.changed(session, *walks)))
+        session.execute(update(Walk).values(status=status, **notifications.changed(session, *walks)))
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def test_polls_cost_one_query_each_and_no_body(
 ) -> None:
     if has_key:
         with transaction() as session:
-            api.headers["Authorization"] = f"Bearer {keys.create(session, 'a program')[1]}"
+            api.headers["Authorization"] = f"Bearer {api_keys.create(session, 'a program')[1]}"
     url = f"/v1/walks/{make(public=False)['id']}"
     render_a_chunk()
     etag = api.get(url).headers["etag"]
@@ -81,20 +83,20 @@ def test_polls_cost_one_query_each_and_no_body(
 
 @pytest.mark.parametrize("given", ['W/"3"', '"3"', 'W/"1", W/"3"', "*"])
 def test_tags_are_compared_weakly_and_in_lists(given: str) -> None:
-    assert waiting.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
+    assert long_polling.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
 
 
 @pytest.mark.parametrize("given", [None, "", 'W/"2"', "3", 'W/"33"'])
 def test_other_tags_do_not_match(given: str | None) -> None:
-    assert not waiting.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
+    assert not long_polling.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
 
 
 def test_the_tag_of_a_queued_walk_changes_with_time_since_its_place_does(monkeypatch: pytest.MonkeyPatch) -> None:
     queued = Glimpse(1, WalkStatus.QUEUED, 0)
-    monkeypatch.setattr("api.waiting.time.time", lambda: 1000.0)
-    now = waiting.etag(queued)
-    monkeypatch.setattr("api.waiting.time.time", lambda: 1000.0 + waiting.QUEUE_SECONDS)
-    assert waiting.etag(queued) != now
+    monkeypatch.setattr("api.live.long_polling.time.time", lambda: 1000.0)
+    now = long_polling.etag(queued)
+    monkeypatch.setattr("api.live.long_polling.time.time", lambda: 1000.0 + long_polling.QUEUE_SECONDS)
+    assert long_polling.etag(queued) != now
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_the_tag_of_a_queued_walk_changes_with_time_since_its_place_does(monkeyp
     ],
 )
 def test_a_client_is_asked_to_wait_longer_in_a_long_queue(status: WalkStatus, age: float, pause: int) -> None:
-    assert waiting.retry_after(Glimpse(1, status, age)) == pause
+    assert long_polling.retry_after(Glimpse(1, status, age)) == pause
 
 
 def test_an_answer_is_held_back_until_something_changes(
@@ -149,9 +151,9 @@ def listeners() -> set[int]:
 def test_whoever_waits_is_answered_by_what_the_api_hears(
     api: TestClient, make: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "LONGEST_SECONDS", 120)
-    monkeypatch.setattr(changes, "HEARING_LOOK_SECONDS", 120)
-    monkeypatch.setattr(changes, "DEAF_LOOK_SECONDS", 120)
+    monkeypatch.setattr(long_polling, "LONGEST_SECONDS", 120)
+    monkeypatch.setattr(listener, "HEARING_LOOK_SECONDS", 120)
+    monkeypatch.setattr(listener, "DEAF_LOOK_SECONDS", 120)
     walk = UUID(make()["id"])
     url = f"/v1/walks/{walk}"
 
@@ -161,7 +163,7 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
 
             def change() -> bool:
                 with transaction() as session:
-                    session.execute(update(Walk).values(notices.changed(session, walk)))
+                    session.execute(update(Walk).values(notifications.changed(session, walk)))
                 return answer.done()
 
             until(change)  # again and again, since the first may come before the API listens, or looks
@@ -174,7 +176,7 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
             session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     until(lambda: not broken & listeners())
     assert answered() == 200
-    assert not changes._attended
+    assert not listener._attended
 
 
 def test_while_an_answer_is_held_back_no_connection_is(
@@ -215,7 +217,7 @@ def test_a_walk_that_is_done_is_told_at_once(api: TestClient, make: Callable[...
     ],
 )
 def test_a_wish_is_read_as_the_standard_says(prefer: list[str], seconds: int) -> None:
-    assert waiting.wished(prefer) == seconds
+    assert long_polling.wished(prefer) == seconds
 
 
 def test_a_wish_on_a_second_line_is_heeded(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
@@ -231,7 +233,7 @@ def test_who_makes_a_walk_may_wait_for_it(api: TestClient) -> None:
         answer = pool.submit(api.post, "/v1/walks", json=prompts, headers={"Prefer": "wait=30"})
         until(lambda: api.get("/v1/walks?status=queued").json()["walks"])
         made = api.get("/v1/walks?status=queued").json()["walks"][0]
-        until(lambda: queue.waiting(ChunkKind.RENDER))  # workers hear of it although it is not answered yet
+        until(lambda: celery_app.waiting(ChunkKind.RENDER))  # workers hear of it although it is not answered yet
         end(WalkStatus.CANCELED)
         done = answer.result(20)
     assert (done.status_code, done.headers["preference-applied"]) == (202, "wait=30")

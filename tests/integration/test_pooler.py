@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from momalisa import local
-from momalisa.processes import free_port
+from momalisa.local import stack
+from momalisa.local.processes import free_port
 from tests import pooler
 from tests.conftest import until
 from tests.pooler import Pooled
@@ -18,7 +18,7 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
     if not pooler.runs():
         pytest.skip("PgBouncer does not run here; install Debian's package pgbouncer.")
     system = Pooled(tmp_path_factory.mktemp("pooled"), port=free_port(), workers=1)
-    with local.started(system):
+    with stack.started(system):
         yield system
 
 

@@ -10,9 +10,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, insert, select
 
-from momalisa import moderation, storage
-from momalisa.database import engine, transaction
-from momalisa.tables import Walk
+from momalisa.db.models import Walk
+from momalisa.db.session import engine, transaction
+from momalisa.storage import bucket
+from momalisa.walks import moderation
 from tests.hanging import finish
 from tests.integration.test_access import somebody
 
@@ -79,8 +80,8 @@ def test_neither_its_id_nor_a_public_remix_opens_a_private_walk(
         assert private["id"] not in stranger.get(path).text
     for path in (f"/v1/walks/{private['id']}", f"/v1/walks/{private['id']}/frames/0", f"/walks/{private['id']}"):
         assert stranger.get(path).status_code == 404
-    bucket = f"{storage.base_url()}/momalisa"
-    folder = f"{bucket}/walks/{private['id']}"
+    files = f"{bucket.base_url()}/momalisa"
+    folder = f"{files}/walks/{private['id']}"
     assert statuses([f"{folder}/{guess}" for guess in GUESSES]) == {404}
     # What is known of the remix leads no further either.
     assert statuses([url.replace(remix["id"], private["id"]) for url in urls(seen)]) == {404}

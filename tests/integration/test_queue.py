@@ -12,37 +12,39 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from momalisa import chunks, jobs, queue, reconciler
-from momalisa.database import engine, transaction
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.db.models import ChunkKind
+from momalisa.db.session import engine, transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.queue import celery_app, chunks
 from momalisa.settings import ROOT, environment, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import ChunkKind
+from momalisa.walks import service
 from tests.conftest import forget, until
-from worker.consumer import PAUSE_SECONDS
+from worker.process.consumer import PAUSE_SECONDS
 
 
 def test_permits_wait_in_the_queue_of_their_kind(services: System) -> None:
-    queue.publish(ChunkKind.RENDER, 3)
-    queue.publish(ChunkKind.ASSEMBLE)
-    assert (queue.waiting(ChunkKind.RENDER), queue.waiting(ChunkKind.ASSEMBLE)) == (3, 1)
+    celery_app.publish(ChunkKind.RENDER, 3)
+    celery_app.publish(ChunkKind.ASSEMBLE)
+    assert (celery_app.waiting(ChunkKind.RENDER), celery_app.waiting(ChunkKind.ASSEMBLE)) == (3, 1)
 
 
 def test_a_broker_that_forgot_everything_has_an_empty_queue(services: System) -> None:
-    queue.publish(ChunkKind.RENDER)
+    celery_app.publish(ChunkKind.RENDER)
     redis.Redis.from_url(settings().broker_url).flushall()
-    assert queue.waiting(ChunkKind.RENDER) == 0
-    queue.publish(ChunkKind.RENDER)
-    assert queue.waiting(ChunkKind.RENDER) == 1
+    assert celery_app.waiting(ChunkKind.RENDER) == 0
+    celery_app.publish(ChunkKind.RENDER)
+    assert celery_app.waiting(ChunkKind.RENDER) == 1
 
 
 def test_a_broker_that_is_down_loses_nothing_but_time(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     forget()
-    queue.publish(ChunkKind.RENDER)
-    with pytest.raises(queue.BROKER_ERRORS):
-        queue.waiting(ChunkKind.RENDER)
+    celery_app.publish(ChunkKind.RENDER)
+    with pytest.raises(celery_app.BROKER_ERRORS):
+        celery_app.waiting(ChunkKind.RENDER)
 
 
 @pytest.fixture
@@ -60,20 +62,20 @@ def twenty_chunks(services: System) -> None:
                 height=128,
                 fps=12,
             )
-            jobs.create(session, spec, public=True, owner="ann")
+            service.create(session, spec, public=True, owner="ann")
 
 
 @pytest.mark.usefixtures("twenty_chunks")
 def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
-    queue.publish(ChunkKind.RENDER, 5)
+    celery_app.publish(ChunkKind.RENDER, 5)
     reconciler.top_up()
-    assert queue.waiting(ChunkKind.RENDER) == 20
+    assert celery_app.waiting(ChunkKind.RENDER) == 20
     reconciler.top_up()
-    assert queue.waiting(ChunkKind.RENDER) == 20
+    assert celery_app.waiting(ChunkKind.RENDER) == 20
     with transaction() as session:
         chunks.claim(session, ChunkKind.RENDER, "here")
     reconciler.top_up()
-    assert queue.waiting(ChunkKind.RENDER) == 20  # one too many, which does no harm
+    assert celery_app.waiting(ChunkKind.RENDER) == 20  # one too many, which does no harm
 
 
 @pytest.mark.usefixtures("twenty_chunks")
@@ -81,15 +83,15 @@ def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.
     monkeypatch.setenv("MAX_PERMITS", "7")
     settings.cache_clear()
     for _ in range(3):
-        queue.publish(ChunkKind.RENDER, 4)
+        celery_app.publish(ChunkKind.RENDER, 4)
     reconciler.top_up()
-    assert queue.waiting(ChunkKind.RENDER) == 7
+    assert celery_app.waiting(ChunkKind.RENDER) == 7
 
 
 @pytest.mark.usefixtures("twenty_chunks")
 def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
-    queue.app.cache_clear()
+    celery_app.app.cache_clear()
     settings.cache_clear()
     reconciler.top_up()
 
@@ -103,14 +105,14 @@ def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
     with worker(services, ChunkKind.ASSEMBLE, log):
         with engine().begin() as connection:
             connection.execute(text("LOCK TABLE chunks"))  # so that the work ends when we say
-            queue.publish(ChunkKind.ASSEMBLE)
+            celery_app.publish(ChunkKind.ASSEMBLE)
             until(a_claim_waits)
             broker.send_signal(signal.SIGSTOP)
         try:
             until(lambda: "Couldn't ack" in log.read_text())
         finally:
             broker.send_signal(signal.SIGCONT)
-        queue.publish(ChunkKind.ASSEMBLE)
+        celery_app.publish(ChunkKind.ASSEMBLE)
         until(lambda: log.read_text().count("nothing to do") > 1)
 
 
@@ -132,10 +134,10 @@ def test_a_worker_outlives_a_broker_that_answers_with_errors(services: System, t
                 first = time.monotonic()
                 until(partial(answered, log, words, 2))
                 assert time.monotonic() - first > PAUSE_SECONDS / 2
-                assert queue.publish(ChunkKind.ASSEMBLE) == 0
+                assert celery_app.publish(ChunkKind.ASSEMBLE) == 0
             finally:
                 broker.execute_command(*mend)
-            assert queue.publish(ChunkKind.ASSEMBLE) == 1
+            assert celery_app.publish(ChunkKind.ASSEMBLE) == 1
             until(partial(said, log, "nothing to do", number + 1))
         assert process.poll() is None
 

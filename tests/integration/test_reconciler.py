@@ -14,12 +14,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import delete, func, select, text, update
 
-from momalisa import jobs, monitoring, reconciler
-from momalisa.database import transaction
-from momalisa.local import System
+from momalisa.db.models import Chunk, ChunkStatus
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
 from momalisa.settings import ROOT, environment, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkStatus
+from momalisa.telemetry import metrics
+from momalisa.walks import service
 from tests.conftest import until
 
 
@@ -74,11 +76,11 @@ def test_revoked_credentials_pause_what_needs_the_bucket_and_nothing_else(
             return session.scalars(select(Chunk.status)).all() == [ChunkStatus.QUEUED]
 
     with transaction() as session:
-        gone = jobs.create(session, spec(), public=True, owner="key:a").id
-        jobs.remove(session, gone)
+        gone = service.create(session, spec(), public=True, owner="key:a").id
+        service.remove(session, gone)
         session.execute(text("UPDATE walks SET deleted_at = now() - interval '1 hour'"))
         session.execute(delete(Chunk))
-        jobs.create(session, spec(), public=True, owner="key:a")
+        service.create(session, spec(), public=True, owner="key:a")
     lose_a_lease()
     log = tmp_path / "log"
     variables = {
@@ -121,7 +123,7 @@ def test_a_fault_in_one_duty_is_counted_and_stops_no_round_after_it(
             stop.set()
         raise KeyError("nobody thought of this")
 
-    count = monitoring.ROUNDS_SKIPPED.labels(duty="faulty")._value
+    count = metrics.ROUNDS_SKIPPED.labels(duty="faulty")._value
     before = count.get()
     reconciler._every_round(faulty, stop, lambda: None)
     assert count.get() == before + 3

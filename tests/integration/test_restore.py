@@ -5,10 +5,10 @@ import re
 import subprocess
 from pathlib import Path
 
-from momalisa import local, postgres
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local import postgres, stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT, environment
 
 
@@ -35,7 +35,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
     backup.mkdir()
     prompts = ["a giraffe", "a battleship"]
     with (
-        local.started(System(tmp_path / "before", port=free_port(), workers=1)) as before,
+        stack.started(System(tmp_path / "before", port=free_port(), workers=1)) as before,
         Client(before.url) as client,
     ):
         *_, finished = client.watch(client.submit(prompts, frames=8, seed=7, steps=2))
@@ -54,7 +54,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
         services.stop()
     variables = {"LEASE_SECONDS": "3"}
     with (
-        local.started(System(tmp_path / "after", port=free_port(), workers=1, variables=variables)) as after,
+        stack.started(System(tmp_path / "after", port=free_port(), workers=1, variables=variables)) as after,
         Client(after.url) as client,
     ):
         again = client.get(finished["id"])

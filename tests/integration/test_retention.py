@@ -11,10 +11,12 @@ from google.api_core.exceptions import Forbidden
 from sqlalchemy import case, func, select, update
 
 from api.app import app
-from momalisa import chunks, reconciler, retention, storage
-from momalisa.database import transaction
+from momalisa.db.models import Chunk, ChunkKind, Frame, IdempotencyKey, Tombstone, Walk, WalkStatus
+from momalisa.db.session import transaction
 from momalisa.errors import LeaseLostError
-from momalisa.tables import Chunk, ChunkKind, Frame, IdempotencyKey, Tombstone, Walk, WalkStatus
+from momalisa.maintenance import reconciler, retention
+from momalisa.queue import chunks
+from momalisa.storage import bucket
 from tests.conftest import clear_away
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
@@ -22,13 +24,13 @@ ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
 
 def make(api: TestClient, **changes: Any) -> str:
     walk_id: str = api.post("/v1/walks", json={**ORDER, **changes}).json()["id"]
-    storage.put(f"walks/{walk_id}/frames/0.000000000.png", b"a frame", "image/png")
-    storage.put(f"walks/{walk_id}/walk.gif", b"a walk", "image/gif")
+    bucket.put(f"walks/{walk_id}/frames/0.000000000.png", b"a frame", "image/png")
+    bucket.put(f"walks/{walk_id}/walk.gif", b"a walk", "image/gif")
     return walk_id
 
 
 def objects(walk_id: str) -> int:
-    return len(list(storage._bucket().list_blobs(prefix=f"walks/{walk_id}/")))
+    return len(list(bucket._bucket().list_blobs(prefix=f"walks/{walk_id}/")))
 
 
 def rows() -> list[int]:
@@ -122,7 +124,7 @@ def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
     let_time_pass(status=WalkStatus.EXPIRED)
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     with monkeypatch.context() as patch:
-        delete_all, held = storage.delete_all, storage.folder_name(UUID(walks[0]))
+        delete_all, held = bucket.delete_all, bucket.folder_name(UUID(walks[0]))
 
         def delete_unless_held(prefix: str, **named: Any) -> None:
             if prefix == held:
@@ -130,7 +132,7 @@ def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
                 raise Forbidden("The object is under a hold.")  # type: ignore[no-untyped-call]
             delete_all(prefix, **named)
 
-        patch.setattr(storage, "delete_all", delete_unless_held)
+        patch.setattr(bucket, "delete_all", delete_unless_held)
         let_time_pass(purge_after=case((Walk.id == walks[0], func.now() - timedelta(hours=1))))
         rounds = [retention.remove() for _ in range(3)]
         assert rounds == [(2, True), (2, True), (1, True)]

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
-from momalisa import jobs
-from momalisa.database import engine, transaction
-from momalisa.local import System
-from momalisa.spec import WalkSpec
-from momalisa.tables import Base, WalkStatus
+from momalisa.db.models import Base, WalkStatus
+from momalisa.db.session import engine, transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.stack import System
+from momalisa.walks import service
 from tests.conftest import clear_away
 
 WALKS = 200_000
@@ -105,7 +105,7 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
         (WalkStatus.FAILED, "cat", 0),
     ):
         with noted() as queries, transaction() as session:
-            found = jobs.page(
+            found = service.page(
                 session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", word=word
             )
         assert len(found) == number

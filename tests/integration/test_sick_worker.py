@@ -13,17 +13,19 @@ import pytest
 from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session, undefer
 
-from momalisa import chunks, jobs, outlook, rescue, results
-from momalisa.chunks import Claim
-from momalisa.database import engine, transaction
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.session import engine, transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.errors import WalkOverError
-from momalisa.local import System
+from momalisa.local.stack import System
+from momalisa.queue import admin, chunks, estimate, results
+from momalisa.queue.chunks import Claim
 from momalisa.settings import ROOT, environment, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.walks import service
 from tests.conftest import made_frames
-from worker import health, lease, pulse
+from worker import lease
 from worker.lease import Lease
+from worker.process import health, pulse
 
 SICK, WELL = "sick:1", "well:2"
 
@@ -32,7 +34,7 @@ SICK, WELL = "sick:1", "well:2"
 def make(services: System, spec: Callable[..., WalkSpec]) -> Iterator[Callable[..., UUID]]:
     def submit(frames: int = 4) -> UUID:
         with transaction() as session:
-            return jobs.create(session, spec(frames=frames), public=True, owner="ann").id
+            return service.create(session, spec(frames=frames), public=True, owner="ann").id
 
     health._state.set(list(health.State()))
     lease._stop[0] = 0
@@ -142,7 +144,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     assert claims[WELL] >= 66
     assert claims[SICK] <= 6
     with transaction() as session:
-        states = {jobs.get(session, walk_id, viewer=None).status for walk_id in walks}
+        states = {service.get(session, walk_id, viewer=None).status for walk_id in walks}
     assert states == {WalkStatus.ASSEMBLING}
     trouble = pulse._not_ready(lambda: False)
     assert trouble
@@ -205,7 +207,7 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
         fail(claimed, f"CUDA error {number}")
         make_due()
     with transaction() as session:
-        assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
+        assert service.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
     shown = momalisa(services, "show", str(walk_id))
     assert "0 render done, attempts: 1, last at well:2.child" in shown
     assert all(f"attempt {n + 1} at sick:1.child: CUDA error {n}" in shown for n in range(5))
@@ -220,14 +222,14 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
     while again := claim(WELL):
         do(again)
     with transaction() as session:
-        assert jobs.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
+        assert service.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
         with pytest.raises(WalkOverError, match="Only a failed walk"):
-            rescue.retry(session, walk_id)
+            admin.retry(session, walk_id)
 
 
 def retry(walk_id: UUID) -> None:
     with transaction() as session:
-        rescue.retry(session, walk_id)
+        admin.retry(session, walk_id)
 
 
 def fail_walk(walk_id: UUID) -> None:
@@ -247,7 +249,7 @@ def test_a_walk_that_is_tried_again_takes_turns_with_others(make: Callable[..., 
     fail_walk(late)
     with transaction() as session:
         session.execute(update(Chunk).values(model=None))  # as older code left it
-        jobs.create(session, session.get_one(Walk, late).spec, public=True, owner="bob")
+        service.create(session, session.get_one(Walk, late).spec, public=True, owner="bob")
     retry(late)
     with transaction() as session:
         walk = session.get_one(Walk, late)
@@ -300,7 +302,7 @@ def test_a_walk_that_expires_meanwhile_is_not_tried_again(
 ) -> None:
     walk_id = make()
     fail_walk(walk_id)
-    look = rescue._status
+    look = admin._status
 
     def look_too_early(session: Session, walk: UUID) -> WalkStatus:
         seen = look(session, walk)
@@ -308,7 +310,7 @@ def test_a_walk_that_expires_meanwhile_is_not_tried_again(
             other.execute(update(Walk).values(status=WalkStatus.EXPIRED))
         return seen
 
-    monkeypatch.setattr(rescue, "_status", look_too_early)
+    monkeypatch.setattr(admin, "_status", look_too_early)
     with pytest.raises(WalkOverError, match="expired"):
         retry(walk_id)
     with transaction() as session:
@@ -368,12 +370,12 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
         with transaction() as session:
             what(session)
 
-    change(rescue.pause)
-    change(rescue.pause)  # again changes nothing
+    change(admin.pause)
+    change(admin.pause)  # again changes nothing
     with transaction() as session:
         assert chunks.due(session) == {}
-        told = outlook.look(session, jobs.get(session, walk_id, viewer=None)).waiting_for
+        told = estimate.look(session, service.get(session, walk_id, viewer=None)).waiting_for
     assert told == "The queue is paused; the walk waits until it goes on."
     assert claim(WELL) is None
-    change(rescue.resume)
+    change(admin.resume)
     assert claim(WELL)

@@ -18,10 +18,13 @@ from limits import RateLimitItemPerMinute
 from sqlalchemy import insert
 
 from api import limits
-from momalisa import database, jobs, queue, storage
-from momalisa.database import transaction
-from momalisa.spec import WalkSpec
-from momalisa.tables import Artifact, ArtifactKind, ChunkKind
+from momalisa.db import session
+from momalisa.db.models import Artifact, ArtifactKind, ChunkKind
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue import celery_app
+from momalisa.storage import bucket
+from momalisa.walks import service
 from tests.conftest import forget
 
 SECONDS = 0.1
@@ -48,7 +51,7 @@ class Iam:
         threading.Event().wait(SECONDS)
         with self.lock:
             self.now -= 1
-            self.held.add(database.engine().pool.checkedout())  # type: ignore[attr-defined]
+            self.held.add(session.engine().pool.checkedout())  # type: ignore[attr-defined]
         return json.dumps({"signedBlob": base64.b64encode(b"signed").decode()}).encode()
 
 
@@ -96,7 +99,7 @@ def hang(walks: int, spec: WalkSpec) -> None:
     """Make finished walks with all their artifacts."""
     with transaction() as session:
         for _ in range(walks):
-            walk = jobs.create(session, spec, public=True, owner="visitor:ann")
+            walk = service.create(session, spec, public=True, owner="visitor:ann")
             session.execute(
                 insert(Artifact).values(
                     [
@@ -147,9 +150,9 @@ def test_while_nobody_signs_a_visitor_may_come_again(
 def test_no_other_service_is_asked_within_a_transaction() -> None:
     counters = limits._counters("redis://127.0.0.1:1/0", "")
     asked = (
-        lambda: storage.url("a", "http://museum"),
-        lambda: storage.delete_all(storage.folder_name(uuid4())),
-        lambda: queue.publish(ChunkKind.RENDER),
+        lambda: bucket.url("a", "http://museum"),
+        lambda: bucket.delete_all(bucket.folder_name(uuid4())),
+        lambda: celery_app.publish(ChunkKind.RENDER),
         lambda: counters.take(RateLimitItemPerMinute(1), "ann", 1),
     )
     for ask in asked:

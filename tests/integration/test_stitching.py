@@ -5,19 +5,20 @@ from uuid import UUID
 
 import pytest
 
-from momalisa import jobs
-from momalisa.database import transaction
-from momalisa.local import System
-from momalisa.spec import WalkSpec
-from momalisa.tables import ArtifactKind
+from momalisa.db.models import ArtifactKind
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.stack import System
+from momalisa.walks import service
 from tests.hanging import hang
-from worker import assembly, stitching
-from worker.assembly import Picture
+from worker import assemble_task
+from worker.media import encoders
+from worker.media.encoders import Picture
 
 
 def checksums(walk_id: UUID) -> dict[ArtifactKind, str]:
     with transaction() as session:
-        return {made.kind: made.crc32c for made in jobs.get(session, walk_id, viewer=None).artifacts}
+        return {made.kind: made.crc32c for made in service.get(session, walk_id, viewer=None).artifacts}
 
 
 def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_without(
@@ -29,14 +30,14 @@ def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_witho
         decoded.append(data)
         return decode_png(data)
 
-    decode_png = assembly.decode_png
-    monkeypatch.setattr(assembly, "decode_png", decode)
+    decode_png = encoders.decode_png
+    monkeypatch.setattr(encoders, "decode_png", decode)
     walk = spec(frames=8, hold=2)
     roomy = checksums(hang(walk))
     assert (set(roomy), len(decoded)) == (set(ArtifactKind), 8)
 
     decoded.clear()
-    monkeypatch.setattr(stitching, "KEPT_BYTES", 5 * 3 * walk.width * walk.height)
+    monkeypatch.setattr(assemble_task, "KEPT_BYTES", 5 * 3 * walk.width * walk.height)
     assert checksums(hang(walk)) == roomy
     once, for_each_look = [1] * 5, [6] * 3  # two looks for the GIF, one each for three others and the check
     assert sorted(decoded.count(data) for data in set(decoded)) == once + for_each_look

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
-from momalisa import storage
 from momalisa.errors import LeaseLostError, ObjectCorruptError
-from momalisa.processes import free_port
-from momalisa.storage import StoredObject
+from momalisa.local.processes import free_port
+from momalisa.storage import bucket
+from momalisa.storage.bucket import StoredObject
 from tests.conftest import forget
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -29,9 +29,9 @@ def name() -> str:
 
 
 def test_what_was_put_can_be_read(name: str) -> None:
-    stored = storage.put(name, b"picture", "image/png")
+    stored = bucket.put(name, b"picture", "image/png")
     assert (stored.name, stored.bytes) == (name, 7)
-    assert storage.read(stored) == b"picture"
+    assert bucket.read(stored) == b"picture"
 
 
 def test_a_large_file_is_put_and_checked_in_pieces(name: str, tmp_path: Path) -> None:
@@ -40,16 +40,16 @@ def test_a_large_file_is_put_and_checked_in_pieces(name: str, tmp_path: Path) ->
     with file.open("wb") as out:
         for _ in range(20):
             out.write(piece)
-    storage._bucket()  # with all that it imports
+    bucket._bucket()  # with all that it imports
     tracemalloc.start()
-    stored = storage.put(name, file, "application/zip", download_as="a-to-b.zip")
-    assert storage.put(name, file, "application/zip") == stored
+    stored = bucket.put(name, file, "application/zip", download_as="a-to-b.zip")
+    assert bucket.put(name, file, "application/zip") == stored
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert stored.bytes == file.stat().st_size
     assert peak < stored.bytes / 2
-    assert storage.read(stored) == file.read_bytes()  # which compares the checksum, too
-    assert storage._bucket().get_blob(name).content_disposition == 'attachment; filename="a-to-b.zip"'
+    assert bucket.read(stored) == file.read_bytes()  # which compares the checksum, too
+    assert bucket._bucket().get_blob(name).content_disposition == 'attachment; filename="a-to-b.zip"'
 
 
 def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,28 +64,28 @@ def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch:
             raise InterruptedError
 
     with capture_logs() as lines, pytest.raises(InterruptedError):
-        storage.put(name, b"picture", "image/png", check=stop)
+        bucket.put(name, b"picture", "image/png", check=stop)
     assert [(line["event"], line["object"]) for line in lines] == [("bucket tried again", name)]
     assert "refused" in lines[0]["cause"]
 
 
 def test_the_same_object_is_put_once(name: str) -> None:
-    first = storage.put(name, b"picture", "image/png")
-    generation = storage._bucket().get_blob(name).generation
-    assert storage.put(name, b"picture", "image/png") == first
-    assert storage._bucket().get_blob(name).generation == generation
+    first = bucket.put(name, b"picture", "image/png")
+    generation = bucket._bucket().get_blob(name).generation
+    assert bucket.put(name, b"picture", "image/png") == first
+    assert bucket._bucket().get_blob(name).generation == generation
 
 
 def test_a_damaged_object_is_replaced_by_whoever_still_has_the_right_to(name: str) -> None:
-    storage.put(name, b"dama", "image/png")
+    bucket.put(name, b"dama", "image/png")
 
     def refuse() -> None:
         raise LeaseLostError
 
     with pytest.raises(LeaseLostError):
-        storage.put(name, b"picture", "image/png", confirm=refuse)
-    stored = storage.put(name, b"picture", "image/png")
-    assert (stored.bytes, storage.read(stored)) == (7, b"picture")
+        bucket.put(name, b"picture", "image/png", confirm=refuse)
+    stored = bucket.put(name, b"picture", "image/png")
+    assert (stored.bytes, bucket.read(stored)) == (7, b"picture")
 
 
 def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
@@ -98,14 +98,14 @@ def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        storage.put(name, b"picture", "image/png", check=stop)
+        bucket.put(name, b"picture", "image/png", check=stop)
     with pytest.raises(InterruptedError):
-        storage.read(StoredObject(name, 7, "AAAAAA=="), check=stop)
+        bucket.read(StoredObject(name, 7, "AAAAAA=="), check=stop)
 
 
 def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
-    storage.put(name, b"picture", "image/png", download_as="a-to-b.png")
-    answer = httpx.get(storage.url(name, "http://museum"))
+    bucket.put(name, b"picture", "image/png", download_as="a-to-b.png")
+    answer = httpx.get(bucket.url(name, "http://museum"))
     assert (answer.content, answer.headers["content-type"]) == (b"picture", "image/png")
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["content-disposition"] == 'attachment; filename="a-to-b.png"'
@@ -113,31 +113,31 @@ def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
 
 def test_a_missing_object_is_told_from_a_changed_one(name: str) -> None:
     with pytest.raises(ObjectCorruptError, match="not in the bucket"):
-        storage.read(StoredObject(name, 7, "AAAAAA=="))
-    stored = storage.put(name, b"picture", "image/png")
+        bucket.read(StoredObject(name, 7, "AAAAAA=="))
+    stored = bucket.put(name, b"picture", "image/png")
     with pytest.raises(ObjectCorruptError, match="not what was recorded"):
-        storage.read(StoredObject(name, stored.bytes, "AAAAAA=="))
+        bucket.read(StoredObject(name, stored.bytes, "AAAAAA=="))
 
 
 def test_frames_sort_by_position_in_the_bucket() -> None:
     walk_id = uuid4()
-    names = [storage.frame_name(walk_id, "secret", position) for position in (0.0, 0.0625, 0.5, 1.0)]
+    names = [bucket.frame_name(walk_id, "secret", position) for position in (0.0, 0.0625, 0.5, 1.0)]
     assert names == sorted(names)
     assert names[0] == f"walks/{walk_id}/secret/frames/0.000000000.png"
 
 
 def test_making_the_bucket_again_changes_nothing(name: str) -> None:
-    stored = storage.put(name, b"picture", "image/png")
-    storage.make_bucket()
-    assert storage.read(stored) == b"picture"
+    stored = bucket.put(name, b"picture", "image/png")
+    bucket.make_bucket()
+    assert bucket.read(stored) == b"picture"
 
 
 def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(
     name: str, private_bucket: rsa.RSAPublicKey
 ) -> None:
     """The signature is checked by the rules of Google's document "V4 signing process", not by its code."""
-    storage.put(name, b"picture", "image/png")
-    url = httpx.URL(storage.url(name, "http://museum"))
+    bucket.put(name, b"picture", "image/png")
+    url = httpx.URL(bucket.url(name, "http://museum"))
     assert httpx.get(url).content == b"picture"
     query = {key: url.params[key] for key in sorted(url.params)}
     signature = bytes.fromhex(query.pop("X-Goog-Signature"))
@@ -149,10 +149,10 @@ def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(
     signed = f"GOOG4-RSA-SHA256\n{query['X-Goog-Date']}\n{scope}\n{digest}"
     private_bucket.verify(signature, signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     made = datetime.strptime(query["X-Goog-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    expires_at = storage.urls_expire_at()
+    expires_at = bucket.urls_expire_at()
     assert expires_at
     assert abs(made + timedelta(seconds=int(query["X-Goog-Expires"])) - expires_at) <= timedelta(seconds=1)
-    stored = storage._bucket().get_blob(name)
+    stored = bucket._bucket().get_blob(name)
     assert stored.cache_control.startswith("private")
 
 
@@ -161,37 +161,37 @@ def test_a_signed_url_stays_the_same_for_half_of_its_life(
 ) -> None:
     begin = datetime.now(UTC).timestamp() // 1800 * 1800
     monkeypatch.setattr(time, "time", lambda: begin)
-    first = (storage.url(name, "http://museum"), storage.urls_expire_at())
+    first = (bucket.url(name, "http://museum"), bucket.urls_expire_at())
     monkeypatch.setattr(time, "time", lambda: begin + 1799)
-    assert (storage.url(name, "http://museum"), storage.urls_expire_at()) == first
+    assert (bucket.url(name, "http://museum"), bucket.urls_expire_at()) == first
     monkeypatch.setattr(time, "time", lambda: begin + 1800)
-    assert storage.url(name, "http://museum") != first[0]
-    assert storage.urls_expire_at() == datetime.fromtimestamp(begin + 5400, UTC)
+    assert bucket.url(name, "http://museum") != first[0]
+    assert bucket.urls_expire_at() == datetime.fromtimestamp(begin + 5400, UTC)
 
 
 def test_a_client_is_told_until_when_its_urls_hold(private_bucket: rsa.RSAPublicKey, api: TestClient) -> None:
     walk = api.post("/v1/walks", json={"prompts": ["a", "b"], "frames": 2}).json()
     url = f"/v1/walks/{walk['id']}"
-    expires_at = storage.urls_expire_at()
+    expires_at = bucket.urls_expire_at()
     assert expires_at
     assert datetime.fromisoformat(walk["urls_expire_at"]) == expires_at
     assert f".{int(expires_at.timestamp())}" in api.get(url).headers["etag"]
 
 
 def test_a_copy_is_an_object_of_its_own(name: str) -> None:
-    original = storage.put(name, b"picture", "image/png")
-    copy = storage.copy(original, f"copy/{name}")
+    original = bucket.put(name, b"picture", "image/png")
+    copy = bucket.copy(original, f"copy/{name}")
     assert copy is not None
-    assert storage.copy(original, f"copy/{name}") == copy  # there already
-    storage.delete_all(name)
-    assert storage.read(copy) == b"picture"
-    blob = storage._bucket().get_blob(f"copy/{name}")
-    assert (blob.content_type, blob.cache_control) == ("image/png", f"public, {storage.FOREVER}")
+    assert bucket.copy(original, f"copy/{name}") == copy  # there already
+    bucket.delete_all(name)
+    assert bucket.read(copy) == b"picture"
+    blob = bucket._bucket().get_blob(f"copy/{name}")
+    assert (blob.content_type, blob.cache_control) == ("image/png", f"public, {bucket.FOREVER}")
 
 
 def test_what_is_gone_or_not_what_was_recorded_is_not_copied(name: str) -> None:
-    original = storage.put(name, b"picture", "image/png")
-    storage._bucket().blob(name).upload_from_string(b"damaged", "image/png")
-    assert storage.copy(original, f"copy/{name}") is None
-    storage.delete_all(name)
-    assert storage.copy(original, f"another/{name}") is None
+    original = bucket.put(name, b"picture", "image/png")
+    bucket._bucket().blob(name).upload_from_string(b"damaged", "image/png")
+    assert bucket.copy(original, f"copy/{name}") is None
+    bucket.delete_all(name)
+    assert bucket.copy(original, f"another/{name}") is None

@@ -8,10 +8,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
-from momalisa import moving, reconciler, storage, sweep
-from momalisa.database import transaction
-from momalisa.sweep import Sweep
-from momalisa.tables import ChunkKind, Walk
+from momalisa.db.models import ChunkKind, Walk
+from momalisa.db.session import transaction
+from momalisa.maintenance import orphans, reconciler
+from momalisa.maintenance.orphans import Sweep
+from momalisa.storage import bucket
+from momalisa.walks import relocation
 from tests.conftest import empty
 from tests.hanging import draw
 from tests.integration.test_private import ORDER, Reply, checksums, look, make, urls
@@ -24,7 +26,7 @@ __all__ = ["make"]  # a fixture
 @pytest.fixture(autouse=True)
 def _clean(api: TestClient) -> None:
     """Empty the bucket of what other tests left."""
-    storage.delete_all("walks/")
+    bucket.delete_all("walks/")
 
 
 def let_time_pass(**times: object) -> None:
@@ -33,13 +35,13 @@ def let_time_pass(**times: object) -> None:
 
 
 def put(walk_id: object, name: str = "secret/frames/0.300000000.png") -> str:
-    return storage.put(f"walks/{walk_id}/{name}", b"a picture", "image/png").name
+    return bucket.put(f"walks/{walk_id}/{name}", b"a picture", "image/png").name
 
 
 def swept(walk: Sweep | None = None) -> set[str]:
     """Return what is left in the bucket after a round."""
     (walk or Sweep(age=timedelta())).go_on()
-    return set(storage.names("walks/"))
+    return set(bucket.names("walks/"))
 
 
 def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, make: Callable[..., Reply]) -> None:
@@ -56,7 +58,7 @@ def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, mak
 def test_what_may_still_be_recorded_stays(api: TestClient, make: Callable[..., Reply]) -> None:
     done = make()
     waiting = api.post("/v1/walks", json=ORDER).json()
-    kept = set(storage.names("walks/")) | {put(waiting["id"]), put(done["id"])}
+    kept = set(bucket.names("walks/")) | {put(waiting["id"]), put(done["id"])}
     let_time_pass(secret_changed_at=func.now())
     assert swept() == kept
     let_time_pass(secret_changed_at=None, deleted_at=func.now())
@@ -78,7 +80,7 @@ def test_an_upload_that_was_under_way_while_its_walk_went_leaves_nothing(api: Te
         return draw(work)
 
     lease.run(ChunkKind.RENDER, while_it_is_removed)
-    assert len(storage.names(storage.folder_name(walk["id"]))) == 2  # the orphans
+    assert len(bucket.names(bucket.folder_name(walk["id"]))) == 2  # the orphans
     assert swept() == set()
 
 
@@ -89,29 +91,29 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
     for number in range(10):
         put(uuid4(), f"{number}.png")
     pages: list[int] = []
-    listed = storage.listed
+    listed = bucket.listed
 
-    def count(prefix: str, *, start: str, limit: int) -> list[storage.Listed]:
+    def count(prefix: str, *, start: str, limit: int) -> list[bucket.Listed]:
         page = listed(prefix, start=start, limit=limit)
         pages.append(len(page))
         return page
 
-    monkeypatch.setattr(storage, "listed", count)
+    monkeypatch.setattr(bucket, "listed", count)
     walk = Sweep(page=4, age=timedelta())
     while pages[-1:] != [0] and len(pages) < 9:
         before = len(pages)
         walk.go_on()
         if len(pages) == before:
             break  # it rests
-    assert (max(pages), storage.names("walks/")) == (4, [])
+    assert (max(pages), bucket.names("walks/")) == (4, [])
     assert len(pages) <= 5
-    monkeypatch.setattr(sweep, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(orphans, "PAUSE_SECONDS", 0)
     again = Sweep(page=4, age=timedelta())
     put(uuid4())
     again.go_on()
     put(uuid4())
     again.go_on()
-    assert storage.names("walks/") == []
+    assert bucket.names("walks/") == []
 
 
 def test_an_empty_database_is_no_reason_to_empty_the_bucket(api: TestClient) -> None:
@@ -124,9 +126,9 @@ def test_objects_on_the_move_are_no_orphans(api: TestClient, make: Callable[...,
     walk = make(public=True)
     assert api.patch(f"/v1/walks/{walk['id']}", json={"public": False}).status_code == 200
     with transaction() as session:
-        what = moving.plan(session, UUID(walk["id"]))
+        what = relocation.plan(session, UUID(walk["id"]))
     assert what
-    moving.copy(what)
+    relocation.copy(what)
     assert len(swept()) == 2 * len(urls(walk))
     reconciler.move_objects()
     assert len(swept()) == len(checksums(look(api, walk["id"])))

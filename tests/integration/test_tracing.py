@@ -12,10 +12,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from sqlalchemy import create_engine, text
 
-from momalisa import local
 from momalisa.client import Client
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from tests.conftest import until
 
 STOP = 60
@@ -70,7 +70,7 @@ def traced(
     _, url, _ = collector
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100", "BATCH_SIZE": "4"}
     folder = tmp_path_factory.mktemp("traced")
-    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
         yield system
 
 
@@ -105,7 +105,7 @@ def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
     assert len(chunks) >= 4  # in several passes, of which the later ones were planned by a worker
     [assembly] = spans["momalisa-assemble"]
     for span in (*chunks, assembly):
-        assert attributes(span)["momalisa.walk"] == walk["id"]
+        assert attributes(span)["momalisa.domain.path"] == walk["id"]
         assert (span.trace_id, span.parent_span_id) == (request.trace_id, request.span_id)
     polls = [span for span in spans["momalisa-api"] if span.name.startswith("GET /v1/walks/{walk_id}")]
     assert polls

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import strategies as st
 from sqlalchemy import select, text, update
 
-from momalisa import chunks, jobs, reconciler, results
-from momalisa.chunks import Claim
-from momalisa.database import transaction
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Party
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError, WalkOverError
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Party
-from momalisa.turns import FAIRNESS
+from momalisa.maintenance import reconciler
+from momalisa.queue import chunks, results
+from momalisa.queue.chunks import Claim
+from momalisa.queue.fairness import FAIRNESS
+from momalisa.walks import service
 from tests.conftest import empty, made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -30,7 +32,7 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
     def make_walk(party: str, frames: int = 8, pacing: str = "linear", walks: int = 1) -> UUID:
         ordered = spec(frames=frames, pacing=pacing)
         with transaction() as session:
-            return [jobs.create(session, ordered, public=True, owner=party).id for _ in range(walks)][-1]
+            return [service.create(session, ordered, public=True, owner=party).id for _ in range(walks)][-1]
 
     return make_walk
 
@@ -119,7 +121,7 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
             case ("cancel", int(index)):
                 party, walk_id = walks.pop(index % len(walks))
                 with suppress(WalkOverError), transaction() as session:
-                    jobs.cancel(session, walk_id, owner=party)
+                    service.cancel(session, walk_id, owner=party)
                 reconciler.keep_order()
                 leads = {pair: of_one for pair, of_one in leads.items() if party not in pair}
                 walks.append((party, make(party)))
@@ -180,12 +182,12 @@ def test_who_cancels_does_not_wait_for_the_turns_of_the_old_walk(make: Make) -> 
     make("ann", 24)
     make("bob", 80)
     with transaction() as session:
-        jobs.cancel(session, old, owner="ann")
+        service.cancel(session, old, owner="ann")
     reconciler.keep_order()
     assert list(serve(6)).count("ann") >= 2
     late = make("ann", 80)
     with transaction() as session:
-        jobs.cancel(session, late, owner="ann")
+        service.cancel(session, late, owner="ann")
     make("ann", 8)
     assert "ann" in list(serve(3))
 
@@ -219,7 +221,7 @@ def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make
     busy, last = make("ann", 24), make("ann", 24)
     make("bob", 80)
     with transaction() as session:
-        jobs.cancel(session, old, owner="ann")
+        service.cancel(session, old, owner="ann")
     with transaction() as session:
         chunks.lock(session, busy)
         reconciler.keep_order()

@@ -17,16 +17,18 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, func, select, text
 
-from momalisa import jobs, local, storage
 from momalisa.client import Client, Walk
-from momalisa.database import transaction
-from momalisa.local import System
-from momalisa.processes import Child, free_port
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local import stack
+from momalisa.local.processes import Child, free_port
+from momalisa.local.stack import System
 from momalisa.settings import ROOT, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Chunk, ChunkKind, ChunkStatus, Frame
+from momalisa.storage import bucket
+from momalisa.walks import service
 from tests.conftest import forget, until, wait_for_workers
-from worker import lease, work
+from worker import lease, render_task
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
 ROUTE = f"/v1/{ENDPOINT}:predict"
@@ -88,7 +90,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Co
     rendering = {"RENDERER": "vertex", "VERTEX_ENDPOINT": ENDPOINT, "VERTEX_URL": f"http://127.0.0.1:{port}"}
     folder = tmp_path_factory.mktemp("vertex")
     variables = {"BATCH_SIZE": "4", **rendering}
-    with local.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
         bucket, threads = system.variables["BUCKET_ENDPOINT"], system.children["render-1"].variables["THREADS"]
         container = Container(
             folder / "logs" / "vertex.log", port, BUCKET_ENDPOINT=bucket, THREADS=threads, BATCH_SIZE="4"
@@ -173,7 +175,7 @@ def has_torch(worker: Child) -> bool:
 def frame_name(request: dict[str, Any]) -> str:
     """Return the name of the object for the first frame of the walk that the endpoint is asked to render."""
     parameters = request["parameters"]
-    return storage.frame_name(UUID(parameters["walk_id"]), parameters["secret"], 0.0)
+    return bucket.frame_name(UUID(parameters["walk_id"]), parameters["secret"], 0.0)
 
 
 # The container by itself.
@@ -237,7 +239,7 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
     [made] = http.post(ROUTE, json=good).raise_for_status().json()["predictions"]
     name = f"walks/{good['parameters']['walk_id']}/s/frames/0.000000000.png"
     assert made["object"] == f"gs://{settings().bucket}/{name}"
-    assert len(storage._bucket().blob(name).download_as_bytes()) == made["bytes"]
+    assert len(bucket._bucket().blob(name).download_as_bytes()) == made["bytes"]
 
 
 def test_who_hangs_up_frees_the_place_that_others_are_refused(
@@ -334,8 +336,8 @@ def rendered_by(
             monkeypatch.setenv(name, value)
         forget()
         with transaction() as session:
-            jobs.create(session, spec(frames=4), public=True, owner="ann")
-        lease.run(ChunkKind.RENDER, work.render)
+            service.create(session, spec(frames=4), public=True, owner="ann")
+        lease.run(ChunkKind.RENDER, render_task.render)
         return chunk()
 
     lease._failed.clear()
@@ -438,7 +440,7 @@ def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_
         assert first
         until(lambda: (chunk().lease_expires_at or first) > first, 120)
         with transaction() as session:
-            jobs.cancel(session, UUID(request["parameters"]["walk_id"]), owner="ann")
+            service.cancel(session, UUID(request["parameters"]["walk_id"]), owner="ann")
         told.append(hung_up(handler))
 
     with endpoint(hang) as url:
@@ -455,7 +457,7 @@ def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
     def damage(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
         if not asked:
             name = frame_name(request)
-            storage._bucket().blob(name).upload_from_string(b"damaged")
+            bucket._bucket().blob(name).upload_from_string(b"damaged")
         passed_on = container.http.post(ROUTE, json=request)
         asked.append(passed_on.status_code)
         return passed_on.status_code, {}, passed_on.content
@@ -467,7 +469,7 @@ def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
         recorded = session.scalars(select(Frame)).all()
     for frame in recorded:
         assert frame.object
-        blob = storage._bucket().blob(frame.object)
+        blob = bucket._bucket().blob(frame.object)
         blob.reload()
         assert (blob.crc32c, blob.size) == (frame.crc32c, frame.bytes)
 
@@ -478,16 +480,16 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
     def say(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
         walk_id = UUID(request["parameters"]["walk_id"])
         names.append(frame_name(request))
-        storage._bucket().blob(names[0]).upload_from_string(b"the other worker's")
+        bucket._bucket().blob(names[0]).upload_from_string(b"the other worker's")
         with transaction() as session:
-            jobs.cancel(session, walk_id, owner="ann")
+            service.cancel(session, walk_id, owner="ann")
         told = {"key": "k", "warnings": [], "in_the_way": True}
         return 200, {}, json.dumps({"predictions": [told] * 4}).encode()
 
     with endpoint(say) as url:
         assert rendered_by(url).status == ChunkStatus.DROPPED
     assert len(names) == 1
-    assert storage._bucket().blob(names[0]).download_as_bytes() == b"the other worker's"
+    assert bucket._bucket().blob(names[0]).download_as_bytes() == b"the other worker's"
 
 
 # At last, since whoever needs the container after this starts it again.

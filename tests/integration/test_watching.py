@@ -21,19 +21,22 @@ from fastapi import Request, Response
 from fastapi.testclient import TestClient
 from sqlalchemy import event, make_url, text, update
 
-from api import changes, waiting, watching
 from api.access import Caller
+from api.live import listener, long_polling, watchers
 from api.routes import walks
 from api.schemas import WalkView
-from momalisa import database, jobs, keys, log, moderation, notices
-from momalisa.database import BEGIN, engine, transaction
-from momalisa.processes import free_port
+from momalisa import api_keys
+from momalisa.db import notifications, session
+from momalisa.db.models import Walk
+from momalisa.db.session import BEGIN, engine, transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local.processes import free_port
 from momalisa.settings import ROOT, settings
-from momalisa.spec import WalkSpec
-from momalisa.tables import Walk
+from momalisa.telemetry import logging
+from momalisa.walks import moderation, service
 from tests.conftest import until
 
-log.configure()
+logging.configure()
 
 WAITERS = 500
 
@@ -41,12 +44,12 @@ WAITERS = 500
 @pytest.fixture
 def walk(services: object, spec: Callable[..., WalkSpec]) -> UUID:
     with transaction() as session:
-        return jobs.create(session, spec(frames=2), public=True, owner="visitor:ann").id
+        return service.create(session, spec(frames=2), public=True, owner="visitor:ann").id
 
 
 def change(walk: UUID) -> None:
     with transaction() as session:
-        session.execute(update(Walk).where(Walk.id == walk).values(notices.changed(session, walk)))
+        session.execute(update(Walk).where(Walk.id == walk).values(notifications.changed(session, walk)))
 
 
 @contextmanager
@@ -66,7 +69,7 @@ def statements() -> Iterator[list[str]]:
 
 def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
     with transaction() as session:
-        key = keys.create(session, "a program")[0].id
+        key = api_keys.create(session, "a program")[0].id
     reads: list[str] = []
 
     def read(viewer: str | None) -> str:
@@ -79,12 +82,12 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
     async def wait(number: int, seconds: float) -> bool:
         caller = Caller(f"visitor:{number}", f"address:{number}", key if number % 2 else None)
         request = Request({"type": "http"}, receive)
-        seen, new = await waiting.for_change(request, walk, caller, 'W/"1"', seconds, read, shared_by=None)
+        seen, new = await long_polling.for_change(request, walk, caller, 'W/"1"', seconds, read, shared_by=None)
         return seen.revision > 1 and new == "read"
 
     async def run() -> None:
-        async with changes.listening():
-            while not changes._hearing:
+        async with listener.listening():
+            while not listener._hearing:
                 await asyncio.sleep(0.01)
             with transaction() as session:  # what is queued has another tag each ten seconds
                 session.execute(text("UPDATE walks SET status = 'running', started_at = now()"))
@@ -100,9 +103,9 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
         assert reads == ["read"]
 
     asyncio.run(run())
-    assert not watching._watches
-    assert not changes._attended
-    assert not watching._open
+    assert not watchers._watches
+    assert not listener._attended
+    assert not watchers._open
 
 
 def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
@@ -110,12 +113,12 @@ def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
 ) -> None:
     """Of those who own nothing of it; who owns the walk, or a private one that it started from, sees as much."""
     with transaction() as session:
-        source = jobs.create(session, spec(frames=2, seed=1), public=True, owner="visitor:bob")
-        walk = jobs.create(session, spec(frames=2), public=True, owner="visitor:ann", source=source)
-        jobs.set_public(session, source.id, False, owner="visitor:bob")
+        source = service.create(session, spec(frames=2, seed=1), public=True, owner="visitor:bob")
+        walk = service.create(session, spec(frames=2), public=True, owner="visitor:ann", source=source)
+        service.set_public(session, source.id, False, owner="visitor:bob")
     owners = ["visitor:ann", "visitor:bob", None, *(f"visitor:{number}" for number in range(WAITERS - 3))]
     now = time.time()
-    monkeypatch.setattr("api.waiting.time.time", lambda: now)
+    monkeypatch.setattr("api.live.long_polling.time.time", lambda: now)
 
     async def receive() -> Any:
         await asyncio.Event().wait()
@@ -129,19 +132,19 @@ def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
 
     async def run() -> None:
         nonlocal now
-        async with changes.listening():
-            while not changes._hearing:
+        async with listener.listening():
+            while not listener._hearing:
                 await asyncio.sleep(0.01)
             for _ in range(3):
-                tag = waiting.etag(waiting.look(walk.id, Caller(None, "", None)))
+                tag = long_polling.etag(long_polling.look(walk.id, Caller(None, "", None)))
                 with statements() as sent:
                     waits = [asyncio.create_task(wait(owner, tag)) for owner in owners]
-                    while walk.id not in watching._watches or watching._watches[walk.id].waiters < WAITERS:
+                    while walk.id not in watchers._watches or watchers._watches[walk.id].waiters < WAITERS:
                         await asyncio.sleep(0.01)
-                    now += waiting.QUEUE_SECONDS
-                    changes._attended[str(walk.id)].set()  # as it looks from time to time
+                    now += long_polling.QUEUE_SECONDS
+                    listener._attended[str(walk.id)].set()  # as it looks from time to time
                     seen = dict(zip(owners, await asyncio.gather(*waits), strict=True))
-                assert len(sent) < 5 * waiting.QUEUE_SECONDS
+                assert len(sent) < 5 * long_polling.QUEUE_SECONDS
                 assert (seen.pop("visitor:ann"), seen.pop("visitor:bob")) == ((True, False), (False, True))
                 assert set(seen.values()) == {(False, False)}
 
@@ -159,16 +162,16 @@ def limits(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("limits")
 def test_only_so_many_wait_at_once(api: TestClient, walk: UUID) -> None:
     with transaction() as session:
-        others = [{"Authorization": f"Bearer {keys.create(session, name)[1]}"} for name in ("a", "b")]
+        others = [{"Authorization": f"Bearer {api_keys.create(session, name)[1]}"} for name in ("a", "b")]
     events, patient = f"/v1/walks/{walk}/events", {"Prefer": "wait=30"}
     with ThreadPoolExecutor() as pool:
         held = [pool.submit(api.get, events), pool.submit(api.get, f"/v1/walks/{walk}", headers=patient)]
-        until(lambda: watching._open.total() == 2)
+        until(lambda: watchers._open.total() == 2)
         for refused in (api.get(events), api.get(f"/v1/walks/{walk}", headers=patient)):
             assert (refused.status_code, refused.json()["type"]) == (429, "/problems/limit-exceeded")
             assert refused.headers["retry-after"] == "5"
         held.append(pool.submit(api.get, events, headers=others[0]))
-        until(lambda: watching._open.total() == 3)
+        until(lambda: watchers._open.total() == 3)
         refused = api.get(events, headers=others[1])
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-wait")
         assert refused.headers["retry-after"] == "5"
@@ -176,7 +179,7 @@ def test_only_so_many_wait_at_once(api: TestClient, walk: UUID) -> None:
         with transaction() as session:
             moderation.delete(session, walk)
         assert [it.result().status_code for it in held] == [200, 404, 200]
-    assert not watching._open
+    assert not watchers._open
 
 
 @pytest.fixture
@@ -186,15 +189,15 @@ def stream(api: TestClient, walk: UUID) -> Iterator[Callable[..., Future[str]]]:
 
         def follow(**headers: str) -> Future[str]:
             following = pool.submit(lambda: api.get(f"/v1/walks/{walk}/events", headers=headers).text)
-            until(lambda: watching._watches)
-            until(lambda: watching._watches[walk]._seen)
+            until(lambda: watchers._watches)
+            until(lambda: watchers._watches[walk]._seen)
             return following
 
         try:
             yield follow
         finally:
             assert api.portal
-            api.portal.call(watching.end)
+            api.portal.call(watchers.end)
 
 
 def last(stream: str) -> tuple[str, dict[str, Any]]:
@@ -214,13 +217,13 @@ def test_who_follows_a_walk_hears_that_it_is_removed(stream: Callable[..., Futur
 def test_who_follows_a_walk_hears_that_its_key_is_revoked(
     stream: Callable[..., Future[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "HEARING_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(listener, "HEARING_LOOK_SECONDS", 0.2)
     with transaction() as session:
-        key, secret = keys.create(session, "a program")
+        key, secret = api_keys.create(session, "a program")
         key_id = key.id
     following = stream(Authorization=f"Bearer {secret}")
     with transaction() as session:
-        keys.revoke(session, key_id)
+        api_keys.revoke(session, key_id)
     name, problem = last(following.result(20))
     assert (name, problem["type"], problem["status"]) == ("error", "/problems/unauthorized", 401)
 
@@ -245,31 +248,31 @@ def no_database() -> Iterator[None]:
 def test_the_log_says_once_that_listen_is_lost_and_once_that_it_is_back(
     services: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(changes, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(listener, "PAUSE_SECONDS", 0.01)
     tries: list[None] = []
-    connect = database.connect
+    connect = session.connect
 
     async def connect_and_note() -> psycopg.AsyncConnection:
         tries.append(None)
         return await connect()
 
-    monkeypatch.setattr(database, "connect", connect_and_note)
+    monkeypatch.setattr(session, "connect", connect_and_note)
 
     async def run() -> None:
-        async with changes.listening(), asyncio.timeout(60):
+        async with listener.listening(), asyncio.timeout(60):
             for _ in range(2):
-                while not changes._hearing:
+                while not listener._hearing:
                     await asyncio.sleep(0.01)
                 with no_database():
                     begun = len(tries)
                     while len(tries) < begun + 5:
                         await asyncio.sleep(0.01)
-            while not changes._hearing:
+            while not listener._hearing:
                 await asyncio.sleep(0.01)
 
     caplog.set_level("INFO")
     asyncio.run(run())
-    said = [record.getMessage() for record in caplog.records if record.name == "api.changes"]
+    said = [record.getMessage() for record in caplog.records if record.name == "api.live.listener"]
     lost, back = "LISTEN lost; falling back to polling", "listening again"
     assert [next(words for words in (lost, back, line) if words in line) for line in said] == 2 * [lost, back]
     assert all("cause" in line and "connection" in line for line in said[::2])

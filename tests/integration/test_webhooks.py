@@ -20,15 +20,20 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from momalisa import chunks, jobs, keys, local, outbound, reconciler, results, webhooks
-from momalisa.chunks import Due
-from momalisa.database import transaction
-from momalisa.local import System
+from momalisa import api_keys
+from momalisa.db.models import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.local import stack
+from momalisa.local.stack import System
+from momalisa.maintenance import reconciler
+from momalisa.queue import chunks, results
+from momalisa.queue.chunks import Due
 from momalisa.settings import ROOT, environment, settings
-from momalisa.spec import WalkSpec
-from momalisa.storage import StoredObject
-from momalisa.tables import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
-from momalisa.webhooks import Message, Outcome
+from momalisa.storage.bucket import StoredObject
+from momalisa.walks import service
+from momalisa.webhooks import deliveries, ssrf
+from momalisa.webhooks.deliveries import Message, Outcome
 from tests import receiver
 from tests.conftest import clear_away, made_frames, until
 from tests.receiver import Receiver
@@ -60,9 +65,9 @@ def canceled(services: System, spec: MakeSpec) -> Callable[..., UUID]:
 
     def make(url: str, owner: str = "ann") -> UUID:
         with transaction() as session:
-            walk_id = jobs.create(session, spec(), public=True, owner=owner, webhook_url=url).id
+            walk_id = service.create(session, spec(), public=True, owner=owner, webhook_url=url).id
         with transaction() as session:
-            jobs.cancel(session, walk_id, owner=owner)
+            service.cancel(session, walk_id, owner=owner)
         return walk_id
 
     return make
@@ -70,25 +75,25 @@ def canceled(services: System, spec: MakeSpec) -> Callable[..., UUID]:
 
 def claim() -> Message | None:
     with transaction() as session:
-        return webhooks.claim(session)
+        return deliveries.claim(session)
 
 
-def attempt(resolve: outbound.Resolve) -> DeliveryStatus | None:
+def attempt(resolve: ssrf.Resolve) -> DeliveryStatus | None:
     """Claim the delivery that is due, send it, and record what came of it."""
     message = claim()
     assert message is not None
-    outcome = webhooks.send(message, resolve)
+    outcome = deliveries.send(message, resolve)
     with transaction() as session:
-        return webhooks.record(session, message, outcome)
+        return deliveries.record(session, message, outcome)
 
 
-def deliveries() -> list[WebhookDelivery]:
+def recorded() -> list[WebhookDelivery]:
     with transaction() as session:
         return list(session.scalars(select(WebhookDelivery)))
 
 
 def delivery() -> WebhookDelivery:
-    (only,) = deliveries()
+    (only,) = recorded()
     return only
 
 
@@ -100,7 +105,7 @@ def make_due(**changes: Any) -> None:
 
 def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
     """Check a signature as a receiver does, with the secret of its owner, and return what was told."""
-    told: dict[str, Any] = Webhook(secret or webhooks.secret("ann")).verify(got.body, got.headers)
+    told: dict[str, Any] = Webhook(secret or deliveries.secret("ann")).verify(got.body, got.headers)
     return told
 
 
@@ -127,12 +132,12 @@ def fail(walk_id: UUID) -> None:
 
 def cancel(walk_id: UUID) -> None:
     with transaction() as session:
-        jobs.cancel(session, walk_id, owner=session.get_one(Walk, walk_id).owner)
+        service.cancel(session, walk_id, owner=session.get_one(Walk, walk_id).owner)
 
 
 def finished_at(walk_id: UUID) -> str:
     with transaction() as session:
-        moment = jobs.get(session, walk_id, viewer=None).finished_at
+        moment = service.get(session, walk_id, viewer=None).finished_at
     assert moment
     return moment.astimezone(UTC).isoformat()
 
@@ -157,7 +162,7 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
     secret = api.get("/v1/webhook-secret").json()["secret"]
     monkeypatch.setenv("PUBLIC_URL", "https://walks.example/")
     settings.cache_clear()
-    assert deliveries() == []
+    assert recorded() == []
     end(UUID(walk["id"]))
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     (got,) = hook.got
@@ -192,7 +197,7 @@ def test_each_key_and_each_visitor_has_a_secret_of_its_own_and_keeps_it(api: Tes
         return str(answer.json()["secret"])
 
     with transaction() as session:
-        made = [keys.create(session, name)[1] for name in ("ann", "bob")]
+        made = [api_keys.create(session, name)[1] for name in ("ann", "bob")]
     callers = [
         api,
         TestClient(api.app),
@@ -238,11 +243,11 @@ def test_a_walk_that_is_removed_after_its_end_is_told_once_as_it_ended(api: Test
 
 def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: MakeSpec) -> None:
     with transaction() as session:
-        walk_id = jobs.create(session, spec(), public=True, owner="ann", webhook_url="https://example.com/").id
+        walk_id = service.create(session, spec(), public=True, owner="ann", webhook_url="https://example.com/").id
     with transaction() as session:
-        jobs.cancel(session, walk_id, owner="ann")
+        service.cancel(session, walk_id, owner="ann")
         session.rollback()
-    assert deliveries() == []
+    assert recorded() == []
     cancel(walk_id)
     cancel(walk_id)
     assert delivery().walk_id == walk_id
@@ -250,9 +255,9 @@ def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: Mak
 
 def test_a_walk_without_a_webhook_tells_nobody(services: System, spec: MakeSpec) -> None:
     with transaction() as session:
-        walk_id = jobs.create(session, spec(), public=True, owner="ann").id
+        walk_id = service.create(session, spec(), public=True, owner="ann").id
     cancel(walk_id)
-    assert deliveries() == []
+    assert recorded() == []
 
 
 def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, canceled: Callable[..., UUID]) -> None:
@@ -303,7 +308,7 @@ def test_after_a_day_a_delivery_is_given_up(hook: Receiver, canceled: Callable[.
 
 def test_the_pauses_grow_from_seconds_to_hours() -> None:
     for number, seconds in [(1, 5), (2, 10), (3, 20), (10, 2560), (12, 7200), (5000, 7200)]:
-        pauses = {webhooks.backoff_seconds(number) for _ in range(20)}
+        pauses = {deliveries.backoff_seconds(number) for _ in range(20)}
         assert len(pauses) > 1
         assert all(0.75 * seconds <= pause <= 1.25 * seconds for pause in pauses)
 
@@ -345,7 +350,7 @@ def test_a_receiver_that_takes_too_long_is_left_and_tried_again(
 def test_a_receiver_that_takes_the_call_and_says_no_word_is_left(
     hook: Receiver, canceled: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbound, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(ssrf, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         canceled(f"https://receiver.test:{mute.getsockname()[1]}/")
         assert attempt(hook.resolve) == DeliveryStatus.PENDING
@@ -395,9 +400,9 @@ def test_many_senders_at_once_send_each_message_once(hook: Receiver, canceled: C
     def send_all(_: int) -> int:
         sent = 0
         while message := claim():
-            outcome = webhooks.send(message, hook.resolve)
+            outcome = deliveries.send(message, hook.resolve)
             with transaction() as session:
-                assert webhooks.record(session, message, outcome) == DeliveryStatus.DELIVERED
+                assert deliveries.record(session, message, outcome) == DeliveryStatus.DELIVERED
             sent += 1
         return sent
 
@@ -418,12 +423,12 @@ def test_a_sender_that_dies_before_it_records_leaves_the_message_to_another(
     canceled(hook.url)
     message = claim()
     assert message
-    outcome = webhooks.send(message, hook.resolve)
+    outcome = deliveries.send(message, hook.resolve)
     make_due()  # the sender died here, and its lease has run out
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     assert [got.headers["webhook-id"] for got in hook.got] == [delivery().id] * 2
     with transaction() as session:  # it was only asleep, and comes too late
-        assert webhooks.record(session, message, Outcome(DeliveryStatus.PENDING, "late")) is None
+        assert deliveries.record(session, message, Outcome(DeliveryStatus.PENDING, "late")) is None
     assert outcome.status == delivery().status == DeliveryStatus.DELIVERED
     assert delivery().error is None
 
@@ -435,7 +440,7 @@ def test_a_sender_that_slept_past_its_deadline_sends_nothing(
     message = claim()
     assert message
     monkeypatch.setattr(time, "monotonic", lambda: message.deadline + 1)
-    assert webhooks.send(message, hook.resolve).status == DeliveryStatus.PENDING
+    assert deliveries.send(message, hook.resolve).status == DeliveryStatus.PENDING
     assert hook.got == []
 
 
@@ -487,11 +492,11 @@ def test_receivers_that_hang_keep_no_other_owner_and_host_waiting(
     for number in range(reconciler.SENDERS):
         canceled(f"https://{host(number)}:{hook.port}/slow", owner(number))
     with reconciling():
-        until(lambda: len(hanging) == webhooks.AT_ONCE)
+        until(lambda: len(hanging) == deliveries.AT_ONCE)
         for _ in range(5):
             canceled(f"https://receiver.test:{hook.port}/prompt", "bob")
         assert prompt_ones_came.wait(10)
-        assert len(hanging) == webhooks.AT_ONCE
+        assert len(hanging) == deliveries.AT_ONCE
         release.set()
 
 
@@ -502,7 +507,7 @@ def test_of_senders_that_claim_at_once_no_more_get_a_message_of_one_owner_than_m
         canceled(f"https://host-{number}.test/")
     with ThreadPoolExecutor(reconciler.SENDERS) as pool:
         claimed = list(pool.map(lambda _: claim(), range(reconciler.SENDERS)))
-    assert len([message for message in claimed if message]) == webhooks.AT_ONCE
+    assert len([message for message in claimed if message]) == deliveries.AT_ONCE
 
 
 def test_who_has_a_message_under_way_comes_after_who_has_none(
@@ -521,7 +526,7 @@ def test_who_has_a_message_under_way_comes_after_who_has_none(
         (429, "100", 100, 100),
         (503, "100", 100, 100),
         (429, "0", 3, 7),
-        (429, "999999999999", webhooks.LONGEST_BACKOFF_SECONDS, webhooks.LONGEST_BACKOFF_SECONDS),
+        (429, "999999999999", deliveries.LONGEST_BACKOFF_SECONDS, deliveries.LONGEST_BACKOFF_SECONDS),
         (429, "soon", 3, 7),
         (500, "100", 3, 7),
     ],
@@ -609,7 +614,7 @@ def test_nothing_is_sent_to_addresses_that_are_not_public(
     barred: Receiver, canceled: Callable[..., UUID], host: str
 ) -> None:
     canceled(f"https://{host}:{barred.port}/")
-    assert attempt(outbound.resolve) == DeliveryStatus.GIVEN_UP
+    assert attempt(ssrf.resolve) == DeliveryStatus.GIVEN_UP
     assert (delivery().error or "").startswith("AddressRefusedError: ")
     assert barred.got == []
 
@@ -726,5 +731,5 @@ def test_a_server_without_a_secret_refuses_webhooks(api: TestClient, monkeypatch
 
 def test_a_system_on_one_machine_keeps_its_secret_to_itself(services: System) -> None:
     file = services.folder / "webhook-secret"
-    assert services.variables["WEBHOOK_SECRET"] == local._kept_secret(file) == file.read_text().strip()
+    assert services.variables["WEBHOOK_SECRET"] == stack._kept_secret(file) == file.read_text().strip()
     assert file.stat().st_mode & 0o777 == 0o600

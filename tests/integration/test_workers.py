@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from momalisa import local
 from momalisa.client import Client, Walk
-from momalisa.local import System
-from momalisa.processes import free_port
+from momalisa.local import stack
+from momalisa.local.processes import free_port
+from momalisa.local.stack import System
 from tests.conftest import wait_for_workers
-from worker import assembly
-from worker.assembly import Picture
+from worker.media import encoders
+from worker.media.encoders import Picture
 
 THREADS_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the number of CPU threads: sums are taken in another order."""
@@ -21,7 +21,7 @@ FRAMES = 64  # eight chunks
 
 
 def pictures(client: Client, walk: Walk) -> list[Picture]:
-    return [assembly.decode_png(client.download(frame["url"] or "")) for frame in walk["frames"]]
+    return [encoders.decode_png(client.download(frame["url"] or "")) for frame in walk["frames"]]
 
 
 def chunks_by_worker(system: System, walk: Walk) -> Counter[str]:
@@ -37,7 +37,7 @@ def chunks_by_worker(system: System, walk: Walk) -> Counter[str]:
 
 def frames_of(workers: int, folder: Path) -> list[Picture]:
     """Return the frames of a walk that so many workers made, after a look at who made them."""
-    with local.started(System(folder, port=free_port(), workers=workers)) as system, Client(system.url) as client:
+    with stack.started(System(folder, port=free_port(), workers=workers)) as system, Client(system.url) as client:
         wait_for_workers(system)
         walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=2, pacing="linear")
         *_, walk = client.watch(walk)

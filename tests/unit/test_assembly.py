@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT
-from momalisa.spec import WalkSpec
-from worker import assembly, sheet
-from worker.assembly import Picture
-from worker.caption import walk_caption
+from worker.media import contact_sheet, encoders
+from worker.media.encoders import Picture
+from worker.media.metadata import walk_caption
 
 SPEC = WalkSpec(
     prompts=("a <giraffe> & co", "ein Schlachtschiff für Österreich, 戦艦"),
@@ -73,14 +73,14 @@ def psnr(a: Picture, b: Picture) -> float:
 
 def test_a_png_loses_nothing() -> None:
     [picture] = pictures(1)
-    assert np.array_equal(assembly.decode_png(assembly.encode_png(picture, ABOUT)), picture)
+    assert np.array_equal(encoders.decode_png(encoders.encode_png(picture, ABOUT)), picture)
 
 
 @pytest.mark.parametrize("fps", [1, 12, 24, 50])
 def test_a_gif_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.gif"
-    assembly.write_gif(path, lambda: iter(originals), fps, ABOUT)
+    encoders.write_gif(path, lambda: iter(originals), fps, ABOUT)
     frames = list(gif_frames(path))
     assert len(frames) == 20
     assert min(psnr(seen, original) for (seen, _), original in zip(frames, originals, strict=True)) > 30
@@ -92,7 +92,7 @@ def test_a_gif_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fp
 
 def test_a_gif_keeps_frames_that_look_the_same(tmp_path: Path) -> None:
     still = pictures(1) * 6
-    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT)
+    encoders.write_gif(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT)
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
@@ -104,14 +104,14 @@ def test_the_palette_of_a_gif_misses_no_colour_of_a_picture_that_stays(
     picture = np.zeros((side, side, 3), np.uint8)
     picture[-16:, -14:] = colours
     path = tmp_path / "walk.gif"
-    assembly.write_gif(path, lambda: iter([picture] * pictures), 12, ABOUT)
+    encoders.write_gif(path, lambda: iter([picture] * pictures), 12, ABOUT)
     with Image.open(path) as gif:
         shown = np.array(gif.convert("RGB"))
     assert np.abs(shown.astype(int) - picture).max() <= 1  # palettegen rounds, on the way to Oklab and back
 
 
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:
-    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT)
+    encoders.write_gif(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT)
     data = (tmp_path / "walk.gif").read_bytes()
     assert data[:6] == b"GIF89a"
     assert data[10] & 0x80  # a global colour table
@@ -122,7 +122,7 @@ def test_a_gif_has_one_palette(tmp_path: Path) -> None:
 def test_an_mp4_plays_everywhere(tmp_path: Path, width: int, height: int) -> None:
     originals = pictures(20, width, height)
     path = tmp_path / "walk.mp4"
-    assembly.write_mp4(path, lambda: iter(originals), 12, ABOUT)
+    encoders.write_mp4(path, lambda: iter(originals), 12, ABOUT)
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -137,7 +137,7 @@ def test_an_mp4_plays_everywhere(tmp_path: Path, width: int, height: int) -> Non
 
 def test_a_poster_is_a_small_webp(tmp_path: Path) -> None:
     [picture] = pictures(1)
-    assembly.write_poster(tmp_path / "walk.webp", picture, ABOUT)
+    encoders.write_poster(tmp_path / "walk.webp", picture, ABOUT)
     with Image.open(tmp_path / "walk.webp") as image:
         assert (image.format, image.size) == ("WEBP", (96, 64))
         assert psnr(np.asarray(image.convert("RGB")), picture) > 28
@@ -157,7 +157,7 @@ def chunks_of_webp(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def test_a_webp_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.webp"
-    assembly.write_webp(path, lambda: iter(originals), fps, ABOUT)
+    encoders.write_webp(path, lambda: iter(originals), fps, ABOUT)
     with Image.open(path) as image:
         assert (image.format, image.info["loop"]) == ("WEBP", 0)
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
@@ -172,7 +172,7 @@ def test_a_webp_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, f
 @pytest.mark.parametrize(("count", "repeats"), [(1, 6), (3, 4)])
 def test_a_webp_holds_what_stays_the_same(tmp_path: Path, count: int, repeats: int) -> None:
     held = [picture for picture in pictures(count) for _ in range(repeats)]
-    assembly.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
+    encoders.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
     with Image.open(tmp_path / "walk.webp") as image:
         assert getattr(image, "n_frames", 1) == count
         seen = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
@@ -185,7 +185,7 @@ def test_a_webp_holds_what_stays_the_same(tmp_path: Path, count: int, repeats: i
 
 def test_a_contact_sheet_shows_all_frames_and_their_labels(tmp_path: Path) -> None:
     originals = pictures(20)
-    size = sheet.write(
+    size = contact_sheet.write(
         tmp_path / "sheet.png", iter(originals), [f"{index / 19:.3f}" for index in range(20)], "", ABOUT
     )
     with Image.open(tmp_path / "sheet.png") as image:
@@ -207,7 +207,7 @@ def test_a_contact_sheet_shows_all_frames_and_their_labels(tmp_path: Path) -> No
 def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, height: int) -> None:
     picture = np.zeros((height, width, 3), np.uint8)
     labels = ["0.123 a very long prompt that nobody can read at this size"] * count
-    wide, high = sheet.write(tmp_path / "sheet.png", (picture for _ in labels), labels, "", ABOUT)
+    wide, high = contact_sheet.write(tmp_path / "sheet.png", (picture for _ in labels), labels, "", ABOUT)
     assert wide <= 2000
     assert 1 / 3 <= wide / high <= 3
 
@@ -254,12 +254,12 @@ def png_comment(data: bytes) -> str:
 
 def test_every_artifact_tells_how_it_was_made(tmp_path: Path) -> None:
     originals = pictures(20)
-    assembly.write_gif(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT)
-    assembly.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, ABOUT)
-    assembly.write_webp(tmp_path / "walk.webp", lambda: iter(originals), 12, ABOUT)
-    assembly.write_poster(tmp_path / "poster.webp", originals[0], ABOUT)
-    sheet.write(tmp_path / "sheet.png", originals, [""] * 20, "", ABOUT)
-    (tmp_path / "frame.png").write_bytes(assembly.encode_png(originals[0], ABOUT))
+    encoders.write_gif(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT)
+    encoders.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, ABOUT)
+    encoders.write_webp(tmp_path / "walk.webp", lambda: iter(originals), 12, ABOUT)
+    encoders.write_poster(tmp_path / "poster.webp", originals[0], ABOUT)
+    contact_sheet.write(tmp_path / "sheet.png", originals, [""] * 20, "", ABOUT)
+    (tmp_path / "frame.png").write_bytes(encoders.encode_png(originals[0], ABOUT))
     readers = {".gif": gif_comment, ".mp4": mp4_comment, ".webp": webp_description, ".png": png_comment}
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 6
@@ -274,10 +274,10 @@ def test_every_artifact_tells_how_it_was_made(tmp_path: Path) -> None:
 def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
     originals = pictures(5)
     for name in ("a", "b"):
-        assembly.write_gif(tmp_path / f"{name}.gif", lambda: iter(originals), 12, ABOUT)
-        assembly.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, ABOUT)
-        assembly.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, ABOUT)
-        sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
+        encoders.write_gif(tmp_path / f"{name}.gif", lambda: iter(originals), 12, ABOUT)
+        encoders.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, ABOUT)
+        encoders.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, ABOUT)
+        contact_sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
     for suffix in ("gif", "mp4", "webp", "png"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 8  # nothing is left over
@@ -286,7 +286,7 @@ def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
 def test_a_zip_holds_its_files_and_is_always_the_same(tmp_path: Path) -> None:
     files = {"walk.json": b"{}", "000.png": b"picture"}
     for name in ("a.zip", "b.zip"):
-        assembly.write_zip(tmp_path / name, files.items())
+        encoders.write_zip(tmp_path / name, files.items())
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.testzip() is None
         assert {name: archive.read(name) for name in archive.namelist()} == {

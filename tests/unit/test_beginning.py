@@ -14,10 +14,10 @@ import torch
 from momalisa.errors import ModelError
 from momalisa.settings import ROOT, environment
 from tests.broken import WAYS, broken
-from worker import shared
-from worker.beginning import in_words
-from worker.renderer import Renderer
-from worker.shared import Shared
+from worker.process import shared_memory
+from worker.process.shared_memory import Shared
+from worker.process.startup import in_words
+from worker.rendering.pipeline import Renderer
 
 
 @pytest.mark.parametrize("words", WAYS)
@@ -99,7 +99,7 @@ def test_what_the_hub_says_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_memory_whose_writer_was_killed_half_way_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "WRITTEN_SECONDS", 0.1)
+    monkeypatch.setattr(shared_memory, "WRITTEN_SECONDS", 0.1)
     value: Shared[list[str]] = Shared([])
     value.set(["a walk"])
     value._memory[3:5] = b'"\0'

@@ -5,9 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from momalisa.leases import Held, Watch
+from momalisa.db.models import ChunkKind
+from momalisa.queue.reclaim import Held, Watch
 from momalisa.settings import settings
-from momalisa.tables import ChunkKind
 
 LEASE, ROUND = 30, 5
 

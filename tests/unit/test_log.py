@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from momalisa.processes import free_port
+from momalisa.local.processes import free_port
 from momalisa.settings import ROOT, environment
 
 CODE = """

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from momalisa import monitoring
-from momalisa.monitoring import Metric
 from momalisa.settings import ROOT
+from momalisa.telemetry import metrics
+from momalisa.telemetry.metrics import Metric
 
 PROMETHEUS = ROOT / "infra" / "prometheus"
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
@@ -36,7 +36,7 @@ def samples(metric: Metric) -> set[str]:
     return {family.name + suffix for suffix in SUFFIXES[family.type]}
 
 
-EXPORTED = set().union(*map(samples, monitoring.ALL))
+EXPORTED = set().union(*map(samples, metrics.ALL))
 
 
 def drawn() -> list[dict[str, Any]]:
@@ -50,22 +50,22 @@ def test_every_metric_in_dashboards_alerts_and_their_tests_is_exported() -> None
     queries += [series["series"] for test in TESTS for series in test["input_series"]]
     named = {found for query in queries for found in NAME.findall(query)}
     assert named <= EXPORTED
-    assert len(named) >= len(monitoring.ALL)
+    assert len(named) >= len(metrics.ALL)
 
 
 def test_every_metric_is_drawn() -> None:
     queries = " ".join(target["expr"] for panel in drawn() for target in panel["targets"])
-    assert [name(metric) for metric in monitoring.ALL if not samples(metric) & set(NAME.findall(queries))] == []
+    assert [name(metric) for metric in metrics.ALL if not samples(metric) & set(NAME.findall(queries))] == []
 
 
 def test_every_metric_is_documented_with_its_labels() -> None:
-    for metric in monitoring.ALL:
+    for metric in metrics.ALL:
         labels = f"{{{','.join(metric._labelnames)}}}" if metric._labelnames else ""
         assert f"| `{name(metric)}{labels}` |" in GUIDE
 
 
 def test_no_metric_is_documented_that_is_not_there() -> None:
-    names = EXPORTED | {name(metric) for metric in monitoring.ALL}
+    names = EXPORTED | {name(metric) for metric in metrics.ALL}
     assert set(NAME.findall(GUIDE)) <= names
 
 
@@ -102,4 +102,4 @@ def test_grafana_finds_the_dashboards_and_the_data() -> None:
 
 def test_labels_without_a_bound_are_on_no_metric() -> None:
     bounded = {"method", "route", "status", "kind", "duty", "state"}
-    assert {label for metric in monitoring.ALL for label in metric._labelnames} <= bounded
+    assert {label for metric in metrics.ALL for label in metric._labelnames} <= bounded

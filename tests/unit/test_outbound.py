@@ -9,9 +9,9 @@ from typing import Any
 import httpcore
 import pytest
 
-from momalisa import outbound
 from momalisa.errors import AddressRefusedError
-from momalisa.outbound import GuardedBackend, is_loopback, is_public, resolve
+from momalisa.webhooks import ssrf
+from momalisa.webhooks.ssrf import GuardedBackend, is_loopback, is_public, resolve
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_an_address_written_in_another_way_is_resolved_before_it_is_checked() ->
     ],
 )
 def test_how_long_a_server_wants_to_be_left_alone(told: str, seconds: float | None) -> None:
-    assert outbound.wait_asked_for(told) == seconds
+    assert ssrf.wait_asked_for(told) == seconds
 
 
 def test_a_server_may_name_a_date() -> None:
-    told = outbound.wait_asked_for(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
+    told = ssrf.wait_asked_for(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
     assert told
     assert 90 < told <= 100

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momalisa import pacing
-from momalisa.pacing import GRID
-from momalisa.spec import WalkSpec
-from momalisa.walk import leg
+from momalisa.domain import pacing
+from momalisa.domain.pacing import GRID
+from momalisa.domain.path import leg
+from momalisa.domain.spec import WalkSpec
 
 MakeSpec = Callable[..., WalkSpec]
 Looks = Callable[[float], bytes]

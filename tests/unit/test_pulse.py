@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from momalisa import monitoring
-from worker import pulse
+from momalisa.telemetry import metrics
+from worker.process import pulse
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def test_nobody_who_works_waits_for_who_reads_and_no_line_is_torn(pipe: int) -> 
 
 def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, float, dict[str, str]]] = []
-    monkeypatch.setattr(monitoring, "_forward", lambda *figure: told.append(figure))
+    monkeypatch.setattr(metrics, "_forward", lambda *figure: told.append(figure))
     registry = CollectorRegistry()
-    metrics = (monitoring.CHUNK_SECONDS, monitoring.FRAMES_RENDERED, monitoring.GPU_MEMORY_BYTES)
-    for metric in metrics:
+    kinds = (metrics.CHUNK_SECONDS, metrics.FRAMES_RENDERED, metrics.GPU_MEMORY_BYTES)
+    for metric in kinds:
         registry.register(metric)
     names = [
         ("momalisa_chunk_seconds_sum", {"kind": "render"}),
@@ -43,11 +43,11 @@ def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
         ("momalisa_gpu_memory_bytes", {"state": "peak"}),
     ]
     before = [registry.get_sample_value(*name) or 0 for name in names]
-    monitoring.record(monitoring.CHUNK_SECONDS, 2.5, kind="render")
-    monitoring.record(monitoring.FRAMES_RENDERED, 8)
-    monitoring.record(monitoring.GPU_MEMORY_BYTES, 7, state="peak")
+    metrics.record(metrics.CHUNK_SECONDS, 2.5, kind="render")
+    metrics.record(metrics.FRAMES_RENDERED, 8)
+    metrics.record(metrics.GPU_MEMORY_BYTES, 7, state="peak")
     assert [registry.get_sample_value(*name) or 0 for name in names] == before
     for number, value, labels in json.loads(json.dumps(told)):
-        monitoring.apply(number, value, labels)
+        metrics.apply(number, value, labels)
     after = [registry.get_sample_value(*name) or 0 for name in names]
     assert after == [before[0] + 2.5, before[1] + 8, 7]

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
 
+from momalisa.db.models import Flag
+from momalisa.domain.spec import Scheduler, WalkSpec
 from momalisa.errors import ModelError
 from momalisa.settings import ROOT, settings
-from momalisa.spec import Scheduler, WalkSpec
-from momalisa.tables import Flag
-from worker.compiled import AlignedCode
-from worker.renderer import FEW_TOKENS, Pictures, Renderer, ShortAttention, lerp, slerp
+from worker.rendering.compiled import AlignedCode
+from worker.rendering.pipeline import FEW_TOKENS, Pictures, Renderer, ShortAttention, lerp, slerp
 
 BATCH_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""

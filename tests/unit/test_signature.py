@@ -1,8 +1,8 @@
 import numpy as np
 
-from momalisa import pacing
-from worker.assembly import Picture
-from worker.signature import signature
+from momalisa.domain import pacing
+from worker.media.encoders import Picture
+from worker.media.thumbnail import signature
 
 
 def apart(one: Picture, other: Picture) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import smoothness
-from worker.assembly import Picture
+from worker.media.encoders import Picture
 
 
 def grey(level: int) -> Picture:

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from momalisa import walk
-from momalisa.spec import WalkSpec, frame_key, slug
+from momalisa.domain import path
+from momalisa.domain.spec import WalkSpec, frame_key, slug
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -30,8 +30,8 @@ def test_the_frames_that_are_shown_are_counted_before_they_are_there(
     spec: MakeSpec, loop: str, prompts: tuple[str, ...], frames: int, hold: int
 ) -> None:
     made = spec(prompts=prompts, frames=frames, loop=loop, hold=hold)
-    positions = walk.positions(frames, made.course)
-    assert made.frames_shown == len(walk.sequence(positions, made.course.legs, hold=hold, loop=made.loop))
+    positions = path.positions(frames, made.course)
+    assert made.frames_shown == len(path.sequence(positions, made.course.legs, hold=hold, loop=made.loop))
 
 
 @pytest.mark.parametrize(

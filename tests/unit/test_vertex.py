@@ -11,14 +11,14 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from momalisa.results import FlaggedFrame, MadeFrame
+from momalisa.db.models import Flag
+from momalisa.domain.spec import WalkSpec
+from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.settings import Settings, settings
-from momalisa.spec import WalkSpec
-from momalisa.storage import StoredObject
-from momalisa.tables import Flag
-from worker import prediction, vertex
-from worker.frames import Batch, Order
-from worker.vertex import Instance, Parameters, Request
+from momalisa.storage.bucket import StoredObject
+from worker.rendering.batch import Batch, Order
+from worker.vertex import client, server
+from worker.vertex.client import Instance, Parameters, Request
 
 ENDPOINT = "projects/p/locations/europe-west4/endpoints/7"
 
@@ -57,23 +57,23 @@ def test_a_shared_endpoint_is_called_at_its_region_and_a_dedicated_one_at_its_ow
     set_to: Callable[..., None],
 ) -> None:
     set_to(VERTEX_ENDPOINT=ENDPOINT)
-    assert vertex._url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
+    assert client._url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
     set_to(VERTEX_URL="https://7.europe-west4-1.prediction.vertexai.goog/")
-    assert vertex._url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
+    assert client._url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
 
 
 def test_a_token_is_refreshed_when_it_no_longer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = Credentials()
-    monkeypatch.setattr(vertex, "_credentials", lambda: credentials)
-    assert vertex._headers("https://x/") == {"Authorization": "Bearer token-1"}
-    assert vertex._headers("https://x/") == {"Authorization": "Bearer token-1"}
+    monkeypatch.setattr(client, "_credentials", lambda: credentials)
+    assert client._headers("https://x/") == {"Authorization": "Bearer token-1"}
+    assert client._headers("https://x/") == {"Authorization": "Bearer token-1"}
     credentials.valid = False
-    assert vertex._headers("https://x/") == {"Authorization": "Bearer token-2"}
+    assert client._headers("https://x/") == {"Authorization": "Bearer token-2"}
 
 
 def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vertex, "_credentials", Credentials)
-    assert vertex._headers("http://127.0.0.1:1/") == {}
+    monkeypatch.setattr(client, "_credentials", Credentials)
+    assert client._headers("http://127.0.0.1:1/") == {}
 
 
 @pytest.mark.parametrize(
@@ -81,19 +81,19 @@ def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "0"}, 1),
-        ({"Retry-After": "86400"}, vertex.LONGEST_WAIT),
+        ({"Retry-After": "86400"}, client.LONGEST_WAIT),
         ({"Retry-After": "soon"}, 5),
         ({}, 5),
     ],
 )
 def test_retry_after_is_honoured_within_reason(told: dict[str, str], seconds: float) -> None:
     reply = httpx.Response(503, headers=told)
-    assert vertex._retry_after(reply, 5.0) == seconds
+    assert client._retry_after(reply, 5.0) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     reply = httpx.Response(503, headers={"Retry-After": formatdate(time.time() + 200, usegmt=True)})
-    assert vertex._retry_after(reply, 5.0) == pytest.approx(200, abs=60)
+    assert client._retry_after(reply, 5.0) == pytest.approx(200, abs=60)
 
 
 def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callabl
     order = Order(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}))
     made = MadeFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
     batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
-    company, shown, in_the_way, flagged = prediction.answer(order, batch).predictions
+    company, shown, in_the_way, flagged = server.answer(order, batch).predictions
     assert (company.object, company.flagged, company.in_the_way) == (None, None, False)
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
     assert (in_the_way.object, in_the_way.in_the_way) == (None, True)

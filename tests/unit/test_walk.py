@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momalisa import walk
-from momalisa.walk import Course, Easing, Loop
+from momalisa.domain import path
+from momalisa.domain.path import Course, Easing, Loop
 
 weights = st.floats(0.01, 100)
 easings = st.sampled_from(get_args(Easing))
@@ -28,7 +28,7 @@ def walks(draw: st.DrawFn) -> tuple[int, Course]:
 @given(walks())
 def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_course: tuple[int, Course]) -> None:
     frames, course = frames_and_course
-    positions = walk.positions(frames, course)
+    positions = path.positions(frames, course)
     assert len(positions) == frames
     assert all(a < b for a, b in pairwise(positions))
     assert positions[0] == 0
@@ -51,31 +51,31 @@ def test_only_the_ratio_of_weights_counts_however_small_or_large(
 @given(walks())
 def test_every_stop_has_a_frame_of_its_own(frames_and_course: tuple[int, Course]) -> None:
     frames, course = frames_and_course
-    positions = walk.positions(frames, course)
+    positions = path.positions(frames, course)
     stops = range(course.legs + (not course.closed))
     assert [positions.count(stop / course.legs) for stop in stops] == [1] * len(stops)
 
 
 @given(st.integers(2, 10), st.integers(10, 240), easings)
 def test_legs_between_equal_stops_differ_by_at_most_one_frame(stops: int, frames: int, easing: Easing) -> None:
-    positions = walk.positions(frames, Course((1.0,) * stops, easing))
+    positions = path.positions(frames, Course((1.0,) * stops, easing))
     joints = [positions.index(stop / (stops - 1)) for stop in range(stops)]
     lengths = [b - a for a, b in pairwise(joints)]
     assert max(lengths) - min(lengths) <= 1
 
 
 def test_a_walk_between_two_stops_takes_equal_steps() -> None:
-    assert walk.positions(5, Course((1, 1))) == [0, 0.25, 0.5, 0.75, 1]
+    assert path.positions(5, Course((1, 1))) == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_a_closed_walk_ends_a_step_before_it_begins_again() -> None:
-    assert walk.positions(6, Course((1, 1, 1), closed=True)) == pytest.approx(
+    assert path.positions(6, Course((1, 1, 1), closed=True)) == pytest.approx(
         [0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6]
     )
 
 
 def test_a_walk_lingers_at_a_heavy_stop() -> None:
-    positions = walk.positions(21, Course((1, 4, 1)))
+    positions = path.positions(21, Course((1, 4, 1)))
     steps = [b - a for a, b in pairwise(positions)]
     assert steps[9] == pytest.approx(steps[10])
     assert steps[9] < steps[0] / 3
@@ -83,7 +83,7 @@ def test_a_walk_lingers_at_a_heavy_stop() -> None:
 
 
 def test_a_leg_to_a_heavy_stop_has_more_frames() -> None:
-    positions = walk.positions(31, Course((1, 1, 9)))
+    positions = path.positions(31, Course((1, 1, 9)))
     assert positions.index(0.5) == 5
 
 
@@ -96,7 +96,7 @@ def test_a_leg_to_a_heavy_stop_has_more_frames() -> None:
     ],
 )
 def test_easing_slows_a_leg_down_at_its_ends(easing: Easing, steps: str) -> None:
-    positions = walk.positions(11, Course((1, 1), easing))
+    positions = path.positions(11, Course((1, 1), easing))
     sizes = [b - a for a, b in pairwise(positions)]
     middle = {"grow": 10, "shrink": 0, "grow, then shrink": 5}[steps]
     assert sizes[:middle] == sorted(sizes[:middle])
@@ -120,7 +120,7 @@ def test_progress_never_goes_back_and_goes_from_stop_to_stop(course: Course, tim
 @pytest.mark.parametrize(("frames", "stops"), [(5, 1), (2, 3)])
 def test_a_walk_without_room_for_its_stops_is_refused(frames: int, stops: int) -> None:
     with pytest.raises(ValueError, match="at least"):
-        walk.positions(frames, Course((1.0,) * stops))
+        path.positions(frames, Course((1.0,) * stops))
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 40)), min_size=1, max_size=30), st.data())
@@ -129,7 +129,7 @@ def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
 ) -> None:
     sizes, most = [size for size, _ in things], [limit for _, limit in things]
     total = data.draw(st.integers(len(things), sum(most)))
-    parts = walk.shares(sizes, total, most)
+    parts = path.shares(sizes, total, most)
     assert sum(parts) == total
     assert all(1 <= part <= limit for part, limit in zip(parts, most, strict=True))
     cuttable = [size / part for size, part, limit in zip(sizes, parts, most, strict=True) if part < limit]
@@ -141,12 +141,12 @@ def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
 @pytest.mark.parametrize("total", [1, 5])
 def test_things_that_cannot_be_cut_so_are_refused(total: int) -> None:
     with pytest.raises(ValueError, match="cannot be cut"):
-        walk.shares([1, 1], total, [2, 2])
+        path.shares([1, 1], total, [2, 2])
 
 
 @given(st.integers(1, 300), st.integers(1, 64))
 def test_every_frame_is_in_exactly_one_chunk(frames: int, size: int) -> None:
-    chunks = walk.chunks(frames, size)
+    chunks = path.chunks(frames, size)
     assert sorted(index for chunk in chunks for index in chunk) == list(range(frames))
     assert all(1 <= len(chunk) <= size for chunk in chunks)
     assert len(chunks) <= -(-frames // size) + 1
@@ -154,7 +154,7 @@ def test_every_frame_is_in_exactly_one_chunk(frames: int, size: int) -> None:
 
 @given(st.integers(2, 300), st.integers(2, 64))
 def test_the_first_chunk_spans_the_walk_evenly(frames: int, size: int) -> None:
-    first, *_ = walk.chunks(frames, size)
+    first, *_ = path.chunks(frames, size)
     assert (first[0], first[-1]) == (0, frames - 1)
     gaps = [b - a for a, b in pairwise(first)]
     assert max(gaps) - min(gaps) <= 1
@@ -163,7 +163,7 @@ def test_the_first_chunk_spans_the_walk_evenly(frames: int, size: int) -> None:
 @given(st.integers(2, 300), st.integers(2, 64))
 def test_each_chunk_spreads_over_the_walk(frames: int, size: int) -> None:
     """After any number of chunks, no gap is much wider than if the frames so far were spread evenly."""
-    chunks = walk.chunks(frames, size)
+    chunks = path.chunks(frames, size)
     seen: list[int] = []
     for chunk in chunks:
         seen = sorted([*seen, *chunk])
@@ -174,20 +174,20 @@ def test_each_chunk_spreads_over_the_walk(frames: int, size: int) -> None:
 @pytest.mark.parametrize(("frames", "size"), [(0, 4), (4, 0)])
 def test_chunks_of_nothing_are_refused(frames: int, size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        walk.chunks(frames, size)
+        path.chunks(frames, size)
 
 
 @given(walks())
 def test_each_position_finds_its_leg_and_stops_are_exact(frames_and_course: tuple[int, Course]) -> None:
     frames, course = frames_and_course
-    for position in walk.positions(frames, course):
-        leg, along = walk.leg(position, course.legs)
+    for position in path.positions(frames, course):
+        leg, along = path.leg(position, course.legs)
         assert 0 <= leg < course.legs
         assert 0 <= along <= 1
         assert (leg + along) / course.legs == pytest.approx(position)
     for stop in range(course.legs):
-        assert walk.leg(stop / course.legs, course.legs) == (stop, 0)
-    assert walk.leg(1, course.legs) == (course.legs - 1, 1)
+        assert path.leg(stop / course.legs, course.legs) == (stop, 0)
+    assert path.leg(1, course.legs) == (course.legs - 1, 1)
 
 
 @given(walks(), st.integers(0, 5), st.sampled_from(get_args(Loop)))
@@ -195,12 +195,12 @@ def test_the_animation_shows_every_frame_and_holds_the_stops_only(
     frames_and_course: tuple[int, Course], hold: int, loop: Loop
 ) -> None:
     frames, course = frames_and_course
-    positions = walk.positions(frames, course)
-    shown = walk.sequence(positions, course.legs, hold=hold, loop=loop)
+    positions = path.positions(frames, course)
+    shown = path.sequence(positions, course.legs, hold=hold, loop=loop)
     assert set(shown) == set(range(frames))
     runs = [(a, shown.count(a)) for a in range(frames)]
     for index, times in runs:
-        stop = walk.leg(positions[index], course.legs)[1] in {0, 1}
+        stop = path.leg(positions[index], course.legs)[1] in {0, 1}
         ways = 2 if loop == "pingpong" and 0 < index < frames - 1 else 1
         assert times == ways * (1 + hold if stop else 1)
 
@@ -208,19 +208,19 @@ def test_the_animation_shows_every_frame_and_holds_the_stops_only(
 @given(walks())
 def test_to_and_fro_no_frame_comes_twice_in_a_row(frames_and_course: tuple[int, Course]) -> None:
     frames, course = frames_and_course
-    shown = walk.sequence(walk.positions(frames, course), course.legs, hold=0, loop="pingpong")
+    shown = path.sequence(path.positions(frames, course), course.legs, hold=0, loop="pingpong")
     assert len(shown) == max(2 * frames - 2, 2)
     assert all(abs(a - b) == 1 for a, b in pairwise([*shown, shown[0]]))
 
 
 def test_a_stop_is_held_each_time_that_the_walk_comes_by() -> None:
-    shown = walk.sequence([0, 0.25, 0.5, 0.75, 1], 2, hold=1, loop="pingpong")
+    shown = path.sequence([0, 0.25, 0.5, 0.75, 1], 2, hold=1, loop="pingpong")
     assert shown == [0, 0, 1, 2, 2, 3, 4, 4, 3, 2, 2, 1]
 
 
 @given(st.floats(0, 1))
 def test_a_closed_walk_travels_there_and_back(position: float) -> None:
-    assert walk.travelled(position, closed=False) == position
-    assert 0 <= walk.travelled(position, closed=True) <= 1
-    assert walk.travelled(position, closed=True) == pytest.approx(walk.travelled(1 - position, closed=True))
-    assert (walk.travelled(0, closed=True), walk.travelled(0.5, closed=True)) == (0, 1)
+    assert path.travelled(position, closed=False) == position
+    assert 0 <= path.travelled(position, closed=True) <= 1
+    assert path.travelled(position, closed=True) == pytest.approx(path.travelled(1 - position, closed=True))
+    assert (path.travelled(0, closed=True), path.travelled(0.5, closed=True)) == (0, 1)

@@ -1,0 +1,1 @@
+"""Waiting for changes of walks: long polling and server-sent events."""

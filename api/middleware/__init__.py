@@ -1,0 +1,1 @@
+"""What every request passes through before a route sees it, and every answer on its way out."""

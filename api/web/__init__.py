@@ -1,0 +1,1 @@
+"""The website: its templates, files and form."""

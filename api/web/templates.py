@@ -1,0 +1,87 @@
+"""What the pages of the website are made from: templates, what they may load, and what they know of this server."""
+
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from api import schemas
+from momalisa.settings import ROOT, settings
+from momalisa.storage import bucket
+
+FRONTEND = ROOT / "frontend"
+
+
+def content_security_policy() -> str:
+    """Return what the pages may load: our own files, and pictures and films from the bucket."""
+    files = "'self'" if bucket.base_url().startswith("/") else bucket.base_url()
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' {files}; "
+        f"media-src {files}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(FRONTEND / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
+    """Return a page; what it shows may depend on who asks, so that no cache may keep it for others."""
+    return HTMLResponse(
+        _templates().get_template(template).render(status=int(status), **context),
+        status_code=status,
+        headers={
+            "Content-Security-Policy": content_security_policy(),
+            "Cache-Control": "private, no-cache",
+            "Vary": "Authorization, Cookie",
+            "Referrer-Policy": "same-origin",
+        },
+    )
+
+
+def wanted(request: Request) -> bool:
+    """Tell whether a request comes from a person with a browser, who is shown an error on a page."""
+    return not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", "")
+
+
+def problem_page(request: Request, *, status: int, title: str, detail: str) -> HTMLResponse:
+    """Return the page that tells a visitor what is wrong, and a way on."""
+    return page(
+        "problem.html",
+        status=status,
+        title=title,
+        detail=detail,
+        path=request.url.path,
+        kept_days=settings().retention_days,
+    )
+
+
+@cache
+def fields() -> dict[str, Any]:
+    """Return what a walk can be asked for, with the limits of each field, as the API's own document tells it."""
+    properties: dict[str, Any] = schemas.WalkRequest.model_json_schema()["properties"]
+    return {name: _limits(described) for name, described in properties.items()}
+
+
+def _limits(described: dict[str, Any]) -> dict[str, Any]:
+    """Return a field's limits, also where it may be null."""
+    kinds: list[dict[str, Any]] = [kind for kind in described.get("anyOf", []) if kind.get("type") != "null"]
+    own = kinds[0] if kinds else {}
+    return {**own, **described}
+
+
+def sizes() -> list[tuple[int, int]]:
+    """Return the sizes that the form offers: square, wide, tall, and as large as this server renders."""
+    side, most = settings().image_size, settings().max_size
+    long = min(side * 3 // 2 // 8 * 8, most)
+    return list(dict.fromkeys([(side, side), (long, side), (side, long), (most, most)]))

@@ -1,0 +1,1 @@
+"""The `momalisa` command, for users and for operators."""

@@ -1,0 +1,343 @@
+"""The `momalisa` command."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from momalisa import __version__
+from momalisa.cli import admin
+from momalisa.cli.terminal import Stopped, console, errors_as_sentences, fail, print_json, tell
+from momalisa.client import ApiError, Client, Walk
+from momalisa.domain.spec import slug
+from momalisa.errors import LocalSystemError
+from momalisa.local.processes import free_port
+from momalisa.settings import ROOT, settings
+
+if TYPE_CHECKING:
+    from momalisa.local.stack import System
+
+app = typer.Typer(
+    name="momalisa",
+    help="Walk between two artworks in the latent space of Stable Diffusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(admin.app)
+
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Port of the website and the API; or PORT.", show_default="8000"),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
+]
+Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API says, as JSON.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Number of render workers; or WORKERS.", show_default="2")
+]
+
+_STATUS = {
+    "queued": "waiting for a worker",
+    "running": "rendering",
+    "assembling": "stitching",
+    "succeeded": "done",
+}
+
+TEND_SECONDS = 2
+"""How often a system that was started for one walk is looked after."""
+
+_STILLS = {"poster": "-poster.webp", "sheet": "-sheet.png"}
+"""How the names of saved stills end; those of other files end with their kind."""
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Walk between two artworks in the latent space of Stable Diffusion."""
+    if version:
+        tell(f"momalisa {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    port: Port = None,
+    workers: Workers = None,
+    folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = ROOT / ".momalisa",
+) -> None:
+    """Run the whole system on this machine until Ctrl-C."""
+    from momalisa.local import stack  # noqa: PLC0415 - only this machine's own system needs its wheels
+
+    with errors_as_sentences(exit_code_when_stopped=0):
+        system = stack.System(folder, port=port or settings().port, workers=workers or settings().workers)
+        with _signals_raised(), _running(system):
+            system.announce()
+            tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
+            while True:
+                system.supervise(tell)
+                time.sleep(0.5)
+
+
+@app.command()
+def walk(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Two or more stops, in words.", show_default=False)
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames, 2 to 240.", show_default="24")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
+    loop: Annotated[
+        str | None, typer.Option(help="After the last stop: none, pingpong or closed.", show_default="none")
+    ] = None,
+    hold: Annotated[
+        int | None, typer.Option(help="How many frames longer each stop is shown.", show_default="0")
+    ] = None,
+    easing: Annotated[
+        str | None, typer.Option(help="linear, ease-in, ease-out or ease-in-out.", show_default="linear")
+    ] = None,
+    pacing: Annotated[
+        str | None, typer.Option(help="even (to the eye) or linear (between embeddings).", show_default="even")
+    ] = None,
+    from_walk: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="A walk to start from: what is left out here is as it was there."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The GIF to write; the MP4 goes beside it.")] = None,
+    url: Url = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a walk and save it as a GIF and an MP4."""
+    with errors_as_sentences(exit_code_when_stopped=130):
+        if not prompts and from_walk is None:
+            fail("Name two or more stops, or a walk to start from with --from-walk.")
+        gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
+        options = {
+            "frames": frames,
+            "seed": seed,
+            "loop": loop,
+            "hold": hold,
+            "easing": easing,
+            "pacing": pacing,
+            "from_walk": from_walk,
+        }
+        with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
+            made = _make(
+                server, prompts or None, {name: value for name, value in options.items() if value is not None}
+            )
+            with _client(server.url) as client:
+                for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
+                    artifact = client.save(made, kind, path)
+                    size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
+                    tell(f"Saved {path} ({size}).")
+        for warning in made["warnings"]:
+            tell(f"Note: {warning}")
+        if as_json:
+            print_json(made)
+
+
+@app.command()
+def status(walk_id: Id, url: Url = None, as_json: AsJson = False) -> None:
+    """Tell where a walk stands; the exit code is 1 if it failed or was canceled."""
+    with errors_as_sentences(), _client(_known_server(url)) as client:
+        found = client.get(walk_id)
+    print_json(found) if as_json else tell(_line(found))
+    if found["done"] and found["status"] != "succeeded":
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Number of walks.")] = 20,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest walks of the gallery."""
+    with errors_as_sentences(), _client(_known_server(url)) as client:
+        page = client.page(limit=limit)
+    if as_json:
+        print_json(page)
+        return
+    for found in page["walks"]:
+        tell(_line(found))
+
+
+@app.command()
+def cancel(walk_id: Id, url: Url = None) -> None:
+    """Stop a walk; the frames that are there stay."""
+    with errors_as_sentences(), _client(_known_server(url)) as client:
+        tell(_line(client.cancel(walk_id)))
+
+
+@app.command()
+def download(
+    walk_id: Id,
+    kind: Annotated[
+        str, typer.Option(help="gif, mp4, webp, poster, sheet (all frames on one page) or zip.")
+    ] = "gif",
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default=False)] = None,
+    url: Url = None,
+) -> None:
+    """Save a file of a finished walk."""
+    with errors_as_sentences(), _client(_known_server(url)) as client:
+        found = client.get(walk_id)
+        if kind not in found["artifacts"]:
+            there = ", ".join(sorted(found["artifacts"])) or f"nothing, it is {found['status']}"
+            fail(f"This walk has no {kind}; it has {there}.")
+        path = out or Path(f"{slug(found['prompts'])}{_STILLS.get(kind, f'.{kind}')}")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            fail(f"{path} cannot be written.")
+        client.save(found, kind, path)
+        tell(f"Saved {path}.")
+
+
+def _writable_gif(out: Path) -> Path:
+    """Return the path of the GIF, before anything is rendered that could not be saved."""
+    gif = out if out.suffix.lower() == ".gif" else out.with_name(f"{out.name}.gif")
+    if not gif.parent.is_dir():
+        fail(f"There is no folder {gif.parent} to write {gif.name} to.")
+    for path in (gif, gif.with_suffix(".mp4")):
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            fail(f"{path} cannot be written.")
+    return gif
+
+
+def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int | str]) -> Walk:
+    """Make a walk, with a progress bar until it is done; Ctrl-C offers to cancel it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with _client(server.url) as client, Progress(*columns, console=console) as progress:
+        walk = client.submit(prompts, **options)
+        task = progress.add_task("", total=walk["frames_total"])
+        try:
+            for seen in client.watch(walk, seconds=TEND_SECONDS if server.ours else None):
+                server.tend()
+                walk = seen
+                progress.update(
+                    task,
+                    completed=walk["progress"]["frames_done"],
+                    description=_STATUS.get(walk["status"], walk["status"]),
+                )
+        except Stopped:
+            progress.stop()
+            # A system that was started for this walk ends with it, and a script cannot be asked.
+            if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
+                _cancel_at_once(client, walk["id"])
+            else:
+                tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
+            raise
+        except LocalSystemError:
+            progress.stop()
+            _cancel_at_once(client, walk["id"])  # it would never be fetched from the next system
+            raise
+    if walk["status"] != "succeeded":
+        reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
+        fail(f"The walk was not made. {reason}")
+    return walk
+
+
+def _cancel_at_once(client: Client, walk_id: str) -> None:
+    """Cancel a walk, without waiting for a server that cannot do it now: a command that was stopped ends soon.
+
+    By the client that made it, which without a key alone has the cookie by which the server knows its maker.
+    """
+    client.patience_seconds = 0
+    try:
+        client.cancel(walk_id)
+    except ApiError as error:
+        tell(f"The walk could not be canceled: {error} See `momalisa cancel {walk_id}`.")
+
+
+def _client(url: str) -> Client:
+    key = settings().momalisa_api_key
+    return Client(url, key.get_secret_value() if key else None)
+
+
+def _known_server(url: str | None) -> str:
+    """Return the URL of the server that was named, or of the one that runs here."""
+    from momalisa.local import stack  # noqa: PLC0415
+
+    found = url or settings().momalisa_url or stack.running()
+    if found is None:
+        fail("No server runs here; start one with `momalisa up`, or name one with --url or MOMALISA_URL.")
+    return found
+
+
+def _line(walk: Walk) -> str:
+    """Return a walk in one line."""
+    progress = f"{walk['progress']['frames_done']}/{walk['frames_total']}"
+    reason = f": {walk['error']['message']}" if walk["error"] else ""
+    return f"{walk['id']}  {walk['status']:<10} {progress:>7}  {' → '.join(walk['prompts'])}{reason}"
+
+
+class _Server(NamedTuple):
+    """A server to talk to, and what to do now and then while it works."""
+
+    url: str
+    ours: bool = False
+    """Whether it was started for this walk."""
+    tend: Callable[[], None] = lambda: None
+
+
+@contextmanager
+def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
+    """Give a server: the one that was named, the one that runs here, or one started for this walk."""
+    if url:
+        yield _Server(url)
+        return
+    from momalisa.local import stack  # noqa: PLC0415
+
+    if running := stack.running():
+        yield _Server(running)
+        return
+    system = stack.System(port=free_port(), workers=workers or settings().workers)
+    with _running(system):
+        yield _Server(system.url, ours=True, tend=lambda: system.supervise(tell))
+
+
+@contextmanager
+def _running(system: "System") -> Iterator[None]:
+    """Run a system for the length of a block; signals do not disturb it while it stops."""
+    try:
+        system.start(tell)
+        yield
+    finally:
+        try:
+            for name in _SIGNALS:
+                signal.signal(name, signal.SIG_IGN)
+        finally:
+            system.stop()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Raise Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored.
+
+    A second signal ends at once what the first one had begun to clean up.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        raise Stopped
+
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [name for name in _SIGNALS if name != signal.SIGHUP or not under_nohup]
+    before = {name: signal.signal(name, on_signal) for name in heeded}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

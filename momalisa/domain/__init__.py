@@ -1,0 +1,1 @@
+"""What a walk is: its settings, its path and its pacing. Pure: no I/O."""

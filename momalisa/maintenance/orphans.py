@@ -1,0 +1,100 @@
+"""The sweep: takes out of the bucket what belongs to no walk, a page at a time.
+
+An upload that was under way while its walk was removed, or whose worker had lost its lease, leaves an object that
+no row knows.
+"""
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, union_all
+from sqlalchemy.orm import Session
+
+from momalisa.db.models import ACTIVE, Artifact, Frame, Walk
+from momalisa.db.session import transaction
+from momalisa.storage import bucket
+from momalisa.storage.bucket import Listed
+
+PAGE = 500
+"""Objects that are looked at in one round."""
+
+AGE = timedelta(hours=1)
+"""What is younger may be on its way to be recorded."""
+
+PAUSE_SECONDS = 3600
+"""Between the end of the bucket and the next look at its beginning."""
+
+
+class Sweep:
+    """Goes through the bucket, from its beginning to its end and then again."""
+
+    def __init__(self, *, page: int = PAGE, age: timedelta = AGE) -> None:
+        self._page = page
+        self._age = age
+        self._after = ""
+        self._resumes = time.monotonic()
+
+    def go_on(self) -> int:
+        """Look at the next page, and return how many objects were removed.
+
+        Raises:
+            StoreUnavailableError: if PostgreSQL cannot be reached.
+            google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or is out of order.
+        """
+        if time.monotonic() < self._resumes:
+            return 0
+        page = bucket.listed("walks/", start=self._after, limit=self._page)
+        old = [each for each in page if each.created_at <= datetime.now(UTC) - self._age]
+        with transaction() as session:
+            orphans = _orphans(session, old, self._age)
+        for orphan in orphans:
+            bucket.delete(orphan.name, generation=orphan.generation)
+        if len(page) < self._page:
+            self._after, self._resumes = "", time.monotonic() + PAUSE_SECONDS
+        else:
+            self._after = page[-1].name
+        return len(orphans)
+
+
+def _orphans(session: Session, objects: Iterable[Listed], age: timedelta) -> list[Listed]:
+    """Return those of some objects that belong to no walk.
+
+    As long as something can still be recorded for a walk, nothing of it is an orphan. Nor is anything while there
+    is no walk at all: a database that is empty may well be another one than that of this bucket.
+    """
+    by_walk: dict[UUID, list[Listed]] = {}
+    for each in objects:
+        if (walk_id := _walk_of(each.name)) is not None:
+            by_walk.setdefault(walk_id, []).append(each)
+    if not by_walk or session.scalar(select(Walk.id).limit(1)) is None:
+        return []
+    known = set(session.scalars(select(Walk.id).where(Walk.id.in_(by_walk))))
+    settled = set(
+        session.scalars(
+            select(Walk.id).where(
+                Walk.id.in_(known),
+                Walk.status.not_in(ACTIVE),
+                Walk.finished_at <= func.now() - age,
+                Walk.deleted_at.is_(None),
+                Walk.secret_changed_at.is_(None),
+            )
+        )
+    )
+    names = [select(table.object).where(table.walk_id.in_(settled)) for table in (Frame, Artifact)]
+    recorded = set(session.scalars(union_all(*names)))
+    return [
+        each
+        for walk_id, of_walk in by_walk.items()
+        for each in of_walk
+        if walk_id not in known or (walk_id in settled and each.name not in recorded)
+    ]
+
+
+def _walk_of(name: str) -> UUID | None:
+    """Return the id of the walk that an object says it is of, or None if that is no id."""
+    try:
+        return UUID(name.split("/")[1])
+    except ValueError:
+        return None

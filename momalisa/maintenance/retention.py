@@ -1,0 +1,172 @@
+"""The end of walks: deadlines, expiry, and the removal of what they left in the bucket and in the database."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+from uuid import UUID
+
+import requests
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+from sqlalchemy import and_, delete, func, insert, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from momalisa.db import notifications
+from momalisa.db.models import ACTIVE, GONE, DeliveryStatus, Tombstone, Walk, WalkStatus, WebhookDelivery
+from momalisa.db.session import transaction
+from momalisa.queue import chunks
+from momalisa.settings import settings
+from momalisa.storage import bucket
+from momalisa.telemetry.logging import cause, logger
+
+log = logger(__name__)
+
+AT_ONCE = 64
+"""Walks that are dealt with in one round; where there are more, the next round follows at once."""
+
+HANDS = 8
+"""Walks whose objects are removed at the same time, each object by a request of its own."""
+
+ROUND_SECONDS = 60
+"""After that no other object is removed in one round: one that the bucket does not answer for takes two minutes."""
+
+AGAIN = timedelta(minutes=5)
+"""Time until removing a walk is tried again, if it failed or its row has to stay."""
+
+REMEMBERED = timedelta(days=365)
+"""How long an expired walk is known to have been there."""
+
+_TO_BE_TOLD = (
+    select(WebhookDelivery.id)
+    .where(WebhookDelivery.walk_id == Walk.id, WebhookDelivery.status == DeliveryStatus.PENDING)
+    .exists()
+)
+"""Whether a walk's end is still to be told to somebody."""
+
+
+def end_overdue(session: Session) -> int:
+    """Fail up to `AT_ONCE` walks that are past their deadline, and return how many were."""
+    overdue = session.scalars(
+        select(Walk.id)
+        .where(Walk.deadline_at < func.now(), Walk.status.in_(ACTIVE), Walk.finished_at.is_(None))
+        .order_by(Walk.deadline_at)
+        .limit(AT_ONCE)
+    ).all()
+    message = "This walk was not finished by the deadline that was set for it."
+    for walk_id in sorted(overdue):  # the order in which everybody locks several walks
+        chunks.end(session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message=message)
+    return len(overdue)
+
+
+def expire(session: Session) -> int:
+    """Mark up to `AT_ONCE` walks as expired that were finished longer ago than they are kept; return how many."""
+    old = Walk.finished_at < func.now() - timedelta(days=settings().retention_days)
+    chosen = (
+        select(Walk.id)
+        .where(old, Walk.purged_at.is_(None), Walk.status != WalkStatus.EXPIRED)
+        .order_by(Walk.finished_at)
+        .limit(AT_ONCE)
+    )
+    walks = session.scalars(chosen.with_for_update(skip_locked=True)).all()
+    session.execute(
+        update(Walk)
+        .where(Walk.id.in_(walks))
+        .values(status=WalkStatus.EXPIRED, **notifications.changed(session, *walks))
+        .execution_options(synchronize_session=False)
+    )
+    return len(walks)
+
+
+def remove() -> tuple[int, bool]:
+    """Remove up to `AT_ONCE` deleted and expired walks, as far as a round goes: their objects, then their rows.
+
+    The row goes after the objects, so that nothing is left over if this process dies in between, and after the
+    webhook of the walk's end was delivered. A deleted walk is left alone for a lease, in which its workers learn of
+    that. A walk whose objects cannot be removed holds up no other: its turn comes again later.
+
+    Returns:
+        How many walks have lost their objects, and whether there may be more to remove.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
+        google.api_core.exceptions.GoogleAPIError: if the bucket gave up no walk that was tried.
+        google.auth.exceptions.GoogleAuthError: likewise, because Google does not know us (any more).
+        requests.RequestException: likewise, because the bucket was not reached.
+    """
+    with transaction() as session:
+        gone = _take_gone(session)
+    with ThreadPoolExecutor(HANDS) as pool:
+        ends = list(pool.map(partial(_remove_objects, until=monotonic() + ROUND_SECONDS), gone))
+    empty = [walk_id for walk_id, end in zip(gone, ends, strict=True) if end is None]
+    unfinished = [walk_id for walk_id, end in zip(gone, ends, strict=True) if isinstance(end, _TimeIsUp)]
+    failed = next((end for end in ends if end is not None and not isinstance(end, _TimeIsUp)), None)
+    with transaction() as session:
+        if empty:
+            _remove_rows(session, empty)
+        # Nothing is the matter with these walks: next time, after those not yet tried.
+        soon = gone if failed and not empty else unfinished
+        session.execute(update(Walk).where(Walk.id.in_(soon)).values(purge_after=func.now()))
+    if failed and not empty:
+        raise failed
+    return len(empty), len(gone) == AT_ONCE or bool(unfinished)
+
+
+def _take_gone(session: Session) -> Sequence[UUID]:
+    """Return walks that are to go, those first that were never tried; the others leave them alone for a while."""
+    learned = Walk.deleted_at < func.now() - timedelta(seconds=settings().lease_seconds)
+    gone = session.scalars(
+        select(Walk.id)
+        .where(text(f"({GONE})"), or_(Walk.purge_after.is_(None), Walk.purge_after <= func.now()))
+        .where(or_(learned, Walk.deleted_at.is_(None)))
+        .order_by(Walk.purge_after.nulls_first())
+        .limit(AT_ONCE)
+        .with_for_update(skip_locked=True)
+    ).all()
+    session.execute(update(Walk).where(Walk.id.in_(gone)).values(purge_after=func.now() + AGAIN))
+    return gone
+
+
+class _TimeIsUp(Exception):  # noqa: N818
+    """The round is over."""
+
+
+def _remove_objects(walk_id: UUID, until: float) -> Exception | None:
+    def check() -> None:
+        if monotonic() >= until:
+            raise _TimeIsUp
+
+    try:
+        check()
+        bucket.delete_all(bucket.folder_name(walk_id), check=check)
+    except _TimeIsUp as end:
+        return end
+    except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
+        log.warning("objects not removed", walk=str(walk_id), reason=str(error), cause=cause(error))
+        return error
+    return None
+
+
+def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
+    for walk_id in sorted(walks):
+        chunks.lock(session, walk_id)  # before the walk, as everybody does
+    public = and_(Walk.public, Walk.hidden_at.is_(None)).label("public")
+    expired_at = func.coalesce(Walk.purged_at, func.now()).label("expired_at")
+    left = session.execute(
+        delete(Walk)
+        .where(Walk.id.in_(walks), ~_TO_BE_TOLD)
+        .returning(Walk.id.label("walk_id"), Walk.owner, public, expired_at, Walk.deleted_at)
+        .execution_options(synchronize_session=False)
+    ).mappings()
+    columns = ("walk_id", "owner", "public", "expired_at")
+    expired = [{column: row[column] for column in columns} for row in left if row["deleted_at"] is None]
+    if expired:
+        session.execute(insert(Tombstone), expired)
+    session.execute(update(Walk).where(Walk.id.in_(walks)).values(purged_at=func.now()))
+
+
+def forget(session: Session) -> int:
+    """Forget up to 1,000 walks that expired a year ago, and return how many."""
+    old = select(Tombstone.walk_id).where(Tombstone.expired_at < func.now() - REMEMBERED).limit(1000)
+    return chunks.rows(session.execute(delete(Tombstone).where(Tombstone.walk_id.in_(old))))

@@ -1,0 +1,110 @@
+"""What operators do about work that fails: look at it, have it tried again, stop all of it for a while."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import case, delete, exists, func, insert, select, update
+from sqlalchemy.orm import Session, undefer
+
+from momalisa.db import notifications
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Pause, Walk, WalkStatus, WebhookDelivery
+from momalisa.errors import WalkNotFoundError, WalkOverError
+from momalisa.queue import chunks, fairness
+
+
+def chunks_of(session: Session, walk_id: UUID) -> Sequence[Chunk]:
+    """Return the chunks of a walk in their order, with the history of their attempts.
+
+    Raises:
+        WalkNotFoundError: if there is no such walk.
+    """
+    _status(session, walk_id)
+    in_order = select(Chunk).where(Chunk.walk_id == walk_id).order_by(Chunk.number)
+    return session.scalars(in_order.options(undefer(Chunk.history))).all()
+
+
+def retry(session: Session, walk_id: UUID) -> None:
+    """Queue a failed walk again: what is missing is tried as if for the first time, what is there stays.
+
+    Its chunks take the next turns of their party, so that a large walk keeps no other waiting. A deadline that was
+    set for it no longer counts. The webhook of its end is sent again.
+
+    Raises:
+        WalkNotFoundError: if there is no such walk.
+        WalkOverError: if it has not failed, or nothing of it is left to be tried.
+    """
+    chunks.lock(session, walk_id)
+    status = _status(session, walk_id)
+    if status != WalkStatus.FAILED:
+        raise WalkOverError(f"Only a failed walk can be tried again; this one is {status}.")
+    undone = session.scalars(
+        select(Chunk)
+        .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.FAILED, ChunkStatus.DROPPED]))
+        .order_by(Chunk.number)
+    ).all()
+    renders = [chunk for chunk in undone if chunk.kind == ChunkKind.RENDER]
+    if not undone:
+        raise WalkOverError(
+            "Nothing of this walk can be tried again: all its frames were made, and none may be shown."
+        )
+    again = renders or undone[-1:]  # after frames that are missing comes another assembly than those from before
+    begun = case((Walk.started_at.is_(None), WalkStatus.QUEUED), else_=WalkStatus.RUNNING)
+    session.execute(delete(WebhookDelivery).where(WebhookDelivery.walk_id == walk_id))
+    queued = session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.status == WalkStatus.FAILED)
+        .values(
+            status=begun if renders else WalkStatus.ASSEMBLING,
+            error_code=None,
+            error_message=None,
+            finished_at=None,
+            deadline_at=None,
+            **notifications.changed(session, walk_id),
+        )
+    )
+    if not chunks.rows(queued):
+        raise WalkOverError("This walk has expired meanwhile, so it cannot be tried again.")
+    # Also of those that are done: an assembly may find that their frames are lost.
+    session.execute(update(Chunk).where(Chunk.walk_id == walk_id).values(attempts=0))
+    session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in again]))
+        .values(
+            **chunks.released(ChunkStatus.QUEUED),
+            error=None,
+            failed_by=[],
+            due_at=func.now(),
+            finished_at=None,
+        )
+    )
+    if renders:
+        _line_up(session, renders)
+
+
+def _line_up(session: Session, queued: Sequence[Chunk]) -> None:
+    """Give chunks of one walk, in their order, the next turns of their party."""
+    model = session.execute(select(Walk.model).where(Walk.id == queued[0].walk_id)).scalar_one()
+    drawn = fairness.draw(session, queued[0].owner, model, len(queued))
+    for index, chunk in enumerate(queued):
+        session.execute(
+            update(Chunk)
+            .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
+            .values(model=model, turn=drawn.first + index, rank=fairness.USUAL if index else drawn.rank)
+        )
+
+
+def pause(session: Session) -> None:
+    """Have no worker claim anything from now on; what they have they finish."""
+    session.execute(insert(Pause).from_select(["since"], select(func.now()).where(~exists(select(Pause.since)))))
+
+
+def resume(session: Session) -> None:
+    """Have workers claim again."""
+    session.execute(delete(Pause))
+
+
+def _status(session: Session, walk_id: UUID) -> WalkStatus:
+    status = session.scalar(select(Walk.status).where(Walk.id == walk_id, Walk.deleted_at.is_(None)))
+    if status is None:
+        raise WalkNotFoundError(f"There is no walk {walk_id}.")
+    return status

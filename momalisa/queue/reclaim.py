@@ -1,0 +1,109 @@
+"""Leases that run out, by the clock of who looks at them: neither PostgreSQL's clock nor a freeze ends one.
+
+A reconciler remembers since when each lease has been as it is. It is lost when a whole lease has passed without a
+heartbeat, by the monotonic clock, and only if PostgreSQL answered all that while: no worker can send a heartbeat to
+a database that is frozen, cut off or on its way to another machine. So a reconciler that was just started waits for
+as long as a lease before it takes anything back, and several of them need not agree.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import and_, func, select, update
+from sqlalchemy.orm import Session
+
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus
+from momalisa.queue import chunks
+from momalisa.settings import settings
+
+VANISHED = "its worker fell silent: killed as a whole, with its machine or container, or cut off from the database"
+"""When only the process ended that worked, the next one knows better (`worker.ending`)."""
+
+
+class Held(NamedTuple):
+    """A lease as it was seen; every heartbeat makes another one of it."""
+
+    walk_id: UUID
+    number: int
+    kind: ChunkKind
+    token: UUID
+    expires_at: datetime
+    """Changes with every heartbeat. What time it says does not matter."""
+
+
+class Lost(NamedTuple):
+    """A lease that ran out."""
+
+    held: Held
+    overdue_seconds: float
+    """How long ago."""
+
+
+class Watch:
+    """What one reconciler has seen of all leases."""
+
+    def __init__(self) -> None:
+        self._since: dict[Held, float] = {}
+        self._answered: float | None = None
+
+    def look(self, held: Collection[Held], now: float) -> list[Lost]:
+        """Take note of the leases that there are, and return those that ran out.
+
+        Args:
+            held: all leases, as PostgreSQL has just listed them.
+            now: monotonic seconds.
+        """
+        longest_gap = 2 * settings().reconcile_seconds  # one skipped round is none, nor is a slow answer
+        if self._answered is None or now - self._answered > longest_gap:
+            self._since.clear()
+        self._answered = now
+        self._since = {each: self._since.get(each, now) for each in held}
+        lease = settings().lease_seconds
+        return [Lost(each, now - since - lease) for each, since in self._since.items() if now - since > lease]
+
+
+def held(session: Session) -> list[Held]:
+    """Return all leases that there are."""
+    columns = (Chunk.walk_id, Chunk.number, Chunk.kind, Chunk.lease_token, Chunk.lease_expires_at)
+    leased = session.execute(select(*columns).where(Chunk.status == ChunkStatus.LEASED))
+    return [Held._make(row) for row in leased]
+
+
+def take_back(session: Session, lost: Sequence[Lost]) -> int:
+    """Put chunks back into the queue whose lease ran out, and return how many were still held.
+
+    One that was tried as often as it may fails its walk instead.
+    """
+    return sum(_take_back(session, *each) for each in sorted(lost))  # rows are locked in the order of `chunks`
+
+
+def _take_back(session: Session, lease: Held, overdue_seconds: float) -> bool:
+    still_held = and_(
+        Chunk.walk_id == lease.walk_id,
+        Chunk.number == lease.number,
+        Chunk.status == ChunkStatus.LEASED,
+        Chunk.lease_token == lease.token,
+        Chunk.lease_expires_at == lease.expires_at,
+    )
+    chunks.lock(session, lease.walk_id)  # all of them, in their order: one that is hopeless ends them all
+    attempts = session.scalars(select(Chunk.attempts).where(still_held)).one_or_none()
+    if attempts is None:
+        return False
+    hopeless = attempts >= settings().max_attempts
+    taken = session.execute(
+        update(Chunk)
+        .where(still_held)
+        .values(
+            **chunks.released(ChunkStatus.FAILED if hopeless else ChunkStatus.QUEUED),
+            **chunks.failed_attempt(VANISHED),
+            due_at=func.now(),
+            lost_at=func.now() - timedelta(seconds=overdue_seconds),
+        )
+    )
+    if not chunks.rows(taken):
+        return False
+    if hopeless:
+        chunks.fail(session, lease.walk_id, lease.kind)
+    return True

@@ -1,0 +1,234 @@
+"""What workers report of what they have made: frames, artifacts, and frames that turned out to be lost.
+
+Each function works inside the transaction of its caller (`database.transaction`), who commits, and is fenced by the
+lease of its claim (`chunks`). Rows are locked in the order that `chunks` keeps.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import NamedTuple
+
+from sqlalchemy import and_, case, cast, column, func, insert, literal, not_, select, update, values
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from momalisa.db import notifications
+from momalisa.db.models import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
+from momalisa.domain import pacing
+from momalisa.queue import chunks, fairness
+from momalisa.queue.chunks import Claim, Due
+from momalisa.settings import settings
+from momalisa.storage.bucket import StoredObject
+from momalisa.webhooks import deliveries
+
+MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
+"""The condition that a frame is still to be rendered."""
+
+
+class MadeFrame(NamedTuple):
+    """A frame that was made and uploaded."""
+
+    position: float
+    stored: StoredObject
+    signature: bytes
+    """What it looks like from afar."""
+    key: str
+    """What it shows."""
+
+
+class FlaggedFrame(NamedTuple):
+    """A frame that was made and must not be shown."""
+
+    position: float
+    flag: Flag
+
+
+@dataclass(frozen=True)
+class MadeArtifact:
+    """An artifact that was made and uploaded."""
+
+    kind: ArtifactKind
+    stored: StoredObject
+    width: int
+    height: int
+
+
+def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
+    """Put warnings that visitors shall read on the walk, each once."""
+    for warning in warnings:
+        session.execute(
+            update(Walk)
+            .where(Walk.id == claim.walk_id, not_(Walk.warnings.contains([warning])))
+            .values(
+                warnings=Walk.warnings.op("||")(literal([warning], JSONB)),
+                **notifications.changed(session, claim.walk_id),
+            )
+        )
+
+
+def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> Due | None:
+    """Record the frames of a chunk and close it, and write what comes next.
+
+    After the last frame of a pass that is the next pass, which is planned from what was recorded; after the last
+    frame of the walk, its assembly. Returns what can be claimed because of that; the caller publishes permits for
+    it after the commit.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    new = _record(session, claim, made) if made else 0
+    missing = session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
+        .values(frames_done=Walk.frames_done + new, **notifications.changed(session, claim.walk_id))
+        .returning(Walk.frames_total - Walk.frames_done)
+    ).scalar_one()
+    # From here on we hold the lock of the walk, so that of two who record at once the second sees it all.
+    return _next_pass(session, claim) if missing else _assembly(session, claim)
+
+
+def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> int:
+    """Record frames that were missing, by one statement, and return how many of them were."""
+    columns = (Frame.position, Frame.object, Frame.bytes, Frame.crc32c, Frame.flagged, Frame.signature, Frame.key)
+    rows = [
+        (frame.position, None, None, None, frame.flag, None, None)
+        if isinstance(frame, FlaggedFrame)
+        else (frame.position, *astuple(frame.stored), None, frame.signature, frame.key)
+        for frame in made
+    ]
+    told = values(*(column(each.key, each.type) for each in columns), name="told").data(rows).c
+    recorded = session.execute(
+        update(Frame)
+        .where(Frame.walk_id == claim.walk_id, Frame.position == told.position, MISSING)
+        .values({each: cast(told[each.key], each.type) for each in columns[1:]})  # NULLs alone would be text
+        .values(rendered_at=case((told.object.is_not(None), func.now())))
+        .execution_options(synchronize_session=False)
+    )
+    return chunks.rows(recorded)
+
+
+def _next_pass(session: Session, claim: Claim) -> Due | None:
+    mine = Frame.walk_id == claim.walk_id
+    if session.scalars(select(Frame.position).where(mine, MISSING).limit(1)).first() is not None:
+        return None
+    recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
+    signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
+    positions = pacing.following(claim.spec, signatures, settings().batch_size)
+    return chunks.add(session, claim.walk_id, claim.party, claim.model, positions)
+
+
+def _assembly(session: Session, claim: Claim) -> Due:
+    session.execute(update(Walk).where(Walk.id == claim.walk_id).values(status=WalkStatus.ASSEMBLING))
+    last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
+    session.execute(
+        insert(Chunk).values(
+            walk_id=claim.walk_id,
+            number=last + 1,
+            kind=ChunkKind.ASSEMBLE,
+            owner=claim.party,
+            model=fairness.NO_MODEL,
+            turn=0,
+            rank=fairness.USUAL,
+        )
+    )
+    return Due(ChunkKind.ASSEMBLE)
+
+
+def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
+    """Record the artifacts of a walk and close it.
+
+    Raises:
+        LeaseLostError: if the chunk is no longer ours.
+    """
+    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    session.execute(
+        insert(Artifact).values(
+            [
+                {
+                    "walk_id": claim.walk_id,
+                    "kind": artifact.kind,
+                    "object": artifact.stored.name,
+                    "bytes": artifact.stored.bytes,
+                    "crc32c": artifact.stored.crc32c,
+                    "width": artifact.width,
+                    "height": artifact.height,
+                }
+                for artifact in artifacts
+            ]
+        )
+    )
+    session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
+        .values(
+            status=WalkStatus.SUCCEEDED, finished_at=func.now(), **notifications.changed(session, claim.walk_id)
+        )
+    )
+    deliveries.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
+
+
+def hold(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:
+    """Record for flagged frames, by position, the objects that are shown in their place."""
+    for position, neighbour in neighbours.items():
+        flagged = and_(Frame.walk_id == claim.walk_id, Frame.position == position)
+        session.execute(update(Frame).where(flagged).values(_recorded(neighbour)))
+
+
+def nothing_to_show(session: Session, claim: Claim) -> None:
+    """Fail a walk all of whose frames are flagged.
+
+    Raises:
+        LeaseLostError: if the assembly is no longer ours.
+    """
+    chunks.lock(session, claim.walk_id)
+    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    message = "No frame of this walk can be shown: the model's safety checker flagged them, or they came out black."
+    chunks.end(session, claim.walk_id, WalkStatus.FAILED, error_code="flagged", error_message=message)
+
+
+def _recorded(stored: StoredObject) -> dict[str, object]:
+    """Return the values of a frame that is there."""
+    return {"object": stored.name, "bytes": stored.bytes, "crc32c": stored.crc32c, "rendered_at": func.now()}
+
+
+def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> Due | None:
+    """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
+
+    The walk stays `assembling`: its status never goes backwards. Returns what can be claimed because of that; if
+    the chunk of the frames has been tried as often as it may, the walk fails instead. If frames were moved to other
+    names meanwhile (`moving`), only the assembly comes again.
+
+    Raises:
+        LeaseLostError: if the assembly is no longer ours.
+    """
+    chunks.lock(session, claim.walk_id)
+    lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
+    names = {frame.position: frame.stored and frame.stored.name for frame in claim.frames}
+    recorded = session.execute(select(Frame.position, Frame.object).where(lost)).all()
+    if any(name != names[position] for position, name in recorded):
+        chunks.give_back(session, claim)
+        return Due(ChunkKind.ASSEMBLE)
+    chunks.report(session, claim, **chunks.released(ChunkStatus.DROPPED), finished_at=func.now())
+    of_lost = and_(
+        Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
+    )
+    attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
+    if attempts >= settings().max_attempts:
+        chunks.fail(session, claim.walk_id, ChunkKind.ASSEMBLE)
+        return None
+    session.execute(
+        update(Chunk)
+        .where(of_lost)
+        .values(
+            **chunks.released(ChunkStatus.QUEUED), due_at=func.now(), finished_at=None, error="frames were damaged"
+        )
+    )
+    forgotten = ("object", "bytes", "crc32c", "rendered_at", "signature", "key")
+    session.execute(update(Frame).where(lost).values(dict.fromkeys(forgotten)))
+    session.execute(
+        update(Walk)
+        .where(Walk.id == claim.walk_id)
+        .values(frames_done=Walk.frames_done - len(positions), **notifications.changed(session, claim.walk_id))
+    )
+    return Due(ChunkKind.RENDER)

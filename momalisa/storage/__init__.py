@@ -1,0 +1,1 @@
+"""Google Cloud Storage, or an emulator of the same API."""

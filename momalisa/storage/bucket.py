@@ -1,0 +1,356 @@
+"""The bucket: Google Cloud Storage, or an emulator of the same API, by one code path."""
+
+import base64
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote, urljoin
+from uuid import UUID
+
+import google_crc32c
+from google.api_core.exceptions import Conflict, NotFound, PreconditionFailed
+from google.api_core.retry import Retry
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from momalisa.db import session
+from momalisa.errors import ObjectCorruptError
+from momalisa.settings import settings
+from momalisa.storage import signed_urls
+from momalisa.telemetry.logging import cause, logger
+
+log = logger(__name__)
+
+FOREVER = "max-age=31536000, immutable"
+"""Objects never change, so browsers may keep them, and CDNs those of a public bucket."""
+
+PIECE = 4 * 1024 * 1024
+"""Bytes of a file that are in memory at once while it is uploaded; the library wants a multiple of 256 kB."""
+
+TIMEOUT = (3.05, 10.0)
+"""Seconds to connect, and to wait for bytes, at each try."""
+
+
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object that is in the bucket."""
+
+    name: str
+    bytes: int
+    crc32c: str
+    """Base64 of the big-endian CRC32C, as Google Cloud Storage gives it."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object as a list shows it."""
+
+    name: str
+    generation: int
+    created_at: datetime
+    """By the clock of the bucket."""
+
+
+def _bucket() -> storage.Bucket:
+    """Return the bucket, to be asked outside of transactions."""
+    session.refuse_open_transaction()
+    return _client_bucket()
+
+
+@cache
+def _client_bucket() -> storage.Bucket:
+    """Return the bucket, through a client that is made at the first call, so never shared across a fork."""
+    if endpoint := settings().bucket_endpoint:
+        client = storage.Client(
+            project="momalisa",
+            credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+            client_options={"api_endpoint": endpoint},
+        )
+    else:
+        client = storage.Client()
+    return client.bucket(settings().bucket)
+
+
+def _go_on() -> None: ...
+
+
+def new_secret() -> str:
+    """Return the part of the names of a walk's objects that cannot be guessed: 128 random bits, safe in a URL."""
+    return secrets.token_urlsafe(16)
+
+
+def folder_name(walk_id: UUID, secret: str | None = None) -> str:
+    """Return what the names of all objects of a walk begin with, or of those under one of its secrets."""
+    return f"walks/{walk_id}/" if secret is None else f"walks/{walk_id}/{secret}/"
+
+
+def frame_name(walk_id: UUID, secret: str | None, position: float) -> str:
+    """Return the name of the object that holds a frame: the same at every attempt, sorted by position."""
+    return f"{folder_name(walk_id, secret)}frames/{position:.9f}.png"
+
+
+def artifact_name(walk_id: UUID, secret: str, filename: str) -> str:
+    """Return the name of the object that holds an artifact."""
+    return f"{folder_name(walk_id, secret)}{filename}"
+
+
+def put(
+    name: str,
+    data: bytes | Path,
+    content_type: str,
+    *,
+    download_as: str | None = None,
+    check: Check = _go_on,
+    confirm: Check = _go_on,
+) -> StoredObject:
+    """Create an object, unless it is there already, and return what is in the bucket under its name.
+
+    What is there under the name with another checksum was not made from the same input, or is damaged: it is
+    replaced. Tries again for two minutes when the bucket is out of order.
+
+    Args:
+        name: of the object.
+        data: its bytes, or the file that has them, which is read in pieces.
+        content_type: its media type.
+        download_as: the file name under which a browser saves it; None lets the browser show it.
+        check: called between two tries; what it raises ends the work.
+        confirm: called before an object is replaced; raises unless the caller still has the right to.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    blob = _bucket().blob(name, chunk_size=PIECE)
+    upload = blob.upload_from_filename if isinstance(data, Path) else blob.upload_from_string
+    checksum, retry = _crc32c(data), _retry(check, name)
+    generation = 0  # "must not exist"
+    while True:
+        blob.cache_control = f"{'private' if settings().signed_urls else 'public'}, {FOREVER}"
+        blob.content_disposition = f'attachment; filename="{download_as}"' if download_as else None
+        try:
+            if isinstance(data, Path) and not generation and blob.exists(timeout=TIMEOUT, retry=retry):
+                raise PreconditionFailed("It is there.")  # type: ignore[no-untyped-call]  # which saves its upload
+            upload(
+                data,
+                content_type=content_type,
+                if_generation_match=generation,
+                checksum="crc32c",
+                timeout=TIMEOUT,
+                retry=retry,
+            )
+        except PreconditionFailed:
+            try:
+                blob.reload(timeout=TIMEOUT, retry=retry)
+            except NotFound:  # somebody removed it meanwhile
+                generation = 0
+                continue
+        if blob.crc32c == checksum:
+            return StoredObject(name, int(blob.size), str(blob.crc32c))
+        check()
+        confirm()
+        generation = blob.generation
+
+
+def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredObject | None:
+    """Copy an object within the bucket, unless the copy is there already; its bytes do not pass through here.
+
+    Returns None if there is no such object any more, or what is there under one of the names is not what was
+    recorded.
+
+    Args:
+        original: the object, as it was recorded.
+        name: of the copy.
+        check: called between two tries; what it raises ends the work.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    bucket, arguments = _bucket(), {"timeout": TIMEOUT, "retry": _retry(check, name)}
+    try:
+        blob = bucket.copy_blob(
+            bucket.blob(original.name), bucket, name, if_generation_match=0, preserve_acl=True, **arguments
+        )
+    except (NotFound, PreconditionFailed):  # of both, a bucket may tell either
+        blob = bucket.get_blob(name, **arguments)
+    if blob is None or blob.crc32c != original.crc32c:
+        return None
+    return StoredObject(name, int(blob.size), str(blob.crc32c))
+
+
+def make_way(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> None:
+    """Remove what was never recorded and has the name of an object that is still to be put.
+
+    Args:
+        name: of the object.
+        check: called between two tries; what it raises ends the work.
+        confirm: called before an object is removed; raises unless the caller still has the right to.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    blob = _bucket().get_blob(name, timeout=TIMEOUT, retry=_retry(check, name))
+    if blob is None:
+        return
+    confirm()
+    with contextlib.suppress(NotFound, PreconditionFailed):
+        blob.delete(if_generation_match=blob.generation, timeout=TIMEOUT, retry=_retry(check, name))
+
+
+def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
+    """Return the bytes of an object.
+
+    Args:
+        stored: the object, as it was recorded.
+        check: called between two tries; what it raises ends the work.
+
+    Raises:
+        ObjectCorruptError: if it is missing, or is not what was recorded.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    blob = _bucket().blob(stored.name)
+    try:
+        data: bytes = blob.download_as_bytes(timeout=TIMEOUT, retry=_retry(check, stored.name))
+    except NotFound as error:
+        raise ObjectCorruptError(f"{stored.name} is not in the bucket") from error
+    if _crc32c(data) != stored.crc32c:
+        raise ObjectCorruptError(f"{stored.name} is not what was recorded")
+    return data
+
+
+def names(prefix: str) -> list[str]:
+    """Return the names of all objects whose names begin so.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    return [blob.name for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT)]
+
+
+def listed(prefix: str, *, start: str, limit: int) -> list[Listed]:
+    """Return a page of the objects whose names begin with `prefix`, by name, from the name `start` on.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    found = _bucket().list_blobs(prefix=prefix, start_offset=start or None, max_results=limit, timeout=TIMEOUT)
+    return [Listed(blob.name, blob.generation, blob.time_created) for blob in found]
+
+
+def delete(name: str, *, generation: int | None = None) -> None:
+    """Delete an object, or one generation of it; if that is gone already, it does no harm.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    with contextlib.suppress(NotFound, PreconditionFailed):
+        _bucket().blob(name).delete(if_generation_match=generation, timeout=TIMEOUT, retry=DEFAULT_RETRY)
+
+
+def delete_all(prefix: str, *, check: Check = _go_on) -> None:
+    """Delete every object whose name begins so; those that are gone already do no harm.
+
+    Args:
+        prefix: of the names.
+        check: called before each object; what it raises ends the work.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+    """
+    for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT):
+        check()
+        with contextlib.suppress(NotFound):
+            blob.delete(timeout=TIMEOUT, retry=DEFAULT_RETRY)
+
+
+def url(name: str, website: str) -> str:
+    """Return the URL at which a browser finds an object: for ever, or until `urls_expire_at`.
+
+    Args:
+        name: of the object.
+        website: base URL of the website, for a bucket that is found there (BUCKET_PUBLIC_URL).
+
+    Raises:
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
+    """
+    session.refuse_open_transaction()
+    expires_at = urls_expire_at()
+    if expires_at is not None:
+        return signed_urls.urls([_bucket().blob(name)], expires_at)[0]
+    return urljoin(website, f"{base_url()}/{settings().bucket}/{quote(name)}")
+
+
+def sign(names: Iterable[str]) -> None:
+    """Have the URLs of many objects signed at once, if they are to be signed, so that `url` knows them.
+
+    Raises:
+        StoreUnavailableError: if they cannot be signed just now.
+    """
+    session.refuse_open_transaction()
+    expires_at = urls_expire_at()
+    if expires_at is not None:
+        signed_urls.urls([_bucket().blob(name) for name in names], expires_at)
+
+
+def base_url() -> str:
+    """Return the URL that those of all objects begin with: a path, if the website's own host leads there."""
+    given = settings().bucket_public_url or settings().bucket_endpoint or "https://storage.googleapis.com"
+    return given.rstrip("/")
+
+
+def urls_expire_at() -> datetime | None:
+    """Return until when the URLs hold that are given now, or None if they hold for ever.
+
+    It is the same moment for half the lifetime of a URL, so that a browser finds what it has in its cache.
+    """
+    if not settings().signed_urls:
+        return None
+    half = settings().signed_url_seconds / 2
+    return datetime.fromtimestamp((time.time() // half + 2) * half, UTC)
+
+
+def make_bucket() -> None:
+    """Create the bucket unless it is there."""
+    client = _bucket().client
+    try:
+        client.create_bucket(settings().bucket, timeout=TIMEOUT)
+    except Conflict:
+        return
+
+
+def _retry(check: Check, name: str) -> Retry:
+    """Return the library's own policy for trying again, which also asks `check` whether to go on.
+
+    The first error that is tried again is logged: it takes two minutes until the last one is raised.
+    """
+    said = False
+
+    def should_retry(error: Exception) -> bool:
+        nonlocal said
+        check()
+        again = bool(DEFAULT_RETRY._predicate(error))
+        if again and not said:
+            log.warning("bucket tried again", object=name, reason=str(error), cause=cause(error))
+            said = True
+        return again
+
+    policy: Retry = DEFAULT_RETRY.with_predicate(should_retry).with_delay(initial=0.5, maximum=5)
+    return policy
+
+
+def _crc32c(data: bytes | Path) -> str:
+    value = 0
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            while piece := file.read(PIECE):
+                value = google_crc32c.extend(value, piece)
+    else:
+        value = google_crc32c.value(data)
+    return base64.b64encode(value.to_bytes(4, "big")).decode()

@@ -1,0 +1,1 @@
+"""Walks as visitors know them: making, reading, hiding, searching."""

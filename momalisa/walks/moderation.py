@@ -1,0 +1,84 @@
+"""What an operator does not want: words in prompts, and walks in the gallery."""
+
+import re
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from momalisa.db import notifications
+from momalisa.db.models import Walk
+from momalisa.errors import WalkNotFoundError
+from momalisa.queue import chunks
+from momalisa.settings import settings
+from momalisa.walks import confusables, relocation, service
+
+
+def unwanted(prompt: str) -> str | None:
+    """Return the first word or phrase of the blocklist that a prompt holds, or None.
+
+    Case, accents, the width of letters, letters of other scripts that look the same, and what shows nothing make no
+    difference; only whole words count: "class" does not hold what a part of it spells.
+    """
+    blocklist = settings().blocklist
+    pattern = None if blocklist is None else _pattern(blocklist)
+    found = pattern.search(confusables.plain(prompt)) if pattern else None
+    return found[0] if found else None
+
+
+@cache
+def _pattern(blocklist: Path) -> re.Pattern[str] | None:
+    """Return what matches any line of a file, without blank lines and comments (#); None if nothing is left."""
+    lines = (
+        confusables.plain(line.partition("#")[0]).strip()
+        for line in blocklist.read_text(encoding="utf-8").splitlines()
+    )
+    phrases = [r"[\W_]+".join(map(re.escape, line.split())) for line in lines if line]
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(phrases)})(?![^\W_])") if phrases else None
+
+
+def hide(session: Session, walk_id: UUID) -> None:
+    """Take a walk out of the gallery: only its owner sees it from now on. Again changes nothing.
+
+    The URLs of its files that others know stop working soon after (`moving`).
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    chunks.lock(session, walk_id)
+    hidden = session.scalar(select(Walk.hidden_at).where(Walk.id == walk_id))
+    _change(session, walk_id, hidden_at=func.coalesce(Walk.hidden_at, func.now()))
+    if hidden is None:
+        relocation.begin(session, walk_id)
+
+
+def show(session: Session, walk_id: UUID) -> None:
+    """Let a walk be seen again that was hidden.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    _change(session, walk_id, hidden_at=None)
+
+
+def delete(session: Session, walk_id: UUID) -> None:
+    """Stop a walk if it is not over, and remove it with all its files, as its owner could.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id.
+    """
+    hide(session, walk_id)
+    service.remove(session, walk_id)
+
+
+def _change(session: Session, walk_id: UUID, **values: object) -> None:
+    changed = session.scalar(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.deleted_at.is_(None))
+        .values(**values, **notifications.changed(session, walk_id))
+        .returning(Walk.id)
+    )
+    if changed is None:
+        raise WalkNotFoundError(f"There is no walk {walk_id}.")

@@ -1,0 +1,219 @@
+"""What a worker does with a walk whose frames are all there: make its artifacts, and upload them."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from momalisa.db.models import ArtifactKind, Flag
+from momalisa.domain import path as maths
+from momalisa.domain.spec import slug
+from momalisa.errors import ObjectCorruptError
+from momalisa.queue import results
+from momalisa.queue.chunks import Claim, ClaimedFrame
+from momalisa.queue.results import MadeArtifact
+from momalisa.storage import bucket
+from momalisa.storage.bucket import StoredObject
+from momalisa.telemetry.logging import logger
+from worker.lease import Lease, Record
+from worker.media import contact_sheet, encoders
+from worker.media.encoders import Picture
+from worker.media.metadata import walk_caption
+
+log = logger(__name__)
+
+FILES = {
+    ArtifactKind.GIF: ("walk.gif", "image/gif"),
+    ArtifactKind.MP4: ("walk.mp4", "video/mp4"),
+    ArtifactKind.WEBP: ("walk.webp", "image/webp"),
+    ArtifactKind.POSTER: ("poster.webp", "image/webp"),
+    ArtifactKind.SHEET: ("sheet.png", "image/png"),
+    ArtifactKind.ZIP: ("walk.zip", "application/zip"),
+}
+"""The file name and the content type of each artifact."""
+
+STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
+"""What a browser shows instead of saving it."""
+
+KEPT_BYTES = 256 << 20
+"""Of decoded pictures, which every artifact looks at: 240 of 512 × 512 pixels. Others are decoded each time."""
+
+HELD = {
+    Flag.UNSAFE: (
+        "1 frame was held, because the model's safety checker flagged it.",
+        "{} frames were held, because the model's safety checker flagged them.",
+    ),
+    Flag.BLACK: (
+        "1 frame was held, because it came out black.",
+        "{} frames were held, because they came out black.",
+    ),
+}
+"""What a walk says about frames that are not shown, of one and of several."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A frame that may be shown, on this machine."""
+
+    file: Path
+    kept: Picture | None
+    """None if there was no room for it."""
+
+    def picture(self) -> Picture:
+        """Return it decoded."""
+        return encoders.decode_png(self.file.read_bytes()) if self.kept is None else self.kept
+
+
+def assemble(lease: Lease) -> Record:
+    """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
+    claim = lease.claim
+    # What is left to be cleaned up later is what a thread that nobody waits for writes meanwhile.
+    with tempfile.TemporaryDirectory(prefix="momalisa-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        fetched, lost = _download(lease, folder)
+        if lost:
+            return lambda session: results.frames_lost(session, claim, lost)
+        if not fetched:
+            return partial(results.nothing_to_show, claim=claim)
+        artifacts = _make_artifacts(lease, fetched, folder)
+    neighbours = {
+        frame.position: shown.stored
+        for frame, shown in zip(claim.frames, stand_ins(claim.frames), strict=True)
+        if frame is not shown and shown.stored is not None
+    }
+
+    def record(session: Session) -> None:
+        results.hold(session, claim, neighbours)
+        results.warn(session, claim, warnings(claim.frames))
+        results.assembled(session, claim, artifacts)
+
+    return record
+
+
+def stand_ins(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
+    """Return for each frame the one that is shown in its place: itself, or if it is flagged its nearest neighbour.
+
+    At least one must not be flagged.
+    """
+    good = [frame for frame in frames if frame.flagged is None]
+    return [
+        frame if frame.flagged is None else min(good, key=lambda other: abs(other.position - frame.position))
+        for frame in frames
+    ]
+
+
+def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
+    """Return in sentences how many frames of a walk are not shown, and why."""
+    counts = Counter(frame.flagged for frame in frames if frame.flagged is not None)
+    return [HELD[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
+
+
+def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -> list[MadeArtifact]:
+    """Write all artifacts at once, each in a thread of its own, and upload them.
+
+    `fetched` are the frames that may be shown, by position.
+    """
+    claim = lease.claim
+    spec, fps = claim.spec, claim.spec.fps
+    shown = [fetched[frame.position] for frame in stand_ins(claim.frames)]
+    positions = [frame.position for frame in claim.frames]
+    sequence = maths.sequence(positions, spec.course.legs, hold=spec.hold, loop=spec.loop)
+    about = walk_caption(spec, claim.model, positions)
+    middle = shown[len(shown) // 2].picture()
+    height, width = middle.shape[:2]
+
+    def pictures(indices: Iterable[int]) -> Iterator[Picture]:
+        for index, times in groupby(indices):
+            picture = shown[index].picture()
+            for _ in times:
+                lease.check()
+                yield picture
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        yield "walk.json", spec.model_dump_json(indent=2).encode()
+        for index, frame in enumerate(shown):
+            yield f"{index:03}.png", frame.file.read_bytes()
+
+    frames = partial(pictures, sequence)
+
+    def make(kind: ArtifactKind) -> MadeArtifact:
+        path, size = folder / FILES[kind][0], (width, height)
+        match kind:
+            case ArtifactKind.GIF:
+                encoders.write_gif(path, frames, fps, about)
+            case ArtifactKind.MP4:
+                encoders.write_mp4(path, frames, fps, about)
+            case ArtifactKind.WEBP:
+                encoders.write_webp(path, frames, fps, about)
+            case ArtifactKind.POSTER:
+                encoders.write_poster(path, middle, about)
+            case ArtifactKind.SHEET:
+                size = contact_sheet.write(path, pictures(range(len(shown))), _labels(claim), _note(claim), about)
+            case ArtifactKind.ZIP:
+                encoders.write_zip(path, files())
+        return MadeArtifact(kind, _upload(lease, kind, path), *size)
+
+    return lease.at_once(make, FILES)
+
+
+def _labels(claim: Claim) -> list[str]:
+    """Return what stands under each frame on the contact sheet: its position, and the prompt of a stop."""
+    stops = claim.spec.stops
+    labels = []
+    for frame in claim.frames:
+        number, along = maths.leg(frame.position, len(stops) - 1)
+        stop = stops[number + int(along)] if along in {0, 1} else ""
+        labels.append(f"{frame.position:.3f} {'(held) ' if frame.flagged else ''}{stop}".rstrip())
+    return labels
+
+
+def _note(claim: Claim) -> str:
+    """Return how the pictures of a walk were made, in one line."""
+    spec = claim.spec
+    made = f"seed {spec.seed} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
+    return f"{len(claim.frames)} frames · {made}"
+
+
+def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[float]]:
+    """Fetch the frames of a walk into a folder.
+
+    Returns the frames that may be shown, by position, and the positions of those that are missing or damaged.
+    """
+    spec = lease.claim.spec
+    room = KEPT_BYTES // (3 * spec.width * spec.height)
+
+    def fetch(index: int, frame: ClaimedFrame) -> Fetched | None:
+        if frame.stored is None:
+            return None
+        path = folder / f"{index:03}.png"
+        try:
+            data = bucket.read(frame.stored, check=lease.check)
+            picture = encoders.decode_png(data)
+        except ObjectCorruptError as error:
+            log.warning("frame lost", position=frame.position, reason=str(error))
+            return None
+        path.write_bytes(data)
+        return Fetched(path, picture if index < room else None)
+
+    wanted = [frame for frame in lease.claim.frames if frame.flagged is None]
+    found = dict(zip(wanted, lease.at_once(fetch, range(len(wanted)), wanted), strict=True))
+    fetched = {frame.position: it for frame, it in found.items() if it is not None}
+    return fetched, [frame.position for frame in wanted if frame.position not in fetched]
+
+
+def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
+    """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
+    name, content_type = FILES[kind]
+    return bucket.put(
+        bucket.artifact_name(lease.claim.walk_id, lease.claim.secret, name),
+        path,
+        content_type,
+        download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{path.suffix}",
+        check=lease.check,
+        confirm=lease.confirm,
+    )

@@ -1,0 +1,1 @@
+"""From frames to files: GIF, MP4, WebP, ZIP, stills, and what they say about themselves."""

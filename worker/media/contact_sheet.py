@@ -1,0 +1,83 @@
+"""The contact sheet: all frames of a walk on one page with their positions, made for people to look at."""
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from worker.media.encoders import Picture, png_text
+from worker.media.metadata import Caption
+
+PAPER, INK, FAINT = (250, 249, 246), (28, 28, 30), (110, 110, 115)
+"""Colours; FAINT on PAPER has a contrast of 5 to 1."""
+
+MARGIN, GAP = 32, 12
+"""Pixels around the page, and between pictures."""
+
+ROW_WIDTH = 1920
+"""Pixels that the pictures of a row take at most; larger ones are made smaller."""
+
+NARROWEST = 480
+"""Pixels that the text has at least."""
+
+COMPRESSION = 4
+"""Of zlib: takes half the time of its default, for a file that is a fiftieth larger."""
+
+TITLE, NOTE, LABEL = 26, 16, 14
+"""Sizes of type, in pixels."""
+
+
+def write(
+    path: Path, pictures: Iterable[Picture], labels: Sequence[str], note: str, caption: Caption
+) -> tuple[int, int]:
+    """Write a contact sheet as PNG, in about the shape of a screen, and return its width and height in pixels.
+
+    Args:
+        path: of the file.
+        pictures: in the order of the walk, all of one size; each is looked at once.
+        labels: what stands under each picture.
+        note: a line under the title.
+        caption: the title, and what the file says about itself.
+    """
+    stream = iter(pictures)
+    first = next(stream)
+    height, width = first.shape[:2]
+    columns = min(len(labels), math.ceil(math.sqrt(len(labels) * 4 / 3 * height / width)))
+    rows = math.ceil(len(labels) / columns)
+    cell = min(width, (ROW_WIDTH + GAP) // columns - GAP)
+    size = (cell, max(1, round(height * cell / width)))
+    step = (size[0] + GAP, size[1] + LABEL + 2 * GAP)
+    top = MARGIN + TITLE + NOTE + 3 * GAP
+    page_width = max(columns * step[0] - GAP, NARROWEST)
+    page = Image.new("RGB", (page_width + 2 * MARGIN, top + rows * step[1] - GAP + MARGIN), PAPER)
+    _write_line(page, (MARGIN, MARGIN), caption.title, TITLE, INK, page_width)
+    _write_line(page, (MARGIN, MARGIN + TITLE + GAP), note, NOTE, FAINT, page_width)
+    for index, (label, picture) in enumerate(zip(labels, chain([first], stream), strict=True)):
+        left, above = MARGIN + index % columns * step[0], top + index // columns * step[1]
+        page.paste(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS), (left, above))
+        _write_line(page, (left, above + size[1] + GAP // 2), label, LABEL, INK, cell)
+    page.save(path, "png", pnginfo=png_text(caption), compress_level=COMPRESSION)
+    return page.size
+
+
+def _write_line(
+    page: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
+) -> None:
+    """Write a line of text whose top left is at `place`; what is wider than `width` pixels is cut off."""
+    font = ImageFont.load_default(size)
+    text = _in_plain_letters(text)
+    draw = ImageDraw.Draw(page)
+    cuts = chain([text], (text[:length].rstrip() + "…" for length in range(len(text) - 1, 0, -1)))
+    draw.text(place, next((cut for cut in cuts if draw.textlength(cut, font) <= width), ""), colour, font)
+
+
+def _in_plain_letters(text: str) -> str:
+    """Return a text in the letters that the font has, which is the same on every machine: accents go.
+
+    What the prompts were exactly is in the file's comment.
+    """
+    letters = [unicodedata.normalize("NFKD", letter)[0] for letter in text]
+    return "".join(letter if letter.isascii() or letter in "·…" else "?" for letter in letters)

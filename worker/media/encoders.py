@@ -1,0 +1,229 @@
+"""From the frames of a walk to its artifacts, as a stream: no writer has all the frames in memory.
+
+The same frames and caption always give the same bytes.
+"""
+
+import math
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import av
+import av.filter
+import imageio.v3 as iio
+import numpy as np
+from av.filter.context import FilterContext
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from momalisa.errors import ObjectCorruptError
+from worker.media.metadata import Caption
+
+Picture = NDArray[np.uint8]
+"""Shape (height, width, 3), RGB."""
+
+SAMPLED_PIXELS = 1 << 14
+"""Of each picture, to find the palette of a GIF."""
+
+Frames = Callable[[], Iterator[Picture]]
+"""Gives the pictures of an animation in the order in which they are shown, anew at each call."""
+
+GIF_TICK = Fraction(1, 100)
+"""The unit of a GIF's frame times, in seconds."""
+
+WEBP_TICK = Fraction(1, 1000)
+"""The unit of a WebP's frame times, in seconds."""
+
+
+def encode_png(picture: Picture, caption: Caption) -> bytes:
+    """Return a picture as a PNG file: lossless, so that artifacts lose nothing on the way."""
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "png", pnginfo=png_text(caption))
+    return file.getvalue()
+
+
+def png_text(caption: Caption) -> PngInfo:
+    """Return a caption as the text chunks of a PNG file, under the keywords that its specification registers."""
+    text = PngInfo()
+    text.add_itxt("Title", caption.title)
+    text.add_text("Comment", caption.details)
+    text.add_text("Software", "MoMALisa")
+    return text
+
+
+def decode_png(data: bytes) -> Picture:
+    """Return the picture in a PNG file.
+
+    Raises:
+        ObjectCorruptError: if it is damaged.
+    """
+    try:
+        picture: Picture = iio.imread(data, extension=".png")
+    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises
+        raise ObjectCorruptError(f"A frame is no PNG file: {error}") from error
+    return picture
+
+
+def write_poster(path: Path, picture: Picture, caption: Caption) -> None:
+    """Write the still that stands for a walk, as WebP."""
+    Image.fromarray(picture).save(path, "webp", quality=90, xmp=caption.xmp())
+
+
+def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write files into a ZIP, uncompressed, since PNG is."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files:
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
+
+
+def write_gif(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
+    """Write an animated GIF that loops for ever, with one palette made from all frames.
+
+    The palette and the dithering are ffmpeg's (palettegen, paletteuse). Frame times are whole hundredths of a
+    second in a GIF; they are rounded one by one against the exact time, so that the animation does not drift.
+    """
+    bare = path.with_name(f"{path.name}.bare")
+    first = next(frames())
+    paint = _Paletteuse(first, _palette(frames))
+    with av.open(str(bare), "w", format="gif", options={"loop": "0"}) as container:
+        stream = container.add_stream("gif", rate=fps)
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "pal8"
+        stream.codec_context.time_base = GIF_TICK
+        for index, picture in enumerate(frames()):
+            container.mux(stream.encode(paint(picture, round(index / fps / GIF_TICK))))
+        container.mux(stream.encode(None))
+    _add_comment(bare, path, caption.details)
+    bare.unlink()
+
+
+def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
+    """Write an MP4 that plays everywhere: H.264, yuv420p, even sides, its index first (fast start)."""
+    height, width = (side - side % 2 for side in next(frames()).shape[:2])
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata.update(title=caption.title, comment=caption.details)
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for index, picture in enumerate(frames()):
+            container.mux(stream.encode(_frame(picture[:height, :width], index, Fraction(1, fps))))
+        container.mux(stream.encode(None))
+
+
+def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
+    """Write an animated WebP that loops for ever: what a GIF is for, in all colours and smaller."""
+    bare = path.with_name(f"{path.name}.bare")
+    options = {"quality": "85", "compression_level": "4", "loop": "0"}
+    count = 0
+    with av.open(str(bare), "w", format="webp", options={"loop": "0"}) as container:
+        stream = container.add_stream("libwebp_anim", rate=fps, options=options)
+        stream.height, stream.width = next(frames()).shape[:2]
+        stream.pix_fmt = "bgra"  # what libwebp's animations are made of
+        stream.codec_context.time_base = WEBP_TICK
+        for picture in frames():
+            container.mux(stream.encode(_frame(picture, round(count / fps / WEBP_TICK), WEBP_TICK)))
+            count += 1
+        container.mux(stream.encode(None))
+    webp = bare.read_bytes()
+    bare.unlink()
+    if webp[12:16] == b"VP8X":
+        path.write_bytes(_with_xmp(webp, caption.xmp(), round(count / fps / WEBP_TICK)))
+    else:  # the pictures were all the same, and the encoder made a still of them
+        write_poster(path, next(frames()), caption)
+
+
+def _add_comment(gif: Path, path: Path, comment: str) -> None:
+    """Copy a GIF with a comment in plain ASCII put ahead of its pictures (GIF89a, section 24)."""
+    with gif.open("rb") as source, path.open("wb") as target:
+        header = source.read(13)
+        target.write(header + source.read(3 * 2 ** ((header[10] & 7) + 1)))  # with the global colour table
+        target.write(source.read(19))  # the extension that says how often it loops, which comes first
+        text = comment.encode("ascii")
+        blocks = (text[start : start + 255] for start in range(0, len(text), 255))
+        target.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
+        shutil.copyfileobj(source, target)
+
+
+def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
+    """Return an animated WebP with an XMP packet, whose last frame ends after `length` milliseconds (RFC 9649).
+
+    The encoder takes the times at which frames begin, and guesses when the last one ends.
+    """
+    chunks = dict[int, bytes]()
+    place = 12
+    while place < len(webp):
+        size = 8 + int.from_bytes(webp[place + 4 : place + 8], "little")
+        chunks[place] = webp[place : place + size + size % 2]
+        place += size + size % 2
+    frames = [place for place, chunk in chunks.items() if chunk.startswith(b"ANMF")]
+    shown = sum(int.from_bytes(chunks[place][20:23], "little") for place in frames[:-1])
+    for place, chunk in chunks.items():
+        if chunk.startswith(b"VP8X"):
+            chunks[place] = chunk[:8] + bytes([chunk[8] | 0b100]) + chunk[9:]
+        if place == frames[-1]:
+            chunks[place] = chunk[:20] + (length - shown).to_bytes(3, "little") + chunk[23:]
+    body = b"WEBP" + b"".join(chunks.values())
+    body += b"XMP " + len(xmp).to_bytes(4, "little") + xmp + b"\0" * (len(xmp) % 2)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+def _palette(frames: Frames) -> av.VideoFrame:
+    """Return the palette of 256 colours that suits all frames best, a picture of 16 × 16 pixels.
+
+    It looks at a part of the pixels, which takes that part of the time and finds as good a palette.
+    """
+    graph = av.filter.Graph()
+    source = _source(graph, _frame(_sample(next(frames()), 0), 0, GIF_TICK))
+    palettegen = graph.add("palettegen", "stats_mode=full:reserve_transparent=0")
+    source.link_to(palettegen)
+    palettegen.link_to(graph.add("buffersink"))
+    graph.configure()
+    for index, picture in enumerate(frames()):
+        source.push(_frame(_sample(picture, index), index, GIF_TICK))
+    source.push(None)
+    return graph.vpull()
+
+
+def _sample(picture: Picture, index: int) -> Picture:
+    """Return each n-th pixel of each n-th row of a picture; of n² pictures in a row, others each time.
+
+    That is a quarter of the pixels of a small picture, and SAMPLED_PIXELS of a large one.
+    """
+    height, width = picture.shape[:2]
+    step = max(2, math.isqrt(height * width // SAMPLED_PIXELS))
+    height, width = height - height % step, width - width % step  # the same size, wherever it begins
+    return picture[index % step : height : step, index // step % step : width : step]
+
+
+class _Paletteuse:
+    """Paints pictures in the colours of a palette, dithered."""
+
+    def __init__(self, picture: Picture, palette: av.VideoFrame) -> None:
+        self._graph = av.filter.Graph()
+        self._source = _source(self._graph, _frame(picture, 0, GIF_TICK))
+        colours = _source(self._graph, palette)
+        paletteuse = self._graph.add("paletteuse", "dither=sierra2_4a:diff_mode=rectangle")
+        self._source.link_to(paletteuse, 0, 0)
+        colours.link_to(paletteuse, 0, 1)
+        paletteuse.link_to(self._graph.add("buffersink"))
+        self._graph.configure()
+        colours.push(palette)
+        colours.push(None)
+
+    def __call__(self, picture: Picture, time: int) -> av.VideoFrame:
+        self._source.push(_frame(picture, time, GIF_TICK))
+        return self._graph.vpull()
+
+
+def _source(graph: av.filter.Graph, like: av.VideoFrame) -> FilterContext:
+    """Return an entrance to a graph for frames that look like this one."""
+    return graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=GIF_TICK)
+
+
+def _frame(picture: Picture, time: int, unit: Fraction) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    frame.pts, frame.time_base = time, unit
+    return frame

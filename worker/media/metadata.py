@@ -1,0 +1,61 @@
+"""What an artifact says about itself, inside the file: the prompts, the seed, the model, the positions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from momalisa.domain.path import leg, travelled
+from momalisa.domain.spec import WalkSpec
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A title for people and the details for programs."""
+
+    title: str
+    """ "a giraffe to a battleship"."""
+    details: str
+    """A JSON object in plain ASCII."""
+
+    def xmp(self) -> bytes:
+        """Return both as an XMP packet, as WebP files carry it (ISO 16684-1, with Dublin Core)."""
+        return _XMP.format(title=escape(self.title), details=escape(self.details)).encode()
+
+
+def walk_caption(spec: WalkSpec, model: str, positions: Sequence[float]) -> Caption:
+    """Return the caption of a walk: the model, the positions of its frames, and the fields of the order."""
+    details = {"software": "MoMALisa", "model": model, "positions": list(positions), **spec.model_dump(mode="json")}
+    return Caption(" to ".join(spec.prompts), json.dumps(details))
+
+
+def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
+    """Return the caption of a frame: all that decides its pixels, and nothing of the rest of its walk.
+
+    So the frame says the same in every walk that takes it over.
+    """
+    number, along = leg(position, len(spec.stops) - 1)
+    start, end = spec.stops[number : number + 2]
+    prompts = [end if along else start] if along in {0, 1} else [start, end]
+    made = spec.model_dump(
+        mode="json",
+        include={"interpolation", "seed", "negative_prompt", "steps", "guidance", "scheduler", "width", "height"},
+    )
+    if spec.seed_to is not None:
+        made |= {"seed_to": spec.seed_to, "travelled": travelled(position, closed=spec.course.closed)}
+    details = {"software": "MoMALisa", "model": model, "prompts": prompts, "along": round(along, 9), **made}
+    return Caption(" to ".join(prompts), json.dumps(details))
+
+
+_XMP = """\
+<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/">
+<xmp:CreatorTool>MoMALisa</xmp:CreatorTool>
+<dc:title><rdf:Alt><rdf:li xml:lang="x-default">{title}</rdf:li></rdf:Alt></dc:title>
+<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{details}</rdf:li></rdf:Alt></dc:description>
+</rdf:Description>
+</rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="r"?>"""

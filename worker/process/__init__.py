@@ -1,0 +1,1 @@
+"""The processes of a worker: how they start, report, and end."""

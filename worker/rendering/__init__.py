@@ -1,0 +1,1 @@
+"""From prompts and positions to pictures; the only user of torch and diffusers."""
