@@ -73,7 +73,7 @@ def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
 def _address(request: Request) -> str:
     client = request.client.host if request.client else ""
     forwarded = request.headers.getlist("x-forwarded-for")
-    return f"address:{neighbourhood(client_address(client, forwarded, settings().trusted_proxies))}"
+    return f"address:{client_network(client_address(client, forwarded, settings().trusted_proxies))}"
 
 
 def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
@@ -120,7 +120,7 @@ def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
     return Owner(f"visitor:{secrets.token_urlsafe(16)}", caller.party, caller.key, known=False)
 
 
-def recognize(request: Request, response: Response, owner: Owner) -> None:
+def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> None:
     """Give a visitor the cookie by which it will be known again, unless it has it; the owner of a key needs none.
 
     The owner is the one that the same request brought or drew: no answer ever gives the cookie of somebody else.
@@ -164,7 +164,7 @@ def is_among(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> boo
     return parsed is not None and any(parsed in network for network in networks)
 
 
-def neighbourhood(address: str) -> str:
+def client_network(address: str) -> str:
     """Return the network that counts as one party: an IPv4 address, or the /64 that an IPv6 line has at least."""
     parsed = _parsed(address)
     if isinstance(parsed, IPv6Address):

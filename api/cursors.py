@@ -11,17 +11,17 @@ from momalisa.errors import InvalidFieldError
 
 _PURPOSE = "cursor"
 
-Place = tuple[datetime, UUID]
+Position = tuple[datetime, UUID]
 """When a walk was created, and its id: what the gallery is sorted by."""
 
 
-def after(walk: Walk) -> str:
+def encode(walk: Walk) -> str:
     """Return the cursor of the page that begins after a walk."""
     place = json.dumps([walk.created_at.isoformat(), str(walk.id)])
     return signing.signed(base64.urlsafe_b64encode(place.encode()).decode().rstrip("="), _PURPOSE)
 
 
-def place(cursor: str) -> Place:
+def decode(cursor: str) -> Position:
     """Return the walk after which the page of a cursor begins.
 
     Raises:

@@ -68,7 +68,7 @@ def check_waiting(session: Session, party: str) -> None:
     """
     if not settings().rate_limits:
         return
-    waiting = service.waiting(session, party)
+    waiting = service.count_waiting(session, party)
     if waiting >= settings().max_waiting_walks:
         raise LimitExceededError(
             f"{waiting} of your walks wait for workers already, and no more may wait at once.",

@@ -134,7 +134,7 @@ def problem(error: MomalisaError, errors: Sequence[FieldError] = ()) -> Problem:
     )
 
 
-def answer(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONResponse:
+def response(error: MomalisaError, errors: Sequence[FieldError] = ()) -> JSONResponse:
     """Return the answer to a request that fails: a problem document."""
     return _answer(problem(error, errors), _headers(error))
 
@@ -154,13 +154,13 @@ def _headers(error: MomalisaError) -> dict[str, str]:
 def response_to(scope: Scope, error: MomalisaError) -> Response:
     """Return the answer to a request that fails: a page for people with a browser, else a problem document."""
     request = Request(scope)
-    if templates.wanted(request):
+    if templates.accepts_html(request):
         shown = templates.problem_page(
             request, status=error.status, title=error.title, detail=short(str(error), MOST_DETAIL)
         )
         shown.headers.update(_headers(error))
         return shown
-    return answer(error)
+    return response(error)
 
 
 async def _momalisa_error(request: Request, error: Exception) -> Response:
@@ -173,7 +173,7 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         reason = found[0]["ctx"]["error"]
-        return answer(
+        return response(
             InvalidJsonError(
                 f"The body of the request must be a JSON object: {reason} at character {found[0]['loc'][-1]}."
             )
@@ -181,21 +181,21 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     errors = field_errors({**item, "loc": item["loc"][1:]} for item in found)  # after "body", "path" or "query"
     detail = short("; ".join(f"{item.field}: {item.message}" for item in errors), MOST_DETAIL - 20)
     detail += f"; and {len(found) - len(errors)} more." if len(found) > len(errors) else "."
-    if templates.wanted(request):
+    if templates.accepts_html(request):
         return templates.problem_page(
             request,
             status=HTTPStatus.UNPROCESSABLE_ENTITY,
             title="This address is not quite right",
             detail=detail,
         )
-    return answer(InvalidRequestError(detail), errors)
+    return response(InvalidRequestError(detail), errors)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
-        return answer(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
+        return response(InvalidJsonError("The body of the request must be a JSON object, in UTF-8."))
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = methods.allowed(request.scope)  # the framework names those of one route alone
         refusal = MethodNotAllowedError(f"{request.url.path} takes {allowed}, got {request.method}.")
@@ -203,7 +203,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         refused.headers["Allow"] = allowed
         return refused
     headers = dict(error.headers or {})
-    if templates.wanted(request):
+    if templates.accepts_html(request):
         detail = "Nothing hangs at this address." if status == HTTPStatus.NOT_FOUND else status.description
         shown = templates.problem_page(request, status=status, title=status.phrase, detail=detail)
         shown.headers.update(headers)
@@ -217,7 +217,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _answer(problem, headers)
 
 
-class Unforeseen:
+class UnexpectedErrors:
     """Answers what the application did not foresee, where the answer gets the headers of every other one."""
 
     def __init__(self, app: ASGIApp) -> None:

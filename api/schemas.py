@@ -22,7 +22,7 @@ from pydantic import (
 from momalisa.db.models import ArtifactKind, Walk, WalkStatus
 from momalisa.domain.path import Easing, Loop, sequence
 from momalisa.domain.spec import Interpolation, Pacing, Scheduler, WalkSpec
-from momalisa.queue.estimate import Outlook
+from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import confusables, moderation, relocation
@@ -65,14 +65,14 @@ def _readable(value: str) -> str:
 
 def _seen(value: str) -> str:
     """Refuse what shows nothing at all."""
-    if not confusables.visible(value):
+    if not confusables.has_visible(value):
         raise ValueError("something visible is needed, got characters that show nothing")
     return value
 
 
 def _wanted(value: str) -> str:
     """Refuse what the operator's blocklist holds."""
-    if found := moderation.unwanted(value):
+    if found := moderation.find_banned(value):
         raise ValueError(f"“{found}” is not wanted in prompts here")
     return value
 
@@ -451,7 +451,7 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
     )
 
 
-def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> WalkView:
+def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> WalkView:
     """Return all that the API tells a viewer about a walk; `base_url` ends without a slash.
 
     Raises:
@@ -480,7 +480,7 @@ def view(walk: Walk, ahead: Outlook, base_url: str, *, viewer: str | None) -> Wa
         ],
         sequence=sequence(
             [frame.position for frame in walk.frames],
-            walk.spec.course.legs,
+            walk.spec.timing.legs,
             hold=walk.spec.hold,
             loop=walk.spec.loop,
         ),

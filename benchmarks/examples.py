@@ -11,7 +11,7 @@ from momalisa.client import Client
 from momalisa.domain.spec import slug
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
 
 ORDERS: list[dict[str, Any]] = [
@@ -32,7 +32,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="momalisa-examples-") as folder,
-        stack.started(System(Path(folder), port=free_port()), print) as system,
+        stack.started(LocalStack(Path(folder), port=free_port()), print) as system,
         Client(system.url) as client,
     ):
         for walk in [client.submit(frames=FRAMES, **order) for order in ORDERS]:

@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
         for pair in PAIRS[:1] if short else PAIRS:
             spec = _spec(pair, 2 if short else settings().default_steps)
-            pictures = renderer.render(spec, path.positions(FRAMES, spec.course)).pictures
+            pictures = renderer.render(spec, path.positions(FRAMES, spec.timing)).pictures
             ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
             encoders.write_gif(ours, lambda pictures=pictures: iter(pictures), FPS, Caption("", ""))  # type: ignore[misc]
             _encode_with_ffmpeg(pictures, Path(name), theirs)

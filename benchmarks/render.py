@@ -27,7 +27,7 @@ from momalisa.domain import path
 from momalisa.domain.spec import WalkSpec
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import settings
 from worker.media import encoders
 from worker.media.metadata import frame_caption
@@ -81,7 +81,7 @@ def main() -> None:
         folder = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="momalisa-bench-")))
         systems = {
             workers: contexts.enter_context(
-                stack.started(System(folder / f"{workers}", port=free_port(), workers=workers))
+                stack.started(LocalStack(folder / f"{workers}", port=free_port(), workers=workers))
             )
             for workers in (1, 2)
         }
@@ -185,13 +185,13 @@ def _spec(job: Job) -> WalkSpec:
     )
 
 
-def _wait_for_workers(system: System) -> None:
+def _wait_for_workers(system: LocalStack) -> None:
     logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
     while not all('"renderer ready"' in log.read_text() for log in logs):
         time.sleep(POLL_SECONDS)
 
 
-def _submit(system: System, jobs: list[Job]) -> tuple[float, float]:
+def _submit(system: LocalStack, jobs: list[Job]) -> tuple[float, float]:
     """Return the seconds from submitting walks to the last frame of them all; wait until they are stitched, too.
 
     Also returns which part of all processors' time went to anything of the system but its render workers.
@@ -206,7 +206,7 @@ def _submit(system: System, jobs: list[Job]) -> tuple[float, float]:
     return seconds, others / (seconds * CORES)
 
 
-def _processor_seconds(system: System) -> float:
+def _processor_seconds(system: LocalStack) -> float:
     """Return the time that processors have spent on the parts of a system that do not render."""
     processes = []
     for name, child in system.children.items():
@@ -221,7 +221,7 @@ def _processor_seconds(system: System) -> float:
     return seconds
 
 
-def _preview(system: System, job: Job) -> tuple[float, float]:
+def _preview(system: LocalStack, job: Job) -> tuple[float, float]:
     """Return the seconds from submitting a walk to an idle system until its first frames can be seen.
 
     Also returns how many of them went into rendering those frames.

@@ -25,7 +25,7 @@ import yaml
 from benchmarks import quality
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -81,7 +81,7 @@ STATEMENTS = 4.0
 SETTINGS = {"BATCH_SIZE": str(BATCH), "MAX_SIZE": "512"}
 
 
-class Bench(System):
+class Bench(LocalStack):
     """A system without workers: those are started as they are needed."""
 
     def _start_parts(self) -> None:

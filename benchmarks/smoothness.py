@@ -154,10 +154,10 @@ def gini(values: Sequence[float]) -> float:
 def evenly_paced(studio: Studio, spec: WalkSpec) -> list[Picture]:
     """Return the frames of a walk as the workers would make them, pass by pass."""
     found: dict[float, Picture] = {}
-    new = pacing.first(spec, settings().batch_size)
+    new = pacing.plan_first_pass(spec, settings().batch_size)
     while new:
         found.update(zip(new, studio.frames(spec, new), strict=True))
-        new = pacing.following(
+        new = pacing.plan_next_pass(
             spec, {position: signature(picture) for position, picture in found.items()}, settings().batch_size
         )
     return [found[position] for position in sorted(found)]

@@ -21,7 +21,7 @@ from benchmarks.render import CORES
 from momalisa import settings
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import Child, free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.chromium import launch_options
 from tests.hanging import hang, hang_many, leave_unassembled
 
@@ -121,7 +121,7 @@ def main() -> None:
 @contextmanager
 def museum(folder: Path) -> Iterator[str]:
     """Run the website without workers, as this process's own settings have it, and give its address."""
-    system = System(folder)
+    system = LocalStack(folder)
     port = free_port()
     api = Child("api", [sys.executable, "-m", "api"], folder / "api.log")
     try:

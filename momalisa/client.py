@@ -194,7 +194,7 @@ class Client:
         return artifact
 
     def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _Patience(self._reached, self.patience_seconds)
+        patience = _RetryPolicy(self._reached, self.patience_seconds)
         while True:
             try:
                 response = _checked(self._http.request(method, url, **arguments))
@@ -279,7 +279,7 @@ class AsyncClient:
         return artifact
 
     async def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _Patience(self._reached, self.patience_seconds)
+        patience = _RetryPolicy(self._reached, self.patience_seconds)
         while True:
             try:
                 response = _checked(await self._http.request(method, url, **arguments))
@@ -289,7 +289,7 @@ class AsyncClient:
                 await asyncio.sleep(patience.pause(error, self._http.base_url))
 
 
-class _Patience:
+class _RetryPolicy:
     """Decides whether to try again, and when. Every request of the clients is safe to send twice."""
 
     def __init__(self, reached: bool, seconds: float) -> None:

@@ -15,7 +15,7 @@ from momalisa import broker
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: `models/`, `frontend/` and `migrations/` lie beside the packages."""
 
-EMBEDDED_MODEL = str(ROOT / "models" / "momalisa-mini")
+BUNDLED_MODEL = str(ROOT / "models" / "momalisa-mini")
 
 
 def _split(value: object) -> object:
@@ -26,7 +26,7 @@ SECRETS = Path("/run/secrets")
 """Settings may also be files here, named like their variables in lower case, as containers are given secrets."""
 
 Word = TypeVar("Word")
-Words = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(_split)]
+CommaSeparated = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(_split)]
 """Several values in one environment variable, separated by commas."""
 
 
@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        EMBEDDED_MODEL, description="A diffusers text-to-image pipeline: a folder, or a name on the Hub."
+        BUNDLED_MODEL, description="A diffusers text-to-image pipeline: a folder, or a name on the Hub."
     )
     image_size: int = Field(
         default_factory=lambda data: 128 if _embedded(data) else 512,
@@ -169,12 +169,12 @@ class Settings(BaseSettings):
         "long as the process.",
     )
     anonymous: bool = Field(True, description="Whether walks can be made without an API key.")
-    trusted_proxies: Words[IPvAnyNetwork] = Field(
+    trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
         (),
         description="Networks, separated by commas, of the proxies whose X-Forwarded-For and X-Forwarded-Proto "
         "are believed.",
     )
-    cors_origins: Words[str] = Field(
+    cors_origins: CommaSeparated[str] = Field(
         (),
         description="Origins, separated by commas, whose pages may call the API from a browser, with keys but "
         "without the cookies of visitors.",
@@ -316,7 +316,7 @@ class Settings(BaseSettings):
 
 def _embedded(data: dict[str, object]) -> bool:
     """Tell whether the model is the embedded one, which needs few steps and little guidance."""
-    return Path(str(data.get("model"))).resolve() == Path(EMBEDDED_MODEL)
+    return Path(str(data.get("model"))).resolve() == Path(BUNDLED_MODEL)
 
 
 def _database_name(data: dict[str, object]) -> str:
@@ -339,7 +339,7 @@ _suggested: set[str] = set()
 """The variables that this process suggested to itself."""
 
 
-def suggest(**variables: str) -> None:
+def set_default_environment(**variables: str) -> None:
     """Put variables of libraries into the environment, unless they are set there on purpose."""
     _suggested.update(variables.keys() - os.environ.keys())
     for name, value in variables.items():

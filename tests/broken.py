@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from momalisa.settings import EMBEDDED_MODEL
+from momalisa.settings import BUNDLED_MODEL
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 43350848\n"
 """What git leaves in the place of a large file that was not fetched."""
@@ -64,7 +64,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
 def broken(folder: Path, words: str) -> Path:
     """Make a copy of the embedded model and break it."""
     model = folder / "broken"
-    shutil.copytree(EMBEDDED_MODEL, model)
+    shutil.copytree(BUNDLED_MODEL, model)
     WAYS[words](model)
     return model
 

@@ -21,7 +21,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, estimate
 from momalisa.queue.chunks import Claim
@@ -68,8 +68,10 @@ def clear_away() -> None:
 
 
 @pytest.fixture(scope="session")
-def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("services"), variables={"RATE_LIMITS": "off", "SECRET_KEY": "s" * 32})
+def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    system = LocalStack(
+        tmp_path_factory.mktemp("services"), variables={"RATE_LIMITS": "off", "SECRET_KEY": "s" * 32}
+    )
     try:
         system.start_services()
         yield system
@@ -78,7 +80,7 @@ def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture
-def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+def services(_services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
     """PostgreSQL, Valkey and a bucket without workers, empty, as this process's own settings."""
     for name, value in _services.variables.items():
         monkeypatch.setenv(name, value)
@@ -90,7 +92,7 @@ def services(_services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sys
 
 
 @pytest.fixture
-def private_bucket(services: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rsa.RSAPublicKey:
+def private_bucket(services: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rsa.RSAPublicKey:
     """A bucket whose URLs are signed by the key of a service account; returns its public half."""
     key = rsa.generate_private_key(65537, 2048)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
@@ -114,7 +116,7 @@ def private_bucket(services: System, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def api(services: System) -> Iterator[TestClient]:
+def api(services: LocalStack) -> Iterator[TestClient]:
     """The API in this process, without workers behind it."""
     from api.app import app  # noqa: PLC0415
 
@@ -123,13 +125,13 @@ def api(services: System) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole system with two render workers, in processes of its own."""
-    with stack.started(System(tmp_path_factory.mktemp("system"), port=free_port())) as running:
+    with stack.started(LocalStack(tmp_path_factory.mktemp("system"), port=free_port())) as running:
         yield running
 
 
-def wait_for_workers(system: System) -> None:
+def wait_for_workers(system: LocalStack) -> None:
     """Wait until every render worker of a system has its model loaded and warmed."""
     logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
     until(lambda: all('"renderer ready"' in log.read_text() for log in logs), 300)
@@ -144,7 +146,7 @@ def until(look: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture
-def client(system: System) -> Iterator[Client]:
+def client(system: LocalStack) -> Iterator[Client]:
     """A client of the whole system."""
     with Client(system.url) as client:
         yield client

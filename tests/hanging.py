@@ -14,7 +14,7 @@ from momalisa.db.models import Artifact, ArtifactKind, ChunkKind, Walk, WalkStat
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.queue import results
-from momalisa.queue.chunks import Due
+from momalisa.queue.chunks import Ready
 from momalisa.queue.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
@@ -77,13 +77,13 @@ def draw(work: Lease) -> Record:
     def upload(position: float) -> MadeFrame:
         picture = drawn(claim.spec, position)
         data = encoders.encode_png(picture, frame_caption(claim.spec, claim.model, position))
-        stored = bucket.put(bucket.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
+        stored = bucket.upload(bucket.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
         return MadeFrame(position, stored, signature(picture), "")
 
     made = work.at_once(upload, [frame.position for frame in claim.frames])
 
-    def record(session: Session) -> Due | None:
-        return results.frames_done(session, claim, made)
+    def record(session: Session) -> Ready | None:
+        return results.record_frames(session, claim, made)
 
     return record
 
@@ -93,7 +93,7 @@ def leave_unassembled(work: Lease) -> Record:
     first, spec = work.claim.frames[0].stored, work.claim.spec
     assert first
     poster = MadeArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
-    return lambda session: results.assembled(session, work.claim, [poster])
+    return lambda session: results.complete_walk(session, work.claim, [poster])
 
 
 def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
@@ -106,7 +106,7 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
     for number in range(posters):
         file = BytesIO()
         Image.fromarray(drawn(spec.model_copy(update={"seed": number}), number / posters)).save(file, "webp")
-        stills.append(bucket.put(f"walks/{number}/poster.webp", file.getvalue(), "image/webp"))
+        stills.append(bucket.upload(f"walks/{number}/poster.webp", file.getvalue(), "image/webp"))
     begin = datetime.now(UTC) - timedelta(days=20)
     walks = [
         {

@@ -7,7 +7,7 @@ import psycopg
 
 from momalisa.errors import LocalSystemError
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System, Tell
+from momalisa.local.stack import LocalStack, Tell
 from momalisa.settings import ROOT
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path=str(ROOT / ".venv" / "bin"))
@@ -24,7 +24,7 @@ def runs() -> bool:
     )
 
 
-class Pooled(System):
+class Pooled(LocalStack):
     """The system behind a pooler that hands its few connections on after each transaction."""
 
     direct_url = ""

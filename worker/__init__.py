@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
-from momalisa.settings import settings, suggest
+from momalisa.settings import set_default_environment, settings
 
 with suppress(ValidationError):  # those who use the settings say what is wrong with them
     if settings().threads is None:
@@ -12,4 +12,4 @@ with suppress(ValidationError):  # those who use the settings say what is wrong 
         # set otherwise. Where processes share processors, it keeps from working the very one that it waits for. A
         # worker with a set number of threads has as many processors for itself, and they are faster by a sixth if
         # they spin.
-        suggest(GOMP_SPINCOUNT="1000")
+        set_default_environment(GOMP_SPINCOUNT="1000")

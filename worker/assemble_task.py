@@ -77,9 +77,9 @@ def assemble(lease: Lease) -> Record:
         folder = Path(name)
         fetched, lost = _download(lease, folder)
         if lost:
-            return lambda session: results.frames_lost(session, claim, lost)
+            return lambda session: results.requeue_frames(session, claim, lost)
         if not fetched:
-            return partial(results.nothing_to_show, claim=claim)
+            return partial(results.fail_without_frames, claim=claim)
         artifacts = _make_artifacts(lease, fetched, folder)
     neighbours = {
         frame.position: shown.stored
@@ -88,9 +88,9 @@ def assemble(lease: Lease) -> Record:
     }
 
     def record(session: Session) -> None:
-        results.hold(session, claim, neighbours)
-        results.warn(session, claim, warnings(claim.frames))
-        results.assembled(session, claim, artifacts)
+        results.substitute_flagged(session, claim, neighbours)
+        results.add_warnings(session, claim, warnings(claim.frames))
+        results.complete_walk(session, claim, artifacts)
 
     return record
 
@@ -122,7 +122,7 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
     spec, fps = claim.spec, claim.spec.fps
     shown = [fetched[frame.position] for frame in stand_ins(claim.frames)]
     positions = [frame.position for frame in claim.frames]
-    sequence = maths.sequence(positions, spec.course.legs, hold=spec.hold, loop=spec.loop)
+    sequence = maths.sequence(positions, spec.timing.legs, hold=spec.hold, loop=spec.loop)
     about = walk_caption(spec, claim.model, positions)
     middle = shown[len(shown) // 2].picture()
     height, width = middle.shape[:2]
@@ -209,7 +209,7 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
 def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
     """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
     name, content_type = FILES[kind]
-    return bucket.put(
+    return bucket.upload(
         bucket.artifact_name(lease.claim.walk_id, lease.claim.secret, name),
         path,
         content_type,

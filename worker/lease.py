@@ -24,7 +24,7 @@ from momalisa.db.models import ChunkKind
 from momalisa.db.session import transaction
 from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
 from momalisa.queue import celery_app, chunks
-from momalisa.queue.chunks import Claim, Due
+from momalisa.queue.chunks import Claim, Ready
 from momalisa.settings import settings
 from momalisa.telemetry import metrics, tracing
 from momalisa.telemetry.logging import logger
@@ -35,7 +35,7 @@ log = logger(__name__)
 
 T = TypeVar("T")
 
-Record = Callable[[Session], Due | None]
+Record = Callable[[Session], Ready | None]
 """Writes the result of some work; returns the chunks that can be claimed because of it."""
 
 STOP_SECONDS = 10
@@ -79,7 +79,7 @@ def stopping() -> bool:
     return _stop[0] != 0
 
 
-class Hold(ABC):
+class CancellationToken(ABC):
     """The right to do some work, as long as it lasts."""
 
     rendered = 0
@@ -122,7 +122,7 @@ class Hold(ABC):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Lease(Hold):
+class Lease(CancellationToken):
     """A claimed chunk that is kept by heartbeats for the length of a `with` block."""
 
     def __init__(self, claim: Claim) -> None:
@@ -169,7 +169,7 @@ class Lease(Hold):
     ) -> None:
         self._ended.set()
         self._released.wait()
-        pulse.tell(State.READY)
+        pulse.report(State.READY)
 
     def keep(self) -> None:
         """Keep the lease until the `with` block ends; for the thread that `watch` starts."""
@@ -180,10 +180,10 @@ class Lease(Hold):
         """Send heartbeats; and end the process if its main thread hangs, where no exception would reach it."""
         last_beat, asked_to_stop = time.monotonic(), None
         interval = settings().lease_seconds / 3
-        pulse.tell(State.WORKING)
+        pulse.report(State.WORKING)
         while not self._ended.wait(min(interval, 1.0)):
             now = time.monotonic()
-            pulse.tell(State.WORKING)
+            pulse.report(State.WORKING)
             if stopping():
                 asked_to_stop = asked_to_stop or now
             if now - self._step > settings().stall_seconds or now - (asked_to_stop or now) > STOP_SECONDS:
@@ -213,7 +213,7 @@ _to_keep: SimpleQueue[Lease] = SimpleQueue()
 
 
 @cache
-def watch() -> None:
+def start_watchdog() -> None:
     """Start the thread of this process that keeps its leases and ends it when it hangs.
 
     It is one for all leases, started before any is claimed: a thread that is to start when memory has run out may
@@ -242,7 +242,7 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
         SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
             no memory left), so the next chunk gets a fresh one.
     """
-    watch()
+    start_watchdog()
     until = time.monotonic() + PERMIT_SECONDS
     while not stopping() and _claim_and_run(kind, work) and time.monotonic() < until and not _permits_wait(kind):
         pass
@@ -250,7 +250,7 @@ def run(kind: ChunkKind, work: Callable[[Lease], Record]) -> None:
 
 def _permits_wait(kind: ChunkKind) -> bool:
     try:
-        return celery_app.waiting(kind) > 0
+        return celery_app.count_messages(kind) > 0
     except celery_app.BROKER_ERRORS:
         return False  # then there is none to be had
 
@@ -303,12 +303,12 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
         return False
     except (Stopping, StoreUnavailableError) as cause:
         well = False
-        due = _give_up(claim, lambda session: chunks.give_back(session, claim))
+        due = _give_up(claim, lambda session: chunks.release(session, claim))
         log.info("given back", cause=type(cause).__name__)
         tracing.failed("given back")
     except RendererBusyError as busy:
         seconds = busy.retry_after
-        _give_up(claim, lambda session: chunks.give_back(session, claim, seconds))
+        _give_up(claim, lambda session: chunks.release(session, claim, seconds))
         log.warning("given back", cause=type(busy).__name__, reason=str(busy), due_in=seconds)
         tracing.failed("given back")
         _claim_nothing(seconds)
@@ -352,7 +352,7 @@ def _claim_nothing(seconds: float) -> None:
         time.sleep(min(seconds, 0.2))
 
 
-def _give_up(claim: Claim, report: Callable[[Session], object]) -> Due | None:
+def _give_up(claim: Claim, report: Callable[[Session], object]) -> Ready | None:
     """Report that a chunk was not done; returns it as due again, or None if it is no longer ours."""
     try:
         _write(report)
@@ -362,7 +362,7 @@ def _give_up(claim: Claim, report: Callable[[Session], object]) -> Due | None:
     except StoreUnavailableError as error:
         log.warning("not reported; the lease will run out", reason=str(error))
         return None
-    return Due(claim.kind)
+    return Ready(claim.kind)
 
 
 def _write(write: Callable[[Session], T], check: Callable[[], None] = lambda: None) -> T:

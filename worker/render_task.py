@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from momalisa.db.session import transaction
 from momalisa.queue import results
-from momalisa.queue.chunks import Claim, ClaimedFrame, Due
+from momalisa.queue.chunks import Claim, ClaimedFrame, Ready
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
@@ -17,7 +17,7 @@ from momalisa.telemetry.logging import logger
 from momalisa.walks import service
 from worker.lease import Lease, Record
 from worker.rendering import batch
-from worker.rendering.batch import Batch, Order
+from worker.rendering.batch import Batch, RenderRequest
 from worker.vertex import client
 
 if TYPE_CHECKING:
@@ -66,23 +66,23 @@ def render(lease: Lease) -> Record:
     made = [frame for frame in copied.values() if frame is not None] + batch.made
     warnings = batch.warnings
 
-    def record(session: Session) -> Due | None:
-        due = results.frames_done(session, claim, made)
-        results.warn(session, claim, warnings)
+    def record(session: Session) -> Ready | None:
+        due = results.record_frames(session, claim, made)
+        results.add_warnings(session, claim, warnings)
         return due
 
     return record
 
 
-def _order(claim: Claim, chosen: Sequence[ClaimedFrame], *, wanted: bool) -> Order:
+def _order(claim: Claim, chosen: Sequence[ClaimedFrame], *, wanted: bool) -> RenderRequest:
     """Return the order for some frames of a chunk; what is recorded already is not wanted again."""
     missing = frozenset(frame.position for frame in chosen if wanted and frame.missing)
-    return Order(
+    return RenderRequest(
         claim.walk_id, claim.secret, claim.model, claim.spec, tuple(frame.position for frame in chosen), missing
     )
 
 
-def _make(order: Order, lease: Lease) -> Batch:
+def _make(order: RenderRequest, lease: Lease) -> Batch:
     """Have an order made where the model is."""
     return client.make(order, lease) if settings().renderer == "vertex" else batch.make(renderer(), order, lease)
 
@@ -94,7 +94,7 @@ def _copied(lease: Lease, source: UUID, keys: dict[ClaimedFrame, str]) -> dict[C
     """
     claim = lease.claim
     with transaction() as session:
-        found = service.pictures(session, source, list(keys.values()), viewer=claim.owner)
+        found = service.reusable_frames(session, source, list(keys.values()), viewer=claim.owner)
 
     def copy(frame: ClaimedFrame) -> MadeFrame | None:
         original, looks = found[keys[frame]]

@@ -16,7 +16,7 @@ from worker.process.pulse import State
 app = celery_app.app()
 app.conf.worker_consumer = "worker.process.consumer:Consumer"
 app.conf.worker_pool = "worker.process.ending:TaskPool"
-app.steps["consumer"].add(pulse.Turning)
+app.steps["consumer"].add(pulse.ConsumerHeartbeat)
 logger = logging.logger(__name__)
 
 
@@ -45,7 +45,7 @@ def _kind() -> ChunkKind:
 @signals.worker_init.connect
 def _answer_for_the_children(**_: Any) -> None:
     with startup.in_parent():
-        pulse.answer_for(_kind(), lease.stopping)
+        pulse.serve_health(_kind(), lease.stopping)
 
 
 @signals.worker_init.connect
@@ -68,21 +68,21 @@ def _load_the_model(**_: Any) -> None:
     """Load the model in the child that will use it, before it reports for work; one without a model ends here."""
     loads = _kind() == ChunkKind.RENDER and settings().renderer == "local"
     with startup.in_child(settings().model if loads else None):
-        lease.watch()
-        pulse.join()
+        lease.start_watchdog()
+        pulse.attach()
         tracing.start(_kind().value)
         ending.report()
         if loads:
             render_task.renderer()
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
-    heartbeat.begin(_kind())
-    pulse.tell(State.READY)
+    heartbeat.start(_kind())
+    pulse.report(State.READY)
 
 
 @signals.worker_process_shutdown.connect
 def _leave(**_: Any) -> None:
-    heartbeat.end()
+    heartbeat.stop()
     tracing.stop()
 
 

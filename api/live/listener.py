@@ -50,13 +50,13 @@ async def listening() -> AsyncIterator[None]:
             await listener
 
 
-def attend(walk_id: UUID) -> asyncio.Event:
+def subscribe(walk_id: UUID) -> asyncio.Event:
     """Return an event that is set whenever a walk has changed, until it is ignored again."""
     event = _attended[str(walk_id)] = asyncio.Event()
     return event
 
 
-def ignore(walk_id: UUID) -> None:
+def unsubscribe(walk_id: UUID) -> None:
     """Set the event of a walk no more."""
     del _attended[str(walk_id)]
 

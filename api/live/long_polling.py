@@ -17,7 +17,7 @@ from momalisa.db.session import transaction
 from momalisa.errors import LimitExceededError, TooManyWaitError
 from momalisa.storage import bucket
 from momalisa.walks import service
-from momalisa.walks.service import Glimpse
+from momalisa.walks.service import Snapshot
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ QUEUE_SECONDS = 10
 """How often the place of a queued walk is worth telling again; it changes without the walk's doing."""
 
 
-def look(walk_id: UUID, caller: Caller) -> Glimpse:
+def look(walk_id: UUID, caller: Caller) -> Snapshot:
     """Return a glimpse of a walk, by one query.
 
     Raises:
@@ -38,10 +38,10 @@ def look(walk_id: UUID, caller: Caller) -> Glimpse:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        return service.glimpse(session, walk_id, viewer=caller.owner, key=caller.key)
+        return service.snapshot(session, walk_id, viewer=caller.owner, key=caller.key)
 
 
-def etag(seen: Glimpse) -> str:
+def etag(seen: Snapshot) -> str:
     """Return the entity tag of a walk: it changes with its revision, in the queue with time, and with its URLs."""
     parts = [seen.revision]
     if seen.status == WalkStatus.QUEUED:
@@ -51,19 +51,19 @@ def etag(seen: Glimpse) -> str:
     return f'W/"{".".join(map(str, parts))}"'
 
 
-def matches(if_none_match: str | None, seen: Glimpse) -> bool:
+def matches(if_none_match: str | None, seen: Snapshot) -> bool:
     """Tell whether an If-None-Match header names the walk as it is."""
     return etags.matches(if_none_match, etag(seen))
 
 
-def retry_after(seen: Glimpse) -> int:
+def retry_after(seen: Snapshot) -> int:
     """Return how long a client should wait before it looks again, in seconds: longer the longer the queue is."""
     if seen.status != WalkStatus.QUEUED or seen.age_seconds < 10:  # noqa: PLR2004
         return 1
     return 5 if seen.age_seconds < 60 else QUEUE_SECONDS  # noqa: PLR2004
 
 
-def wish(
+def prefer_wait(
     request: Request,
     _prefer: Annotated[
         str | None,
@@ -75,10 +75,10 @@ def wish(
     ] = None,
 ) -> int:
     """Return how long a request asks to wait, in seconds; it may say so on any of several Prefer lines."""
-    return wished(request.headers.getlist("prefer"))
+    return parse_prefer(request.headers.getlist("prefer"))
 
 
-def wished(prefer: Sequence[str]) -> int:
+def parse_prefer(prefer: Sequence[str]) -> int:
     """Return how long Prefer headers (RFC 7240) ask to wait, in seconds, at most LONGEST_SECONDS.
 
     The first `wait` counts; what is no whole number of seconds is ignored, as are its parameters.
@@ -95,7 +95,7 @@ async def until_done(request: Request, walk_id: UUID, caller: Caller, seconds: f
     """Wait until a walk is done, or the time is up, or the client has hung up."""
     ends = time.monotonic() + seconds
     full = suppress(LimitExceededError, TooManyWaitError)  # then it does not wait
-    with full, watchers.place(caller), watchers.watched(walk_id, caller) as watch:
+    with full, watchers.slot(caller), watchers.watched(walk_id, caller) as watch:
         look = await watch.now(caller)
         while not look.glimpse().status.done and (left := ends - time.monotonic()) > 0:
             if watchers.ending() or await request.is_disconnected():
@@ -111,7 +111,7 @@ async def for_change(
     seconds: float,
     read: Callable[[str | None], T],
     shared_by: object,
-) -> tuple[Glimpse, T | None]:
+) -> tuple[Snapshot, T | None]:
     """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up; and what is new.
 
     The caller knows what `if_none_match` names, or else the walk as it is now. What is new is `read` by the name of
@@ -124,7 +124,7 @@ async def for_change(
         MomalisaError: as `look` does.
     """
     ends = time.monotonic() + seconds
-    with watchers.place(caller), watchers.watched(walk_id, caller) as watch:
+    with watchers.slot(caller), watchers.watched(walk_id, caller) as watch:
         look = await watch.now(caller)
         seen = look.glimpse()
         known = if_none_match or etag(seen)

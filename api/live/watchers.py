@@ -16,7 +16,7 @@ from momalisa.db.session import transaction
 from momalisa.errors import LimitExceededError, TooManyWaitError
 from momalisa.settings import settings
 from momalisa.walks import service
-from momalisa.walks.service import Glimpse, Sight
+from momalisa.walks.service import SharedSnapshot, Snapshot
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ _ending = False
 
 
 @contextmanager
-def place(caller: Caller) -> Iterator[None]:
+def slot(caller: Caller) -> Iterator[None]:
     """Give a caller one of the places of those who wait, for the length of the block.
 
     Raises:
@@ -44,7 +44,7 @@ def place(caller: Caller) -> Iterator[None]:
     """
     if settings().rate_limits and _open[caller.party] >= settings().max_open_waits:
         raise LimitExceededError(
-            f"{_open[caller.party]} of your answers are held back or streamed already, and no more may be at once.",
+            f"{_open[caller.party]} of your answers are held back or streamed already, which is the limit.",
             retry_after=RETRY_SECONDS,
         )
     if _open.total() >= settings().max_process_waits:
@@ -72,7 +72,7 @@ class Watch:
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
         self._asked: frozenset[UUID] = frozenset()
-        self._seen: Sight | Exception | None = None
+        self._seen: SharedSnapshot | Exception | None = None
         self._seen_at = 0.0  # monotonic seconds
         self._read: dict[object, tuple[int, float, asyncio.Future[Any]]] = {}
         self.task = asyncio.create_task(self._run())
@@ -134,10 +134,10 @@ class Watch:
 class Look:
     """A look at a walk, as one caller may see it."""
 
-    def __init__(self, watch: Watch, caller: Caller, seen: Sight | Exception | None) -> None:
+    def __init__(self, watch: Watch, caller: Caller, seen: SharedSnapshot | Exception | None) -> None:
         self.watch, self.caller, self.seen = watch, caller, seen
 
-    def glimpse(self) -> Glimpse:
+    def glimpse(self) -> Snapshot:
         """Return what the caller sees.
 
         Raises:
@@ -152,7 +152,7 @@ class Look:
         """Return as whom to read the walk so that it looks as it does to the caller; None owns nothing."""
         return self.caller.owner if self._sight().looks_different_to(self.caller.owner) else None
 
-    def _sight(self) -> Sight:
+    def _sight(self) -> SharedSnapshot:
         if isinstance(self.seen, Exception):
             raise self.seen
         assert self.seen
@@ -164,7 +164,7 @@ def watched(walk_id: UUID, caller: Caller) -> Iterator[Watch]:
     """Watch a walk for a caller, together with all others who wait for it, for the length of the block."""
     watch = _watches.get(walk_id)
     if watch is None:
-        watch = _watches[walk_id] = Watch(walk_id, listener.attend(walk_id))
+        watch = _watches[walk_id] = Watch(walk_id, listener.subscribe(walk_id))
     watch.waiters += 1
     if caller.key is not None:
         watch.keys[caller.key] += 1
@@ -178,7 +178,7 @@ def watched(walk_id: UUID, caller: Caller) -> Iterator[Watch]:
                 del watch.keys[caller.key]
         if not watch.waiters:
             watch.task.cancel()
-            listener.ignore(walk_id)
+            listener.unsubscribe(walk_id)
             del _watches[walk_id]
 
 
@@ -201,6 +201,6 @@ def ending() -> bool:
     return _ending
 
 
-def _sight(walk_id: UUID, asked: frozenset[UUID]) -> Sight:
+def _sight(walk_id: UUID, asked: frozenset[UUID]) -> SharedSnapshot:
     with transaction() as session:
-        return service.sight(session, walk_id, asked)
+        return service.shared_snapshot(session, walk_id, asked)

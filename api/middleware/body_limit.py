@@ -26,7 +26,7 @@ class BodyLimit:
         try:
             body = await _read(receive)
         except MomalisaError as error:
-            await problems.answer(error)(scope, receive, send)
+            await problems.response(error)(scope, receive, send)
             return
         if body is None:
             return

@@ -19,7 +19,7 @@ def matches(if_none_match: str | None, tag: str) -> bool:
     return "*" in given or tag.removeprefix("W/") in given
 
 
-class Conditional:
+class EntityTags:
     """Gives what is got a weak entity tag, a hash of it, and answers 304 to those who have it already."""
 
     def __init__(self, app: ASGIApp) -> None:

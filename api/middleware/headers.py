@@ -18,7 +18,7 @@ MOST_HEADER_BYTES = 32 * 1024
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
-class Edge:
+class HeaderChecks:
     """Refuses what no honest client sends, before its headers are parsed."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,7 +32,7 @@ class Edge:
         try:
             _check(scope)
         except MomalisaError as error:
-            await problems.answer(error)(scope, receive, send)
+            await problems.response(error)(scope, receive, send)
             return
         if proto := _forwarded_scheme(scope):
             scope["scheme"] = proto

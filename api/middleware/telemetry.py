@@ -22,7 +22,7 @@ TURN_SECONDS = 5
 """The event loop is stuck that does not come round for so long."""
 
 
-class Observed:
+class Telemetry:
     """Counts requests, times them up to the first byte of the answer, and traces them.
 
     Each begins a trace of its own: what a stranger's `traceparent` says is not believed.

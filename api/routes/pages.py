@@ -23,7 +23,7 @@ from momalisa.walks import service
 
 router = APIRouter(include_in_schema=False)
 
-HUNG = 24
+PAGE_SIZE = 24
 """Walks on a page of the gallery."""
 
 CONTACT_HOLDS = timedelta(days=180)
@@ -123,7 +123,7 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     """Show a walk, with what chats and search engines show of it; the browser follows it from there."""
     found = _walk(walk_id, caller)
     with transaction() as session:
-        ahead = estimate.look(session, found)
+        ahead = estimate.estimate(session, found)
     seen = schemas.view(found, ahead, base, viewer=caller.owner)
     return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
 
@@ -137,15 +137,15 @@ def gallery(
     mine: bool = False,
 ) -> HTMLResponse:
     """Show earlier walks, newest first; a cursor, a word and whose they are narrow the choice."""
-    before = None if cursor is None else cursors.place(cursor)
+    before = None if cursor is None else cursors.decode(cursor)
     word = q.strip()
     walks: list[Walk] = []
     if not mine or caller.owner is not None:
         with transaction() as session:
             walks = list(
-                service.page(
+                service.list_walks(
                     session,
-                    limit=HUNG + 1,
+                    limit=PAGE_SIZE + 1,
                     before=before,
                     status=None if mine else WalkStatus.SUCCEEDED,
                     viewer=caller.owner,
@@ -153,10 +153,10 @@ def gallery(
                     word=word,
                 )
             )
-    shown = walks[:HUNG]
+    shown = walks[:PAGE_SIZE]
     kept = {"q": word} if word else {}
     kept |= {"mine": "true"} if mine else {}
-    onward = {**kept, "cursor": cursors.after(shown[-1])} if len(walks) > HUNG else None
+    onward = {**kept, "cursor": cursors.encode(shown[-1])} if len(walks) > PAGE_SIZE else None
     return templates.page(
         "gallery.html",
         walks=schemas.summaries(shown, base, viewer=caller.owner),

@@ -18,7 +18,7 @@ def problem_type(name: str, request: Request) -> Response:
     kind = problem_types.kinds().get(name)
     if kind is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    if templates.wanted(request):
+    if templates.accepts_html(request):
         page = templates.page("problem-type.html", kind=kind)
         page.headers["Vary"] = f"Accept, {page.headers['Vary']}"
         return page

@@ -55,7 +55,7 @@ Caller = Annotated[access.Caller, Depends(access.caller)]
 Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
 IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last answer.")]
-Wish = Annotated[int, Depends(long_polling.wish)]
+Wish = Annotated[int, Depends(long_polling.prefer_wait)]
 
 RECONNECT_MILLISECONDS = 1000
 """When those come back who followed a walk at a process that ended."""
@@ -160,7 +160,7 @@ def queue_walk(
     new, made, source = uuid4(), None, None
     with transaction() as session:
         if again is not None:
-            made = idempotency.known(session, again)
+            made = idempotency.find(session, again)
         if made is None:
             source = None if body.from_walk is None else _source(session, body.from_walk, caller.owner)
             limits.check_waiting(session, caller.party)
@@ -189,10 +189,10 @@ def queue_walk(
     viewer = caller.owner if made == new or caller.known else None
     with transaction() as session:
         walk = _seen_again(session, made, viewer)
-        ahead = estimate.look(session, walk)
+        ahead = estimate.estimate(session, walk)
     answer = schemas.view(walk, ahead, base, viewer=viewer)
     if made == new:
-        access.recognize(request, response, caller)
+        access.set_visitor_cookie(request, response, caller)
         log.info("walk queued", walk=str(new), frames=walk.frames_total)
         # After the answer: a broker that hangs must not keep a visitor waiting.
         permits = len({frame.chunk for frame in walk.frames})
@@ -202,7 +202,7 @@ def queue_walk(
     return answer, access.Caller(viewer, caller.party, caller.key)
 
 
-def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: bool) -> idempotency.Repeatable:
+def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: bool) -> idempotency.IdempotentRequest:
     """Return for whom the key of a request holds.
 
     A key is its owner's. Somebody without an identity, who may have missed the answer that gave one, is known by
@@ -210,7 +210,7 @@ def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: boo
     """
     key, body = sent
     callers = [caller.owner] if caller.known or not public else [caller.party, caller.owner]
-    return idempotency.Repeatable(callers, key, idempotency.fingerprint(body))
+    return idempotency.IdempotentRequest(callers, key, idempotency.fingerprint(body))
 
 
 def _seen_again(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
@@ -288,14 +288,14 @@ async def read_walk(
 def _read(walk_id: UUID, base: str, viewer: str | None) -> schemas.WalkView:
     with transaction() as session:
         walk = service.get(session, walk_id, viewer=viewer)
-        ahead = estimate.look(session, walk)
+        ahead = estimate.estimate(session, walk)
     return schemas.view(walk, ahead, base, viewer=viewer)
 
 
 async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]:
     """Refuse what cannot be followed before a stream begins, since after that there is no status to tell it by."""
     await run_in_threadpool(long_polling.look, walk_id, caller)
-    with watchers.place(caller):
+    with watchers.slot(caller):
         yield walk_id
 
 
@@ -411,7 +411,7 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
         walk = service.cancel(session, walk_id, owner=caller.owner)
-        ahead = estimate.look(session, walk)
+        ahead = estimate.estimate(session, walk)
     return schemas.view(walk, ahead, base, viewer=caller.owner)
 
 
@@ -427,7 +427,7 @@ def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: C
     """Let everyone see a walk of yours, or only you; the URLs that others have stop working within a minute."""
     with transaction() as session:
         walk = service.set_public(session, walk_id, body.public, owner=caller.owner)
-        ahead = estimate.look(session, walk)
+        ahead = estimate.estimate(session, walk)
     return schemas.view(walk, ahead, base, viewer=caller.owner)
 
 
@@ -483,9 +483,9 @@ def list_walks(
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:
         return schemas.WalkPage(walks=[], next_cursor=None)
-    before = None if cursor is None else cursors.place(cursor)
+    before = None if cursor is None else cursors.decode(cursor)
     with transaction() as session:
-        walks = service.page(
+        walks = service.list_walks(
             session,
             limit=limit + 1,
             before=before,
@@ -495,7 +495,7 @@ def list_walks(
             word=q or "",
         )
     shown = walks[:limit]
-    next_cursor = cursors.after(shown[-1]) if len(walks) > limit else None
+    next_cursor = cursors.encode(shown[-1]) if len(walks) > limit else None
     if next_cursor is not None:
         url = request.url.include_query_params(cursor=next_cursor)
         response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'

@@ -49,7 +49,7 @@ def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
     )
 
 
-def wanted(request: Request) -> bool:
+def accepts_html(request: Request) -> bool:
     """Tell whether a request comes from a person with a browser, who is shown an error on a page."""
     return not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", "")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.train.recipe import STEPS, Recipe
-from momalisa.settings import EMBEDDED_MODEL, ROOT
+from momalisa.settings import BUNDLED_MODEL, ROOT
 from momalisa.telemetry import logging
 
 PACKAGES = ROOT / ".venv" / "train-packages" / "node_modules"
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     logging.configure()
-    recipe = Recipe(PACKAGES, WORK, Path(EMBEDDED_MODEL), continues=options.continues)
+    recipe = Recipe(PACKAGES, WORK, Path(BUNDLED_MODEL), continues=options.continues)
     steps = [options.step] if options.step else STEPS
     for step in steps:
         recipe.make(step, options.hours)

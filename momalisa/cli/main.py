@@ -23,7 +23,7 @@ from momalisa.local.processes import free_port
 from momalisa.settings import ROOT, settings
 
 if TYPE_CHECKING:
-    from momalisa.local.stack import System
+    from momalisa.local.stack import LocalStack
 
 app = typer.Typer(
     name="momalisa",
@@ -82,7 +82,7 @@ def up(
     from momalisa.local import stack  # noqa: PLC0415 - only this machine's own system needs its wheels
 
     with errors_as_sentences(exit_code_when_stopped=0):
-        system = stack.System(folder, port=port or settings().port, workers=workers or settings().workers)
+        system = stack.LocalStack(folder, port=port or settings().port, workers=workers or settings().workers)
         with _signals_raised(), _running(system):
             system.announce()
             tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
@@ -301,13 +301,13 @@ def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
     if running := stack.running():
         yield _Server(running)
         return
-    system = stack.System(port=free_port(), workers=workers or settings().workers)
+    system = stack.LocalStack(port=free_port(), workers=workers or settings().workers)
     with _running(system):
         yield _Server(system.url, ours=True, tend=lambda: system.supervise(tell))
 
 
 @contextmanager
-def _running(system: "System") -> Iterator[None]:
+def _running(system: "LocalStack") -> Iterator[None]:
     """Run a system for the length of a block; signals do not disturb it while it stops."""
     try:
         system.start(tell)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil, dist, floor
 
-from momalisa.domain.path import Course, leg, positions, shares
+from momalisa.domain.path import Timing, apportion, leg, positions
 from momalisa.domain.spec import WalkSpec
 
 GRID = 4096
@@ -21,7 +21,7 @@ BASE = 0.02
 """The share of a leg's length that is spread evenly over it, so that no part of it is taken for nothing."""
 
 
-def first(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:
+def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:
     """Return the positions of the first pass, in ascending order.
 
     With linear pacing that is every frame; otherwise it is a probe in equal steps, of about a third of the frames.
@@ -31,23 +31,23 @@ def first(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float
         size: frames in a batch.
         kept: positions of frames that are there already, and stay.
     """
-    course = spec.course
+    course = spec.timing
     if spec.pacing == "linear":
         wanted = positions(spec.frames, course)
         count = spec.frames
     else:
         count = max(_probe(spec.frames, course, size), min(len(kept), spec.frames))
-        wanted = positions(count, Course(weights=(1.0,) * len(course.weights), closed=course.closed))
+        wanted = positions(count, Timing(weights=(1.0,) * len(course.weights), closed=course.closed))
         wanted = [_snapped(position, course.legs) for position in wanted]
     if set(kept) <= set(wanted):
         return wanted
     there = sorted({*kept, *positions(course.legs + (not course.closed), course)})
     ends = [*there, 1.0] if course.closed else there
-    new = fill(ends, [b - a for a, b in pairwise(ends)], max(count - len(there), 0), course)
+    new = subdivide(ends, [b - a for a, b in pairwise(ends)], max(count - len(there), 0), course)
     return sorted([*there, *new])
 
 
-def following(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int) -> list[float]:
+def plan_next_pass(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int) -> list[float]:
     """Return the positions of the next pass, in ascending order; none if every frame is there.
 
     Args:
@@ -63,13 +63,13 @@ def following(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int)
     signatures: list[bytes] = []
     for position in there:
         signatures.append(recorded[position] or (signatures[-1] if signatures else b""))
-    if spec.course.closed:
+    if spec.timing.closed:
         there, signatures = [*there, 1.0], [*signatures, signatures[0]]
     if spec.pacing == "linear":
         distances = [b - a for a, b in pairwise(there)]
     else:
         distances = [distance(a, b) for a, b in pairwise(signatures)]
-    return fill(there, distances, count, spec.course)
+    return subdivide(there, distances, count, spec.timing)
 
 
 def distance(one: bytes, other: bytes) -> float:
@@ -77,7 +77,7 @@ def distance(one: bytes, other: bytes) -> float:
     return dist(one, other) if one and other else 0.0
 
 
-def fill(there: Sequence[float], distances: Sequence[float], count: int, course: Course) -> list[float]:
+def subdivide(there: Sequence[float], distances: Sequence[float], count: int, timing: Timing) -> list[float]:
     """Return `count` positions for new frames, in ascending order, so that the longest step is as short as can be.
 
     How long a step takes is the distance between its ends, bent by the course. A gap is cut into steps that take
@@ -89,21 +89,21 @@ def fill(there: Sequence[float], distances: Sequence[float], count: int, course:
         count: of new frames.
         course: how the time of the walk is spread over its way.
     """
-    legs: list[list[float]] = [[] for _ in range(course.legs)]
+    legs: list[list[float]] = [[] for _ in range(timing.legs)]
     for position in there:
-        number, along = leg(position, course.legs)
+        number, along = leg(position, timing.legs)
         legs[number].append(along)
-    even = BASE * (sum(distances) / course.legs or 1.0)
+    even = BASE * (sum(distances) / timing.legs or 1.0)
     gaps: list[_Gap] = []
     for number, found in enumerate(legs):
         alongs = found if found[-1] == 1 else [*found, 1.0]
         steps = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(alongs))]
-        gaps += _gaps(number, alongs, steps, course)
-    parts = shares([gap.duration for gap in gaps], len(gaps) + count, [gap.room for gap in gaps])
+        gaps += _gaps(number, alongs, steps, timing)
+    parts = apportion([gap.duration for gap in gaps], len(gaps) + count, [gap.room for gap in gaps])
     return [
-        (gap.leg + place / GRID) / course.legs
+        (gap.leg + place / GRID) / timing.legs
         for gap, cut in zip(gaps, parts, strict=True)
-        for place in gap.places(cut, course)
+        for place in gap.places(cut, timing)
     ]
 
 
@@ -138,12 +138,12 @@ class _Gap:
         """The number of steps into which it can be cut."""
         return max(self.highest - self.lowest + 2, 1)
 
-    def places(self, cut: int, course: Course) -> Iterator[int]:
+    def places(self, cut: int, timing: Timing) -> Iterator[int]:
         """Give the places that cut it into so many steps of equal time."""
         least = self.lowest
         for step in range(1, cut):
             time = self.times[0] + (self.times[1] - self.times[0]) * step / cut
-            along = self._along(course.progress(self.leg, time))
+            along = self._along(timing.progress(self.leg, time))
             place = min(max(round(along * GRID), least), self.highest - (cut - 1 - step))
             yield place
             least = place + 1
@@ -160,12 +160,12 @@ class _Gap:
         )
 
 
-def _gaps(number: int, alongs: Sequence[float], distances: Sequence[float], course: Course) -> list[_Gap]:
+def _gaps(number: int, alongs: Sequence[float], distances: Sequence[float], timing: Timing) -> list[_Gap]:
     """Return the gaps of a leg, by where its frames lie along it and how far apart they are, all above 0."""
     done = list(accumulate(distances, initial=0.0))
     progress = [length / done[-1] for length in done]
-    times = [course.time(number, part) for part in progress]
-    whole = course.weight(number) * done[-1]
+    times = [timing.time(number, part) for part in progress]
+    whole = timing.weight(number) * done[-1]
     columns = (pairwise(values) for values in (alongs, progress, times, _slopes(progress, alongs)))
     return [
         _Gap(number, ends, parts, span, slopes, whole * (span[1] - span[0]))
@@ -189,9 +189,9 @@ def _slopes(progress: Sequence[float], alongs: Sequence[float]) -> list[float]:
     return [secants[0], *inner, secants[-1]]
 
 
-def _probe(frames: int, course: Course, size: int) -> int:
+def _probe(frames: int, timing: Timing, size: int) -> int:
     """Return how many frames the first pass has: a third, in whole batches; at least one within each leg."""
-    least = 2 * course.legs + (not course.closed)
+    least = 2 * timing.legs + (not timing.closed)
     whole = ceil(frames / 3 / size) * size
     return min(max(least, whole if whole < frames else ceil(frames / 2)), frames)
 

@@ -28,7 +28,7 @@ _EASINGS: dict[Easing, tuple[Callable[[float], float], Callable[[float], float]]
 
 
 @dataclass(frozen=True)
-class Course:
+class Timing:
     """How the time of a walk is spread over its way.
 
     Time is counted so that a walk of weights 1 takes as long as its way is; where the way has weight 2, it takes
@@ -70,7 +70,7 @@ class Course:
         return start / max(start, end), end / max(start, end)
 
 
-def positions(frames: int, course: Course) -> list[float]:
+def positions(frames: int, timing: Timing) -> list[float]:
     """Return the positions of `frames` frames, in ascending order, if all legs are equally long.
 
     Every stop has a frame of its own, exactly; the others are shared out between the legs by the time that those
@@ -79,21 +79,21 @@ def positions(frames: int, course: Course) -> list[float]:
     Raises:
         ValueError: if there are fewer than two stops, or fewer frames than stops.
     """
-    stops = course.legs + (not course.closed)
-    if course.legs < 1:
-        raise ValueError(f"a walk has at least 2 stops, not {len(course.weights)}")
+    stops = timing.legs + (not timing.closed)
+    if timing.legs < 1:
+        raise ValueError(f"a walk has at least 2 stops, not {len(timing.weights)}")
     if frames < stops:
         raise ValueError(f"a walk over {stops} stops has at least {stops} frames, not {frames}")
-    steps = shares([course.weight(leg) for leg in range(course.legs)], frames - (not course.closed))
+    steps = apportion([timing.weight(leg) for leg in range(timing.legs)], frames - (not timing.closed))
     found = [
-        (leg + (course.progress(leg, step / count) if step else 0.0)) / course.legs
+        (leg + (timing.progress(leg, step / count) if step else 0.0)) / timing.legs
         for leg, count in enumerate(steps)
         for step in range(count)
     ]
-    return found if course.closed else [*found, 1.0]
+    return found if timing.closed else [*found, 1.0]
 
 
-def shares(sizes: Sequence[float], total: int, most: Sequence[int] | None = None) -> list[int]:
+def apportion(sizes: Sequence[float], total: int, most: Sequence[int] | None = None) -> list[int]:
     """Cut things of some sizes into `total` parts, each into one at least, so that the largest part is smallest.
 
     Each cut goes to the thing whose parts are largest by then (D'Hondt's rule), to the first of equals.
@@ -136,13 +136,13 @@ def chunks(frames: int, size: int) -> list[list[int]]:
         raise ValueError(f"frames and size are at least 1, not {frames} and {size}")
     if frames <= size:
         return [list(range(frames))]
-    first = spread(frames, size)
+    first = linspace_indices(frames, size)
     rest = sorted(set(range(frames)) - set(first))
     count = -(-len(rest) // size)
     return [first, *(rest[offset::count] for offset in _bit_reversed(count))]
 
 
-def spread(total: int, count: int) -> list[int]:
+def linspace_indices(total: int, count: int) -> list[int]:
     """Return `count` of the indices 0 … total - 1 as evenly as whole numbers allow, both ends among them."""
     if count == 1:
         return [0]
@@ -177,7 +177,7 @@ def sequence(positions: Sequence[float], legs: int, *, hold: int, loop: Loop) ->
     return [index for index in order for _ in range(1 + hold if index in stops else 1)]
 
 
-def travelled(position: float, *, closed: bool) -> float:
+def path_progress(position: float, *, closed: bool) -> float:
     """Return how far a walk has come from what it starts with to what it ends with, in [0, 1].
 
     A closed walk is back in the end: it is furthest half-way.

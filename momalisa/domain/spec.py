@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from momalisa.domain.path import Course, Easing, Loop, leg, travelled
+from momalisa.domain.path import Easing, Loop, Timing, leg, path_progress
 
 Pacing = Literal["even", "linear"]
 """Equal steps to the eye, or equal steps between the prompts' embeddings."""
@@ -64,11 +64,11 @@ class WalkSpec(BaseModel):
         return self.prompts + self.prompts[:1] if self.loop == "closed" else self.prompts
 
     @property
-    def course(self) -> Course:
+    def timing(self) -> Timing:
         """How the time of the walk is spread over its way."""
         weights = self.weights or (1.0,) * len(self.prompts)
         closed = self.loop == "closed"
-        return Course(weights + weights[:1] if closed else weights, easing=self.easing, closed=closed)
+        return Timing(weights + weights[:1] if closed else weights, easing=self.easing, closed=closed)
 
     @property
     def frames_shown(self) -> int:
@@ -80,7 +80,7 @@ class WalkSpec(BaseModel):
     def refines(self, other: "WalkSpec") -> bool:
         """Tell whether this walk is the other one with as many frames or more, so that all of those fit in."""
         shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps}
-        if not self.course.closed and not other.course.closed:
+        if not self.timing.closed and not other.timing.closed:
             shown["loop"] = self.loop
         return other.model_copy(update=shown) == self and self.frames >= other.frames
 
@@ -100,7 +100,7 @@ def frame_key(spec: WalkSpec, position: float, model: str) -> str:
         between = [end if along else start]
     noise: list[float] = [spec.seed]
     if spec.seed_to is not None:
-        noise += [spec.seed_to, round(travelled(position, closed=spec.course.closed), 9)]
+        noise += [spec.seed_to, round(path_progress(position, closed=spec.timing.closed), 9)]
     sampling = [spec.negative_prompt, spec.steps, spec.guidance, spec.scheduler, spec.width, spec.height]
     return hashlib.sha256(json.dumps([model, between, noise, sampling]).encode()).hexdigest()
 

@@ -39,7 +39,7 @@ Tell = Callable[[str], None]
 """Tells the person at the terminal what happens, in a sentence."""
 
 
-class System:
+class LocalStack:
     """PostgreSQL, Valkey, the bucket, the API, the workers and the reconciler."""
 
     def __init__(
@@ -290,7 +290,7 @@ class System:
 
 
 @contextlib.contextmanager
-def started(system: System, tell: Callable[[str], None] = lambda _: None) -> Iterator[System]:
+def started(system: LocalStack, tell: Callable[[str], None] = lambda _: None) -> Iterator[LocalStack]:
     """Run a system for the length of a block."""
     try:
         system.start(tell)

@@ -45,7 +45,7 @@ class Sweep:
         """
         if time.monotonic() < self._resumes:
             return 0
-        page = bucket.listed("walks/", start=self._after, limit=self._page)
+        page = bucket.list_objects("walks/", start=self._after, limit=self._page)
         old = [each for each in page if each.created_at <= datetime.now(UTC) - self._age]
         with transaction() as session:
             orphans = _orphans(session, old, self._age)

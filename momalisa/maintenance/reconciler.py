@@ -132,7 +132,7 @@ def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -
         stop.wait(settings().reconcile_seconds)
 
 
-_watch = reclaim.Watch()
+_watch = reclaim.LeaseMonitor()
 
 
 def take_back() -> None:
@@ -143,7 +143,7 @@ def take_back() -> None:
     """
     with transaction() as session:
         lost = _watch.look(reclaim.held(session), time.monotonic())
-        taken = reclaim.take_back(session, lost)
+        taken = reclaim.reclaim(session, lost)
     if taken:
         log.info("chunks taken back", chunks=taken)
         metrics.record(metrics.LEASES_EXPIRED, taken)
@@ -159,8 +159,8 @@ def keep_order() -> None:
         fairness.adopt(session)
         fairness.close_gaps(session)
     with transaction() as session:
-        fairness.forget(session)
-        workers.forget(session)
+        fairness.delete_idle(session)
+        workers.delete_silent(session)
 
 
 def end_overdue() -> bool:
@@ -248,10 +248,10 @@ def top_up() -> None:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        due = chunks.due(session)
+        due = chunks.count_ready(session)
     for kind, count in due.items():
         try:
-            missing = min(count, settings().max_permits) - celery_app.waiting(kind)
+            missing = min(count, settings().max_permits) - celery_app.count_messages(kind)
         except celery_app.BROKER_ERRORS as error:
             log.warning("broker not reached", kind=kind, reason=str(error))
             metrics.record(metrics.BROKER_FAILURES)
@@ -289,7 +289,7 @@ def count() -> None:
     """
     try:
         with transaction() as session:
-            found = stats.take(session)
+            found = stats.collect(session)
     except StoreUnavailableError:
         for gauge in (
             metrics.CHUNKS,

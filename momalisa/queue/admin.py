@@ -33,7 +33,7 @@ def retry(session: Session, walk_id: UUID) -> None:
         WalkNotFoundError: if there is no such walk.
         WalkOverError: if it has not failed, or nothing of it is left to be tried.
     """
-    chunks.lock(session, walk_id)
+    chunks.lock_chunks(session, walk_id)
     status = _status(session, walk_id)
     if status != WalkStatus.FAILED:
         raise WalkOverError(f"Only a failed walk can be tried again; this one is {status}.")
@@ -62,7 +62,7 @@ def retry(session: Session, walk_id: UUID) -> None:
             **notifications.changed(session, walk_id),
         )
     )
-    if not chunks.rows(queued):
+    if not chunks.rowcount(queued):
         raise WalkOverError("This walk has expired meanwhile, so it cannot be tried again.")
     # Also of those that are done: an assembly may find that their frames are lost.
     session.execute(update(Chunk).where(Chunk.walk_id == walk_id).values(attempts=0))
@@ -70,7 +70,7 @@ def retry(session: Session, walk_id: UUID) -> None:
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in again]))
         .values(
-            **chunks.released(ChunkStatus.QUEUED),
+            **chunks.release_values(ChunkStatus.QUEUED),
             error=None,
             failed_by=[],
             due_at=func.now(),

@@ -92,7 +92,7 @@ def publish(kind: ChunkKind, permits: int = 1) -> int:
     return sent
 
 
-def waiting(kind: ChunkKind) -> int:
+def count_messages(kind: ChunkKind) -> int:
     """Return the number of permits that wait in the broker; raises one of BROKER_ERRORS if it is down."""
     session.refuse_open_transaction()
     with app().connection_for_read() as connection:

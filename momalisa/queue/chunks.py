@@ -103,14 +103,14 @@ class Claim(Attempt):
     """The request that made the walk, as a W3C `traceparent`."""
 
 
-class Due(NamedTuple):
+class Ready(NamedTuple):
     """Chunks that can be claimed because of what was written; they want permits after the commit."""
 
     kind: ChunkKind
     number: int = 1
 
 
-def add(session: Session, walk_id: UUID, party: str, model: str, positions: Sequence[float]) -> Due:
+def enqueue(session: Session, walk_id: UUID, party: str, model: str, positions: Sequence[float]) -> Ready:
     """Add frames to a walk in chunks, coarse to fine, which take the next turns of its party."""
     batches = maths.chunks(len(positions), settings().batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
@@ -142,7 +142,7 @@ def add(session: Session, walk_id: UUID, party: str, model: str, positions: Sequ
             ]
         )
     )
-    return Due(ChunkKind.RENDER, len(batches))
+    return Ready(ChunkKind.RENDER, len(batches))
 
 
 def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -> Claim | None:
@@ -229,10 +229,10 @@ def heartbeat(session: Session, claim: Claim) -> None:
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    report(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
+    fenced_update(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
 
 
-def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
+def release(session: Session, claim: Claim, seconds: float = 0) -> None:
     """Return a chunk to the queue, because this worker cannot do it; the attempt does not count.
 
     It is due again after `seconds`, or `LONGEST_WAIT_SECONDS` if that is less.
@@ -241,7 +241,7 @@ def give_back(session: Session, claim: Claim, seconds: float = 0) -> None:
         LeaseLostError: if the chunk is no longer ours.
     """
     due_at = _from_now(min(seconds, LONGEST_WAIT_SECONDS))
-    report(session, claim, **released(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
+    fenced_update(session, claim, **release_values(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
 
 
 def attempt_failed(
@@ -263,12 +263,12 @@ def attempt_failed(
         added = func.array_append(Chunk.failed_by, claim.workplace)
         failure["failed_by"] = case((_failed_at(claim.workplace), Chunk.failed_by), else_=added)
     if hopeless or claim.attempt >= settings().max_attempts:
-        lock(session, claim.walk_id)
-        report(session, claim, **released(ChunkStatus.FAILED), **failure)
-        fail(session, claim.walk_id, claim.kind, hopeless=hopeless)
+        lock_chunks(session, claim.walk_id)
+        fenced_update(session, claim, **release_values(ChunkStatus.FAILED), **failure)
+        fail_walk(session, claim.walk_id, claim.kind, hopeless=hopeless)
         return
     due_at = _from_now(_backoff_seconds(claim.attempt))
-    report(session, claim, **released(ChunkStatus.QUEUED), **failure, due_at=due_at)
+    fenced_update(session, claim, **release_values(ChunkStatus.QUEUED), **failure, due_at=due_at)
 
 
 def failed_attempt(error: str) -> dict[str, object]:
@@ -306,7 +306,7 @@ def _failed_at(workplace: str) -> ColumnElement[bool]:
     return literal(workplace) == any_(Chunk.failed_by)
 
 
-def report(session: Session, claim: Attempt, **values: object) -> None:
+def fenced_update(session: Session, claim: Attempt, **values: object) -> None:
     """Change a chunk if it still bears the token of this claim.
 
     Raises:
@@ -322,7 +322,7 @@ def report(session: Session, claim: Attempt, **values: object) -> None:
         )
         .values(**values)
     )
-    if not rows(changed):
+    if not rowcount(changed):
         raise LeaseLostError(f"Chunk {claim.number} of walk {claim.walk_id} is no longer ours.")
 
 
@@ -335,7 +335,7 @@ def is_due() -> ColumnElement[bool]:
     return or_(Chunk.rank > 0, Chunk.due_at <= func.now(), Chunk.due_at > _from_now(LONGEST_WAIT_SECONDS))
 
 
-def due(session: Session) -> dict[ChunkKind, int]:
+def count_ready(session: Session) -> dict[ChunkKind, int]:
     """Return the number of chunks of each kind that could be claimed now."""
     counts = session.execute(
         select(Chunk.kind, func.count().label("due"))
@@ -351,38 +351,38 @@ _FAILURES = {
 }
 
 
-def fail(session: Session, walk_id: UUID, kind: ChunkKind, *, hopeless: bool = False) -> None:
+def fail_walk(session: Session, walk_id: UUID, kind: ChunkKind, *, hopeless: bool = False) -> None:
     """Fail a walk because of a chunk; why the chunk failed is for operators, on the chunk and in the log."""
     code, sentence = _FAILURES[kind]
     message = f"{sentence}, although it was tried {settings().max_attempts} times."
     if hopeless:
         message = f"{sentence}: it fails in the same way each time. With other settings it may work."
-    end(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
+    end_walk(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
 
 
-def end(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> bool:
+def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> bool:
     """End a walk that has not succeeded, and drop what is left of it; its workers notice at their next report.
 
     Returns False, and changes nothing, if the walk is over already.
     """
-    lock(session, walk_id)
+    lock_chunks(session, walk_id)
     ended = session.execute(
         update(Walk)
         .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
         .values(status=status, finished_at=func.now(), **notifications.changed(session, walk_id), **values)
     )
-    if not rows(ended):
+    if not rowcount(ended):
         return False
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
-        .values(**released(ChunkStatus.DROPPED), finished_at=func.now())
+        .values(**release_values(ChunkStatus.DROPPED), finished_at=func.now())
     )
     deliveries.announce(session, walk_id, status)
     return True
 
 
-def lock(session: Session, walk_id: UUID) -> None:
+def lock_chunks(session: Session, walk_id: UUID) -> None:
     """Lock all chunks of a walk, in their order; also those that were added by whom it had to wait for."""
     locked = None
     in_order = select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number)
@@ -390,7 +390,7 @@ def lock(session: Session, walk_id: UUID) -> None:
         locked = there
 
 
-def released(status: ChunkStatus) -> dict[str, object]:
+def release_values(status: ChunkStatus) -> dict[str, object]:
     """Return the values of a chunk that leaves the hands of its worker; if it is to be done again, then soon."""
     return {"status": status, "lease_token": None, "lease_expires_at": None, "rank": fairness.LOST}
 
@@ -410,6 +410,6 @@ def _stored(frame: Frame) -> StoredObject | None:
     return StoredObject(frame.object, frame.bytes, frame.crc32c)
 
 
-def rows(result: Result[Any]) -> int:
+def rowcount(result: Result[Any]) -> int:
     """Return the number of rows that a statement changed."""
     return cast("CursorResult[Any]", result).rowcount

@@ -71,7 +71,7 @@ _lines: dict[str, _Kept] = {}
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Estimate:
     """What lies ahead of a walk."""
 
     queue_position: int | None
@@ -103,7 +103,7 @@ def pace(session: Session) -> Pace | None:
     return Pace(speed=batch / seconds, workers=max(there, 1), batch=batch)
 
 
-def look(session: Session, walk: Walk) -> Outlook:
+def estimate(session: Session, walk: Walk) -> Estimate:
     """Return where a walk stands in the queue, and how long it will take at the pace of the last hour."""
     mine = and_(Chunk.walk_id == walk.id, Chunk.kind == ChunkKind.RENDER)
     left = session.execute(
@@ -115,11 +115,11 @@ def look(session: Session, walk: Walk) -> Outlook:
         ).where(mine, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
     ).one()
     if left.party is None:
-        return Outlook(None, None)
+        return Estimate(None, None)
     there, paused = session.execute(
         select(workers.count(walk.model).scalar_subquery(), select(Pause.since).exists())
     ).one()
-    return Outlook(
+    return Estimate(
         queue_position=_position(session, walk) if walk.status == WalkStatus.QUEUED else None,
         eta_seconds=_eta(session, walk, left.party, left.queued, left.last, left.elapsed, there),
         waiting_for=_waiting_for(walk.model, there, paused=paused),

@@ -39,7 +39,7 @@ class Turns(NamedTuple):
     """Of the first of them. The others are USUAL."""
 
 
-def serialise(session: Session, party: str) -> None:
+def lock_tenant(session: Session, party: str) -> None:
     """Have everybody else who adds work for a party wait until the end of this transaction."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(party, 0))))
 
@@ -52,7 +52,7 @@ def draw(session: Session, party: str, model: str, count: int) -> Turns:
     a head start within its first turn, so that a newcomer soon sees something; as this counts like any other chunk,
     it cannot be had again and again.
     """
-    serialise(session, party)
+    lock_tenant(session, party)
     queued = _queued(Chunk, model)
     last = select(func.max(Chunk.turn)).where(queued, Chunk.owner == party).scalar_subquery()
     known = select(Party.next_turn).where(Party.party == party, Party.model == model).scalar_subquery()
@@ -127,7 +127,7 @@ def close_gaps(session: Session) -> int:
     return moved
 
 
-def forget(session: Session) -> None:
+def delete_idle(session: Session) -> None:
     """Forget parties that would start at the turn that is being served now in any case."""
     session.execute(
         delete(Party).where(Party.next_turn < _now(Party.model)).execution_options(synchronize_session=False)

@@ -22,7 +22,7 @@ VANISHED = "its worker fell silent: killed as a whole, with its machine or conta
 """When only the process ended that worked, the next one knows better (`worker.ending`)."""
 
 
-class Held(NamedTuple):
+class HeldLease(NamedTuple):
     """A lease as it was seen; every heartbeat makes another one of it."""
 
     walk_id: UUID
@@ -33,22 +33,22 @@ class Held(NamedTuple):
     """Changes with every heartbeat. What time it says does not matter."""
 
 
-class Lost(NamedTuple):
+class LostLease(NamedTuple):
     """A lease that ran out."""
 
-    held: Held
+    held: HeldLease
     overdue_seconds: float
     """How long ago."""
 
 
-class Watch:
+class LeaseMonitor:
     """What one reconciler has seen of all leases."""
 
     def __init__(self) -> None:
-        self._since: dict[Held, float] = {}
+        self._since: dict[HeldLease, float] = {}
         self._answered: float | None = None
 
-    def look(self, held: Collection[Held], now: float) -> list[Lost]:
+    def look(self, held: Collection[HeldLease], now: float) -> list[LostLease]:
         """Take note of the leases that there are, and return those that ran out.
 
         Args:
@@ -61,17 +61,17 @@ class Watch:
         self._answered = now
         self._since = {each: self._since.get(each, now) for each in held}
         lease = settings().lease_seconds
-        return [Lost(each, now - since - lease) for each, since in self._since.items() if now - since > lease]
+        return [LostLease(each, now - since - lease) for each, since in self._since.items() if now - since > lease]
 
 
-def held(session: Session) -> list[Held]:
+def held(session: Session) -> list[HeldLease]:
     """Return all leases that there are."""
     columns = (Chunk.walk_id, Chunk.number, Chunk.kind, Chunk.lease_token, Chunk.lease_expires_at)
     leased = session.execute(select(*columns).where(Chunk.status == ChunkStatus.LEASED))
-    return [Held._make(row) for row in leased]
+    return [HeldLease._make(row) for row in leased]
 
 
-def take_back(session: Session, lost: Sequence[Lost]) -> int:
+def reclaim(session: Session, lost: Sequence[LostLease]) -> int:
     """Put chunks back into the queue whose lease ran out, and return how many were still held.
 
     One that was tried as often as it may fails its walk instead.
@@ -79,7 +79,7 @@ def take_back(session: Session, lost: Sequence[Lost]) -> int:
     return sum(_take_back(session, *each) for each in sorted(lost))  # rows are locked in the order of `chunks`
 
 
-def _take_back(session: Session, lease: Held, overdue_seconds: float) -> bool:
+def _take_back(session: Session, lease: HeldLease, overdue_seconds: float) -> bool:
     still_held = and_(
         Chunk.walk_id == lease.walk_id,
         Chunk.number == lease.number,
@@ -87,7 +87,7 @@ def _take_back(session: Session, lease: Held, overdue_seconds: float) -> bool:
         Chunk.lease_token == lease.token,
         Chunk.lease_expires_at == lease.expires_at,
     )
-    chunks.lock(session, lease.walk_id)  # all of them, in their order: one that is hopeless ends them all
+    chunks.lock_chunks(session, lease.walk_id)  # all of them, in their order: one that is hopeless ends them all
     attempts = session.scalars(select(Chunk.attempts).where(still_held)).one_or_none()
     if attempts is None:
         return False
@@ -96,14 +96,14 @@ def _take_back(session: Session, lease: Held, overdue_seconds: float) -> bool:
         update(Chunk)
         .where(still_held)
         .values(
-            **chunks.released(ChunkStatus.FAILED if hopeless else ChunkStatus.QUEUED),
+            **chunks.release_values(ChunkStatus.FAILED if hopeless else ChunkStatus.QUEUED),
             **chunks.failed_attempt(VANISHED),
             due_at=func.now(),
             lost_at=func.now() - timedelta(seconds=overdue_seconds),
         )
     )
-    if not chunks.rows(taken):
+    if not chunks.rowcount(taken):
         return False
     if hopeless:
-        chunks.fail(session, lease.walk_id, lease.kind)
+        chunks.fail_walk(session, lease.walk_id, lease.kind)
     return True

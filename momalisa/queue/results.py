@@ -16,7 +16,7 @@ from momalisa.db import notifications
 from momalisa.db.models import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
 from momalisa.domain import pacing
 from momalisa.queue import chunks, fairness
-from momalisa.queue.chunks import Claim, Due
+from momalisa.queue.chunks import Claim, Ready
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.webhooks import deliveries
@@ -53,7 +53,7 @@ class MadeArtifact:
     height: int
 
 
-def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
+def add_warnings(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
     """Put warnings that visitors shall read on the walk, each once."""
     for warning in warnings:
         session.execute(
@@ -66,7 +66,7 @@ def warn(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
         )
 
 
-def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> Due | None:
+def record_frames(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> Ready | None:
     """Record the frames of a chunk and close it, and write what comes next.
 
     After the last frame of a pass that is the next pass, which is planned from what was recorded; after the last
@@ -76,7 +76,7 @@ def frames_done(session: Session, claim: Claim, made: Sequence[MadeFrame | Flagg
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DONE), finished_at=func.now())
     new = _record(session, claim, made) if made else 0
     missing = session.execute(
         update(Walk)
@@ -105,20 +105,20 @@ def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFr
         .values(rendered_at=case((told.object.is_not(None), func.now())))
         .execution_options(synchronize_session=False)
     )
-    return chunks.rows(recorded)
+    return chunks.rowcount(recorded)
 
 
-def _next_pass(session: Session, claim: Claim) -> Due | None:
+def _next_pass(session: Session, claim: Claim) -> Ready | None:
     mine = Frame.walk_id == claim.walk_id
     if session.scalars(select(Frame.position).where(mine, MISSING).limit(1)).first() is not None:
         return None
     recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
     signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
-    positions = pacing.following(claim.spec, signatures, settings().batch_size)
-    return chunks.add(session, claim.walk_id, claim.party, claim.model, positions)
+    positions = pacing.plan_next_pass(claim.spec, signatures, settings().batch_size)
+    return chunks.enqueue(session, claim.walk_id, claim.party, claim.model, positions)
 
 
-def _assembly(session: Session, claim: Claim) -> Due:
+def _assembly(session: Session, claim: Claim) -> Ready:
     session.execute(update(Walk).where(Walk.id == claim.walk_id).values(status=WalkStatus.ASSEMBLING))
     last = select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id).scalar_subquery()
     session.execute(
@@ -132,16 +132,16 @@ def _assembly(session: Session, claim: Claim) -> Due:
             rank=fairness.USUAL,
         )
     )
-    return Due(ChunkKind.ASSEMBLE)
+    return Ready(ChunkKind.ASSEMBLE)
 
 
-def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
+def complete_walk(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
     """Record the artifacts of a walk and close it.
 
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DONE), finished_at=func.now())
     session.execute(
         insert(Artifact).values(
             [
@@ -168,23 +168,23 @@ def assembled(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact])
     deliveries.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
 
-def hold(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:
+def substitute_flagged(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:
     """Record for flagged frames, by position, the objects that are shown in their place."""
     for position, neighbour in neighbours.items():
         flagged = and_(Frame.walk_id == claim.walk_id, Frame.position == position)
         session.execute(update(Frame).where(flagged).values(_recorded(neighbour)))
 
 
-def nothing_to_show(session: Session, claim: Claim) -> None:
+def fail_without_frames(session: Session, claim: Claim) -> None:
     """Fail a walk all of whose frames are flagged.
 
     Raises:
         LeaseLostError: if the assembly is no longer ours.
     """
-    chunks.lock(session, claim.walk_id)
-    chunks.report(session, claim, **chunks.released(ChunkStatus.DONE), finished_at=func.now())
+    chunks.lock_chunks(session, claim.walk_id)
+    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DONE), finished_at=func.now())
     message = "No frame of this walk can be shown: the model's safety checker flagged them, or they came out black."
-    chunks.end(session, claim.walk_id, WalkStatus.FAILED, error_code="flagged", error_message=message)
+    chunks.end_walk(session, claim.walk_id, WalkStatus.FAILED, error_code="flagged", error_message=message)
 
 
 def _recorded(stored: StoredObject) -> dict[str, object]:
@@ -192,7 +192,7 @@ def _recorded(stored: StoredObject) -> dict[str, object]:
     return {"object": stored.name, "bytes": stored.bytes, "crc32c": stored.crc32c, "rendered_at": func.now()}
 
 
-def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> Due | None:
+def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -> Ready | None:
     """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
 
     The walk stays `assembling`: its status never goes backwards. Returns what can be claimed because of that; if
@@ -202,26 +202,29 @@ def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> D
     Raises:
         LeaseLostError: if the assembly is no longer ours.
     """
-    chunks.lock(session, claim.walk_id)
+    chunks.lock_chunks(session, claim.walk_id)
     lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
     names = {frame.position: frame.stored and frame.stored.name for frame in claim.frames}
     recorded = session.execute(select(Frame.position, Frame.object).where(lost)).all()
     if any(name != names[position] for position, name in recorded):
-        chunks.give_back(session, claim)
-        return Due(ChunkKind.ASSEMBLE)
-    chunks.report(session, claim, **chunks.released(ChunkStatus.DROPPED), finished_at=func.now())
+        chunks.release(session, claim)
+        return Ready(ChunkKind.ASSEMBLE)
+    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DROPPED), finished_at=func.now())
     of_lost = and_(
         Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
     )
     attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
     if attempts >= settings().max_attempts:
-        chunks.fail(session, claim.walk_id, ChunkKind.ASSEMBLE)
+        chunks.fail_walk(session, claim.walk_id, ChunkKind.ASSEMBLE)
         return None
     session.execute(
         update(Chunk)
         .where(of_lost)
         .values(
-            **chunks.released(ChunkStatus.QUEUED), due_at=func.now(), finished_at=None, error="frames were damaged"
+            **chunks.release_values(ChunkStatus.QUEUED),
+            due_at=func.now(),
+            finished_at=None,
+            error="frames were damaged",
         )
     )
     forgotten = ("object", "bytes", "crc32c", "rendered_at", "signature", "key")
@@ -231,4 +234,4 @@ def frames_lost(session: Session, claim: Claim, positions: Sequence[float]) -> D
         .where(Walk.id == claim.walk_id)
         .values(frames_done=Walk.frames_done - len(positions), **notifications.changed(session, claim.walk_id))
     )
-    return Due(ChunkKind.RENDER)
+    return Ready(ChunkKind.RENDER)

@@ -13,7 +13,7 @@ ENDED = (WalkStatus.SUCCEEDED, WalkStatus.FAILED, WalkStatus.CANCELED)
 
 
 @dataclass(frozen=True)
-class Census:
+class QueueStats:
     """What there was at one moment; what there was none of is 0."""
 
     chunks: dict[tuple[ChunkKind, ChunkStatus], int]
@@ -28,7 +28,7 @@ class Census:
     """That ended within the last hour, and are still kept."""
 
 
-def take(session: Session) -> Census:
+def collect(session: Session) -> QueueStats:
     """Count what is waited for and worked on; what is long over is not touched, however much there is of it.
 
     Each query reads a partial index of the rows that it counts.
@@ -51,4 +51,4 @@ def take(session: Session) -> Census:
         for where, number in session.execute(query):
             counts[where] = number
     paused = bool(session.scalar(select(chunks.paused())))
-    return Census(numbers, oldest, paused, walks, last_hour)
+    return QueueStats(numbers, oldest, paused, walks, last_hour)

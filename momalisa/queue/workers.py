@@ -13,7 +13,7 @@ from momalisa.db.models import ChunkKind, Worker
 from momalisa.settings import settings
 
 
-def here(session: Session, name: str, kind: ChunkKind, model: str) -> None:
+def report_alive(session: Session, name: str, kind: ChunkKind, model: str) -> None:
     """Note that a worker is there.
 
     Args:
@@ -27,7 +27,7 @@ def here(session: Session, name: str, kind: ChunkKind, model: str) -> None:
     session.execute(row.on_conflict_do_update(index_elements=[Worker.name], set_=values))
 
 
-def gone(session: Session, name: str) -> None:
+def report_gone(session: Session, name: str) -> None:
     """Note that a worker has left."""
     session.execute(delete(Worker).where(Worker.name == name))
 
@@ -38,6 +38,6 @@ def count(model: str) -> Select[int]:
     return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, lately)
 
 
-def forget(session: Session) -> None:
+def delete_silent(session: Session) -> None:
     """Forget workers that left without a word, a day ago."""
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - timedelta(days=1)))

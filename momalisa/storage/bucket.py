@@ -103,7 +103,7 @@ def artifact_name(walk_id: UUID, secret: str, filename: str) -> str:
     return f"{folder_name(walk_id, secret)}{filename}"
 
 
-def put(
+def upload(
     name: str,
     data: bytes | Path,
     content_type: str,
@@ -185,7 +185,7 @@ def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredO
     return StoredObject(name, int(blob.size), str(blob.crc32c))
 
 
-def make_way(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> None:
+def delete_conflicting(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> None:
     """Remove what was never recorded and has the name of an object that is still to be put.
 
     Args:
@@ -225,7 +225,7 @@ def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     return data
 
 
-def names(prefix: str) -> list[str]:
+def list_names(prefix: str) -> list[str]:
     """Return the names of all objects whose names begin so.
 
     Raises:
@@ -234,7 +234,7 @@ def names(prefix: str) -> list[str]:
     return [blob.name for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT)]
 
 
-def listed(prefix: str, *, start: str, limit: int) -> list[Listed]:
+def list_objects(prefix: str, *, start: str, limit: int) -> list[Listed]:
     """Return a page of the objects whose names begin with `prefix`, by name, from the name `start` on.
 
     Raises:

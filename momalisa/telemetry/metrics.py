@@ -19,7 +19,7 @@ from momalisa.settings import settings
 
 Metric = Counter | Gauge | Histogram
 
-Verdict = Callable[[], str | None]
+HealthCheck = Callable[[], str | None]
 """Returns None if all is well, or else in a sentence what is not."""
 
 HTTP_REQUESTS = Counter(
@@ -144,7 +144,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, metrics: Iterable[Metric], alive: Verdict, ready: Verdict) -> None:
+    def __init__(self, port: int, metrics: Iterable[Metric], alive: HealthCheck, ready: HealthCheck) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -166,7 +166,7 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(MetricsHandler):
     timeout = 10  # of a client that says nothing, in seconds
-    verdicts: ClassVar[dict[str, Verdict]]
+    verdicts: ClassVar[dict[str, HealthCheck]]
 
     def do_GET(self) -> None:  # noqa: N802
         path = urlsplit(self.path).path
@@ -187,7 +187,7 @@ class _Handler(MetricsHandler):
         self.wfile.write(body)
 
 
-def serve(metrics: Iterable[Metric], *, alive: Verdict, ready: Verdict) -> Server | None:
+def serve(metrics: Iterable[Metric], *, alive: HealthCheck, ready: HealthCheck) -> Server | None:
     """Answer `/metrics`, `/healthz` and `/readyz` on METRICS_PORT; returns None if it is unset.
 
     Args:

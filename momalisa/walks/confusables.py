@@ -25,7 +25,7 @@ for _first in (0x1F150, 0x1F170, 0x1F1E6):  # letters in black circles and squar
 """A Latin letter for each common one that looks like it: a choice, after the idea of Unicode's TR39."""
 
 
-def plain(text: str) -> str:
+def skeleton(text: str) -> str:
     """Return a text in small letters, without accents and what shows nothing, in Latin letters where it looks so.
 
     It is for comparing with another text that went through the same, not for showing.
@@ -35,7 +35,7 @@ def plain(text: str) -> str:
     return "".join(each for each in decomposed if not unicodedata.combining(each) and not _shows_nothing(each))
 
 
-def visible(text: str) -> bool:
+def has_visible(text: str) -> bool:
     """Tell whether a reader sees anything of a text."""
     return any(unicodedata.category(each)[0] not in "MZ" and not _shows_nothing(each) for each in text)
 

@@ -32,7 +32,7 @@ def check(key: str) -> None:
 
 
 @dataclass(frozen=True)
-class Repeatable:
+class IdempotentRequest:
     """A request that may be sent again under its key."""
 
     callers: Sequence[str]
@@ -50,7 +50,7 @@ def fingerprint(body: bytes) -> str:
     return hashlib.sha256(json.dumps(json.loads(body), sort_keys=True).encode()).hexdigest()
 
 
-def known(session: Session, sent: Repeatable) -> UUID | None:
+def find(session: Session, sent: IdempotentRequest) -> UUID | None:
     """Return the walk that a key has made, or None if it has made none yet.
 
     Raises:
@@ -59,7 +59,7 @@ def known(session: Session, sent: Repeatable) -> UUID | None:
     return next((made for caller in sent.callers if (made := _made(session, caller, sent))), None)
 
 
-def remember(session: Session, sent: Repeatable, walk_id: UUID) -> UUID:
+def remember(session: Session, sent: IdempotentRequest, walk_id: UUID) -> UUID:
     """Remember which walk a key makes, before it is made, and return it; or the earlier one, if the key is known.
 
     Of several transactions with one key, one goes on and the others wait for its end.
@@ -83,7 +83,7 @@ def remember(session: Session, sent: Repeatable, walk_id: UUID) -> UUID:
     return walk_id
 
 
-def _made(session: Session, caller: str, sent: Repeatable) -> UUID | None:
+def _made(session: Session, caller: str, sent: IdempotentRequest) -> UUID | None:
     found = session.execute(
         select(IdempotencyKey.request, IdempotencyKey.walk_id).where(
             IdempotencyKey.caller == caller,

@@ -16,7 +16,7 @@ from momalisa.settings import settings
 from momalisa.walks import confusables, relocation, service
 
 
-def unwanted(prompt: str) -> str | None:
+def find_banned(prompt: str) -> str | None:
     """Return the first word or phrase of the blocklist that a prompt holds, or None.
 
     Case, accents, the width of letters, letters of other scripts that look the same, and what shows nothing make no
@@ -24,7 +24,7 @@ def unwanted(prompt: str) -> str | None:
     """
     blocklist = settings().blocklist
     pattern = None if blocklist is None else _pattern(blocklist)
-    found = pattern.search(confusables.plain(prompt)) if pattern else None
+    found = pattern.search(confusables.skeleton(prompt)) if pattern else None
     return found[0] if found else None
 
 
@@ -32,7 +32,7 @@ def unwanted(prompt: str) -> str | None:
 def _pattern(blocklist: Path) -> re.Pattern[str] | None:
     """Return what matches any line of a file, without blank lines and comments (#); None if nothing is left."""
     lines = (
-        confusables.plain(line.partition("#")[0]).strip()
+        confusables.skeleton(line.partition("#")[0]).strip()
         for line in blocklist.read_text(encoding="utf-8").splitlines()
     )
     phrases = [r"[\W_]+".join(map(re.escape, line.split())) for line in lines if line]
@@ -47,7 +47,7 @@ def hide(session: Session, walk_id: UUID) -> None:
     Raises:
         WalkNotFoundError: if there is none with this id.
     """
-    chunks.lock(session, walk_id)
+    chunks.lock_chunks(session, walk_id)
     hidden = session.scalar(select(Walk.hidden_at).where(Walk.id == walk_id))
     _change(session, walk_id, hidden_at=func.coalesce(Walk.hidden_at, func.now()))
     if hidden is None:

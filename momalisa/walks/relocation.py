@@ -152,7 +152,7 @@ def copy(what: Move) -> None:
 
 def record(session: Session, what: Move) -> bool:
     """Record the new names, and return whether no other names can be recorded from now on."""
-    chunks.lock(session, what.walk_id)
+    chunks.lock_chunks(session, what.walk_id)
     if session.scalar(select(Walk.secret).where(Walk.id == what.walk_id)) != what.secret:
         return False
     for old in what.objects:
@@ -181,7 +181,7 @@ def remove(what: Move, *, everything: bool) -> None:
         with transaction() as session:
             recorded = {each.name for each in _recorded(session, what.walk_id)}
     folder = bucket.folder_name(what.walk_id, what.secret)
-    for name in bucket.names(bucket.folder_name(what.walk_id)):
+    for name in bucket.list_names(bucket.folder_name(what.walk_id)):
         if not name.startswith(folder) and (everything or what.name(name) in recorded):
             bucket.delete(name)
 

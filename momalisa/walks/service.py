@@ -64,17 +64,17 @@ def create(
     kept: list[float] = []
     if source is not None and source.model == walk.model and spec.refines(source.spec):
         kept = [frame.position for frame in source.frames if frame.object is not None]
-    chunks.add(session, walk.id, party, walk.model, pacing.first(spec, settings().batch_size, kept))
+    chunks.enqueue(session, walk.id, party, walk.model, pacing.plan_first_pass(spec, settings().batch_size, kept))
     session.refresh(walk)
     return walk
 
 
-def waiting(session: Session, party: str) -> int:
+def count_waiting(session: Session, party: str) -> int:
     """Return how many walks of a party still wait for a worker with some of their work.
 
     Until the end of the transaction nobody else is told, so that two submissions cannot both take the last place.
     """
-    fairness.serialise(session, party)
+    fairness.lock_tenant(session, party)
     walks = select(func.count(Chunk.walk_id.distinct())).where(
         Chunk.status == ChunkStatus.QUEUED, Chunk.owner == party
     )
@@ -100,7 +100,7 @@ def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class Snapshot:
     """As much of a walk as it takes to know whether to look closer."""
 
     revision: int
@@ -109,7 +109,7 @@ class Glimpse:
     age_seconds: float
 
 
-def glimpse(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | None = None) -> Glimpse:
+def snapshot(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | None = None) -> Snapshot:
     """Return the revision and the status of a walk, by one query for one row.
 
     The query also confirms that the API key still holds by which the viewer is known, if there is one.
@@ -130,15 +130,15 @@ def glimpse(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | 
         api_keys.refuse()
     _refuse_what_is_gone(session, walk_id, None if row is None else row.status, viewer)
     assert row
-    return Glimpse(row.revision, row.status, float(row.age))
+    return Snapshot(row.revision, row.status, float(row.age))
 
 
 @dataclass(frozen=True)
-class Sight:
+class SharedSnapshot:
     """A walk as it was at one moment, for all who wait for it."""
 
     walk_id: UUID
-    glimpse: Glimpse | None
+    snapshot: Snapshot | None
     """None if there is no such walk."""
     owner: str | None
     shown: bool
@@ -152,7 +152,7 @@ class Sight:
         """Tell whether the walk may look different to somebody than to those who own nothing (`get`)."""
         return viewer is not None and viewer in {self.owner, self.source_owner}
 
-    def seen_by(self, viewer: str | None, key: UUID | None) -> Glimpse:
+    def seen_by(self, viewer: str | None, key: UUID | None) -> Snapshot:
         """Return what somebody sees who is known by an API key, if it is not None.
 
         Raises:
@@ -162,7 +162,7 @@ class Sight:
         """
         if key is not None and key not in self.keys:
             api_keys.refuse()
-        visible = self.glimpse if self.shown or (viewer is not None and viewer == self.owner) else None
+        visible = self.snapshot if self.shown or (viewer is not None and viewer == self.owner) else None
         if visible is None:
             raise WalkNotFoundError(f"There is no walk {self.walk_id}.")
         if visible.status == WalkStatus.EXPIRED:
@@ -170,7 +170,7 @@ class Sight:
         return visible
 
 
-def sight(session: Session, walk_id: UUID, asked: Collection[UUID]) -> Sight:
+def shared_snapshot(session: Session, walk_id: UUID, asked: Collection[UUID]) -> SharedSnapshot:
     """Return a glimpse of a walk for all who wait for it, and which of their API keys hold."""
     holding = api_keys.holding(session, asked) if asked else frozenset()
     age = func.extract("epoch", func.now() - Walk.created_at).label("age")
@@ -184,10 +184,10 @@ def sight(session: Session, walk_id: UUID, asked: Collection[UUID]) -> Sight:
     if row is None:
         left = session.get(Tombstone, walk_id)
         if left is None:
-            return Sight(walk_id, None, None, False, holding)
-        return Sight(walk_id, Glimpse(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
-    seen = Glimpse(row.revision, row.status, float(row.age))
-    return Sight(walk_id, seen, row.owner, row.shown, holding, row.source_owner)
+            return SharedSnapshot(walk_id, None, None, False, holding)
+        return SharedSnapshot(walk_id, Snapshot(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
+    seen = Snapshot(row.revision, row.status, float(row.age))
+    return SharedSnapshot(walk_id, seen, row.owner, row.shown, holding, row.source_owner)
 
 
 def _refuse_what_is_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:
@@ -209,7 +209,7 @@ def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
     return exists().where(Tombstone.walk_id == walk_id, could_see)
 
 
-def pictures(
+def reusable_frames(
     session: Session, walk_id: UUID, keys: Sequence[str], *, viewer: str
 ) -> dict[str, tuple[StoredObject, bytes]]:
     """Return the objects and signatures of the frames of a walk that show what is wanted, by their keys.
@@ -234,7 +234,7 @@ def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
         WalkOverError: if it has ended otherwise.
     """
     walk = _owned(session, walk_id, owner)
-    if not chunks.end(session, walk_id, WalkStatus.CANCELED):
+    if not chunks.end_walk(session, walk_id, WalkStatus.CANCELED):
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
             raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
@@ -252,13 +252,13 @@ def set_public(session: Session, walk_id: UUID, public: bool, *, owner: str | No
         NotOwnerError: if it is somebody else's.
     """
     _owned(session, walk_id, owner)
-    chunks.lock(session, walk_id)
+    chunks.lock_chunks(session, walk_id)
     changed = session.execute(
         update(Walk)
         .where(Walk.id == walk_id, Walk.public != public)
         .values(public=public, **notifications.changed(session, walk_id))
     )
-    if chunks.rows(changed) and not public:
+    if chunks.rowcount(changed) and not public:
         relocation.begin(session, walk_id)
     return get(session, walk_id, viewer=owner)
 
@@ -277,7 +277,7 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
 
 def remove(session: Session, walk_id: UUID) -> None:
     """Remove a walk: it is invisible from now on, and `retention.remove` does the rest."""
-    chunks.end(session, walk_id, WalkStatus.CANCELED)
+    chunks.end_walk(session, walk_id, WalkStatus.CANCELED)
     session.execute(
         update(Walk)
         .where(Walk.id == walk_id)
@@ -293,7 +293,7 @@ def _owned(session: Session, walk_id: UUID, owner: str | None) -> Walk:
     return walk
 
 
-def page(
+def list_walks(
     session: Session,
     *,
     limit: int,

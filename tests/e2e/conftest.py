@@ -11,7 +11,7 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from momalisa.client import Client
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 
 DONE = 120_000
 """Milliseconds that a walk may take on a slow machine."""
@@ -34,14 +34,14 @@ def quiet(page: Page) -> Iterator[Page]:
 
 
 @pytest.fixture
-def website(system: System, quiet: Page) -> Page:
+def website(system: LocalStack, quiet: Page) -> Page:
     """The website before the whole system."""
     quiet.goto(system.url)
     return quiet
 
 
 @pytest.fixture
-def museum(services: System) -> Iterator[str]:
+def museum(services: LocalStack) -> Iterator[str]:
     """The address of the website over a bare database and without workers: what hangs there, a test has hung."""
     from api.app import app  # noqa: PLC0415
 
@@ -58,7 +58,7 @@ def museum(services: System) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def finished(system: System) -> Callable[..., dict[str, Any]]:
+def finished(system: LocalStack) -> Callable[..., dict[str, Any]]:
     """Make a small walk and wait for its end."""
 
     def make(*prompts: str, **options: Any) -> dict[str, Any]:

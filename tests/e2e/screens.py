@@ -23,7 +23,7 @@ from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
 from tests.chromium import launch_options
 
@@ -103,7 +103,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="momalisa-screens-") as folder,
-        stack.started(System(Path(folder), port=free_port())) as system,
+        stack.started(LocalStack(Path(folder), port=free_port())) as system,
         Client(system.url) as client,
         sync_playwright() as playwright,
     ):
@@ -142,7 +142,7 @@ def _wait_for_a_picture(page: Page) -> None:
     expect(page.locator("frame-player")).to_have_attribute("data-frames", re.compile("^[1-9]"), timeout=60_000)
 
 
-def _let_expire(system: System, path: str) -> None:
+def _let_expire(system: LocalStack, path: str) -> None:
     """Have the reconciler find a walk that is past its retention, and wait until it has."""
     settings.override(**system.variables)
     with transaction() as session:
@@ -152,7 +152,7 @@ def _let_expire(system: System, path: str) -> None:
         time.sleep(0.2)
 
 
-def shoot(photographer: Photographer, client: Client, system: System) -> None:
+def shoot(photographer: Photographer, client: Client, system: LocalStack) -> None:
     """Take all pictures: first of bare walls, last of what the other pictures need to be whole."""
     photographer.state("bare-gallery", "/gallery")
 

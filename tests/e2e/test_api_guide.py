@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
 
 GUIDE = (ROOT / "docs" / "api.md").read_text()
 
 
-def copied(language: str, system: System) -> str:
+def copied(language: str, system: LocalStack) -> str:
     """Return the first lines in a language, for the system under test."""
     block = re.search(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
     assert block
@@ -23,7 +23,7 @@ def copied(language: str, system: System) -> str:
 
 
 @pytest.mark.parametrize("language", ["sh", "python"])
-def test_the_first_lines_of_the_guide_save_a_gif(system: System, tmp_path: Path, language: str) -> None:
+def test_the_first_lines_of_the_guide_save_a_gif(system: LocalStack, tmp_path: Path, language: str) -> None:
     if language == "sh" and not shutil.which("curl"):
         pytest.skip("there is no curl on this machine")
     command = {"sh": ["sh", "-euc"], "python": [sys.executable, "-c"]}[language]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from momalisa.client import Client
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
 
 
@@ -29,7 +29,7 @@ def momalisa(*arguments: str, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: System, tmp_path: Path) -> None:
+def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: LocalStack, tmp_path: Path) -> None:
     out = tmp_path / "cat.gif"
     run = momalisa("walk", "a cat", "a castle", "--frames=6", "--seed=3", f"--out={out}", f"--url={system.url}")
     assert run.returncode == 0, run.stderr
@@ -41,7 +41,7 @@ def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: System, tmp_path: Path) -> 
         assert len(list(video.decode(video=0))) == 6
 
 
-def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: System, tmp_path: Path) -> None:
+def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: LocalStack, tmp_path: Path) -> None:
     options = [f"--out={tmp_path / 'cat.gif'}", f"--url={system.url}", "--json"]
     first = momalisa("walk", "a cat", "a castle", "--frames=6", "--loop=pingpong", "--hold=1", *options)
     assert first.returncode == 0, first.stderr
@@ -68,7 +68,7 @@ def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: System, tmp_p
         (["a cat", "a castle", "--out=docs.gif/x"], "There is no folder docs.gif to write x.gif to."),
     ],
 )
-def test_a_refusal_is_one_sentence(system: System, arguments: list[str], sentence: str) -> None:
+def test_a_refusal_is_one_sentence(system: LocalStack, arguments: list[str], sentence: str) -> None:
     run = momalisa("walk", f"--url={system.url}", *arguments)
     assert run.returncode == 1
     assert sentence in run.stderr.replace("\n", " ")
@@ -76,7 +76,7 @@ def test_a_refusal_is_one_sentence(system: System, arguments: list[str], sentenc
 
 
 @pytest.mark.parametrize("out", ["cat", "cat.mp4"])
-def test_the_gif_gets_its_own_name(system: System, tmp_path: Path, out: str) -> None:
+def test_the_gif_gets_its_own_name(system: LocalStack, tmp_path: Path, out: str) -> None:
     run = momalisa("walk", "a", "b", "--frames=2", f"--out={tmp_path / out}", f"--url={system.url}")
     assert run.returncode == 0, run.stderr
     assert {path.suffix for path in tmp_path.iterdir()} == {".gif", ".mp4"}
@@ -95,7 +95,7 @@ def test_a_setting_that_is_wrong_is_one_sentence() -> None:
     assert run.stderr == "The settings are not valid. BATCH_SIZE: Input should be greater than or equal to 1.\n"
 
 
-def test_with_a_key_from_the_environment_a_walk_is_canceled_by_the_next_command(system: System) -> None:
+def test_with_a_key_from_the_environment_a_walk_is_canceled_by_the_next_command(system: LocalStack) -> None:
     made = momalisa("keys", "create", "a program", **system.variables)
     key = {"MOMALISA_API_KEY": made.stdout.split()[-1], "MOMALISA_URL": system.url}
     with Client(system.url, key["MOMALISA_API_KEY"]) as client:
@@ -112,7 +112,7 @@ def test_a_server_out_of_reach_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize(("answer", "status"), [(b"n\n", "running"), (b"\n", "canceled")])
-def test_ctrl_c_offers_to_cancel_the_walk(system: System, answer: bytes, status: str) -> None:
+def test_ctrl_c_offers_to_cancel_the_walk(system: LocalStack, answer: bytes, status: str) -> None:
     secret = momalisa("keys", "create", "a person", **system.variables).stdout.split()[-1]
     keyboard, terminal = os.openpty()
     command = subprocess.Popen(
@@ -139,7 +139,7 @@ def test_ctrl_c_offers_to_cancel_the_walk(system: System, answer: bytes, status:
         client.cancel(walk["id"])
 
 
-def test_ctrl_c_cancels_the_walk_of_a_visitor_who_has_no_key(system: System) -> None:
+def test_ctrl_c_cancels_the_walk_of_a_visitor_who_has_no_key(system: LocalStack) -> None:
     command = subprocess.Popen(
         [sys.executable, "-m", "momalisa", "walk", "a keyless cat", "b", "--frames=240", f"--url={system.url}"],
         cwd=ROOT,
@@ -215,7 +215,7 @@ def test_the_version_is_told() -> None:
     assert momalisa("--version").stdout.startswith("momalisa ")
 
 
-def test_a_walk_can_be_looked_at_listed_canceled_and_fetched(system: System, tmp_path: Path) -> None:
+def test_a_walk_can_be_looked_at_listed_canceled_and_fetched(system: LocalStack, tmp_path: Path) -> None:
     url = f"--url={system.url}"
     run = momalisa("walk", "a", "b", "--frames=2", f"--out={tmp_path / 'x'}", url, "--json")
     made = json.loads(run.stdout[run.stdout.index("\n{") :])

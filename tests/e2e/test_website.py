@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Response, Route, expect
 
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import DONE
 
@@ -40,7 +40,7 @@ def submit(page: Page, start: str, end: str, frames: int) -> None:
     page.wait_for_url(ADDRESS)
 
 
-def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: System, tmp_path: Path) -> None:
+def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: LocalStack, tmp_path: Path) -> None:
     wait_for_workers(system)
     frames_seen_early: list[int] = []
 
@@ -203,7 +203,7 @@ def test_a_refinement_is_the_same_walk_with_twice_the_frames(website: Page, fini
     expect(website.locator(".facts")).to_contain_text("5")
 
 
-def test_the_link_to_a_walk_is_copied(website: Page, system: System, finished: Finished) -> None:
+def test_the_link_to_a_walk_is_copied(website: Page, system: LocalStack, finished: Finished) -> None:
     website.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=system.url)
     walk = finished("a fox", "a boat")
     website.goto(walk["urls"]["web"])
@@ -233,7 +233,7 @@ def test_only_who_made_a_walk_can_remove_it(website: Page, finished: Finished) -
     expect(website.get_by_role("heading", name="No such walk")).to_be_visible()
 
 
-def test_who_types_before_the_scripts_are_there_can_go_on(quiet: Page, system: System) -> None:
+def test_who_types_before_the_scripts_are_there_can_go_on(quiet: Page, system: LocalStack) -> None:
     held: list[Route] = []
 
     def hold(route: Route) -> None:

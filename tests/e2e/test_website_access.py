@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Response, expect
 
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.e2e.conftest import DONE
 
 Finished = Callable[..., dict[str, Any]]
@@ -26,7 +26,7 @@ def walk(finished: Finished) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["make", "settings", "refused", "walk", "gallery", "yours", "about", "problem"])
-def sight(request: pytest.FixtureRequest, website: Page, system: System, walk: dict[str, Any]) -> Page:
+def sight(request: pytest.FixtureRequest, website: Page, system: LocalStack, walk: dict[str, Any]) -> Page:
     """The website at each of its pages."""
     name: str = request.param
     path = {"walk": f"/walks/{walk['id']}", "gallery": "/gallery", "yours": "/gallery?mine=true"}
@@ -110,7 +110,7 @@ def test_from_nothing_to_a_download_by_keyboard_alone(website: Page) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/walks/"])
-def test_a_page_is_light(website: Page, system: System, walk: dict[str, Any], path: str) -> None:
+def test_a_page_is_light(website: Page, system: LocalStack, walk: dict[str, Any], path: str) -> None:
     """At most 60 kB compressed and 25 requests, without fonts, pictures and the walk's own words."""
     bodies: dict[str, int] = {}
     plain: list[str] = []
@@ -130,7 +130,7 @@ def test_a_page_is_light(website: Page, system: System, walk: dict[str, Any], pa
     assert plain == []
 
 
-def test_nothing_is_loaded_from_anywhere_else(website: Page, system: System, walk: dict[str, Any]) -> None:
+def test_nothing_is_loaded_from_anywhere_else(website: Page, system: LocalStack, walk: dict[str, Any]) -> None:
     bucket = walk["artifacts"]["gif"]["url"].split("/momalisa/")[0]
     asked: list[str] = []
     website.on("request", lambda request: asked.append(request.url))
@@ -140,7 +140,7 @@ def test_nothing_is_loaded_from_anywhere_else(website: Page, system: System, wal
     assert [url for url in asked if not url.startswith((system.url, bucket, "blob:"))] == []
 
 
-def test_no_answer_is_held_open(website: Page, system: System) -> None:
+def test_no_answer_is_held_open(website: Page, system: LocalStack) -> None:
     """Answers come from the database, not from a render: none lasts as long as a walk."""
     held: list[str] = []
     website.on(

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.hanging import hang_many
 
 Finished = Callable[..., dict[str, Any]]
@@ -29,7 +29,7 @@ def scriptless(browser: Browser) -> Iterator[Page]:
 
 
 def test_a_finished_walk_hangs_in_the_gallery_and_can_be_remixed_there(
-    website: Page, system: System, finished: Finished
+    website: Page, system: LocalStack, finished: Finished
 ) -> None:
     walk = finished("a fox", "a boat")
     website.goto(f"{system.url}/gallery")
@@ -63,7 +63,7 @@ def test_load_more_works_without_scripts(scriptless: Page, full_gallery: str) ->
     expect(scriptless.locator(".piece")).to_have_count(24)
 
 
-def test_the_gallery_is_filtered_by_a_word(website: Page, system: System, finished: Finished) -> None:
+def test_the_gallery_is_filtered_by_a_word(website: Page, system: LocalStack, finished: Finished) -> None:
     finished("a Narwhal", "a boat")
     website.goto(f"{system.url}/gallery")
     website.get_by_label("Only walks with this word").fill("narwhal")
@@ -77,7 +77,7 @@ def test_the_gallery_is_filtered_by_a_word(website: Page, system: System, finish
 
 
 def test_a_still_plays_when_it_is_pointed_at_or_focused_unless_all_is_still(
-    website: Page, system: System, finished: Finished
+    website: Page, system: LocalStack, finished: Finished
 ) -> None:
     finished("a fox", "a boat", frames=4)
     website.goto(f"{system.url}/gallery")
@@ -95,7 +95,7 @@ def test_a_still_plays_when_it_is_pointed_at_or_focused_unless_all_is_still(
     expect(website.locator("video")).to_have_count(0)
 
 
-def test_a_tap_plays_and_another_opens(browser: Browser, system: System, finished: Finished) -> None:
+def test_a_tap_plays_and_another_opens(browser: Browser, system: LocalStack, finished: Finished) -> None:
     walk = finished("a fox", "a boat", frames=4)
     context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
     page = context.new_page()
@@ -108,7 +108,7 @@ def test_a_tap_plays_and_another_opens(browser: Browser, system: System, finishe
     context.close()
 
 
-def test_ones_own_walks_are_found_again(website: Page, system: System) -> None:
+def test_ones_own_walks_are_found_again(website: Page, system: LocalStack) -> None:
     website.goto(f"{system.url}/gallery?mine=true")
     expect(website.get_by_text("You have made no walks in this browser yet.")).to_be_visible()
     website.goto(system.url)
@@ -122,7 +122,7 @@ def test_ones_own_walks_are_found_again(website: Page, system: System) -> None:
     expect(website.locator(".piece")).to_contain_text("a secret")
 
 
-def test_the_figure_shows_even_against_equal_steps(website: Page, system: System) -> None:
+def test_the_figure_shows_even_against_equal_steps(website: Page, system: LocalStack) -> None:
     website.emulate_media(reduced_motion="reduce")
     website.goto(f"{system.url}/about")
     told = website.locator(".told")

@@ -247,7 +247,7 @@ def test_the_time_left_is_counted_down_while_nothing_new_is_told(museum: str, qu
     hang(spec())
     with transaction() as session:
         session.execute(update(Chunk).values(claimed_at=Chunk.finished_at - timedelta(seconds=100)))
-        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         walk_id = service.create(session, spec(), public=True, owner=OWNER).id
         assert chunks.claim(session, ChunkKind.RENDER, "there:1")
     answers: list[int] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.conftest import wait_for_workers
 from tests.e2e.conftest import DONE
 from tests.e2e.test_website import ADDRESS, name_stops, submit
@@ -34,7 +34,7 @@ def running(website: Page) -> Iterator[Page]:
     website.evaluate("fetch(`/v1${location.pathname}/cancel`, { method: 'POST' })")
 
 
-def test_an_empty_gallery_invites_to_make_the_first_walk(website: Page, system: System) -> None:
+def test_an_empty_gallery_invites_to_make_the_first_walk(website: Page, system: LocalStack) -> None:
     website.goto(f"{system.url}/gallery?mine=true")
     website.get_by_role("link", name="Make the first").click()
     expect(website.get_by_role("button", name="Make the walk")).to_be_visible()
@@ -52,7 +52,7 @@ def test_offline_keeps_the_words_and_sends_them_later(website: Page) -> None:
     website.wait_for_url(ADDRESS)
 
 
-def test_a_lost_answer_makes_no_second_walk(website: Page, system: System) -> None:
+def test_a_lost_answer_makes_no_second_walk(website: Page, system: LocalStack) -> None:
     keys: list[str] = []
 
     def lose_the_first(route: Route) -> None:
@@ -118,7 +118,7 @@ def test_nothing_is_asked_while_the_page_is_hidden(running: Page) -> None:
     assert any("/v1/walks/" in url for url in asked)
 
 
-def test_progress_is_told_each_quarter(website: Page, system: System) -> None:
+def test_progress_is_told_each_quarter(website: Page, system: LocalStack) -> None:
     wait_for_workers(system)
     said: list[str] = []
 
@@ -150,7 +150,7 @@ def test_a_failed_walk_says_why_and_leads_on(website: Page, finished: Finished) 
 
 
 @pytest.mark.parametrize("name", ["00000000-0000-4000-8000-000000000000", "mistyped"])
-def test_an_unknown_walk_shows_a_way_on(website: Page, system: System, name: str) -> None:
+def test_an_unknown_walk_shows_a_way_on(website: Page, system: LocalStack, name: str) -> None:
     answered = website.goto(f"{system.url}/walks/{name}")
     assert answered
     assert answered.status == 404
@@ -169,7 +169,7 @@ def test_an_expired_walk_says_so(running: Page) -> None:
     expect(running.get_by_role("heading", name="The walk has expired")).to_be_visible(timeout=DONE)
 
 
-def test_a_page_that_cannot_be_served_comes_back_by_itself(website: Page, system: System) -> None:
+def test_a_page_that_cannot_be_served_comes_back_by_itself(website: Page, system: LocalStack) -> None:
     away = True
 
     def closed(route: Route) -> None:
@@ -185,7 +185,7 @@ def test_a_page_that_cannot_be_served_comes_back_by_itself(website: Page, system
     expect(website.get_by_role("heading", name="Gallery")).to_be_visible(timeout=30_000)
 
 
-def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: System) -> None:
+def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: LocalStack) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(system.url)

@@ -788,7 +788,7 @@ def test_kedas_queries_count_what_waits_and_what_is_at_work(
     assert counted() == {"render": [total, 1], "assemble": [0]}, "a list that runs empty does not end who works"
     with transaction() as session:
         assert claimed
-        chunks.give_back(session, claimed)
+        chunks.release(session, claimed)
     assert counted() == {"render": [total, 0], "assemble": [0]}
     with transaction() as session:
         service.cancel(session, walk.id, owner="ann")

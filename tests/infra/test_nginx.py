@@ -16,7 +16,7 @@ import pytest
 from momalisa.client import Client
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
 
 NGINX = ROOT / "infra" / "nginx"
@@ -66,7 +66,7 @@ def test_the_configuration_has_no_known_weakness(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole system, as behind a proxy, with one worker."""
     variables = {
         "TRUSTED_PROXIES": "127.0.0.1",
@@ -75,12 +75,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "REQUESTS_PER_MINUTE": "100",
     }
     folder = tmp_path_factory.mktemp("system")
-    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as running:
+    with stack.started(LocalStack(folder, port=free_port(), workers=1, variables=variables)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def url(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(system: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of NGINX in front of the system."""
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     bucket = urlsplit(system.variables["BUCKET_ENDPOINT"]).netloc
@@ -116,7 +116,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/docs", "/openapi.json", "/healthz", "/v1/walks"])
-def test_what_the_api_answers_is_passed_on_with_its_headers(path: str, url: str, system: System) -> None:
+def test_what_the_api_answers_is_passed_on_with_its_headers(path: str, url: str, system: LocalStack) -> None:
     through, direct = httpx.get(url + path), httpx.get(system.url + path)
     assert through.status_code == direct.status_code == httpx.codes.OK
     assert through.headers["content-type"] == direct.headers["content-type"]
@@ -127,7 +127,7 @@ def test_what_the_api_answers_is_passed_on_with_its_headers(path: str, url: str,
 @pytest.mark.parametrize(
     "path", ["base.css", "make.js", "favicon.svg", "figure.webp", "fonts/eb-garamond-latin-wght-normal.woff2"]
 )
-def test_files_of_the_website_are_served_as_the_api_would(path: str, url: str, system: System) -> None:
+def test_files_of_the_website_are_served_as_the_api_would(path: str, url: str, system: LocalStack) -> None:
     through, direct = httpx.get(f"{url}/static/{path}"), httpx.get(f"{system.url}/static/{path}")
     assert through.content == direct.content
     assert through.headers["server"] == "nginx"
@@ -234,7 +234,7 @@ def test_limits_hold_for_the_address_that_is_there_and_not_for_the_one_that_is_c
         assert ask(other, "127.0.0.2") == httpx.codes.OK
 
 
-def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, system: System) -> None:
+def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, system: LocalStack) -> None:
     with Client(url) as client:
         for walk in client.walk(["a giraffe", "a battleship"], frames=2, steps=1):  # noqa: B007 - the last one counts
             pass
@@ -252,7 +252,7 @@ def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, sys
         assert status_of_the_very_path(url, path) == httpx.codes.NOT_FOUND, path
 
 
-def test_an_api_that_is_away_is_told_and_found_again(url: str, system: System) -> None:
+def test_an_api_that_is_away_is_told_and_found_again(url: str, system: LocalStack) -> None:
     api = system.children["api"]
     api.signal_stop()
     api.wait_stopped(time.monotonic() + START_SECONDS)

@@ -20,7 +20,7 @@ from momalisa.cli import main
 from momalisa.db.models import ApiKey, Artifact, ArtifactKind, Chunk, Frame, Walk, WalkStatus
 from momalisa.db.session import transaction
 from momalisa.local import stack
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment, settings
 from tests.conftest import forget
 
@@ -311,7 +311,7 @@ def test_a_key_that_could_never_hold_is_not_made(api: TestClient, expires: str) 
 
 
 def test_an_operator_reaches_the_system_that_runs_here_by_itself(
-    services: System, monkeypatch: pytest.MonkeyPatch
+    services: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = settings().database_url
     monkeypatch.delenv("DATABASE_URL")
@@ -323,7 +323,7 @@ def test_an_operator_reaches_the_system_that_runs_here_by_itself(
         assert [key.name for key in api_keys.listed(session)] == ["an operator's"]
 
 
-def test_the_database_does_not_know_the_secret(services: System) -> None:
+def test_the_database_does_not_know_the_secret(services: LocalStack) -> None:
     secret = new_key()
     with transaction() as session:
         row = session.scalars(select(ApiKey)).one()
@@ -359,7 +359,7 @@ logging.getLogger("settings").warning("%r %s", settings(), settings())
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_secrets_are_never_logged(services: System, log_format: str) -> None:
+def test_secrets_are_never_logged(services: LocalStack, log_format: str) -> None:
     key, revoked = new_key(), new_key(revoked=True)
     secrets = {
         "SECRET_KEY": "a-secret-for-cookies-" + "x" * 20,

@@ -28,7 +28,7 @@ def render_a_chunk() -> None:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
         stored = made_frames(claim)
-        results.frames_done(session, claim, stored)
+        results.record_frames(session, claim, stored)
 
 
 def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
@@ -67,7 +67,7 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
     assert (walk["artifacts"], walk["error"], walk["warnings"]) == ({}, None, [])
     assert (walk["started_at"], walk["finished_at"]) == (None, None)
     assert api.get(f"/v1/walks/{walk['id']}").json() == walk
-    assert celery_app.waiting(ChunkKind.RENDER) == 2
+    assert celery_app.count_messages(ChunkKind.RENDER) == 2
 
 
 def test_every_option_is_kept(api: TestClient) -> None:

@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 from momalisa.db.models import Chunk
 from momalisa.db.session import transaction
 from momalisa.local.processes import CANNOT_WORK, free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
 from tests.broken import broken
 from tests.conftest import until
 
 
-def worker(services: System, **variables: str) -> "subprocess.Popen[str]":
+def worker(services: LocalStack, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "worker", "render"],
         cwd=ROOT,
@@ -30,7 +30,7 @@ def worker(services: System, **variables: str) -> "subprocess.Popen[str]":
 
 
 def test_a_worker_whose_model_cannot_render_says_why_and_ends_and_takes_nothing(
-    api: TestClient, services: System, tmp_path: Path
+    api: TestClient, services: LocalStack, tmp_path: Path
 ) -> None:
     ways = ["StableDiffusionInpaintPipeline of", "header too large"]
     assert api.post("/v1/walks", json={"prompts": ["a cat", "a castle"], "frames": 2}).status_code == 202
@@ -51,7 +51,7 @@ def test_a_worker_whose_model_cannot_render_says_why_and_ends_and_takes_nothing(
         assert (chunk.attempts, chunk.error) == (0, None)
 
 
-def test_a_worker_whose_port_is_taken_or_whose_settings_are_wrong_says_so_and_ends(services: System) -> None:
+def test_a_worker_whose_port_is_taken_or_whose_settings_are_wrong_says_so_and_ends(services: LocalStack) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104 - as the port of metrics is
         port = taken.getsockname()[1]
         processes = [worker(services, METRICS_PORT=str(port)), worker(services, BATCH_SIZE="0")]
@@ -64,7 +64,7 @@ def test_a_worker_whose_port_is_taken_or_whose_settings_are_wrong_says_so_and_en
     assert "BATCH_SIZE: Input should be greater than or equal to 1." in sentences[1]
 
 
-def test_a_worker_whose_process_is_killed_again_and_again_while_it_begins_ends(services: System) -> None:
+def test_a_worker_whose_process_is_killed_again_and_again_while_it_begins_ends(services: LocalStack) -> None:
     process = worker(services)
     try:
         parent, killed = psutil.Process(process.pid), set()

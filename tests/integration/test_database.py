@@ -9,7 +9,7 @@ from sqlalchemy import func, make_url, select, text
 
 from momalisa.db.session import engine, transaction
 from momalisa.errors import StoreBusyError, StoreUnavailableError
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.conftest import forget
 
 pytestmark = pytest.mark.usefixtures("api")
@@ -52,7 +52,7 @@ def test_a_lock_that_is_held_too_long_is_no_outage() -> None:
     ],
 )
 def test_why_the_database_cannot_serve_is_logged(
-    services: System,
+    services: LocalStack,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     change: dict[str, Any],

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.chaos.proxy import Proxy, Trouble
@@ -18,7 +18,7 @@ from worker.lease import Lease
 
 
 @pytest.fixture
-def proxy(services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """The bucket behind what can make it hang."""
     between = Proxy(services.variables["BUCKET_ENDPOINT"])
     monkeypatch.setenv("BUCKET_ENDPOINT", between.url)
@@ -38,7 +38,7 @@ def test_a_worker_drops_the_upload_of_a_walk_that_was_deleted_and_records_nothin
     def upload_and_record(kept: Lease) -> lease.Record:
         def upload(position: float) -> None:
             name = bucket.folder_name(walk_id) + f"{position}.png"
-            bucket.put(name, b"a picture", "image/png", check=kept.check)
+            bucket.upload(name, b"a picture", "image/png", check=kept.check)
 
         def delete() -> None:
             until(lambda: proxy.met)

@@ -13,7 +13,7 @@ from momalisa.db.models import Chunk, ChunkKind, ChunkStatus
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app
 from momalisa.settings import ROOT, environment
 from momalisa.walks import service
@@ -38,7 +38,7 @@ ENDS = [
 
 
 def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_others_succeed(
-    services: System, spec: Callable[..., WalkSpec]
+    services: LocalStack, spec: Callable[..., WalkSpec]
 ) -> None:
     port = free_port()
     variables = {"LEASE_SECONDS": "600", "METRICS_PORT": str(port)}

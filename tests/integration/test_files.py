@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from momalisa.local import stack
 from momalisa.local.processes import free_port, is_free
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.storage import bucket
 from tests.conftest import forget
 
@@ -20,7 +20,7 @@ FILM = bytes(range(256)) * 400
 
 
 @pytest.fixture
-def files(services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def files(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The API of a system on one machine, which reads files out of its bucket."""
     from api.app import app  # noqa: PLC0415
 
@@ -34,7 +34,7 @@ def files(services: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCli
 def film() -> str:
     """The name of an object in the bucket."""
     name = f"walks/{uuid4()}/{bucket.new_secret()}/walk.mp4"
-    bucket.put(name, FILM, "video/mp4", download_as="a-to-b.mp4")
+    bucket.upload(name, FILM, "video/mp4", download_as="a-to-b.mp4")
     return name
 
 
@@ -85,7 +85,7 @@ def test_a_browser_gets_the_part_of_a_film_that_it_asks_for(files: TestClient, f
     ],
 )
 def test_nothing_but_files_of_walks_is_there(files: TestClient, film: str, path: str) -> None:
-    bucket.put("secrets.txt", b"not of a walk", "text/plain")
+    bucket.upload("secrets.txt", b"not of a walk", "text/plain")
     answer = files.get(f"/files/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
@@ -109,7 +109,7 @@ def test_a_bucket_that_is_down_is_told_from_a_file_that_is_not_there(
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
 
 
-def test_pages_name_no_bucket_and_no_page_of_another_site_can_name_it(system: System) -> None:
+def test_pages_name_no_bucket_and_no_page_of_another_site_can_name_it(system: LocalStack) -> None:
     """The emulator obeys all who find it. Its address is one of millions, so that no page does."""
     endpoint = httpx.URL(system.variables["BUCKET_ENDPOINT"])
     page = httpx.get(f"{system.url}/gallery", trust_env=False)

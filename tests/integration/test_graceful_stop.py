@@ -7,13 +7,13 @@ from pathlib import Path
 from momalisa.client import Client
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.conftest import wait_for_workers
 
 FRAMES = 24
 
 
-def finished_chunks(system: System, walk_id: str) -> Counter[int]:
+def finished_chunks(system: LocalStack, walk_id: str) -> Counter[int]:
     """Count how often each chunk of a walk was brought to its end, by the logs of this run."""
     done: Counter[int] = Counter()
     for log in (system.folder / "logs").glob("render-*.log"):
@@ -25,8 +25,8 @@ def finished_chunks(system: System, walk_id: str) -> Counter[int]:
 
 
 def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
-    def system() -> System:
-        return System(tmp_path, port=free_port(), workers=1, variables={"BATCH_SIZE": "4"})
+    def system() -> LocalStack:
+        return LocalStack(tmp_path, port=free_port(), workers=1, variables={"BATCH_SIZE": "4"})
 
     with stack.started(system()) as before:
         wait_for_workers(before)

@@ -14,7 +14,7 @@ from api.app import app
 from momalisa.db.models import Artifact, ArtifactKind
 from momalisa.db.session import transaction
 from momalisa.errors import MomalisaError
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import Settings
 from tests.conftest import forget
 from tests.integration.test_api import make
@@ -100,7 +100,7 @@ def test_an_error_that_nobody_foresaw_is_logged_under_the_id_of_its_answer(
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_the_id_that_a_trusted_proxy_gives_is_kept(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_id_that_a_trusted_proxy_gives_is_kept(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8")
     forget()
 

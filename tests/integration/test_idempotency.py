@@ -34,7 +34,7 @@ def test_the_same_request_again_answers_the_same_walk(api: TestClient) -> None:
     assert first.json()["settings"]["seed"] == second.json()["settings"]["seed"]  # drawn once
     assert first.headers["location"] == second.headers["location"]
     assert walks() == 1
-    assert celery_app.waiting(ChunkKind.RENDER) == 1
+    assert celery_app.count_messages(ChunkKind.RENDER) == 1
 
 
 def test_a_key_of_somebody_else_is_no_key_to_his_walks(api: TestClient) -> None:

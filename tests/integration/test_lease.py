@@ -23,10 +23,10 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, chunks, estimate, results, workers
-from momalisa.queue.chunks import Due
+from momalisa.queue.chunks import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.telemetry import metrics
 from momalisa.walks import service
@@ -39,7 +39,7 @@ MakeSpec = Callable[..., WalkSpec]
 
 
 @pytest.fixture
-def make(services: System, spec: MakeSpec) -> Iterator[Callable[[], UUID]]:
+def make(services: LocalStack, spec: MakeSpec) -> Iterator[Callable[[], UUID]]:
     def make_walk() -> UUID:
         with transaction() as session:
             return service.create(session, spec(frames=8), public=True, owner="ann").id
@@ -58,8 +58,8 @@ def chunk() -> Chunk:
 def done(kept: Lease) -> lease.Record:
     stored = made_frames(kept.claim)
 
-    def record(session: Session) -> Due | None:
-        return results.frames_done(session, kept.claim, stored)
+    def record(session: Session) -> Ready | None:
+        return results.record_frames(session, kept.claim, stored)
 
     return record
 
@@ -85,7 +85,7 @@ def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(m
     make()
     lease.run(ChunkKind.RENDER, done)
     assert chunk().status == ChunkStatus.DONE
-    assert celery_app.waiting(ChunkKind.ASSEMBLE) == 1
+    assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 1
 
 
 def test_a_permit_too_many_finds_nothing(make: Callable[[], UUID]) -> None:
@@ -107,7 +107,7 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make:
 
     lease.run(ChunkKind.RENDER, work_until_told)
     assert (chunk().status, chunk().attempts, chunk().rank) == (ChunkStatus.QUEUED, 0, 0)
-    assert celery_app.waiting(ChunkKind.RENDER) == 1
+    assert celery_app.count_messages(ChunkKind.RENDER) == 1
     worked: list[Lease] = []
     lease.run(ChunkKind.RENDER, noting(worked))
     assert worked == []
@@ -126,7 +126,7 @@ def test_a_failed_attempt_is_counted_and_waits(make: Callable[[], UUID]) -> None
     make()
     lease.run(ChunkKind.RENDER, failing(ValueError("no")))
     assert (chunk().status, chunk().attempts, chunk().error) == (ChunkStatus.QUEUED, 1, "ValueError: no")
-    assert celery_app.waiting(ChunkKind.RENDER) == 0  # it is not due yet
+    assert celery_app.count_messages(ChunkKind.RENDER) == 0  # it is not due yet
 
 
 def test_a_process_that_fails_at_two_walks_in_a_row_ends(make: Callable[[], UUID]) -> None:
@@ -205,18 +205,18 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
     monkeypatch.delenv("MODEL")
     settings.cache_clear()
     with transaction() as session:
-        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
     lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
     with transaction() as session:
         walk = service.get(session, walk_id, viewer=None)
-        ahead = estimate.look(session, walk)
+        ahead = estimate.estimate(session, walk)
     assert (walk.status, chunk().attempts) == (WalkStatus.QUEUED, 0)
     assert ahead.waiting_for == "No worker with the model another is running; the walk waits for one."
     with transaction() as session:
-        workers.here(session, "there:2", ChunkKind.RENDER, "another")
-        assert estimate.look(session, walk).waiting_for is None
-        workers.gone(session, "there:2")
-        assert estimate.look(session, walk).waiting_for
+        workers.report_alive(session, "there:2", ChunkKind.RENDER, "another")
+        assert estimate.estimate(session, walk).waiting_for is None
+        workers.report_gone(session, "there:2")
+        assert estimate.estimate(session, walk).waiting_for
 
 
 def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
@@ -307,14 +307,14 @@ lease.run(ChunkKind.RENDER, hang)
 
 @pytest.mark.parametrize("hang", ["threading.Event().wait()", "kept.at_once(threading.Event().wait, [None])"])
 def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(
-    make: Callable[[], UUID], services: System, hang: str
+    make: Callable[[], UUID], services: LocalStack, hang: str
 ) -> None:
     make()
     assert ended_by_itself(HANGS.format(hang), services) == 1
     assert (chunk().status, chunk().error) == (ChunkStatus.QUEUED, "its worker hung")
 
 
-def ended_by_itself(program: str, services: System) -> int:
+def ended_by_itself(program: str, services: LocalStack) -> int:
     """Return the exit code of a worker that may make no step for a second."""
     variables = {**services.variables, "STALL_SECONDS": "1", "LEASE_SECONDS": "3"}
     command = [sys.executable, "-c", program]
@@ -339,7 +339,7 @@ lease.run(ChunkKind.RENDER, work)
 
 
 def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_free(
-    make: Callable[[], UUID], services: System
+    make: Callable[[], UUID], services: LocalStack
 ) -> None:
     make()
     assert ended_by_itself(STARVES, services) == 1
@@ -347,7 +347,7 @@ def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_fre
 
 
 @contextmanager
-def reconciling(services: System, **variables: str) -> Iterator[None]:
+def reconciling(services: LocalStack, **variables: str) -> Iterator[None]:
     """Run a reconciler for the length of a block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "momalisa", "reconcile"],
@@ -363,7 +363,7 @@ def reconciling(services: System, **variables: str) -> Iterator[None]:
 
 
 def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
-    make: Callable[[], UUID], services: System
+    make: Callable[[], UUID], services: LocalStack
 ) -> None:
     make()
     with transaction() as session:
@@ -385,7 +385,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
 
 
 def test_a_frozen_database_takes_nothing_back_that_is_alive(
-    make: Callable[[], UUID], services: System, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], UUID], services: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can send a heartbeat meanwhile, so everybody has a whole lease for it afterwards."""
     monkeypatch.setenv("LEASE_SECONDS", "1.5")
@@ -425,7 +425,7 @@ def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) ->
 
     def lose_it(kept: Lease) -> lease.Record:
         with transaction() as session:
-            chunks.give_back(session, kept.claim)
+            chunks.release(session, kept.claim)
         with pytest.raises(LeaseLostError):
             kept.confirm()
         return done(kept)

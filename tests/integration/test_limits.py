@@ -311,7 +311,7 @@ def test_pages_of_other_origins_may_call_if_they_are_named(
     monkeypatch.setenv("CORS_ORIGINS", "https://museum.example, https://gallery.example")
     settings.cache_clear()
     app = FastAPI()
-    app.add_middleware(problems.Unforeseen)
+    app.add_middleware(problems.UnexpectedErrors)
     security_headers.install(app)
 
     @app.get("/v1/unforeseen")

@@ -23,7 +23,7 @@ from momalisa.client import Client
 from momalisa.errors import LocalSystemError
 from momalisa.local import postgres, processes, stack
 from momalisa.local.processes import LIMIT, Child, free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, settings
 
 STOP = 90
@@ -100,26 +100,26 @@ def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(LocalSystemError, match=rf"Port {port} is taken .* PORT={port + 1}"):
-            System(tmp_path, port=port).start()
+            LocalStack(tmp_path, port=port).start()
     assert stack.running(tmp_path) is None
 
 
 def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
-    system = System(tmp_path, variables={"DATABASE_URL": "postgresql://"})
+    system = LocalStack(tmp_path, variables={"DATABASE_URL": "postgresql://"})
     system._take_lock()  # as it does before anything else
     try:
         with pytest.raises(LocalSystemError, match=r"already at work in .*; wait"):
-            System(tmp_path, port=free_port()).start()
+            LocalStack(tmp_path, port=free_port()).start()
         assert stack.running(tmp_path) is None  # it is not for others
         system.announce()
         with pytest.raises(LocalSystemError, match=f"already runs in .*, at {system.url}"):
-            System(tmp_path, port=free_port()).start()
+            LocalStack(tmp_path, port=free_port()).start()
         assert stack.running(tmp_path) == system.url
     finally:
         system.stop()
 
 
-def test_a_part_that_ends_by_itself_is_started_again(services: System) -> None:
+def test_a_part_that_ends_by_itself_is_started_again(services: LocalStack) -> None:
     told: list[str] = []
     child = services.children["bucket"]
     assert child.process
@@ -136,7 +136,7 @@ def test_a_part_that_ends_by_itself_is_started_again(services: System) -> None:
 def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     with pytest.raises(LocalSystemError, match="postgres does not start"):
-        System(tmp_path, port=free_port()).start()
+        LocalStack(tmp_path, port=free_port()).start()
     assert stack.running(tmp_path) is None
 
 
@@ -165,7 +165,7 @@ def test_an_interrupted_first_start_does_no_harm(tmp_path: Path) -> None:
     """initdb writes under another name until it is complete."""
     (tmp_path / "postgres.new").mkdir()
     (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
-    system = System(tmp_path, port=free_port())
+    system = LocalStack(tmp_path, port=free_port())
     try:
         system.start_services()
     finally:
@@ -188,7 +188,7 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
     monkeypatch.setattr(postgres, "_homes", lambda: {home})
     told: list[str] = []
     for _ in range(2):
-        system = System(home / "x" / ".momalisa", port=free_port())
+        system = LocalStack(home / "x" / ".momalisa", port=free_port())
         try:
             system.start_services(told.append)
             with psycopg.connect(host=str(system._sockets), user="momalisa", dbname="postgres") as connection:
@@ -204,8 +204,8 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
 
 
 def test_on_one_machine_nobody_else_sees_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert System(tmp_path).variables["METRICS_HOST"] == "127.0.0.1"
+    assert LocalStack(tmp_path).variables["METRICS_HOST"] == "127.0.0.1"
     monkeypatch.setenv("METRICS_HOST", "0.0.0.0")  # noqa: S104 - who asks for it gets it
     settings.cache_clear()
-    assert System(tmp_path).variables["METRICS_HOST"] == "0.0.0.0"  # noqa: S104
+    assert LocalStack(tmp_path).variables["METRICS_HOST"] == "0.0.0.0"  # noqa: S104
     settings.cache_clear()

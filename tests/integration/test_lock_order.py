@@ -13,7 +13,7 @@ from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.maintenance import retention
 from momalisa.queue import chunks, reclaim
-from momalisa.queue.reclaim import Lost
+from momalisa.queue.reclaim import LostLease
 from momalisa.settings import settings
 from momalisa.walks import moderation, service
 from tests.conftest import until
@@ -56,11 +56,11 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
         assert all(claimed)
         session.execute(update(Chunk).where(Chunk.number == 2).values(attempts=settings().max_attempts))
     with transaction() as session:
-        lost = [Lost(held, 1) for held in reclaim.held(session) if held.number]
+        lost = [LostLease(held, 1) for held in reclaim.held(session) if held.number]
 
     def take_back() -> None:
         with transaction() as session:
-            assert reclaim.take_back(session, lost) == 0  # its walk was canceled meanwhile
+            assert reclaim.reclaim(session, lost) == 0  # its walk was canceled meanwhile
 
     def lock_a_chunk(session: Session) -> None:
         session.execute(select(Chunk.number).where(Chunk.number == 0).with_for_update())
@@ -72,10 +72,10 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
 
 def test_who_removes_an_expired_walk_and_who_hides_it(walk_id: UUID) -> None:
     with transaction() as session:
-        chunks.end(session, walk_id, WalkStatus.CANCELED)
+        chunks.end_walk(session, walk_id, WalkStatus.CANCELED)
         session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
     meet(
-        lambda session: chunks.lock(session, walk_id),  # as `hide` begins
+        lambda session: chunks.lock_chunks(session, walk_id),  # as `hide` begins
         retention.remove,
         lambda session: moderation.hide(session, walk_id),
     )

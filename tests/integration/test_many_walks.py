@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from momalisa.db.models import ChunkKind, Walk
 from momalisa.db.session import BEGIN, engine, transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, chunks, estimate, results
 from momalisa.settings import settings
@@ -26,7 +26,7 @@ FILLED = ("walks", "chunks", "frames")
 
 
 @pytest.fixture(scope="module")
-def kept(_services: System, spec: Callable[..., WalkSpec]) -> Iterator[Walk]:
+def kept(_services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Walk]:
     """Two thousand walks kept in tables of their own, so that no test but the first waits for them to be made."""
     database = create_engine(_services.variables["DATABASE_URL"])
     with Session(database, expire_on_commit=False) as session, session.begin():
@@ -44,7 +44,7 @@ def kept(_services: System, spec: Callable[..., WalkSpec]) -> Iterator[Walk]:
 
 
 @pytest.fixture
-def two_thousand_walks(kept: Walk, services: System) -> Walk:
+def two_thousand_walks(kept: Walk, services: LocalStack) -> Walk:
     """Submitted by one owner, and known to PostgreSQL's planner, as in a table that has lived; returns the last."""
     with transaction() as session:
         for name in FILLED:
@@ -92,7 +92,7 @@ def test_two_thousand_queued_walks_slow_nobody_down(
 ) -> None:
     """What a poll, a claim and a submission cost does not depend on the length of the queue."""
     with statements() as polling, transaction() as session:
-        service.glimpse(session, two_thousand_walks.id, viewer=None)
+        service.snapshot(session, two_thousand_walks.id, viewer=None)
         service.get(session, two_thousand_walks.id, viewer=None)
     with statements() as claiming, transaction() as session:
         assert chunks.claim(session, ChunkKind.RENDER, "here")
@@ -112,13 +112,13 @@ def test_what_lies_ahead_is_summed_up_once_for_many_looks(
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claimed
-        results.frames_done(session, claimed, made_frames(claimed))
-        first = estimate.look(session, session.get_one(Walk, claimed.walk_id))
+        results.record_frames(session, claimed, made_frames(claimed))
+        first = estimate.estimate(session, session.get_one(Walk, claimed.walk_id))
         assert first.eta_seconds is not None
     with transaction() as session:
         last = session.get_one(Walk, two_thousand_walks.id)
         with statements() as looking:
-            ahead = estimate.look(session, last)
+            ahead = estimate.estimate(session, last)
         each = last.frames_total // settings().batch_size
         assert ahead.queue_position == (QUEUED - 1) * each - 1
     for statement, parameters in looking:
@@ -150,7 +150,7 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
             found = chunks.claim(session, ChunkKind.RENDER, "here")
             assert found
             claimed.append((found.walk_id, found.number))
-            results.frames_done(session, found, [])
+            results.record_frames(session, found, [])
     assert (small.id, 0) in claimed[:2]
 
 
@@ -170,4 +170,4 @@ def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec
 def test_the_broker_stays_small(two_thousand_walks: Walk) -> None:
     for _ in range(3):
         reconciler.top_up()
-    assert celery_app.waiting(ChunkKind.RENDER) == settings().max_permits < QUEUED
+    assert celery_app.count_messages(ChunkKind.RENDER) == settings().max_permits < QUEUED

@@ -13,12 +13,12 @@ from sqlalchemy import Column, Integer, inspect, text
 
 from momalisa.db.models import Base
 from momalisa.db.session import engine
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
 
 
 @pytest.fixture
-def alembic(services: System) -> Iterator[Config]:
+def alembic(services: LocalStack) -> Iterator[Config]:
     config = Config(ROOT / "alembic.ini")
     yield config
     command.upgrade(config, "head")
@@ -64,7 +64,7 @@ def test_code_from_before_a_migration_can_work_after_it(alembic: Config) -> None
     ],
 )
 def test_a_migration_that_older_code_would_not_survive_is_noticed(
-    services: System,
+    services: LocalStack,
     change: Any,
     complaint: str,
 ) -> None:
@@ -108,7 +108,7 @@ def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
     return found
 
 
-def test_what_changes_often_is_vacuumed_before_a_fifth_of_it_is_dead(services: System) -> None:
+def test_what_changes_often_is_vacuumed_before_a_fifth_of_it_is_dead(services: LocalStack) -> None:
     with engine().connect() as connection:
         options = text("SELECT relname, reloptions FROM pg_class WHERE relname IN ('chunks', 'walks')")
         for name, given in connection.execute(options):

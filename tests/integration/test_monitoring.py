@@ -20,7 +20,7 @@ from momalisa.client import Client
 from momalisa.db.models import ChunkKind
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port, is_free
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.maintenance.reconciler import Rounds
 from momalisa.settings import ROOT, settings
@@ -42,7 +42,7 @@ def free_ports(count: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     variables = {
         "METRICS_PORT": str(free_ports(len(PARTS))),
         "LEASE_SECONDS": "3",
@@ -50,59 +50,59 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "BATCH_SIZE": "4",
     }
     folder = tmp_path_factory.mktemp("monitored")
-    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+    with stack.started(LocalStack(folder, port=free_port(), workers=1, variables=variables)) as system:
         yield system
 
 
-def ask(system: System, part: str, path: str) -> httpx.Response:
+def ask(system: LocalStack, part: str, path: str) -> httpx.Response:
     port = int(system.variables["METRICS_PORT"]) + PARTS[part]
     return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=10)
 
 
-def figure(system: System, part: str, name: str, **labels: str) -> float:
+def figure(system: LocalStack, part: str, name: str, **labels: str) -> float:
     """Return a sample of a part's metrics, by its full name and some of its labels; 0 if there is none."""
     families = text_string_to_metric_families(ask(system, part, "/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
-def is_ready(system: System, part: str) -> bool:
+def is_ready(system: LocalStack, part: str) -> bool:
     try:
         return ask(system, part, "/readyz").status_code == 200
     except httpx.ConnectError:
         return False  # it has not begun to listen
 
 
-def working_child(system: System) -> psutil.Process:
+def working_child(system: LocalStack) -> psutil.Process:
     process = system.children["render-1"].process
     assert process
     [child] = psutil.Process(process.pid).children()
     return child
 
 
-def make_walk(system: System, frames: int = 8, steps: int = 2) -> str:
+def make_walk(system: LocalStack, frames: int = 8, steps: int = 2) -> str:
     with Client(system.url) as client:
         walk = client.submit(["a giraffe", "a battleship"], frames=frames, seed=7, steps=steps, pacing="linear")
     return walk["id"]
 
 
-def finished(system: System, walk_id: str) -> bool:
+def finished(system: LocalStack, walk_id: str) -> bool:
     with Client(system.url) as client:
         return client.get(walk_id)["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_gets_ready_and_is_alive(monitored: System, part: str) -> None:
+def test_every_part_gets_ready_and_is_alive(monitored: LocalStack, part: str) -> None:
     until(lambda: is_ready(monitored, part))
     assert ask(monitored, part, "/healthz").text == "ok\n"
     assert ask(monitored, part, "/").status_code == 404
 
 
-def test_nothing_of_this_is_on_the_public_port(monitored: System) -> None:
+def test_nothing_of_this_is_on_the_public_port(monitored: LocalStack) -> None:
     assert httpx.get(f"{monitored.url}/metrics", trust_env=False).status_code == 404
 
 
-def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: System) -> None:
+def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: LocalStack) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
     chunks = figure(monitored, "render-1", "momalisa_chunk_seconds_count", kind="render")
@@ -121,7 +121,7 @@ def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: System) -> None:
 
 
 @pytest.fixture
-def prometheus(monitored: System, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+def prometheus(monitored: LocalStack, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """Ask a Prometheus that has our configuration, but for where the parts are and how often it looks."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not here; Debian has it in the package of that name")
@@ -168,7 +168,7 @@ def prometheus(monitored: System, tmp_path: Path) -> Iterator[Callable[[str], An
 
 
 def test_prometheus_sees_all_parts_and_there_is_something_to_draw(
-    monitored: System, prometheus: Callable[..., Any]
+    monitored: LocalStack, prometheus: Callable[..., Any]
 ) -> None:
     def values(query: str) -> Any:
         return prometheus("query", query=query.replace("$__rate_interval", "1m"))["result"]
@@ -190,7 +190,7 @@ def test_prometheus_sees_all_parts_and_there_is_something_to_draw(
     assert {rule["state"] for rule in rules} == {"inactive"}
 
 
-def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: System) -> None:
+def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: LocalStack) -> None:
     before = figure(monitored, "api", "momalisa_http_requests_total", route="unknown", method="other")
     for number, method in enumerate(("PURGE", "MKCOL", "SUBSCRIBE")):  # what the server lets pass, and nobody needs
         httpx.request(method, f"{monitored.url}/made/up/{number}", trust_env=False)
@@ -200,7 +200,7 @@ def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: 
     assert not {"made/up", "PURGE"} & set(re.findall(r"made/up|PURGE", text))
 
 
-def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: System) -> None:
+def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: LocalStack) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     walk_id = make_walk(monitored)
     until(lambda: finished(monitored, walk_id))
@@ -212,7 +212,7 @@ def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: System) -> None
     assert figure(monitored, "api", "momalisa_http_requests_total", **route) == counted + 1
 
 
-def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost(monitored: System) -> None:
+def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost(monitored: LocalStack) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
     lost = figure(monitored, "render-1", "momalisa_leases_expired_total")
@@ -234,7 +234,7 @@ def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost
     assert figure(monitored, "render-1", "momalisa_recovery_seconds_sum") < 60
 
 
-def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored: System) -> None:
+def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored: LocalStack) -> None:
     """PostgreSQL down: the API is not ready, the gauges are gone, and all parts are alive."""
     until(lambda: "momalisa_walks{" in ask(monitored, "reconciler", "/metrics").text)
     postgres = monitored.children["postgres"]
@@ -252,7 +252,7 @@ def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored:
     until(lambda: "momalisa_walks{" in ask(monitored, "reconciler", "/metrics").text)
 
 
-def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: System) -> None:
+def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: LocalStack) -> None:
     from momalisa.errors import PortTakenError  # noqa: PLC0415
 
     taken = monitored.variables["METRICS_PORT"]
@@ -273,7 +273,7 @@ def seen() -> Iterator[pulse._Seen]:
 
 
 def test_a_worker_that_looks_for_no_permits_is_stuck_unless_there_is_no_broker(
-    services: System, seen: pulse._Seen, monkeypatch: pytest.MonkeyPatch
+    services: LocalStack, seen: pulse._Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert pulse._stuck(ChunkKind.RENDER) is None
     seen.turned = time.monotonic() - pulse.STUCK_SECONDS - 1

@@ -44,7 +44,7 @@ def hide(api: TestClient, walk: Reply) -> Reply:
 
 def names(walk: Reply) -> set[str]:
     """Return the names of all objects of a walk that are in the bucket."""
-    return set(bucket.names(bucket.folder_name(walk["id"])))
+    return set(bucket.list_names(bucket.folder_name(walk["id"])))
 
 
 def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:

@@ -50,7 +50,7 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
     while coming or working or not ended:
         with transaction() as session:
             for number in range(WORKERS):
-                workers.here(session, f"there:{number}", ChunkKind.RENDER, settings().model_name)
+                workers.report_alive(session, f"there:{number}", ChunkKind.RENDER, settings().model_name)
             while coming and coming[0][0] <= now:
                 _, party, about = coming.pop(0)
                 walk_id = UUID(int=draw.getrandbits(128), version=4)
@@ -66,7 +66,7 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
             continue
         now, *_, done, began = heapq.heappop(working)
         with transaction() as session:
-            results.frames_done(session, done, made_frames(done))
+            results.record_frames(session, done, made_frames(done))
             began_at = func.now() - timedelta(seconds=now - began)
             session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
             for *_, held, since in working:
@@ -78,7 +78,7 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
             if walk.frames_done == walk.frames_total:
                 ended[walk.id] = now
             for walk_id in [done.walk_id, *draw.sample(sorted(polls), min(len(polls), 2))]:
-                seen = estimate.look(session, session.get_one(Walk, walk_id))
+                seen = estimate.estimate(session, session.get_one(Walk, walk_id))
                 if seen.eta_seconds is not None:
                     polls.setdefault(walk_id, []).append((now, seen.eta_seconds))
     assert len(ended) == 40
@@ -93,16 +93,16 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
 def test_another_party_is_waited_for_with_the_chunks_that_it_has(spec: Callable[..., WalkSpec]) -> None:
     """Not with the frames: a small walk of somebody else is soon over."""
     with transaction() as session:
-        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
         done = chunks.claim(session, ChunkKind.RENDER, "there:1")
         assert done
-        results.frames_done(session, done, made_frames(done))
+        results.record_frames(session, done, made_frames(done))
         began_at = Chunk.finished_at - timedelta(seconds=10)
         session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
         service.create(session, spec(frames=8, pacing="linear"), public=True, owner="small")
         large = service.create(session, spec(frames=80, pacing="linear"), public=True, owner="large")
-        assert estimate.look(session, large).eta_seconds == 10 * (10 + 1)
+        assert estimate.estimate(session, large).eta_seconds == 10 * (10 + 1)
 
 
 def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_told(
@@ -110,16 +110,16 @@ def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_to
 ) -> None:
     def told() -> int | None:
         with transaction() as session:
-            return estimate.look(session, session.get_one(Walk, late)).eta_seconds
+            return estimate.estimate(session, session.get_one(Walk, late)).eta_seconds
 
     with transaction() as session:
-        workers.here(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         service.create(session, spec(frames=40, pacing="linear"), public=True, owner="ann")
         late = service.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob").id
         for _ in range(3):
             done = chunks.claim(session, ChunkKind.RENDER, "there:1")
             assert done
-            results.frames_done(session, done, made_frames(done))
+            results.record_frames(session, done, made_frames(done))
             began_at = Chunk.finished_at - timedelta(seconds=10)
             session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
         held = chunks.claim(session, ChunkKind.RENDER, "there:1")
@@ -149,4 +149,4 @@ def test_a_place_in_the_queue_is_exact(spec: Callable[..., WalkSpec]) -> None:
         for number in range(60):
             service.create(session, spec(frames=240), public=True, owner=f"party {number % 2}")
         last = service.create(session, spec(frames=8), public=True, owner="party 0")
-        assert estimate.look(session, last).queue_position == 1800
+        assert estimate.estimate(session, last).queue_position == 1800

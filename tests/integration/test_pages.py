@@ -211,7 +211,7 @@ def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: Tes
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "worker:1", "worker")
         assert claim
-        results.frames_done(session, claim, made_frames(claim))
+        results.record_frames(session, claim, made_frames(claim))
     busy = {"finished_at": func.now(), "created_at": func.now() - timedelta(minutes=30)}
     with transaction() as session:
         times = {**busy, "claimed_at": func.now() - timedelta(seconds=2)}

@@ -14,7 +14,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError
 from momalisa.queue import chunks, estimate, results
-from momalisa.queue.chunks import Claim, Due
+from momalisa.queue.chunks import Claim, Ready
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
@@ -45,7 +45,7 @@ def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
 
 def nothing_to_claim() -> bool:
     with transaction() as session:
-        return chunks.due(session) == {}
+        return chunks.count_ready(session) == {}
 
 
 def looks(position: float) -> bytes:
@@ -53,11 +53,11 @@ def looks(position: float) -> bytes:
     return bytes([round(255 * min(max((position - 0.29) * 50, 0), 1))] * 12)
 
 
-def finish(claimed: Claim) -> Due | None:
+def finish(claimed: Claim) -> Ready | None:
     stored = StoredObject("w", 9, "AAAAAA==")
     made = [MadeFrame(frame.position, stored, looks(frame.position), "") for frame in claimed.frames]
     with transaction() as session:
-        return results.frames_done(session, claimed, made)
+        return results.record_frames(session, claimed, made)
 
 
 def walk(walk_id: UUID) -> Walk:
@@ -74,19 +74,19 @@ def test_the_last_frame_of_a_pass_brings_the_next_one(make: Make) -> None:
     assert walk(walk_id).frames_total == 48
     assert positions(walk_id) == pytest.approx([index / 15 for index in range(16)], abs=1 / 4096)
     assert finish(claim()) is None
-    assert finish(claim()) == Due(ChunkKind.RENDER, 2)
+    assert finish(claim()) == Ready(ChunkKind.RENDER, 2)
     probe = positions(walk_id)[:16:15]
     assert len(positions(walk_id)) == 32
     assert set(probe) <= set(positions(walk_id))
-    assert [finish(claim()) for _ in range(2)] == [None, Due(ChunkKind.RENDER, 1)]
-    assert [finish(claim()) for _ in range(2)] == [Due(ChunkKind.RENDER, 1), Due(ChunkKind.ASSEMBLE)]
+    assert [finish(claim()) for _ in range(2)] == [None, Ready(ChunkKind.RENDER, 1)]
+    assert [finish(claim()) for _ in range(2)] == [Ready(ChunkKind.RENDER, 1), Ready(ChunkKind.ASSEMBLE)]
     assert (walk(walk_id).status, walk(walk_id).frames_done) == (WalkStatus.ASSEMBLING, 48)
     assert len(claim(ChunkKind.ASSEMBLE).frames) == 48
 
 
 def test_frames_are_put_where_the_picture_moves(make: Make) -> None:
     walk_id = make()
-    while finish(claim()) != Due(ChunkKind.ASSEMBLE):
+    while finish(claim()) != Ready(ChunkKind.ASSEMBLE):
         pass
     assert sum(0.28 < position < 0.32 for position in positions(walk_id)) > 20
 
@@ -120,7 +120,7 @@ def test_a_canceled_walk_gets_no_further_pass(make: Make) -> None:
     with transaction() as session:
         last = chunks.claim(session, ChunkKind.RENDER, "here")
         assert last
-        results.frames_done(session, last, made_frames(last))
+        results.record_frames(session, last, made_frames(last))
     with transaction() as session:
         service.cancel(session, walk_id, owner="ann")
     assert nothing_to_claim()
@@ -167,13 +167,13 @@ def test_what_is_not_planned_yet_counts_for_the_time_that_is_left(make: Make) ->
     walk_id = make()
     finish(claim())
     with transaction() as session:
-        even = estimate.look(session, service.get(session, walk_id, viewer=None))
+        even = estimate.estimate(session, service.get(session, walk_id, viewer=None))
     with transaction() as session:
         service.cancel(session, walk_id, owner="ann")
     other = make(pacing="linear")
     finish(claim())
     with transaction() as session:
-        linear = estimate.look(session, service.get(session, other, viewer=None))
+        linear = estimate.estimate(session, service.get(session, other, viewer=None))
     assert even.eta_seconds is not None
     assert even.eta_seconds == pytest.approx(linear.eta_seconds, abs=1)
 
@@ -191,7 +191,7 @@ def test_every_chunk_that_is_planned_late_is_a_whole_batch(make: Make) -> None:
 @pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
 def test_walks_over_many_stops_have_every_stop(make: Make, loop: str) -> None:
     walk_id = make(prompts=("a", "b", "c", "d"), frames=40, loop=loop)
-    while finish(claim()) != Due(ChunkKind.ASSEMBLE):
+    while finish(claim()) != Ready(ChunkKind.ASSEMBLE):
         pass
     found = positions(walk_id)
     legs = 4 if loop == "closed" else 3

@@ -19,7 +19,7 @@ from momalisa.db import notifications
 from momalisa.db.models import Chunk, ChunkKind, Walk, WalkStatus
 from momalisa.db.session import engine, transaction
 from momalisa.queue import celery_app, chunks, results
-from momalisa.walks.service import Glimpse
+from momalisa.walks.service import Snapshot
 from tests.conftest import made_frames, until
 
 POLLS = 200
@@ -40,7 +40,7 @@ def render_a_chunk() -> None:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
         assert claim
         stored = made_frames(claim)
-        results.frames_done(session, claim, stored)
+        results.record_frames(session, claim, stored)
 
 
 def end(status: WalkStatus) -> None:
@@ -83,16 +83,16 @@ def test_polls_cost_one_query_each_and_no_body(
 
 @pytest.mark.parametrize("given", ['W/"3"', '"3"', 'W/"1", W/"3"', "*"])
 def test_tags_are_compared_weakly_and_in_lists(given: str) -> None:
-    assert long_polling.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
+    assert long_polling.matches(given, Snapshot(3, WalkStatus.RUNNING, 0))
 
 
 @pytest.mark.parametrize("given", [None, "", 'W/"2"', "3", 'W/"33"'])
 def test_other_tags_do_not_match(given: str | None) -> None:
-    assert not long_polling.matches(given, Glimpse(3, WalkStatus.RUNNING, 0))
+    assert not long_polling.matches(given, Snapshot(3, WalkStatus.RUNNING, 0))
 
 
 def test_the_tag_of_a_queued_walk_changes_with_time_since_its_place_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    queued = Glimpse(1, WalkStatus.QUEUED, 0)
+    queued = Snapshot(1, WalkStatus.QUEUED, 0)
     monkeypatch.setattr("api.live.long_polling.time.time", lambda: 1000.0)
     now = long_polling.etag(queued)
     monkeypatch.setattr("api.live.long_polling.time.time", lambda: 1000.0 + long_polling.QUEUE_SECONDS)
@@ -109,7 +109,7 @@ def test_the_tag_of_a_queued_walk_changes_with_time_since_its_place_does(monkeyp
     ],
 )
 def test_a_client_is_asked_to_wait_longer_in_a_long_queue(status: WalkStatus, age: float, pause: int) -> None:
-    assert long_polling.retry_after(Glimpse(1, status, age)) == pause
+    assert long_polling.retry_after(Snapshot(1, status, age)) == pause
 
 
 def test_an_answer_is_held_back_until_something_changes(
@@ -126,7 +126,7 @@ def test_an_answer_is_held_back_until_something_changes(
         assert looked.wait(10)
         with transaction() as session:
             stored = made_frames(claim)
-            results.frames_done(session, claim, stored)
+            results.record_frames(session, claim, stored)
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
         if "walks.revision" in statement:
@@ -217,7 +217,7 @@ def test_a_walk_that_is_done_is_told_at_once(api: TestClient, make: Callable[...
     ],
 )
 def test_a_wish_is_read_as_the_standard_says(prefer: list[str], seconds: int) -> None:
-    assert long_polling.wished(prefer) == seconds
+    assert long_polling.parse_prefer(prefer) == seconds
 
 
 def test_a_wish_on_a_second_line_is_heeded(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
@@ -233,7 +233,9 @@ def test_who_makes_a_walk_may_wait_for_it(api: TestClient) -> None:
         answer = pool.submit(api.post, "/v1/walks", json=prompts, headers={"Prefer": "wait=30"})
         until(lambda: api.get("/v1/walks?status=queued").json()["walks"])
         made = api.get("/v1/walks?status=queued").json()["walks"][0]
-        until(lambda: celery_app.waiting(ChunkKind.RENDER))  # workers hear of it although it is not answered yet
+        until(
+            lambda: celery_app.count_messages(ChunkKind.RENDER)
+        )  # workers hear of it although it is not answered yet
         end(WalkStatus.CANCELED)
         done = answer.result(20)
     assert (done.status_code, done.headers["preference-applied"]) == (202, "wait=30")

@@ -16,7 +16,7 @@ from momalisa.db.models import ChunkKind
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, chunks
 from momalisa.settings import ROOT, environment, settings
@@ -25,30 +25,32 @@ from tests.conftest import forget, until
 from worker.process.consumer import PAUSE_SECONDS
 
 
-def test_permits_wait_in_the_queue_of_their_kind(services: System) -> None:
+def test_permits_wait_in_the_queue_of_their_kind(services: LocalStack) -> None:
     celery_app.publish(ChunkKind.RENDER, 3)
     celery_app.publish(ChunkKind.ASSEMBLE)
-    assert (celery_app.waiting(ChunkKind.RENDER), celery_app.waiting(ChunkKind.ASSEMBLE)) == (3, 1)
+    assert (celery_app.count_messages(ChunkKind.RENDER), celery_app.count_messages(ChunkKind.ASSEMBLE)) == (3, 1)
 
 
-def test_a_broker_that_forgot_everything_has_an_empty_queue(services: System) -> None:
+def test_a_broker_that_forgot_everything_has_an_empty_queue(services: LocalStack) -> None:
     celery_app.publish(ChunkKind.RENDER)
     redis.Redis.from_url(settings().broker_url).flushall()
-    assert celery_app.waiting(ChunkKind.RENDER) == 0
+    assert celery_app.count_messages(ChunkKind.RENDER) == 0
     celery_app.publish(ChunkKind.RENDER)
-    assert celery_app.waiting(ChunkKind.RENDER) == 1
+    assert celery_app.count_messages(ChunkKind.RENDER) == 1
 
 
-def test_a_broker_that_is_down_loses_nothing_but_time(services: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_down_loses_nothing_but_time(
+    services: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     forget()
     celery_app.publish(ChunkKind.RENDER)
     with pytest.raises(celery_app.BROKER_ERRORS):
-        celery_app.waiting(ChunkKind.RENDER)
+        celery_app.count_messages(ChunkKind.RENDER)
 
 
 @pytest.fixture
-def twenty_chunks(services: System) -> None:
+def twenty_chunks(services: LocalStack) -> None:
     with transaction() as session:
         for _ in range(4):
             spec = WalkSpec(
@@ -69,13 +71,13 @@ def twenty_chunks(services: System) -> None:
 def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
     celery_app.publish(ChunkKind.RENDER, 5)
     reconciler.top_up()
-    assert celery_app.waiting(ChunkKind.RENDER) == 20
+    assert celery_app.count_messages(ChunkKind.RENDER) == 20
     reconciler.top_up()
-    assert celery_app.waiting(ChunkKind.RENDER) == 20
+    assert celery_app.count_messages(ChunkKind.RENDER) == 20
     with transaction() as session:
         chunks.claim(session, ChunkKind.RENDER, "here")
     reconciler.top_up()
-    assert celery_app.waiting(ChunkKind.RENDER) == 20  # one too many, which does no harm
+    assert celery_app.count_messages(ChunkKind.RENDER) == 20  # one too many, which does no harm
 
 
 @pytest.mark.usefixtures("twenty_chunks")
@@ -85,7 +87,7 @@ def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.
     for _ in range(3):
         celery_app.publish(ChunkKind.RENDER, 4)
     reconciler.top_up()
-    assert celery_app.waiting(ChunkKind.RENDER) == 7
+    assert celery_app.count_messages(ChunkKind.RENDER) == 7
 
 
 @pytest.mark.usefixtures("twenty_chunks")
@@ -97,7 +99,7 @@ def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.Monke
 
 
 def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
-    services: System, tmp_path: Path
+    services: LocalStack, tmp_path: Path
 ) -> None:
     log = tmp_path / "worker.log"
     broker = services.children["valkey"].process
@@ -116,7 +118,7 @@ def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
         until(lambda: log.read_text().count("nothing to do") > 1)
 
 
-def test_a_worker_outlives_a_broker_that_answers_with_errors(services: System, tmp_path: Path) -> None:
+def test_a_worker_outlives_a_broker_that_answers_with_errors(services: LocalStack, tmp_path: Path) -> None:
     """READONLY, as after a failover, and OOM, as at maxmemory."""
     log = tmp_path / "worker.log"
     broker: Any = redis.Redis.from_url(settings().broker_url)
@@ -159,7 +161,7 @@ def a_claim_waits() -> bool:
 
 
 @contextmanager
-def worker(services: System, kind: ChunkKind, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(services: LocalStack, kind: ChunkKind, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker for the length of a block."""
     variables = {**services.variables, **variables}
     with log.open("w") as output:

@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select, text, update
 from momalisa.db.models import Chunk, ChunkStatus
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.settings import ROOT, environment, settings
 from momalisa.telemetry import metrics
@@ -59,7 +59,7 @@ def revoked(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_revoked_credentials_pause_what_needs_the_bucket_and_nothing_else(
-    services: System, spec: Callable[..., WalkSpec], revoked: Path, tmp_path: Path
+    services: LocalStack, spec: Callable[..., WalkSpec], revoked: Path, tmp_path: Path
 ) -> None:
     def lose_a_lease() -> None:
         with transaction() as session:

@@ -8,7 +8,7 @@ from pathlib import Path
 from momalisa.client import Client
 from momalisa.local import postgres, stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
 
 
@@ -20,7 +20,7 @@ def commands(heading: str) -> str:
     return found[1]
 
 
-def run(heading: str, system: System, backup: Path) -> None:
+def run(heading: str, system: LocalStack, backup: Path) -> None:
     variables = {
         "PATH": f"{postgres.BIN}{os.pathsep}{os.environ['PATH']}",
         "DATABASE": system.variables["DATABASE_URL"].replace("+psycopg", ""),
@@ -35,7 +35,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
     backup.mkdir()
     prompts = ["a giraffe", "a battleship"]
     with (
-        stack.started(System(tmp_path / "before", port=free_port(), workers=1)) as before,
+        stack.started(LocalStack(tmp_path / "before", port=free_port(), workers=1)) as before,
         Client(before.url) as client,
     ):
         *_, finished = client.watch(client.submit(prompts, frames=8, seed=7, steps=2))
@@ -46,7 +46,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
         run("Back up", before, backup)
         assert not client.get(unfinished["id"])["done"]
 
-    services = System(tmp_path / "after")
+    services = LocalStack(tmp_path / "after")
     try:
         services.start_services()
         run("Restore", services, backup)
@@ -54,7 +54,7 @@ def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_
         services.stop()
     variables = {"LEASE_SECONDS": "3"}
     with (
-        stack.started(System(tmp_path / "after", port=free_port(), workers=1, variables=variables)) as after,
+        stack.started(LocalStack(tmp_path / "after", port=free_port(), workers=1, variables=variables)) as after,
         Client(after.url) as client,
     ):
         again = client.get(finished["id"])

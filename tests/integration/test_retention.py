@@ -24,8 +24,8 @@ ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
 
 def make(api: TestClient, **changes: Any) -> str:
     walk_id: str = api.post("/v1/walks", json={**ORDER, **changes}).json()["id"]
-    bucket.put(f"walks/{walk_id}/frames/0.000000000.png", b"a frame", "image/png")
-    bucket.put(f"walks/{walk_id}/walk.gif", b"a walk", "image/gif")
+    bucket.upload(f"walks/{walk_id}/frames/0.000000000.png", b"a frame", "image/png")
+    bucket.upload(f"walks/{walk_id}/walk.gif", b"a walk", "image/gif")
     return walk_id
 
 

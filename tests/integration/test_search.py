@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 from momalisa.db.models import Base, WalkStatus
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.walks import service
 from tests.conftest import clear_away
 
@@ -34,7 +34,7 @@ FROM generate_series(1, :walks) AS n,
 
 
 @pytest.fixture
-def hung(services: System, spec: Callable[..., WalkSpec]) -> None:
+def hung(services: LocalStack, spec: Callable[..., WalkSpec]) -> None:
     """Many walks of 1,000 owners, none of them failed; the oldest show what is rare."""
     indexes = Base.metadata.tables["walks"].indexes
     with transaction() as session:
@@ -105,7 +105,7 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
         (WalkStatus.FAILED, "cat", 0),
     ):
         with noted() as queries, transaction() as session:
-            found = service.page(
+            found = service.list_walks(
                 session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", word=word
             )
         assert len(found) == number
@@ -126,7 +126,7 @@ def expect_cheap(queries: list[tuple[str, Any]], *sought: object) -> None:
 @given(prompt=st.text(LETTERS, min_size=1), other=st.text(LETTERS), data=st.data())
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], deadline=None)
 def test_whatever_is_in_a_prompt_is_found_by_its_letters(
-    services: System, prompt: str, other: str, data: st.DataObject
+    services: LocalStack, prompt: str, other: str, data: st.DataObject
 ) -> None:
     start = data.draw(st.integers(0, len(prompt) - 1))
     word = prompt[start : data.draw(st.integers(start + 1, start + 9))]

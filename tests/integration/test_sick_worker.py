@@ -17,7 +17,7 @@ from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import WalkOverError
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.queue import admin, chunks, estimate, results
 from momalisa.queue.chunks import Claim
 from momalisa.settings import ROOT, environment, settings
@@ -31,7 +31,7 @@ SICK, WELL = "sick:1", "well:2"
 
 
 @pytest.fixture
-def make(services: System, spec: Callable[..., WalkSpec]) -> Iterator[Callable[..., UUID]]:
+def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Callable[..., UUID]]:
     def submit(frames: int = 4) -> UUID:
         with transaction() as session:
             return service.create(session, spec(frames=frames), public=True, owner="ann").id
@@ -51,7 +51,7 @@ def claim(workplace: str = "") -> Claim | None:
 
 def do(claimed: Claim) -> None:
     with transaction() as session:
-        results.frames_done(session, claimed, made_frames(claimed))
+        results.record_frames(session, claimed, made_frames(claimed))
 
 
 def fail(claimed: Claim, error: str = "CUDA error") -> None:
@@ -79,7 +79,7 @@ def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_do
     assert mine
     assert mine.number != failed.number  # although what failed comes first
     with transaction() as session:
-        chunks.give_back(session, mine)
+        chunks.release(session, mine)
     do(theirs)
     again = claim(SICK)  # nobody else is at work
     assert again
@@ -126,7 +126,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
         if sick:
             raise RuntimeError("CUDA error")
         made = made_frames(kept.claim)
-        return lambda session: results.frames_done(session, kept.claim, made)
+        return lambda session: results.record_frames(session, kept.claim, made)
 
     def permit() -> None:
         try:
@@ -181,7 +181,7 @@ def test_where_nobody_succeeds_nobody_rests(make: Callable[..., UUID]) -> None:
     assert health.rest_seconds() == 0
 
 
-def momalisa(services: System, *arguments: str) -> str:
+def momalisa(services: LocalStack, *arguments: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "momalisa", "queue", *arguments],
         cwd=ROOT,
@@ -194,7 +194,7 @@ def momalisa(services: System, *arguments: str) -> str:
 
 
 def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
-    make: Callable[..., UUID], services: System
+    make: Callable[..., UUID], services: LocalStack
 ) -> None:
     walk_id = make(frames=12)
     first = claim(WELL)
@@ -234,7 +234,9 @@ def retry(walk_id: UUID) -> None:
 
 def fail_walk(walk_id: UUID) -> None:
     with transaction() as session:
-        assert chunks.end(session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message="late")
+        assert chunks.end_walk(
+            session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message="late"
+        )
 
 
 def assembly() -> Claim:
@@ -266,7 +268,7 @@ def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitch
         do(claimed)
     stitching = assembly()
     with transaction() as session:
-        results.frames_lost(session, stitching, [stitching.frames[0].position])
+        results.requeue_frames(session, stitching, [stitching.frames[0].position])
     fail_walk(walk_id)
     retry(walk_id)
     with transaction() as session:
@@ -281,7 +283,7 @@ def test_frames_that_are_lost_again_and_again_are_tried_afresh_by_a_retry(make: 
     def lose_a_frame() -> None:
         stitching = assembly()
         with transaction() as session:
-            results.frames_lost(session, stitching, [stitching.frames[0].position])
+            results.requeue_frames(session, stitching, [stitching.frames[0].position])
 
     walk_id = make()
     for _ in range(settings().max_attempts):
@@ -340,7 +342,7 @@ def test_a_walk_that_shows_nothing_is_not_tried_again(make: Callable[..., UUID])
     while claimed := claim(WELL):
         do(claimed)
     with transaction() as session:
-        results.nothing_to_show(session, assembly())
+        results.fail_without_frames(session, assembly())
     with pytest.raises(WalkOverError, match="none may be shown"):
         retry(walk_id)
     with transaction() as session:
@@ -373,8 +375,8 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
     change(admin.pause)
     change(admin.pause)  # again changes nothing
     with transaction() as session:
-        assert chunks.due(session) == {}
-        told = estimate.look(session, service.get(session, walk_id, viewer=None)).waiting_for
+        assert chunks.count_ready(session) == {}
+        told = estimate.estimate(session, service.get(session, walk_id, viewer=None)).waiting_for
     assert told == "The queue is paused; the walk waits until it goes on."
     assert claim(WELL) is None
     change(admin.resume)

@@ -8,7 +8,7 @@ import pytest
 from momalisa.db.models import ArtifactKind
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.walks import service
 from tests.hanging import hang
 from worker import assemble_task
@@ -22,7 +22,7 @@ def checksums(walk_id: UUID) -> dict[ArtifactKind, str]:
 
 
 def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_without(
-    services: System, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
+    services: LocalStack, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
 

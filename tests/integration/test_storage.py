@@ -29,7 +29,7 @@ def name() -> str:
 
 
 def test_what_was_put_can_be_read(name: str) -> None:
-    stored = bucket.put(name, b"picture", "image/png")
+    stored = bucket.upload(name, b"picture", "image/png")
     assert (stored.name, stored.bytes) == (name, 7)
     assert bucket.read(stored) == b"picture"
 
@@ -42,8 +42,8 @@ def test_a_large_file_is_put_and_checked_in_pieces(name: str, tmp_path: Path) ->
             out.write(piece)
     bucket._bucket()  # with all that it imports
     tracemalloc.start()
-    stored = bucket.put(name, file, "application/zip", download_as="a-to-b.zip")
-    assert bucket.put(name, file, "application/zip") == stored
+    stored = bucket.upload(name, file, "application/zip", download_as="a-to-b.zip")
+    assert bucket.upload(name, file, "application/zip") == stored
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert stored.bytes == file.stat().st_size
@@ -64,27 +64,27 @@ def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch:
             raise InterruptedError
 
     with capture_logs() as lines, pytest.raises(InterruptedError):
-        bucket.put(name, b"picture", "image/png", check=stop)
+        bucket.upload(name, b"picture", "image/png", check=stop)
     assert [(line["event"], line["object"]) for line in lines] == [("bucket tried again", name)]
     assert "refused" in lines[0]["cause"]
 
 
 def test_the_same_object_is_put_once(name: str) -> None:
-    first = bucket.put(name, b"picture", "image/png")
+    first = bucket.upload(name, b"picture", "image/png")
     generation = bucket._bucket().get_blob(name).generation
-    assert bucket.put(name, b"picture", "image/png") == first
+    assert bucket.upload(name, b"picture", "image/png") == first
     assert bucket._bucket().get_blob(name).generation == generation
 
 
 def test_a_damaged_object_is_replaced_by_whoever_still_has_the_right_to(name: str) -> None:
-    bucket.put(name, b"dama", "image/png")
+    bucket.upload(name, b"dama", "image/png")
 
     def refuse() -> None:
         raise LeaseLostError
 
     with pytest.raises(LeaseLostError):
-        bucket.put(name, b"picture", "image/png", confirm=refuse)
-    stored = bucket.put(name, b"picture", "image/png")
+        bucket.upload(name, b"picture", "image/png", confirm=refuse)
+    stored = bucket.upload(name, b"picture", "image/png")
     assert (stored.bytes, bucket.read(stored)) == (7, b"picture")
 
 
@@ -98,13 +98,13 @@ def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        bucket.put(name, b"picture", "image/png", check=stop)
+        bucket.upload(name, b"picture", "image/png", check=stop)
     with pytest.raises(InterruptedError):
         bucket.read(StoredObject(name, 7, "AAAAAA=="), check=stop)
 
 
 def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
-    bucket.put(name, b"picture", "image/png", download_as="a-to-b.png")
+    bucket.upload(name, b"picture", "image/png", download_as="a-to-b.png")
     answer = httpx.get(bucket.url(name, "http://museum"))
     assert (answer.content, answer.headers["content-type"]) == (b"picture", "image/png")
     assert "immutable" in answer.headers["cache-control"]
@@ -114,7 +114,7 @@ def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
 def test_a_missing_object_is_told_from_a_changed_one(name: str) -> None:
     with pytest.raises(ObjectCorruptError, match="not in the bucket"):
         bucket.read(StoredObject(name, 7, "AAAAAA=="))
-    stored = bucket.put(name, b"picture", "image/png")
+    stored = bucket.upload(name, b"picture", "image/png")
     with pytest.raises(ObjectCorruptError, match="not what was recorded"):
         bucket.read(StoredObject(name, stored.bytes, "AAAAAA=="))
 
@@ -127,7 +127,7 @@ def test_frames_sort_by_position_in_the_bucket() -> None:
 
 
 def test_making_the_bucket_again_changes_nothing(name: str) -> None:
-    stored = bucket.put(name, b"picture", "image/png")
+    stored = bucket.upload(name, b"picture", "image/png")
     bucket.make_bucket()
     assert bucket.read(stored) == b"picture"
 
@@ -136,7 +136,7 @@ def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(
     name: str, private_bucket: rsa.RSAPublicKey
 ) -> None:
     """The signature is checked by the rules of Google's document "V4 signing process", not by its code."""
-    bucket.put(name, b"picture", "image/png")
+    bucket.upload(name, b"picture", "image/png")
     url = httpx.URL(bucket.url(name, "http://museum"))
     assert httpx.get(url).content == b"picture"
     query = {key: url.params[key] for key in sorted(url.params)}
@@ -179,7 +179,7 @@ def test_a_client_is_told_until_when_its_urls_hold(private_bucket: rsa.RSAPublic
 
 
 def test_a_copy_is_an_object_of_its_own(name: str) -> None:
-    original = bucket.put(name, b"picture", "image/png")
+    original = bucket.upload(name, b"picture", "image/png")
     copy = bucket.copy(original, f"copy/{name}")
     assert copy is not None
     assert bucket.copy(original, f"copy/{name}") == copy  # there already
@@ -190,7 +190,7 @@ def test_a_copy_is_an_object_of_its_own(name: str) -> None:
 
 
 def test_what_is_gone_or_not_what_was_recorded_is_not_copied(name: str) -> None:
-    original = bucket.put(name, b"picture", "image/png")
+    original = bucket.upload(name, b"picture", "image/png")
     bucket._bucket().blob(name).upload_from_string(b"damaged", "image/png")
     assert bucket.copy(original, f"copy/{name}") is None
     bucket.delete_all(name)

@@ -35,13 +35,13 @@ def let_time_pass(**times: object) -> None:
 
 
 def put(walk_id: object, name: str = "secret/frames/0.300000000.png") -> str:
-    return bucket.put(f"walks/{walk_id}/{name}", b"a picture", "image/png").name
+    return bucket.upload(f"walks/{walk_id}/{name}", b"a picture", "image/png").name
 
 
 def swept(walk: Sweep | None = None) -> set[str]:
     """Return what is left in the bucket after a round."""
     (walk or Sweep(age=timedelta())).go_on()
-    return set(bucket.names("walks/"))
+    return set(bucket.list_names("walks/"))
 
 
 def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, make: Callable[..., Reply]) -> None:
@@ -58,7 +58,7 @@ def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, mak
 def test_what_may_still_be_recorded_stays(api: TestClient, make: Callable[..., Reply]) -> None:
     done = make()
     waiting = api.post("/v1/walks", json=ORDER).json()
-    kept = set(bucket.names("walks/")) | {put(waiting["id"]), put(done["id"])}
+    kept = set(bucket.list_names("walks/")) | {put(waiting["id"]), put(done["id"])}
     let_time_pass(secret_changed_at=func.now())
     assert swept() == kept
     let_time_pass(secret_changed_at=None, deleted_at=func.now())
@@ -80,7 +80,7 @@ def test_an_upload_that_was_under_way_while_its_walk_went_leaves_nothing(api: Te
         return draw(work)
 
     lease.run(ChunkKind.RENDER, while_it_is_removed)
-    assert len(bucket.names(bucket.folder_name(walk["id"]))) == 2  # the orphans
+    assert len(bucket.list_names(bucket.folder_name(walk["id"]))) == 2  # the orphans
     assert swept() == set()
 
 
@@ -91,21 +91,21 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
     for number in range(10):
         put(uuid4(), f"{number}.png")
     pages: list[int] = []
-    listed = bucket.listed
+    listed = bucket.list_objects
 
     def count(prefix: str, *, start: str, limit: int) -> list[bucket.Listed]:
         page = listed(prefix, start=start, limit=limit)
         pages.append(len(page))
         return page
 
-    monkeypatch.setattr(bucket, "listed", count)
+    monkeypatch.setattr(bucket, "list_objects", count)
     walk = Sweep(page=4, age=timedelta())
     while pages[-1:] != [0] and len(pages) < 9:
         before = len(pages)
         walk.go_on()
         if len(pages) == before:
             break  # it rests
-    assert (max(pages), bucket.names("walks/")) == (4, [])
+    assert (max(pages), bucket.list_names("walks/")) == (4, [])
     assert len(pages) <= 5
     monkeypatch.setattr(orphans, "PAUSE_SECONDS", 0)
     again = Sweep(page=4, age=timedelta())
@@ -113,7 +113,7 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
     again.go_on()
     put(uuid4())
     again.go_on()
-    assert bucket.names("walks/") == []
+    assert bucket.list_names("walks/") == []
 
 
 def test_an_empty_database_is_no_reason_to_empty_the_bucket(api: TestClient) -> None:

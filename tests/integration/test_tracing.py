@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from momalisa.client import Client
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.conftest import until
 
 STOP = 60
@@ -65,16 +65,16 @@ def collector() -> Iterator[tuple[ExitStack, str, dict[str, list[Span]]]]:
 @pytest.fixture(scope="module")
 def traced(
     collector: tuple[ExitStack, str, dict[str, list[Span]]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+) -> Iterator[LocalStack]:
     """A system that sends its spans there, a tenth of a second after they ended."""
     _, url, _ = collector
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100", "BATCH_SIZE": "4"}
     folder = tmp_path_factory.mktemp("traced")
-    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+    with stack.started(LocalStack(folder, port=free_port(), workers=1, variables=variables)) as system:
         yield system
 
 
-def chunks_of(system: System, walk_id: str) -> int:
+def chunks_of(system: LocalStack, walk_id: str) -> int:
     """Return how many chunks a walk had, the assembly among them."""
     engine = create_engine(system.variables["DATABASE_URL"])
     try:
@@ -86,7 +86,7 @@ def chunks_of(system: System, walk_id: str) -> int:
 
 
 def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
-    collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: System
+    collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: LocalStack
 ) -> None:
     _, _, spans = collector
     with Client(traced.url) as client:
@@ -121,7 +121,7 @@ def test_without_an_endpoint_nothing_is_traced_and_nothing_is_there_to_send_it()
 
 
 def test_a_collector_that_is_gone_holds_nobody_up(
-    collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: System
+    collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: LocalStack
 ) -> None:
     stack, _, spans = collector
     stack.close()

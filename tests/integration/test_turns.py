@@ -46,7 +46,7 @@ def claim() -> Claim:
 
 def finish(claimed: Claim) -> None:
     with transaction() as session:
-        results.frames_done(session, claimed, made_frames(claimed))
+        results.record_frames(session, claimed, made_frames(claimed))
 
 
 def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[str]:
@@ -117,7 +117,7 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
                     finish(held.pop(index % len(held)))
             case ("give back", int(index)) if held:
                 with suppress(LeaseLostError), transaction() as session:
-                    chunks.give_back(session, held.pop(index % len(held)))
+                    chunks.release(session, held.pop(index % len(held)))
             case ("cancel", int(index)):
                 party, walk_id = walks.pop(index % len(walks))
                 with suppress(WalkOverError), transaction() as session:
@@ -223,7 +223,7 @@ def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make
     with transaction() as session:
         service.cancel(session, old, owner="ann")
     with transaction() as session:
-        chunks.lock(session, busy)
+        chunks.lock_chunks(session, busy)
         reconciler.keep_order()
     with transaction() as session:
         turns = session.scalars(select(Chunk.turn).where(Chunk.walk_id.in_([busy, last]))).all()

@@ -23,7 +23,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 from momalisa.walks import service
@@ -84,13 +84,13 @@ class Container:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Container]]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStack, Container]]:
     """A system whose render worker has no model, and the container that it sends its chunks to."""
     port = free_port()
     rendering = {"RENDERER": "vertex", "VERTEX_ENDPOINT": ENDPOINT, "VERTEX_URL": f"http://127.0.0.1:{port}"}
     folder = tmp_path_factory.mktemp("vertex")
     variables = {"BATCH_SIZE": "4", **rendering}
-    with stack.started(System(folder, port=free_port(), workers=1, variables=variables)) as system:
+    with stack.started(LocalStack(folder, port=free_port(), workers=1, variables=variables)) as system:
         bucket, threads = system.variables["BUCKET_ENDPOINT"], system.children["render-1"].variables["THREADS"]
         container = Container(
             folder / "logs" / "vertex.log", port, BUCKET_ENDPOINT=bucket, THREADS=threads, BATCH_SIZE="4"
@@ -103,7 +103,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Co
             container.stop()
 
 
-def rows(system: System, walk: Walk) -> list[tuple[Any, ...]]:
+def rows(system: LocalStack, walk: Walk) -> list[tuple[Any, ...]]:
     """Return all that is recorded of the frames of a walk, but for whose they are and when they were made."""
     engine = create_engine(system.variables["DATABASE_URL"])
     try:
@@ -128,7 +128,7 @@ def finished(client: Client, prompts: list[str] | None, **options: Any) -> Walk:
 
 
 def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
-    fleet: tuple[System, Container],
+    fleet: tuple[LocalStack, Container],
 ) -> None:
     """Byte by byte: pictures, names, captions, checksums, signatures, keys, warnings; so artifacts, too."""
     system, container = fleet
@@ -182,7 +182,7 @@ def frame_name(request: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def _container(_services: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+def _container(_services: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     bucket, log = _services.variables["BUCKET_ENDPOINT"], tmp_path_factory.mktemp("container") / "vertex.log"
     made = Container(log, free_port(), BUCKET_ENDPOINT=bucket, THREADS="1")
     try:
@@ -192,7 +192,7 @@ def _container(_services: System, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def container(services: System, _container: Container) -> Container:
+def container(services: LocalStack, _container: Container) -> Container:
     """The container, ready; its bucket is that of this process."""
     if _container.child.process is None or _container.child.ended() is not None:
         _container.start()
@@ -265,7 +265,7 @@ def test_who_hangs_up_frees_the_place_that_others_are_refused(
     assert len(container.events("abandoned")) == abandoned + 2
 
 
-def test_a_container_without_its_model_ends_and_says_why(services: System, tmp_path: Path) -> None:
+def test_a_container_without_its_model_ends_and_says_why(services: LocalStack, tmp_path: Path) -> None:
     container = Container(tmp_path / "vertex.log", free_port(), MODEL=str(tmp_path))
     container.child.start()
     until(lambda: container.child.ended() is not None, 120)
@@ -326,7 +326,7 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def rendered_by(
-    services: System, monkeypatch: pytest.MonkeyPatch, spec: Callable[..., WalkSpec], paused: list[float]
+    services: LocalStack, monkeypatch: pytest.MonkeyPatch, spec: Callable[..., WalkSpec], paused: list[float]
 ) -> Iterator[Callable[..., Chunk]]:
     """Make a walk, have its chunk rendered by an endpoint in this process, and return what became of the chunk."""
 

@@ -25,10 +25,10 @@ from momalisa.db.models import ArtifactKind, ChunkKind, DeliveryStatus, Walk, Wa
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local import stack
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import chunks, results
-from momalisa.queue.chunks import Due
+from momalisa.queue.chunks import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import service
@@ -43,7 +43,7 @@ ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7}
 
 
 @pytest.fixture
-def barred(services: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+def barred(services: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """A receiver on this machine, which this process trusts but may not reach."""
     with receiver.listening(tmp_path) as listening:
         monkeypatch.setenv("WEBHOOK_CA", str(listening.authority))
@@ -60,7 +60,7 @@ def hook(barred: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
 
 
 @pytest.fixture
-def canceled(services: System, spec: MakeSpec) -> Callable[..., UUID]:
+def canceled(services: LocalStack, spec: MakeSpec) -> Callable[..., UUID]:
     """Make a walk with a webhook, and end it, so that there is something to deliver."""
 
     def make(url: str, owner: str = "ann") -> UUID:
@@ -111,23 +111,23 @@ def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
 
 def finish(walk_id: UUID) -> None:
     """Render and assemble the only walk there is."""
-    due: Due | None = None
+    due: Ready | None = None
     while due is None or due.kind == ChunkKind.RENDER:
         with transaction() as session:
             claimed = chunks.claim(session, ChunkKind.RENDER, "here")
             assert claimed
-            due = results.frames_done(session, claimed, made_frames(claimed))
+            due = results.record_frames(session, claimed, made_frames(claimed))
     with transaction() as session:
         claimed = chunks.claim(session, ChunkKind.ASSEMBLE, "here")
         assert claimed
         assert claimed.walk_id == walk_id
         gif = results.MadeArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
-        results.assembled(session, claimed, [gif])
+        results.complete_walk(session, claimed, [gif])
 
 
 def fail(walk_id: UUID) -> None:
     with transaction() as session:
-        chunks.end(session, walk_id, WalkStatus.FAILED, error_code="render_failed", error_message="It broke.")
+        chunks.end_walk(session, walk_id, WalkStatus.FAILED, error_code="render_failed", error_message="It broke.")
 
 
 def cancel(walk_id: UUID) -> None:
@@ -241,7 +241,7 @@ def test_a_walk_that_is_removed_after_its_end_is_told_once_as_it_ended(api: Test
     assert [json.loads(got.body)["type"] for got in hook.got] == ["walk.succeeded"]
 
 
-def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: MakeSpec) -> None:
+def test_a_walk_whose_end_is_rolled_back_is_not_told(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         walk_id = service.create(session, spec(), public=True, owner="ann", webhook_url="https://example.com/").id
     with transaction() as session:
@@ -253,7 +253,7 @@ def test_a_walk_whose_end_is_rolled_back_is_not_told(services: System, spec: Mak
     assert delivery().walk_id == walk_id
 
 
-def test_a_walk_without_a_webhook_tells_nobody(services: System, spec: MakeSpec) -> None:
+def test_a_walk_without_a_webhook_tells_nobody(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         walk_id = service.create(session, spec(), public=True, owner="ann").id
     cancel(walk_id)
@@ -729,7 +729,7 @@ def test_a_server_without_a_secret_refuses_webhooks(api: TestClient, monkeypatch
     assert (secret.status_code, secret.json()["type"]) == (404, "/problems/webhooks-off")
 
 
-def test_a_system_on_one_machine_keeps_its_secret_to_itself(services: System) -> None:
+def test_a_system_on_one_machine_keeps_its_secret_to_itself(services: LocalStack) -> None:
     file = services.folder / "webhook-secret"
     assert services.variables["WEBHOOK_SECRET"] == stack._kept_secret(file) == file.read_text().strip()
     assert file.stat().st_mode & 0o777 == 0o600

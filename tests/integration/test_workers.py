@@ -9,7 +9,7 @@ import numpy as np
 from momalisa.client import Client, Walk
 from momalisa.local import stack
 from momalisa.local.processes import free_port
-from momalisa.local.stack import System
+from momalisa.local.stack import LocalStack
 from tests.conftest import wait_for_workers
 from worker.media import encoders
 from worker.media.encoders import Picture
@@ -24,7 +24,7 @@ def pictures(client: Client, walk: Walk) -> list[Picture]:
     return [encoders.decode_png(client.download(frame["url"] or "")) for frame in walk["frames"]]
 
 
-def chunks_by_worker(system: System, walk: Walk) -> Counter[str]:
+def chunks_by_worker(system: LocalStack, walk: Walk) -> Counter[str]:
     """Count the chunks of a walk that each render worker says it has done."""
     done: Counter[str] = Counter()
     for log in (system.folder / "logs").glob("render-*.log"):
@@ -37,7 +37,10 @@ def chunks_by_worker(system: System, walk: Walk) -> Counter[str]:
 
 def frames_of(workers: int, folder: Path) -> list[Picture]:
     """Return the frames of a walk that so many workers made, after a look at who made them."""
-    with stack.started(System(folder, port=free_port(), workers=workers)) as system, Client(system.url) as client:
+    with (
+        stack.started(LocalStack(folder, port=free_port(), workers=workers)) as system,
+        Client(system.url) as client,
+    ):
         wait_for_workers(system)
         walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=2, pacing="linear")
         *_, walk = client.watch(walk)

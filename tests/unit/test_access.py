@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from api.access import client_address, neighbourhood
+from api.access import client_address, client_network
 
 INSIDE = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
@@ -51,4 +51,4 @@ def test_without_trusted_proxies_nobody_is_believed() -> None:
     ],
 )
 def test_the_many_addresses_of_one_line_count_as_one(address: str, expected: str) -> None:
-    assert neighbourhood(address) == expected
+    assert client_network(address) == expected

@@ -16,7 +16,7 @@ from momalisa.settings import ROOT, environment
 from tests.broken import WAYS, broken
 from worker.process import shared_memory
 from worker.process.shared_memory import Shared
-from worker.process.startup import in_words
+from worker.process.startup import explain
 from worker.rendering.pipeline import Renderer
 
 
@@ -25,14 +25,14 @@ def test_a_model_that_cannot_render_walks_is_refused_in_a_sentence(tmp_path: Pat
     model = broken(tmp_path, words)
     with pytest.raises(ModelError) as refused:
         Renderer(str(model), batch_size=1).warm_up(64)
-    sentence = in_words(refused.value)
+    sentence = explain(refused.value)
     assert words in sentence
     assert str(model) in sentence
     assert "\n" not in sentence
 
 
 def test_memory_that_ran_out_is_called_so() -> None:
-    assert in_words(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 MiB")).startswith(
+    assert explain(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 MiB")).startswith(
         "Memory ran out: CUDA out of memory. Tried to allocate 20 MiB. Lower BATCH_SIZE"
     )
 
@@ -40,7 +40,7 @@ def test_memory_that_ran_out_is_called_so() -> None:
 def test_the_deepest_cause_is_told() -> None:
     error = RuntimeError("cannot open the model")
     error.__context__ = OSError("no space left")
-    assert in_words(error) == "cannot open the model. (OSError: no space left.)"
+    assert explain(error) == "cannot open the model. (OSError: no space left.)"
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -33,9 +33,9 @@ def jump(at: float, sharpness: float) -> Looks:
 
 def walked(spec: WalkSpec, looks: Looks, size: int = 8, kept: tuple[float, ...] = ()) -> list[list[float]]:
     """Return the positions of each pass."""
-    passes = [pacing.first(spec, size, kept)]
+    passes = [pacing.plan_first_pass(spec, size, kept)]
     recorded = {position: looks(position) for position in passes[0]}
-    while new := pacing.following(spec, recorded, size):
+    while new := pacing.plan_next_pass(spec, recorded, size):
         passes.append(new)
         recorded |= {position: looks(position) for position in new}
     return passes
@@ -65,11 +65,11 @@ def test_every_walk_gets_its_frames_each_at_a_place_of_its_own(
     ordered = spec(**order)
     found = sorted(position for new in walked(ordered, jump(at, sharpness), size) for position in new)
     assert len(found) == len(set(found)) == ordered.frames
-    legs = ordered.course.legs
-    stops = [stop / legs for stop in range(legs + (not ordered.course.closed))]
+    legs = ordered.timing.legs
+    stops = [stop / legs for stop in range(legs + (not ordered.timing.closed))]
     assert set(stops) <= set(found)
     assert found[0] == 0
-    assert found[-1] < 1 if ordered.course.closed else found[-1] == 1
+    assert found[-1] < 1 if ordered.timing.closed else found[-1] == 1
     if ordered.pacing == "even":
         assert min(b - a for a, b in pairwise(found)) > 0.99 / GRID / legs
 
@@ -137,7 +137,7 @@ def test_a_jump_is_taken_in_small_steps(spec: MakeSpec, at: float, sharpness: fl
 def test_steps_within_a_gap_follow_a_speed_that_changes_steadily(spec: MakeSpec) -> None:
     there = [index / 8 for index in range(9)]
     distances = [b**2 - a**2 for a, b in pairwise(there)]
-    found = sorted([*there, *pacing.fill(there, distances, 120, spec(frames=129).course)])
+    found = sorted([*there, *pacing.subdivide(there, distances, 120, spec(frames=129).timing)])
     between = [b**2 - a**2 for a, b in pairwise(found) if a >= 0.5 and b <= 0.625]
     assert max(between) / min(between) < 1.1  # steps of equal length would give 1.2
 
@@ -187,9 +187,9 @@ def test_a_heavy_stop_draws_frames(spec: MakeSpec) -> None:
 
 def test_a_plan_does_not_depend_on_the_order_in_which_frames_came(spec: MakeSpec) -> None:
     ordered, looks = spec(frames=48, pacing="even"), jump(0.4, 80)
-    there = {position: looks(position) for position in pacing.first(ordered, 8)}
+    there = {position: looks(position) for position in pacing.plan_first_pass(ordered, 8)}
     backwards = dict(reversed(there.items()))
-    assert pacing.following(ordered, there, 8) == pacing.following(ordered, backwards, 8)
+    assert pacing.plan_next_pass(ordered, there, 8) == pacing.plan_next_pass(ordered, backwards, 8)
 
 
 @pytest.mark.parametrize("pace", ["even", "linear"])

@@ -3,11 +3,11 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from momalisa.settings import EMBEDDED_MODEL, Settings, environment, suggest
+from momalisa.settings import BUNDLED_MODEL, Settings, environment, set_default_environment
 
 
 def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings().model == EMBEDDED_MODEL
+    assert Settings().model == BUNDLED_MODEL
     assert (Settings().image_size, Settings().max_size) == (128, 256)
     assert (Settings().default_steps, Settings().default_guidance) == (8, 2.0)
     assert Settings().model_name == "momalisa-mini"
@@ -78,7 +78,7 @@ def test_what_is_suggested_to_a_process_is_not_handed_on_and_gives_way_to_what_i
     monkeypatch.setenv("GIVEN", "1")
     monkeypatch.setenv("SUGGESTED", "")  # so that it is taken away again
     monkeypatch.delenv("SUGGESTED")
-    suggest(GIVEN="2", SUGGESTED="2")
+    set_default_environment(GIVEN="2", SUGGESTED="2")
     assert (os.environ["GIVEN"], os.environ["SUGGESTED"]) == ("1", "2")
     assert environment()["GIVEN"] == "1"
     assert "SUGGESTED" not in environment()

@@ -30,8 +30,8 @@ def test_the_frames_that_are_shown_are_counted_before_they_are_there(
     spec: MakeSpec, loop: str, prompts: tuple[str, ...], frames: int, hold: int
 ) -> None:
     made = spec(prompts=prompts, frames=frames, loop=loop, hold=hold)
-    positions = path.positions(frames, made.course)
-    assert made.frames_shown == len(path.sequence(positions, made.course.legs, hold=hold, loop=made.loop))
+    positions = path.positions(frames, made.timing)
+    assert made.frames_shown == len(path.sequence(positions, made.timing.legs, hold=hold, loop=made.loop))
 
 
 @pytest.mark.parametrize(

@@ -6,27 +6,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momalisa.domain import path
-from momalisa.domain.path import Course, Easing, Loop
+from momalisa.domain.path import Easing, Loop, Timing
 
 weights = st.floats(0.01, 100)
 easings = st.sampled_from(get_args(Easing))
 
 
 @st.composite
-def courses(draw: st.DrawFn) -> Course:
+def courses(draw: st.DrawFn) -> Timing:
     stops = draw(st.lists(weights, min_size=2, max_size=10))
     closed = draw(st.booleans())
-    return Course((*stops, stops[0]) if closed else tuple(stops), draw(easings), closed)
+    return Timing((*stops, stops[0]) if closed else tuple(stops), draw(easings), closed)
 
 
 @st.composite
-def walks(draw: st.DrawFn) -> tuple[int, Course]:
+def walks(draw: st.DrawFn) -> tuple[int, Timing]:
     course = draw(courses())
     return draw(st.integers(course.legs + (not course.closed), 240)), course
 
 
 @given(walks())
-def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_course: tuple[int, Course]) -> None:
+def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_course: tuple[int, Timing]) -> None:
     frames, course = frames_and_course
     positions = path.positions(frames, course)
     assert len(positions) == frames
@@ -39,17 +39,17 @@ def test_there_are_as_many_positions_as_frames_in_ascending_order(frames_and_cou
 def test_only_the_ratio_of_weights_counts_however_small_or_large(
     start: float, end: float, easing: Easing, moment: float
 ) -> None:
-    course = Course((start, end), easing)
+    course = Timing((start, end), easing)
     assert 0 <= course.progress(0, moment) <= 1
     assert 0 <= course.time(0, moment) <= 1
-    tiny, usual = Course((start / 4, end / 4), easing), Course((start, end), easing)
+    tiny, usual = Timing((start / 4, end / 4), easing), Timing((start, end), easing)
     assert tiny.progress(0, moment) == pytest.approx(usual.progress(0, moment))
-    same = Course((start, start), easing)
-    assert same.progress(0, moment) == pytest.approx(Course((1, 1), easing).progress(0, moment))
+    same = Timing((start, start), easing)
+    assert same.progress(0, moment) == pytest.approx(Timing((1, 1), easing).progress(0, moment))
 
 
 @given(walks())
-def test_every_stop_has_a_frame_of_its_own(frames_and_course: tuple[int, Course]) -> None:
+def test_every_stop_has_a_frame_of_its_own(frames_and_course: tuple[int, Timing]) -> None:
     frames, course = frames_and_course
     positions = path.positions(frames, course)
     stops = range(course.legs + (not course.closed))
@@ -58,24 +58,24 @@ def test_every_stop_has_a_frame_of_its_own(frames_and_course: tuple[int, Course]
 
 @given(st.integers(2, 10), st.integers(10, 240), easings)
 def test_legs_between_equal_stops_differ_by_at_most_one_frame(stops: int, frames: int, easing: Easing) -> None:
-    positions = path.positions(frames, Course((1.0,) * stops, easing))
+    positions = path.positions(frames, Timing((1.0,) * stops, easing))
     joints = [positions.index(stop / (stops - 1)) for stop in range(stops)]
     lengths = [b - a for a, b in pairwise(joints)]
     assert max(lengths) - min(lengths) <= 1
 
 
 def test_a_walk_between_two_stops_takes_equal_steps() -> None:
-    assert path.positions(5, Course((1, 1))) == [0, 0.25, 0.5, 0.75, 1]
+    assert path.positions(5, Timing((1, 1))) == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_a_closed_walk_ends_a_step_before_it_begins_again() -> None:
-    assert path.positions(6, Course((1, 1, 1), closed=True)) == pytest.approx(
+    assert path.positions(6, Timing((1, 1, 1), closed=True)) == pytest.approx(
         [0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6]
     )
 
 
 def test_a_walk_lingers_at_a_heavy_stop() -> None:
-    positions = path.positions(21, Course((1, 4, 1)))
+    positions = path.positions(21, Timing((1, 4, 1)))
     steps = [b - a for a, b in pairwise(positions)]
     assert steps[9] == pytest.approx(steps[10])
     assert steps[9] < steps[0] / 3
@@ -83,7 +83,7 @@ def test_a_walk_lingers_at_a_heavy_stop() -> None:
 
 
 def test_a_leg_to_a_heavy_stop_has_more_frames() -> None:
-    positions = path.positions(31, Course((1, 1, 9)))
+    positions = path.positions(31, Timing((1, 1, 9)))
     assert positions.index(0.5) == 5
 
 
@@ -96,7 +96,7 @@ def test_a_leg_to_a_heavy_stop_has_more_frames() -> None:
     ],
 )
 def test_easing_slows_a_leg_down_at_its_ends(easing: Easing, steps: str) -> None:
-    positions = path.positions(11, Course((1, 1), easing))
+    positions = path.positions(11, Timing((1, 1), easing))
     sizes = [b - a for a, b in pairwise(positions)]
     middle = {"grow": 10, "shrink": 0, "grow, then shrink": 5}[steps]
     assert sizes[:middle] == sorted(sizes[:middle])
@@ -104,15 +104,15 @@ def test_easing_slows_a_leg_down_at_its_ends(easing: Easing, steps: str) -> None
 
 
 @given(courses(), st.floats(0, 1))
-def test_time_and_progress_undo_each_other(course: Course, progress: float) -> None:
-    for leg in range(course.legs):
-        assert course.progress(leg, course.time(leg, progress)) == pytest.approx(progress, abs=1e-6)
+def test_time_and_progress_undo_each_other(timing: Timing, progress: float) -> None:
+    for leg in range(timing.legs):
+        assert timing.progress(leg, timing.time(leg, progress)) == pytest.approx(progress, abs=1e-6)
 
 
 @given(courses(), st.lists(st.floats(0, 1), min_size=2))
-def test_progress_never_goes_back_and_goes_from_stop_to_stop(course: Course, times: list[float]) -> None:
-    for leg in range(course.legs):
-        done = [course.progress(leg, time) for time in [0, *sorted(times), 1]]
+def test_progress_never_goes_back_and_goes_from_stop_to_stop(timing: Timing, times: list[float]) -> None:
+    for leg in range(timing.legs):
+        done = [timing.progress(leg, time) for time in [0, *sorted(times), 1]]
         assert all(a <= b + 1e-12 for a, b in pairwise(done))
         assert (done[0], done[-1]) == pytest.approx((0, 1), abs=1e-9)
 
@@ -120,7 +120,7 @@ def test_progress_never_goes_back_and_goes_from_stop_to_stop(course: Course, tim
 @pytest.mark.parametrize(("frames", "stops"), [(5, 1), (2, 3)])
 def test_a_walk_without_room_for_its_stops_is_refused(frames: int, stops: int) -> None:
     with pytest.raises(ValueError, match="at least"):
-        path.positions(frames, Course((1.0,) * stops))
+        path.positions(frames, Timing((1.0,) * stops))
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 40)), min_size=1, max_size=30), st.data())
@@ -129,7 +129,7 @@ def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
 ) -> None:
     sizes, most = [size for size, _ in things], [limit for _, limit in things]
     total = data.draw(st.integers(len(things), sum(most)))
-    parts = path.shares(sizes, total, most)
+    parts = path.apportion(sizes, total, most)
     assert sum(parts) == total
     assert all(1 <= part <= limit for part, limit in zip(parts, most, strict=True))
     cuttable = [size / part for size, part, limit in zip(sizes, parts, most, strict=True) if part < limit]
@@ -141,7 +141,7 @@ def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
 @pytest.mark.parametrize("total", [1, 5])
 def test_things_that_cannot_be_cut_so_are_refused(total: int) -> None:
     with pytest.raises(ValueError, match="cannot be cut"):
-        path.shares([1, 1], total, [2, 2])
+        path.apportion([1, 1], total, [2, 2])
 
 
 @given(st.integers(1, 300), st.integers(1, 64))
@@ -178,7 +178,7 @@ def test_chunks_of_nothing_are_refused(frames: int, size: int) -> None:
 
 
 @given(walks())
-def test_each_position_finds_its_leg_and_stops_are_exact(frames_and_course: tuple[int, Course]) -> None:
+def test_each_position_finds_its_leg_and_stops_are_exact(frames_and_course: tuple[int, Timing]) -> None:
     frames, course = frames_and_course
     for position in path.positions(frames, course):
         leg, along = path.leg(position, course.legs)
@@ -192,7 +192,7 @@ def test_each_position_finds_its_leg_and_stops_are_exact(frames_and_course: tupl
 
 @given(walks(), st.integers(0, 5), st.sampled_from(get_args(Loop)))
 def test_the_animation_shows_every_frame_and_holds_the_stops_only(
-    frames_and_course: tuple[int, Course], hold: int, loop: Loop
+    frames_and_course: tuple[int, Timing], hold: int, loop: Loop
 ) -> None:
     frames, course = frames_and_course
     positions = path.positions(frames, course)
@@ -206,7 +206,7 @@ def test_the_animation_shows_every_frame_and_holds_the_stops_only(
 
 
 @given(walks())
-def test_to_and_fro_no_frame_comes_twice_in_a_row(frames_and_course: tuple[int, Course]) -> None:
+def test_to_and_fro_no_frame_comes_twice_in_a_row(frames_and_course: tuple[int, Timing]) -> None:
     frames, course = frames_and_course
     shown = path.sequence(path.positions(frames, course), course.legs, hold=0, loop="pingpong")
     assert len(shown) == max(2 * frames - 2, 2)
@@ -220,7 +220,7 @@ def test_a_stop_is_held_each_time_that_the_walk_comes_by() -> None:
 
 @given(st.floats(0, 1))
 def test_a_closed_walk_travels_there_and_back(position: float) -> None:
-    assert path.travelled(position, closed=False) == position
-    assert 0 <= path.travelled(position, closed=True) <= 1
-    assert path.travelled(position, closed=True) == pytest.approx(path.travelled(1 - position, closed=True))
-    assert (path.travelled(0, closed=True), path.travelled(0.5, closed=True)) == (0, 1)
+    assert path.path_progress(position, closed=False) == position
+    assert 0 <= path.path_progress(position, closed=True) <= 1
+    assert path.path_progress(position, closed=True) == pytest.approx(path.path_progress(1 - position, closed=True))
+    assert (path.path_progress(0, closed=True), path.path_progress(0.5, closed=True)) == (0, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from momalisa.domain.path import leg, travelled
+from momalisa.domain.path import leg, path_progress
 from momalisa.domain.spec import WalkSpec
 
 
@@ -42,7 +42,7 @@ def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
         include={"interpolation", "seed", "negative_prompt", "steps", "guidance", "scheduler", "width", "height"},
     )
     if spec.seed_to is not None:
-        made |= {"seed_to": spec.seed_to, "travelled": travelled(position, closed=spec.course.closed)}
+        made |= {"seed_to": spec.seed_to, "travelled": path_progress(position, closed=spec.timing.closed)}
     details = {"software": "MoMALisa", "model": model, "prompts": prompts, "along": round(along, 9), **made}
     return Caption(" to ".join(prompts), json.dumps(details))
 

@@ -23,17 +23,17 @@ def name() -> str:
 
 
 @cache
-def begin(kind: ChunkKind) -> None:
+def start(kind: ChunkKind) -> None:
     """Say every third of a lease that this process is there, from now on until `end`."""
     threading.Thread(target=_say, args=(kind,), name="presence", daemon=True).start()
 
 
-def end() -> None:
+def stop() -> None:
     """Say that this process leaves; if the database is away, others notice after a lease."""
     _leaving.set()
     try:
         with transaction() as session:
-            workers.gone(session, name())
+            workers.report_gone(session, name())
     except StoreUnavailableError as error:
         log.warning("leaves without a word", reason=str(error))
 
@@ -43,7 +43,7 @@ def _say(kind: ChunkKind) -> None:
     while not _leaving.is_set():
         try:
             with transaction() as session:
-                workers.here(session, name(), kind, model)
+                workers.report_alive(session, name(), kind, model)
         except StoreUnavailableError as error:
             log.warning("not announced", reason=str(error))
         _leaving.wait(settings().lease_seconds / 3)

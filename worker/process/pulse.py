@@ -58,7 +58,7 @@ _server: Server | None = None
 _pipe: tuple[int, int] | None = None
 
 
-def answer_for(kind: ChunkKind, stopping: Callable[[], bool]) -> None:
+def serve_health(kind: ChunkKind, stopping: Callable[[], bool]) -> None:
     """Serve METRICS_PORT in this process, for the children that it will fork.
 
     Args:
@@ -76,16 +76,16 @@ def answer_for(kind: ChunkKind, stopping: Callable[[], bool]) -> None:
         threading.Thread(target=_listen, args=(_pipe[0],), name="pulse", daemon=True).start()
 
 
-def join() -> None:
+def attach() -> None:
     """Say that this process, just forked, is the one that works from now on."""
     if _server is None:
         return
     _server.socket.close()  # it is the parent's; held open here, it would keep a successor from listening
     metrics.forward(_write)
-    tell(State.STARTING)
+    report(State.STARTING)
 
 
-def tell(state: State) -> None:
+def report(state: State) -> None:
     """Say how this process is. Cheap: call it often."""
     if _pipe is not None:
         _write(state, os.getpid())
@@ -112,7 +112,7 @@ def _not_ready(stopping: Callable[[], bool]) -> str | None:
     """Return why this worker could not begin with a chunk right now, or None if it could."""
     if stopping():
         return "It is stopping."
-    if trouble := startup.trouble() or health.trouble():
+    if trouble := startup.failure() or health.trouble():
         return trouble
     if not _lives(_seen.pid):
         return "There is no process that works."
@@ -130,7 +130,7 @@ def _stuck(kind: ChunkKind) -> str | None:
     if _seen.turned is None or now - _seen.turned < SUSPICIOUS_SECONDS:
         return None
     try:
-        celery_app.waiting(kind)
+        celery_app.count_messages(kind)
     except celery_app.BROKER_ERRORS:
         _seen.turned = now
     if now - _seen.turned > STUCK_SECONDS:
@@ -147,7 +147,7 @@ def _lives(pid: int) -> bool:
     return pid != 0
 
 
-class Turning(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
+class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
     """Shows that the loop turns that takes permits: begun anew with every connection to the broker."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -48,7 +48,7 @@ _notes: Shared[tuple[int, str, bool]] = Shared((0, "", False))
 """How often in a row it failed, with which sentence, and whether a process is at it or died at it."""
 
 
-def trouble() -> str | None:
+def failure() -> str | None:
     """Return why the last process could not begin, or None if it could."""
     return _notes.get()[1] or None
 
@@ -69,7 +69,7 @@ def in_child(model: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        words = in_words(error)
+        words = explain(error)
         count, sentence = _count(words if model is None or model in words else f"The model {model}: {words}")
         log.critical("cannot begin", reason=sentence, times=count, exc_info=not isinstance(error, MomalisaError))
         if count >= TIMES:
@@ -84,7 +84,7 @@ def in_parent() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _notes.set((TIMES, in_words(error), False))
+        _notes.set((TIMES, explain(error), False))
         raise SystemExit(CANNOT_WORK) from error
 
 
@@ -112,7 +112,7 @@ def _end_worker() -> Never:
     raise SystemExit(CANNOT_WORK)
 
 
-def in_words(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Return what went wrong as a sentence or two, with the deepest cause that explains it."""
     if isinstance(error, ValidationError):
         wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())

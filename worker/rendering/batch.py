@@ -13,7 +13,7 @@ from momalisa.domain.spec import WalkSpec, frame_key
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
-from worker.lease import Hold
+from worker.lease import CancellationToken
 from worker.media import encoders
 from worker.media.encoders import Picture
 from worker.media.metadata import frame_caption
@@ -26,7 +26,7 @@ log = logger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class RenderRequest:
     """Frames of one walk that are to be made together, since the company in a batch changes pixels a little."""
 
     walk_id: UUID
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     """What visitors should know about how the model reads their prompts."""
 
 
-def make(renderer: "Renderer", order: Order, hold: Hold) -> Batch:
+def make(renderer: "Renderer", order: RenderRequest, hold: CancellationToken) -> Batch:
     """Render an order and upload what is wanted of it.
 
     Raises:
@@ -75,7 +75,7 @@ def make(renderer: "Renderer", order: Order, hold: Hold) -> Batch:
             return FlaggedFrame(position, flag)
         name = bucket.frame_name(order.walk_id, order.secret, position)
         data = encoders.encode_png(picture, frame_caption(spec, order.model, position))
-        stored = bucket.put(name, data, "image/png", check=hold.check, confirm=hold.confirm)
+        stored = bucket.upload(name, data, "image/png", check=hold.check, confirm=hold.confirm)
         return MadeFrame(position, stored, signature(picture), key)
 
     uploads = hold.at_once(upload, order.positions, keys, rendering.pictures, rendering.flags)

@@ -365,7 +365,7 @@ class Renderer:
         noise = self._drawn(spec, spec.seed)
         if spec.seed_to is not None:
             end = self._drawn(spec, spec.seed_to)
-            along = maths.travelled(position, closed=spec.course.closed)
+            along = maths.path_progress(position, closed=spec.timing.closed)
             noise = slerp(noise.flatten(), end.flatten(), along).reshape(noise.shape)
         return noise.to(self.device)
 

@@ -36,7 +36,7 @@ from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
 from momalisa.webhooks import ssrf
 from worker.lease import Lease
-from worker.rendering.batch import Batch, Order
+from worker.rendering.batch import Batch, RenderRequest
 
 log = logger(__name__)
 
@@ -106,7 +106,7 @@ class Answer(BaseModel):
     predictions: list[Prediction]
 
 
-def make(order: Order, lease: Lease) -> Batch:
+def make(order: RenderRequest, lease: Lease) -> Batch:
     """Have the endpoint make an order.
 
     The endpoint knows nothing of leases. So it replaces no object: if there is one in the way, damaged or made
@@ -121,7 +121,7 @@ def make(order: Order, lease: Lease) -> Batch:
     if any(prediction.in_the_way for prediction in predictions):
         for position in order.wanted:
             name = bucket.frame_name(order.walk_id, order.secret, position)
-            bucket.make_way(name, check=lease.check, confirm=lease.confirm)
+            bucket.delete_conflicting(name, check=lease.check, confirm=lease.confirm)
         predictions = _ask(order, lease)
     if order.wanted:
         lease.rendered, lease.wanted = len(order.positions), len(order.wanted)
@@ -133,7 +133,7 @@ def make(order: Order, lease: Lease) -> Batch:
     return Batch(tuple(prediction.key for prediction in predictions), made, predictions[0].warnings)
 
 
-def _made(order: Order, position: float, prediction: Prediction) -> MadeFrame | FlaggedFrame:
+def _made(order: RenderRequest, position: float, prediction: Prediction) -> MadeFrame | FlaggedFrame:
     if prediction.flagged is not None:
         return FlaggedFrame(position, prediction.flagged)
     name = bucket.frame_name(order.walk_id, order.secret, position)
@@ -146,7 +146,7 @@ def _made(order: Order, position: float, prediction: Prediction) -> MadeFrame | 
     return MadeFrame(position, StoredObject(name, prediction.bytes, prediction.crc32c), looks, prediction.key)
 
 
-def _ask(order: Order, lease: Lease) -> list[Prediction]:
+def _ask(order: RenderRequest, lease: Lease) -> list[Prediction]:
     session.refuse_open_transaction()
     seconds = settings().vertex_seconds
     request = Request(

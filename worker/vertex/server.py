@@ -27,10 +27,10 @@ from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.settings import settings
 from momalisa.telemetry import logging
 from worker import lease, render_task
-from worker.lease import STOP_SECONDS, Hold, Stopping
-from worker.process.startup import in_words
+from worker.lease import STOP_SECONDS, CancellationToken, Stopping
+from worker.process.startup import explain
 from worker.rendering import batch
-from worker.rendering.batch import Batch, Order
+from worker.rendering.batch import Batch, RenderRequest
 from worker.vertex.client import Answer, Prediction, Request
 
 logger = logging.logger(__name__)
@@ -38,7 +38,7 @@ logger = logging.logger(__name__)
 LARGEST_BODY = 1_500_000
 """Bytes: what a shared endpoint of Vertex AI passes on."""
 
-PLACES = 2
+SLOTS = 2
 """Orders taken at once: one is made while the next waits. Others are told to come again, here or elsewhere."""
 
 COME_AGAIN_SECONDS = 2
@@ -51,7 +51,7 @@ class Abandoned(Exception):  # noqa: N818
     """Nobody waits for the answer any more."""
 
 
-class Place(Hold):
+class RequestSlot(CancellationToken):
     """The right to make an order, as long as its caller waits and this process goes on."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
@@ -94,13 +94,13 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.painter = ThreadPoolExecutor(1, thread_name_prefix="painter")
-        self.places = threading.BoundedSemaphore(PLACES)
+        self.places = threading.BoundedSemaphore(SLOTS)
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.failures = 0
         super().__init__(("0.0.0.0", settings().aip_http_port), Handler)  # noqa: S104 - the platform's proxy calls
 
-    def make(self, order: Order, place: Place) -> Batch:
+    def make(self, order: RenderRequest, place: RequestSlot) -> Batch:
         """Make an order in the painter's thread; what cannot be replaced is left out of the batch."""
         place.check()
         try:
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _make(self, request: Request) -> None:
         parameters = request.parameters
-        order = Order(
+        order = RenderRequest(
             walk_id=parameters.walk_id,
             secret=parameters.secret,
             model=parameters.model,
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             positions=tuple(instance.position for instance in request.instances),
             wanted=frozenset(instance.position for instance in request.instances if instance.wanted),
         )
-        place = Place(self.connection, parameters.seconds)
+        place = RequestSlot(self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(order.walk_id)):
             logger.info("ordered", frames=len(order.positions), wanted=len(order.wanted))
             try:
@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.failures = 0
                 self._answer(HTTPStatus.OK, answer(order, batch).model_dump(mode="json"))
 
-    def _made(self, order: Order, place: Place) -> Batch:
+    def _made(self, order: RenderRequest, place: RequestSlot) -> Batch:
         """Wait until an order is made; one whose turn has not come ends here when it should."""
         making = self.server.painter.submit(self.server.make, order, place)
         while not making.done():
@@ -234,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
             logger.info("request", line=format % args)
 
 
-def answer(order: Order, batch: Batch) -> Answer:
+def answer(order: RenderRequest, batch: Batch) -> Answer:
     """Return what came of an order, in the words of the protocol."""
     made = {frame.position: frame for frame in batch.made}
 
@@ -270,11 +270,11 @@ def main() -> int:
     loading.add_done_callback(lambda _: server.ready.set() if loading.exception() is None else server.ended.set())
     server.ended.wait()
     if loading.done() and (error := loading.exception()):
-        logger.critical("no renderer", reason=in_words(error), exc_info=error)
+        logger.critical("no renderer", reason=explain(error), exc_info=error)
     ordered = lease.stopping()
     lease.stop()
     deadline = time.monotonic() + STOP_SECONDS
-    for _ in range(PLACES):  # each is free again when its answer is on its way
+    for _ in range(SLOTS):  # each is free again when its answer is on its way
         server.places.acquire(timeout=max(deadline - time.monotonic(), 0))
     server.shutdown()
     logger.info("server stopped")
