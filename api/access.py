@@ -34,7 +34,7 @@ class Caller:
 
     owner: str | None
     """Who owns what it makes: `key:ID` or `visitor:ID`; None for a visitor who has made nothing yet."""
-    party: str
+    tenant: str
     """Who takes turns with others and is held to limits: `key:ID` or `address:NETWORK`."""
     key: UUID | None
     """The API key that it showed."""
@@ -77,17 +77,17 @@ def _address(request: Request) -> str:
 
 
 def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
-    party = _address(request)
+    tenant = _address(request)
     owner = key = None
     try:
         if shown := request.headers.getlist("authorization"):
             key = find(_secret(shown))
-            owner = party = f"key:{key}"
+            owner = tenant = f"key:{key}"
         elif visitor := _visitor(request):
             owner = f"visitor:{visitor}"
     finally:
-        limits.count_request(request.scope, party)  # also those that try keys
-    return Caller(owner, party, key)
+        limits.count_request(request.scope, tenant)  # also those that try keys
+    return Caller(owner, tenant, key)
 
 
 def _visitor(request: Request) -> str | None:
@@ -113,11 +113,11 @@ def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
     Raises:
         UnauthorizedError: if an API key is needed and there is none.
     """
-    if not settings().anonymous and not caller.party.startswith("key:"):
+    if not settings().anonymous and not caller.tenant.startswith("key:"):
         raise UnauthorizedError("Walks are made here with an API key only: send it as `Authorization: Bearer …`.")
     if caller.owner is not None:
-        return Owner(caller.owner, caller.party, caller.key, known=True)
-    return Owner(f"visitor:{secrets.token_urlsafe(16)}", caller.party, caller.key, known=False)
+        return Owner(caller.owner, caller.tenant, caller.key, known=True)
+    return Owner(f"visitor:{secrets.token_urlsafe(16)}", caller.tenant, caller.key, known=False)
 
 
 def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> None:
@@ -165,7 +165,7 @@ def is_among(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> boo
 
 
 def client_network(address: str) -> str:
-    """Return the network that counts as one party: an IPv4 address, or the /64 that an IPv6 line has at least."""
+    """Return the network that counts as one tenant: an IPv4 address, or the /64 that an IPv6 line has at least."""
     parsed = _parsed(address)
     if isinstance(parsed, IPv6Address):
         return str(ip_network((int(parsed), 64), strict=False))

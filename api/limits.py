@@ -45,8 +45,8 @@ SEARCH_COST = 5
 """As how many requests one counts that looks for a word in prompts."""
 
 
-def count_request(scope: Scope, party: str) -> None:
-    """Count a request of a party, and have its answer tell what is left; a search counts as several.
+def count_request(scope: Scope, tenant: str) -> None:
+    """Count a request of a tenant, and have its answer tell what is left; a search counts as several.
 
     Raises:
         LimitExceededError: if it is one too many.
@@ -54,13 +54,13 @@ def count_request(scope: Scope, party: str) -> None:
     if settings().rate_limits:
         limit = settings().requests_per_minute
         cost = min(SEARCH_COST, limit) if QueryParams(scope["query_string"]).get("q") else 1
-        _take(scope, RateLimitItemPerMinute(limit, namespace="requests"), party, cost)
+        _take(scope, RateLimitItemPerMinute(limit, namespace="requests"), tenant, cost)
 
 
-def check_waiting(session: Session, party: str) -> None:
-    """Refuse a walk of a party that has enough walks in the queue.
+def check_waiting(session: Session, tenant: str) -> None:
+    """Refuse a walk of a tenant that has enough walks in the queue.
 
-    Until the end of the transaction all other submissions of the party wait here, so that of two only one
+    Until the end of the transaction all other submissions of the tenant wait here, so that of two only one
     takes the last place.
 
     Raises:
@@ -68,7 +68,7 @@ def check_waiting(session: Session, party: str) -> None:
     """
     if not settings().rate_limits:
         return
-    waiting = service.count_waiting(session, party)
+    waiting = service.count_waiting(session, tenant)
     if waiting >= settings().max_waiting_walks:
         raise LimitExceededError(
             f"{waiting} of your walks wait for workers already, and no more may wait at once.",
@@ -76,8 +76,8 @@ def check_waiting(session: Session, party: str) -> None:
         )
 
 
-def count_walk(scope: Scope, party: str, spec: WalkSpec) -> None:
-    """Count a walk that a party submits, and have the answer tell what is left.
+def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
+    """Count a walk that a tenant submits, and have the answer tell what is left.
 
     Raises:
         InvalidFieldError: if the walk alone is more work than anybody may order in a day.
@@ -94,9 +94,9 @@ def count_walk(scope: Scope, party: str, spec: WalkSpec) -> None:
     ):
         if ordered > budget:
             raise InvalidFieldError("frames", f"{words} is at most {budget} in a day, got {ordered}")
-    _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), party)
-    _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), party, work)
-    _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), party, output)
+    _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant)
+    _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), tenant, work)
+    _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), tenant, output)
 
 
 def seconds_until_room(
@@ -137,8 +137,8 @@ class _Counters:
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._left_alone_until = 0.0  # monotonic seconds
 
-    def take(self, item: RateLimitItem, party: str, cost: int) -> WindowStats | None:
-        """Take from what a party has left, and return what is left then; None while Redis is down.
+    def take(self, item: RateLimitItem, tenant: str, cost: int) -> WindowStats | None:
+        """Take from what a tenant has left, and return what is left then; None while Redis is down.
 
         Raises:
             LimitExceededError: if there is not enough.
@@ -147,10 +147,10 @@ class _Counters:
         if time.monotonic() < self._left_alone_until:
             return None
         try:
-            if self._limiter.hit(item, party, cost=cost):
-                return self._limiter.get_window_stats(item, party)
+            if self._limiter.hit(item, tenant, cost=cost):
+                return self._limiter.get_window_stats(item, tenant)
             window = item.get_expiry()
-            counts = self._storage.get_sliding_window(item.key_for(party), window)
+            counts = self._storage.get_sliding_window(item.key_for(tenant), window)
         except StorageError as error:
             self._left_alone_until = time.monotonic() + PAUSE_SECONDS
             log.warning("limits are not counted", reason=str(error.storage_error), pause_seconds=PAUSE_SECONDS)
@@ -187,14 +187,14 @@ def _counters(url: str, prefix: str) -> _Counters:
     return _Counters(url, prefix)
 
 
-def _take(scope: Scope, item: RateLimitItem, party: str, cost: int = 1) -> None:
-    """Take from what a party has left, and have the answer tell what that leaves; nothing while Redis is down.
+def _take(scope: Scope, item: RateLimitItem, tenant: str, cost: int = 1) -> None:
+    """Take from what a tenant has left, and have the answer tell what that leaves; nothing while Redis is down.
 
     Raises:
         LimitExceededError: if there is not enough.
     """
     try:
-        left = _counters(settings().broker_url, settings().queue_prefix).take(item, party, cost)
+        left = _counters(settings().broker_url, settings().queue_prefix).take(item, tenant, cost)
     except LimitExceededError as error:
         _tell(scope, item, remaining=0, seconds=error.retry_after)
         raise

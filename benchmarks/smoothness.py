@@ -23,7 +23,7 @@ from momalisa.settings import ROOT, settings
 from worker import render_task
 from worker.media.encoders import Picture, decode_png, encode_png
 from worker.media.metadata import frame_caption
-from worker.media.thumbnail import signature
+from worker.media.thumbnail import thumbnail
 from worker.rendering.pipeline import Renderer
 
 PAIRS = [
@@ -158,7 +158,7 @@ def evenly_paced(studio: Studio, spec: WalkSpec) -> list[Picture]:
     while new:
         found.update(zip(new, studio.frames(spec, new), strict=True))
         new = pacing.plan_next_pass(
-            spec, {position: signature(picture) for position, picture in found.items()}, settings().batch_size
+            spec, {position: thumbnail(picture) for position, picture in found.items()}, settings().batch_size
         )
     return [found[position] for position in sorted(found)]
 

@@ -24,7 +24,7 @@ from worker.lease import Lease, Record
 from worker.media import encoders
 from worker.media.encoders import Picture
 from worker.media.metadata import frame_caption
-from worker.media.thumbnail import signature
+from worker.media.thumbnail import thumbnail
 
 OWNER = "visitor:somebody"
 
@@ -78,7 +78,7 @@ def draw(work: Lease) -> Record:
         picture = drawn(claim.spec, position)
         data = encoders.encode_png(picture, frame_caption(claim.spec, claim.model, position))
         stored = bucket.upload(bucket.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
-        return MadeFrame(position, stored, signature(picture), "")
+        return MadeFrame(position, stored, thumbnail(picture), "")
 
     made = work.at_once(upload, [frame.position for frame in claim.frames])
 
@@ -112,7 +112,7 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
         {
             "id": uuid4(),
             "status": WalkStatus.SUCCEEDED,
-            "owner": OWNER,
+            "tenant": OWNER,
             "public": True,
             "spec": spec.model_copy(update={"prompts": (*spec.prompts[:1], f"lamp {number}")}),
             "model": settings().model_name,

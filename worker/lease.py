@@ -165,7 +165,7 @@ class Lease(CancellationToken):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceparent: TracebackType | None
     ) -> None:
         self._ended.set()
         self._released.wait()
@@ -275,7 +275,7 @@ def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:
     with (
         ending.holding(claim),
         structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
-        tracing.span(f"{kind} chunk", parent=claim.trace, walk=walk, chunk=number, attempt=claim.attempt),
+        tracing.span(f"{kind} chunk", parent=claim.traceparent, walk=walk, chunk=number, attempt=claim.attempt),
     ):
         return _run(claim, work)
 

@@ -27,7 +27,7 @@ RETRY_SECONDS = 5
 """When to come back after having too many answers held back."""
 
 _open: Counter[str] = Counter()
-"""Answers that are held back, and streams, by party."""
+"""Answers that are held back, and streams, by tenant."""
 
 _watches: dict[UUID, "Watch"] = {}
 
@@ -42,22 +42,22 @@ def slot(caller: Caller) -> Iterator[None]:
         LimitExceededError: if the caller has as many as it may have.
         TooManyWaitError: if there is none left in this process.
     """
-    if settings().rate_limits and _open[caller.party] >= settings().max_open_waits:
+    if settings().rate_limits and _open[caller.tenant] >= settings().max_open_waits:
         raise LimitExceededError(
-            f"{_open[caller.party]} of your answers are held back or streamed already, which is the limit.",
+            f"{_open[caller.tenant]} of your answers are held back or streamed already, which is the limit.",
             retry_after=RETRY_SECONDS,
         )
     if _open.total() >= settings().max_process_waits:
         raise TooManyWaitError(
             "Too many requests wait for walks on this server just now; look again without waiting."
         )
-    _open[caller.party] += 1
+    _open[caller.tenant] += 1
     try:
         yield
     finally:
-        _open[caller.party] -= 1
-        if not _open[caller.party]:
-            del _open[caller.party]
+        _open[caller.tenant] -= 1
+        if not _open[caller.tenant]:
+            del _open[caller.tenant]
 
 
 class Watch:

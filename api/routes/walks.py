@@ -163,23 +163,23 @@ def queue_walk(
             made = idempotency.find(session, again)
         if made is None:
             source = None if body.from_walk is None else _source(session, body.from_walk, caller.owner)
-            limits.check_waiting(session, caller.party)
+            limits.check_waiting(session, caller.tenant)
     if made is None:
         order = body if source is None else _merged(body, source)
         spec = order.spec()
-        limits.count_walk(request.scope, caller.party, spec)
+        limits.count_walk(request.scope, caller.tenant, spec)
         made = new
         with transaction() as session:
             if again is not None:
                 made = idempotency.remember(session, again, new)
             if made == new:
-                limits.check_waiting(session, caller.party)
+                limits.check_waiting(session, caller.tenant)
                 service.create(
                     session,
                     spec,
                     public=order.public,
                     owner=caller.owner,
-                    party=caller.party,
+                    tenant=caller.tenant,
                     deadline_seconds=body.deadline_seconds,
                     webhook_url=body.webhook_url,
                     walk_id=new,
@@ -199,7 +199,7 @@ def queue_walk(
         afterwards.add_task(celery_app.publish, ChunkKind.RENDER, permits)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
-    return answer, access.Caller(viewer, caller.party, caller.key)
+    return answer, access.Caller(viewer, caller.tenant, caller.key)
 
 
 def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: bool) -> idempotency.IdempotentRequest:
@@ -209,7 +209,7 @@ def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: boo
     the address alone, which others share; so there it holds only for walks that everybody may see.
     """
     key, body = sent
-    callers = [caller.owner] if caller.known or not public else [caller.party, caller.owner]
+    callers = [caller.owner] if caller.known or not public else [caller.tenant, caller.owner]
     return idempotency.IdempotentRequest(callers, key, idempotency.fingerprint(body))
 
 

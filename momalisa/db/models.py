@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_express
 
 from momalisa.domain.spec import WalkSpec
 
-Signature = bytes  # by another name, since a column has this one
+Bytes = bytes  # by another name, since a column has this one
 
 
 class WalkStatus(StrEnum):
@@ -62,7 +62,7 @@ class ChunkKind(StrEnum):
 class ChunkStatus(StrEnum):
     """Where a chunk stands."""
 
-    QUEUED = "queued"  # to be claimed, once `due_at` is past
+    QUEUED = "queued"  # to be claimed, once `scheduled_at` is past
     LEASED = "leased"  # a worker holds `lease_token` and sends heartbeats
     DONE = "done"  # recorded
     FAILED = "failed"  # failed as often as it may; so did its walk
@@ -98,7 +98,7 @@ class WebhookEvent(StrEnum):
 class DeliveryStatus(StrEnum):
     """Where the delivery of a webhook stands."""
 
-    PENDING = "pending"  # to be sent, once `due_at` is past
+    PENDING = "pending"  # to be sent, once `scheduled_at` is past
     DELIVERED = "delivered"  # the receiver took it
     GIVEN_UP = "given_up"  # the receiver wants no more, or did not take it for a day
 
@@ -170,9 +170,7 @@ class Walk(Base):
     """Who made it, and may do with it what others may not: `key:ID` or `visitor:ID`."""
     public: Mapped[bool]
     """Whether others may see it."""
-    secret: Mapped[str] = mapped_column(
-        server_default=text("(gen_random_uuid())::text"), deferred=True, deferred_raiseload=True
-    )
+    secret: Mapped[str] = mapped_column(deferred=True, deferred_raiseload=True)
     """Part of the names of its objects, so that they are found by those only who are given their URLs."""
     secret_changed_at: Mapped[datetime | None]
     """When it got another one, as long as objects are still to be moved to their new names (`moving`)."""
@@ -207,7 +205,7 @@ class Walk(Base):
 
     Of another walk: when its objects could not be moved, so that those of others come first (`moving`).
     """
-    trace: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    traceparent: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """The request that made it, as a W3C `traceparent`, where requests are traced."""
 
     frames: Mapped[list["Frame"]] = relationship(order_by="Frame.position", viewonly=True)
@@ -248,15 +246,15 @@ class Chunk(Base):
     """Order within the walk; chunk 0 spans all of it."""
     kind: Mapped[ChunkKind]
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
-    owner: Mapped[str]
+    tenant: Mapped[str]
     """Who takes turns with others in the fair order: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
-    model: Mapped[str | None]
-    """What its worker must have; "" if it needs none, null if older code wrote it (`turns.adopt`)."""
-    turn: Mapped[int]
+    model: Mapped[str]
+    """What its worker must have; "" if it needs none."""
+    virtual_time: Mapped[int]
     """Place in the fair order between owners (`turns`); lower is sooner."""
-    rank: Mapped[int]
+    priority: Mapped[int]
     """Place within the turn: 0 was in a worker's hands before, 1 is the first of a newcomer, 2 the rest."""
-    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     """Claims so far that were not given back."""
     worker: Mapped[str | None]
@@ -275,7 +273,7 @@ class Chunk(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     claimed_at: Mapped[datetime | None]
     """When its last attempt began."""
-    lost_at: Mapped[datetime | None]
+    lease_lost_at: Mapped[datetime | None]
     """When a lease of it ran out, or its worker was found dead, the last time that one was."""
     finished_at: Mapped[datetime | None]
 
@@ -284,24 +282,26 @@ class Chunk(Base):
         CheckConstraint("(status = 'leased') = (lease_expires_at IS NOT NULL)", name="lease_expires_at"),
         Index(
             "chunks_queued",
-            *("kind", "model", "turn", "rank", "created_at"),
+            *("kind", "model", "virtual_time", "priority", "created_at"),
             postgresql_where=text("status = 'queued'"),
         ),
-        Index("chunks_turns", "owner", "kind", "model", "turn", postgresql_where=text("status = 'queued'")),
+        Index(
+            "chunks_tenant", "tenant", "kind", "model", "virtual_time", postgresql_where=text("status = 'queued'")
+        ),
         Index("chunks_done", "kind", "finished_at", postgresql_where=text("status = 'done'")),
         Index("chunks_leased", "kind", "model", postgresql_where=text("status = 'leased'")),
     )
 
 
-class Party(Base):
+class Tenant(Base):
     """One of those who take turns, for as long as that matters (`turns`)."""
 
-    __tablename__ = "parties"
+    __tablename__ = "tenants"
 
-    party: Mapped[str] = mapped_column(primary_key=True)
-    """As `Chunk.owner`."""
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    """As `Chunk.tenant`."""
     model: Mapped[str] = mapped_column(primary_key=True)
-    next_turn: Mapped[int]
+    next_virtual_time: Mapped[int]
     """The one after that of the last chunk that it has added."""
 
 
@@ -344,9 +344,9 @@ class Frame(Base):
     """Checksum of the object as Google Cloud Storage gives it: base64 of the big-endian CRC32C."""
     rendered_at: Mapped[datetime | None]
     flagged: Mapped[Flag | None]
-    signature: Mapped[Signature | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    thumbnail: Mapped[Bytes | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """What it looks like from afar, by which later frames are placed (`pacing`)."""
-    key: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    content_hash: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """What it shows (`spec.frame_key`): another walk that needs the same picture may copy it."""
 
     __table_args__ = (
@@ -416,15 +416,15 @@ class WebhookDelivery(Base):
     walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), unique=True)
     event: Mapped[WebhookEvent]
     url: Mapped[str]
-    host: Mapped[str | None]
-    """Of its URL; None if older code wrote it."""
-    party: Mapped[str | None]
-    """Who takes turns with others, as `chunks.owner` has it; None if older code wrote it."""
+    host: Mapped[str]
+    """Of its URL."""
+    tenant: Mapped[str]
+    """Who takes turns with others, as `Chunk.tenant` has it."""
     status: Mapped[DeliveryStatus] = mapped_column(server_default=DeliveryStatus.PENDING)
-    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """When it is sent next; while somebody sends it, when their lease runs out."""
-    wait_seconds: Mapped[float] = mapped_column(server_default="9000")
-    """How far ahead `due_at` was set: if it is further, PostgreSQL's clock was set back since, and it is due."""
+    wait_seconds: Mapped[float]
+    """How far ahead `scheduled_at` was set: if it is further, PostgreSQL's clock was set back, and it is due."""
     attempts: Mapped[int] = mapped_column(server_default="0")
     lease_token: Mapped[UUID | None]
     """Set while somebody sends it, or vanished while they did."""
@@ -435,8 +435,8 @@ class WebhookDelivery(Base):
 
     __table_args__ = (
         CheckConstraint("(status = 'pending') = (finished_at IS NULL)", name="finished_at"),
-        Index("webhook_deliveries_pending", "due_at", postgresql_where=text("status = 'pending'")),
-        Index("webhook_deliveries_sending", "party", "host", postgresql_where=text("lease_token IS NOT NULL")),
+        Index("webhook_deliveries_pending", "scheduled_at", postgresql_where=text("status = 'pending'")),
+        Index("webhook_deliveries_sending", "tenant", "host", postgresql_where=text("lease_token IS NOT NULL")),
     )
 
 

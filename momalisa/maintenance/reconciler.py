@@ -150,13 +150,12 @@ def take_back() -> None:
 
 
 def keep_order() -> None:
-    """See to it that turns follow each other without gaps, and forget parties and workers that no longer matter.
+    """See to it that turns follow each other without gaps, and forget tenants and workers that no longer matter.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        fairness.adopt(session)
         fairness.close_gaps(session)
     with transaction() as session:
         fairness.delete_idle(session)

@@ -26,7 +26,7 @@ def chunks_of(session: Session, walk_id: UUID) -> Sequence[Chunk]:
 def retry(session: Session, walk_id: UUID) -> None:
     """Queue a failed walk again: what is missing is tried as if for the first time, what is there stays.
 
-    Its chunks take the next turns of their party, so that a large walk keeps no other waiting. A deadline that was
+    Its chunks take the next turns of their tenant, so that a large walk keeps no other waiting. A deadline that was
     set for it no longer counts. The webhook of its end is sent again.
 
     Raises:
@@ -73,7 +73,7 @@ def retry(session: Session, walk_id: UUID) -> None:
             **chunks.release_values(ChunkStatus.QUEUED),
             error=None,
             failed_by=[],
-            due_at=func.now(),
+            scheduled_at=func.now(),
             finished_at=None,
         )
     )
@@ -82,14 +82,16 @@ def retry(session: Session, walk_id: UUID) -> None:
 
 
 def _line_up(session: Session, queued: Sequence[Chunk]) -> None:
-    """Give chunks of one walk, in their order, the next turns of their party."""
+    """Give chunks of one walk, in their order, the next turns of their tenant."""
     model = session.execute(select(Walk.model).where(Walk.id == queued[0].walk_id)).scalar_one()
-    drawn = fairness.draw(session, queued[0].owner, model, len(queued))
+    drawn = fairness.draw(session, queued[0].tenant, model, len(queued))
     for index, chunk in enumerate(queued):
         session.execute(
             update(Chunk)
             .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
-            .values(model=model, turn=drawn.first + index, rank=fairness.USUAL if index else drawn.rank)
+            .values(
+                model=model, virtual_time=drawn.first + index, priority=fairness.USUAL if index else drawn.priority
+            )
         )
 
 

@@ -88,7 +88,7 @@ class Claim(Attempt):
     """Name of the model that the walk was made for."""
     owner: str
     """Who owns the walk, and sees no more than its owner may."""
-    party: str
+    tenant: str
     """Who takes turns for the walk in the fair order."""
     secret: str = field(repr=False)
     """Of the walk: a part of the names of its objects."""
@@ -99,7 +99,7 @@ class Claim(Attempt):
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
     recovery_seconds: float | None = None
     """How long ago the lease before this one ran out; None if it did not."""
-    trace: str | None = None
+    traceparent: str | None = None
     """The request that made the walk, as a W3C `traceparent`."""
 
 
@@ -110,13 +110,13 @@ class Ready(NamedTuple):
     number: int = 1
 
 
-def enqueue(session: Session, walk_id: UUID, party: str, model: str, positions: Sequence[float]) -> Ready:
-    """Add frames to a walk in chunks, coarse to fine, which take the next turns of its party."""
+def enqueue(session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float]) -> Ready:
+    """Add frames to a walk in chunks, coarse to fine, which take the next turns of its tenant."""
     batches = maths.chunks(len(positions), settings().batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
     begin = 0 if last is None else last + 1
     numbers = range(begin, begin + len(batches))
-    drawn = fairness.draw(session, party, model, len(batches))
+    drawn = fairness.draw(session, tenant, model, len(batches))
     session.execute(
         insert(Chunk).values(
             [
@@ -124,10 +124,10 @@ def enqueue(session: Session, walk_id: UUID, party: str, model: str, positions: 
                     "walk_id": walk_id,
                     "number": number,
                     "kind": ChunkKind.RENDER,
-                    "owner": party,
+                    "tenant": tenant,
                     "model": model,
-                    "turn": drawn.first + index,
-                    "rank": fairness.USUAL if index else drawn.rank,
+                    "virtual_time": drawn.first + index,
+                    "priority": fairness.USUAL if index else drawn.priority,
                 }
                 for index, number in enumerate(numbers)
             ]
@@ -149,11 +149,11 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
     """Lease the best chunk that is due to a worker, or return None if there is none, or if claims are paused.
 
     Chunks that were in a worker's hands before come first, so that trouble holds up no walk for long; then it goes
-    by turns between parties (`turns`); then oldest first.
+    by turns between tenants (`turns`); then oldest first.
     A chunk that failed at this workplace is left to others as long as they are at work.
     """
     model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
-    lost_since_claimed = func.now() - case((Chunk.lost_at > Chunk.claimed_at, Chunk.lost_at))
+    lost_since_claimed = func.now() - case((Chunk.lease_lost_at > Chunk.claimed_at, Chunk.lease_lost_at))
     chunk = session.execute(
         select(Chunk.walk_id, Chunk.number, func.extract("epoch", lost_since_claimed).label("recovery_seconds"))
         .where(
@@ -171,7 +171,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
     if chunk is None:
         return None
     token = uuid4()
-    attempt, error, party = session.execute(
+    attempt, error, tenant = session.execute(
         update(Chunk)
         .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
         .values(
@@ -183,10 +183,10 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
             secret=select(Walk.secret).where(Walk.id == chunk.walk_id).scalar_subquery(),
             attempts=Chunk.attempts + 1,
         )
-        .returning(Chunk.attempts, Chunk.error, Chunk.owner)
+        .returning(Chunk.attempts, Chunk.error, Chunk.tenant)
     ).one()
     walk = session.execute(
-        select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.trace, Walk.status).where(
+        select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent, Walk.status).where(
             Walk.id == chunk.walk_id
         )
     ).one()
@@ -209,7 +209,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
         attempt=attempt,
         model=walk.model,
         owner=walk.owner,
-        party=party,
+        tenant=tenant,
         secret=walk.secret,
         from_walk=walk.from_walk,
         spec=walk.spec,
@@ -219,7 +219,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
         workplace=workplace,
         error=error,
         recovery_seconds=None if chunk.recovery_seconds is None else max(0.0, float(chunk.recovery_seconds)),
-        trace=walk.trace,
+        traceparent=walk.traceparent,
     )
 
 
@@ -240,8 +240,10 @@ def release(session: Session, claim: Claim, seconds: float = 0) -> None:
     Raises:
         LeaseLostError: if the chunk is no longer ours.
     """
-    due_at = _from_now(min(seconds, LONGEST_WAIT_SECONDS))
-    fenced_update(session, claim, **release_values(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, due_at=due_at)
+    scheduled_at = _from_now(min(seconds, LONGEST_WAIT_SECONDS))
+    fenced_update(
+        session, claim, **release_values(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, scheduled_at=scheduled_at
+    )
 
 
 def attempt_failed(
@@ -258,7 +260,7 @@ def attempt_failed(
     hopeless = deterministic and error == claim.error
     failure = failed_attempt(error)
     if lost:
-        failure["lost_at"] = func.now()
+        failure["lease_lost_at"] = func.now()
     if claim.workplace:
         added = func.array_append(Chunk.failed_by, claim.workplace)
         failure["failed_by"] = case((_failed_at(claim.workplace), Chunk.failed_by), else_=added)
@@ -267,8 +269,8 @@ def attempt_failed(
         fenced_update(session, claim, **release_values(ChunkStatus.FAILED), **failure)
         fail_walk(session, claim.walk_id, claim.kind, hopeless=hopeless)
         return
-    due_at = _from_now(_backoff_seconds(claim.attempt))
-    fenced_update(session, claim, **release_values(ChunkStatus.QUEUED), **failure, due_at=due_at)
+    scheduled_at = _from_now(_backoff_seconds(claim.attempt))
+    fenced_update(session, claim, **release_values(ChunkStatus.QUEUED), **failure, scheduled_at=scheduled_at)
 
 
 def failed_attempt(error: str) -> dict[str, object]:
@@ -332,7 +334,9 @@ def is_due() -> ColumnElement[bool]:
     Only one that came back from a worker waits, and never longer than the longest wait: a time that lies further
     ahead is from before PostgreSQL's clock was set back.
     """
-    return or_(Chunk.rank > 0, Chunk.due_at <= func.now(), Chunk.due_at > _from_now(LONGEST_WAIT_SECONDS))
+    return or_(
+        Chunk.priority > 0, Chunk.scheduled_at <= func.now(), Chunk.scheduled_at > _from_now(LONGEST_WAIT_SECONDS)
+    )
 
 
 def count_ready(session: Session) -> dict[ChunkKind, int]:
@@ -392,7 +396,7 @@ def lock_chunks(session: Session, walk_id: UUID) -> None:
 
 def release_values(status: ChunkStatus) -> dict[str, object]:
     """Return the values of a chunk that leaves the hands of its worker; if it is to be done again, then soon."""
-    return {"status": status, "lease_token": None, "lease_expires_at": None, "rank": fairness.LOST}
+    return {"status": status, "lease_token": None, "lease_expires_at": None, "priority": fairness.LOST}
 
 
 def _backoff_seconds(attempt: int) -> float:

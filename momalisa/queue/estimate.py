@@ -26,7 +26,7 @@ KEPT = 20
 """What was read of a whole line serves for so many times as long as it took to read it."""
 
 
-class Party(NamedTuple):
+class Waiting(NamedTuple):
     """What one of those who take turns has before it of one model."""
 
     owner: str
@@ -45,16 +45,16 @@ class Party(NamedTuple):
     weight: int
     """Of these."""
 
-    def before(self, turn: int) -> int:
+    def before(self, virtual_time: int) -> int:
         """Return how many of its queued chunks come before a turn."""
-        return self.lost + min(max(turn - self.first, 0), self.queued)
+        return self.lost + min(max(virtual_time - self.first, 0), self.queued)
 
 
 @dataclass(frozen=True)
 class Line:
     """All who wait for one model, at one moment."""
 
-    parties: dict[str, Party]
+    tenants: dict[str, Waiting]
     seconds_per_weight: float | None
     """That a worker needs for a chunk, as it was of late; None if none was done."""
 
@@ -108,20 +108,20 @@ def estimate(session: Session, walk: Walk) -> Estimate:
     mine = and_(Chunk.walk_id == walk.id, Chunk.kind == ChunkKind.RENDER)
     left = session.execute(
         select(
-            func.max(Chunk.owner).label("party"),
+            func.max(Chunk.tenant).label("tenant"),
             func.count().filter(Chunk.status == ChunkStatus.QUEUED).label("queued"),
-            func.max(Chunk.turn).filter(Chunk.status == ChunkStatus.QUEUED).label("last"),
+            func.max(Chunk.virtual_time).filter(Chunk.status == ChunkStatus.QUEUED).label("last"),
             func.min(_elapsed()).filter(Chunk.status == ChunkStatus.LEASED).label("elapsed"),
         ).where(mine, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
     ).one()
-    if left.party is None:
+    if left.tenant is None:
         return Estimate(None, None)
     there, paused = session.execute(
         select(workers.count(walk.model).scalar_subquery(), select(Pause.since).exists())
     ).one()
     return Estimate(
         queue_position=_position(session, walk) if walk.status == WalkStatus.QUEUED else None,
-        eta_seconds=_eta(session, walk, left.party, left.queued, left.last, left.elapsed, there),
+        eta_seconds=_eta(session, walk, left.tenant, left.queued, left.last, left.elapsed, there),
         waiting_for=_waiting_for(walk.model, there, paused=paused),
     )
 
@@ -140,16 +140,21 @@ def _position(session: Session, walk: Walk) -> int:
     if place is None:
         return 0
     level = and_(
-        queued, Chunk.turn == place.turn, Chunk.rank != fairness.LOST, tuple_(*fairness.ORDER) < tuple(place)
+        queued,
+        Chunk.virtual_time == place.virtual_time,
+        Chunk.priority != fairness.LOST,
+        tuple_(*fairness.ORDER) < tuple(place),
     )
     ahead = session.execute(select(func.count()).where(level)).scalar_one()
-    return int(ahead) + sum(party.before(place.turn) for party in _line(session, walk.model).parties.values())
+    return int(ahead) + sum(
+        tenant.before(place.virtual_time) for tenant in _line(session, walk.model).tenants.values()
+    )
 
 
 def _eta(
     session: Session,
     walk: Walk,
-    party: str,
+    tenant: str,
     queued: int,
     last: int | None,
     elapsed: float | None,
@@ -157,14 +162,14 @@ def _eta(
 ) -> int | None:
     """Return the seconds until the last frame of a walk, or None if no chunk was done of late.
 
-    Parties take turns chunk by chunk. So before the n-th chunk of this one, every other has had n of its own done,
+    Tenants take turns chunk by chunk. So before the n-th chunk of this one, every other has had n of its own done,
     or all that it has; a walk that is not planned to its end will draw its further turns then. The chunks before
     the last one are shared out between the workers that are there, and the last one takes its own time.
 
     Args:
         session: of the caller.
         walk: whose time it is.
-        party: that takes turns for the walk.
+        tenant: that takes turns for the walk.
         queued: chunks of the walk that wait.
         last: turn of the last of them.
         elapsed: seconds for which the last chunk of the walk is held by now that a worker began with, if one is.
@@ -180,22 +185,22 @@ def _eta(
     if not queued and planned == walk.frames_total:
         return ceil(max(own - float(elapsed or 0), 1))
     n = queued
-    if mine := line.parties.get(party):  # unless it came since the line was read
+    if mine := line.tenants.get(tenant):  # unless it came since the line was read
         if last is None or planned < walk.frames_total:
             n = max(n, mine.lost + mine.queued)
         else:
             n = max(n, mine.before(last + 1))
     n += ceil((walk.frames_total - planned) / settings().batch_size)
     at_work = ahead = 0.0
-    for other in line.parties.values():
+    for other in line.tenants.values():
         if not other.chunks:
             continue
         each = pace * other.weight / other.chunks
         at_work += max(each * other.held - other.held_seconds, 0)
-        if other.owner != party:  # it is half a turn ahead or behind
+        if other.owner != tenant:  # it is half a turn ahead or behind
             ahead += each * min(max(other.chunks - other.held, 0), n - 0.5)
     before = at_work + ahead + own * (n - 1)
-    working = max(there, sum(other.held for other in line.parties.values()), 1)
+    working = max(there, sum(other.held for other in line.tenants.values()), 1)
     passes = ceil(log2(walk.frames_total / planned)) if planned else 0
     return ceil(max(before / working + own, own * (bool(queued) + passes)))
 
@@ -207,28 +212,28 @@ def _line(session: Session, model: str) -> Line:
         return known.line
     if known:  # it serves all others while this one reads
         _lines[model] = known._replace(until=now + 2 * known.took)
-    line = Line({party.owner: party for party in _parties(session, model)}, _seconds_per_weight(session, model))
+    line = Line({tenant.owner: tenant for tenant in _tenants(session, model)}, _seconds_per_weight(session, model))
     read = time.monotonic()
     _lines[model] = _Kept(line, read - now, read + KEPT * (read - now))
     return line
 
 
-def _parties(session: Session, model: str) -> list[Party]:
+def _tenants(session: Session, model: str) -> list[Waiting]:
     """Return all who have chunks of a model queued or at work, or walks with any that need more."""
     waits, at_work = Chunk.status == ChunkStatus.QUEUED, Chunk.status == ChunkStatus.LEASED
-    fresh = and_(waits, Chunk.rank != fairness.LOST)
+    fresh = and_(waits, Chunk.priority != fairness.LOST)
     walks = (
         select(
-            Chunk.owner,
+            Chunk.tenant,
             Chunk.walk_id,
-            func.count().filter(waits, Chunk.rank == fairness.LOST).label("lost"),
-            func.min(Chunk.turn).filter(fresh).label("first"),
+            func.count().filter(waits, Chunk.priority == fairness.LOST).label("lost"),
+            func.min(Chunk.virtual_time).filter(fresh).label("first"),
             func.count().filter(fresh).label("queued"),
             func.count().filter(at_work).label("held"),
             func.sum(_elapsed()).filter(at_work).label("held_seconds"),
         )
         .where(or_(waits, at_work), Chunk.kind == ChunkKind.RENDER, Chunk.model == model)
-        .group_by(Chunk.owner, Chunk.walk_id)
+        .group_by(Chunk.tenant, Chunk.walk_id)
         .subquery()
     )
     size = settings().batch_size
@@ -248,7 +253,7 @@ def _parties(session: Session, model: str) -> list[Party]:
         .group_by(walks.c.owner)
     )
     return [
-        Party(owner, int(lost), first, int(queued), int(held), float(seconds), int(needed), int(weight))
+        Waiting(owner, int(lost), first, int(queued), int(held), float(seconds), int(needed), int(weight))
         for owner, lost, first, queued, held, seconds, needed, weight in found
     ]
 

@@ -98,8 +98,8 @@ def _take_back(session: Session, lease: HeldLease, overdue_seconds: float) -> bo
         .values(
             **chunks.release_values(ChunkStatus.FAILED if hopeless else ChunkStatus.QUEUED),
             **chunks.failed_attempt(VANISHED),
-            due_at=func.now(),
-            lost_at=func.now() - timedelta(seconds=overdue_seconds),
+            scheduled_at=func.now(),
+            lease_lost_at=func.now() - timedelta(seconds=overdue_seconds),
         )
     )
     if not chunks.rowcount(taken):

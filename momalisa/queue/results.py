@@ -30,9 +30,9 @@ class MadeFrame(NamedTuple):
 
     position: float
     stored: StoredObject
-    signature: bytes
+    thumbnail: bytes
     """What it looks like from afar."""
-    key: str
+    content_hash: str
     """What it shows."""
 
 
@@ -90,11 +90,19 @@ def record_frames(session: Session, claim: Claim, made: Sequence[MadeFrame | Fla
 
 def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> int:
     """Record frames that were missing, by one statement, and return how many of them were."""
-    columns = (Frame.position, Frame.object, Frame.bytes, Frame.crc32c, Frame.flagged, Frame.signature, Frame.key)
+    columns = (
+        Frame.position,
+        Frame.object,
+        Frame.bytes,
+        Frame.crc32c,
+        Frame.flagged,
+        Frame.thumbnail,
+        Frame.content_hash,
+    )
     rows = [
         (frame.position, None, None, None, frame.flag, None, None)
         if isinstance(frame, FlaggedFrame)
-        else (frame.position, *astuple(frame.stored), None, frame.signature, frame.key)
+        else (frame.position, *astuple(frame.stored), None, frame.thumbnail, frame.content_hash)
         for frame in made
     ]
     told = values(*(column(each.key, each.type) for each in columns), name="told").data(rows).c
@@ -112,10 +120,10 @@ def _next_pass(session: Session, claim: Claim) -> Ready | None:
     mine = Frame.walk_id == claim.walk_id
     if session.scalars(select(Frame.position).where(mine, MISSING).limit(1)).first() is not None:
         return None
-    recorded = session.execute(select(Frame.position, Frame.signature).where(mine)).all()
-    signatures: dict[float, bytes | None] = {frame.position: frame.signature for frame in recorded}
-    positions = pacing.plan_next_pass(claim.spec, signatures, settings().batch_size)
-    return chunks.enqueue(session, claim.walk_id, claim.party, claim.model, positions)
+    recorded = session.execute(select(Frame.position, Frame.thumbnail).where(mine)).all()
+    thumbnails: dict[float, bytes | None] = {frame.position: frame.thumbnail for frame in recorded}
+    positions = pacing.plan_next_pass(claim.spec, thumbnails, settings().batch_size)
+    return chunks.enqueue(session, claim.walk_id, claim.tenant, claim.model, positions)
 
 
 def _assembly(session: Session, claim: Claim) -> Ready:
@@ -126,10 +134,10 @@ def _assembly(session: Session, claim: Claim) -> Ready:
             walk_id=claim.walk_id,
             number=last + 1,
             kind=ChunkKind.ASSEMBLE,
-            owner=claim.party,
+            tenant=claim.tenant,
             model=fairness.NO_MODEL,
-            turn=0,
-            rank=fairness.USUAL,
+            virtual_time=0,
+            priority=fairness.USUAL,
         )
     )
     return Ready(ChunkKind.ASSEMBLE)
@@ -222,12 +230,12 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
         .where(of_lost)
         .values(
             **chunks.release_values(ChunkStatus.QUEUED),
-            due_at=func.now(),
+            scheduled_at=func.now(),
             finished_at=None,
             error="frames were damaged",
         )
     )
-    forgotten = ("object", "bytes", "crc32c", "rendered_at", "signature", "key")
+    forgotten = ("object", "bytes", "crc32c", "rendered_at", "thumbnail", "content_hash")
     session.execute(update(Frame).where(lost).values(dict.fromkeys(forgotten)))
     session.execute(
         update(Walk)

@@ -33,7 +33,7 @@ def collect(session: Session) -> QueueStats:
 
     Each query reads a partial index of the rows that it counts.
     """
-    waited = func.extract("epoch", func.now() - func.min(Chunk.due_at).filter(chunks.is_due()))
+    waited = func.extract("epoch", func.now() - func.min(Chunk.scheduled_at).filter(chunks.is_due()))
     numbers = {(kind, status): 0 for kind in ChunkKind for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
     oldest = dict.fromkeys(ChunkKind, 0.0)
     queued = select(Chunk.kind, func.count(), waited).where(Chunk.status == ChunkStatus.QUEUED).group_by(Chunk.kind)

@@ -33,7 +33,7 @@ def create(
     *,
     public: bool,
     owner: str,
-    party: str | None = None,
+    tenant: str | None = None,
     deadline_seconds: int | None = None,
     webhook_url: str | None = None,
     walk_id: UUID | None = None,
@@ -41,11 +41,11 @@ def create(
 ) -> Walk:
     """Write a walk with the chunks and frames of its first pass. The caller publishes permits after the commit.
 
-    `party` is who takes turns with others in the fair order of the queue: the owner, if it is left out. `walk_id`
+    `tenant` is who takes turns with others in the fair order of the queue: the owner, if it is left out. `walk_id`
     is drawn if it is left out. `source` is a walk, with its frames, that this one starts from: what is the same is
     taken over.
     """
-    party = party or owner
+    tenant = tenant or owner
     walk = Walk(
         id=walk_id or uuid4(),
         owner=owner,
@@ -57,26 +57,26 @@ def create(
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
         webhook_url=webhook_url,
-        trace=tracing.here(),
+        traceparent=tracing.here(),
     )
     session.add(walk)
     session.flush()
     kept: list[float] = []
     if source is not None and source.model == walk.model and spec.refines(source.spec):
         kept = [frame.position for frame in source.frames if frame.object is not None]
-    chunks.enqueue(session, walk.id, party, walk.model, pacing.plan_first_pass(spec, settings().batch_size, kept))
+    chunks.enqueue(session, walk.id, tenant, walk.model, pacing.plan_first_pass(spec, settings().batch_size, kept))
     session.refresh(walk)
     return walk
 
 
-def count_waiting(session: Session, party: str) -> int:
-    """Return how many walks of a party still wait for a worker with some of their work.
+def count_waiting(session: Session, tenant: str) -> int:
+    """Return how many walks of a tenant still wait for a worker with some of their work.
 
     Until the end of the transaction nobody else is told, so that two submissions cannot both take the last place.
     """
-    fairness.lock_tenant(session, party)
+    fairness.lock_tenant(session, tenant)
     walks = select(func.count(Chunk.walk_id.distinct())).where(
-        Chunk.status == ChunkStatus.QUEUED, Chunk.owner == party
+        Chunk.status == ChunkStatus.QUEUED, Chunk.tenant == tenant
     )
     return session.execute(walks).scalar_one()
 
@@ -217,12 +217,12 @@ def reusable_frames(
     There are none if the viewer may not see the walk, or it is gone.
     """
     found = session.execute(
-        select(Frame.key, Frame.object, Frame.bytes, Frame.crc32c, Frame.signature)
+        select(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail)
         .join(Walk, Walk.id == Frame.walk_id)
-        .where(Frame.walk_id == walk_id, Frame.key.in_(keys), Frame.object.is_not(None))
+        .where(Frame.walk_id == walk_id, Frame.content_hash.in_(keys), Frame.object.is_not(None))
         .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
     )
-    return {frame.key: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.signature) for frame in found}
+    return {frame.key: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.thumbnail) for frame in found}
 
 
 def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:

@@ -48,7 +48,7 @@ GIVE_UP_AFTER = timedelta(days=1)
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 7200.0
 
 AT_ONCE = 2
-"""Deliveries of one party, or to one host, that may be on their way at once, however many wait."""
+"""Deliveries of one tenant, or to one host, that may be on their way at once, however many wait."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,15 @@ def announce(session: Session, walk_id: UUID, status: WalkStatus) -> None:
     """Have it told that a walk has ended with a status, if it has and somebody asked to be told."""
     session.execute(
         insert(WebhookDelivery).from_select(
-            ["id", "walk_id", "event", "url", "host", "party", "wait_seconds"],
+            ["id", "walk_id", "event", "url", "host", "tenant", "wait_seconds"],
             select(
                 literal(f"msg_{uuid4().hex}"),
                 Walk.id,
                 literal(WebhookEvent(f"walk.{status}"), WebhookDelivery.event.type),
                 Walk.webhook_url,
                 func.substring(Walk.webhook_url, r"://(\[[^]]*\]|[^/?#:]*)"),
-                select(Chunk.owner).where(Chunk.walk_id == walk_id, Chunk.number == 0).scalar_subquery(),
-                literal(float(LEASE_SECONDS)),  # older code may claim it during an upgrade
+                select(Chunk.tenant).where(Chunk.walk_id == walk_id, Chunk.number == 0).scalar_subquery(),
+                literal(float(LEASE_SECONDS)),
             ).where(Walk.id == walk_id, Walk.status == status, Walk.webhook_url.is_not(None)),
         )
     )
@@ -129,13 +129,13 @@ def announce(session: Session, walk_id: UUID, status: WalkStatus) -> None:
 def claim(session: Session) -> Message | None:
     """Lease the delivery whose turn it is, or return None if there is none.
 
-    It is the one that has been due the longest, of a party that has none on its way and to a host that has none;
-    then of those that have. So receivers that hang hold up only the party that named them, and their own host.
+    It is the one that has been due the longest, of a tenant that has none on its way and to a host that has none;
+    then of those that have. So receivers that hang hold up only the tenant that named them, and their own host.
     """
     deadline = time.monotonic() + settings().webhook_seconds
     session.execute(
         select(func.pg_advisory_xact_lock(_ONE_CLAIMS))
-    )  # so that no two take the last place of a party
+    )  # so that no two take the last place of a tenant
     # In two steps: within one statement PostgreSQL may run the query, with its locks, more than once.
     delivery_id = _next(session)
     if delivery_id is None:
@@ -146,7 +146,7 @@ def claim(session: Session) -> Message | None:
         .values(
             lease_token=uuid4(),
             attempts=WebhookDelivery.attempts + 1,
-            due_at=func.now() + timedelta(seconds=LEASE_SECONDS),
+            scheduled_at=func.now() + timedelta(seconds=LEASE_SECONDS),
             wait_seconds=float(LEASE_SECONDS),
         )
         .returning(WebhookDelivery)
@@ -173,26 +173,27 @@ def _is_due() -> ColumnElement[bool]:
     """Return the condition that a delivery may be sent now, even if PostgreSQL's clock was set back."""
     longest_wait = func.make_interval(0, 0, 0, 0, 0, 0, WebhookDelivery.wait_seconds)
     now = func.statement_timestamp()  # not that of the transaction, which may have waited for another claim
-    return or_(WebhookDelivery.due_at <= now, WebhookDelivery.due_at > now + longest_wait)
+    return or_(WebhookDelivery.scheduled_at <= now, WebhookDelivery.scheduled_at > now + longest_wait)
 
 
 def _next(session: Session) -> str | None:
     """Return the id of the delivery whose turn it is, and lock it."""
-    party, host = func.coalesce(WebhookDelivery.party, ""), func.coalesce(WebhookDelivery.host, "")
     under_way = session.execute(
-        select(party, host).where(WebhookDelivery.lease_token.is_not(None), ~_is_due())
+        select(WebhookDelivery.tenant, WebhookDelivery.host).where(
+            WebhookDelivery.lease_token.is_not(None), ~_is_due()
+        )
     ).all()
-    parties, hosts = Counter(row[0] for row in under_way), Counter(row[1] for row in under_way)
+    tenants, hosts = Counter(row[0] for row in under_way), Counter(row[1] for row in under_way)
     for most in range(1, AT_ONCE + 1):
         due = (
             select(WebhookDelivery.id)
             .where(
                 WebhookDelivery.status == DeliveryStatus.PENDING,
                 _is_due(),
-                party.not_in([each for each, number in parties.items() if number >= most]),
-                host.not_in([each for each, number in hosts.items() if number >= most]),
+                WebhookDelivery.tenant.not_in([each for each, number in tenants.items() if number >= most]),
+                WebhookDelivery.host.not_in([each for each, number in hosts.items() if number >= most]),
             )
-            .order_by(WebhookDelivery.due_at)
+            .order_by(WebhookDelivery.scheduled_at)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
@@ -286,9 +287,9 @@ def record(session: Session, message: Message, outcome: Outcome) -> DeliveryStat
     Returns None, and changes nothing, if the delivery is no longer ours.
     """
     wait = max(backoff_seconds(message.attempt), outcome.wait_seconds)
-    due_at = session.scalars(select(func.now())).one() + timedelta(seconds=wait)
+    scheduled_at = session.scalars(select(func.now())).one() + timedelta(seconds=wait)
     status = outcome.status
-    if status == DeliveryStatus.PENDING and due_at > message.created_at + GIVE_UP_AFTER:
+    if status == DeliveryStatus.PENDING and scheduled_at > message.created_at + GIVE_UP_AFTER:
         status = DeliveryStatus.GIVEN_UP
     return session.scalars(
         update(WebhookDelivery)
@@ -300,7 +301,7 @@ def record(session: Session, message: Message, outcome: Outcome) -> DeliveryStat
         .values(
             status=status,
             lease_token=None,
-            due_at=due_at,
+            scheduled_at=scheduled_at,
             wait_seconds=wait,
             error=outcome.error,
             finished_at=None if status == DeliveryStatus.PENDING else func.now(),

@@ -63,8 +63,9 @@ def test_a_calm_run_is_right(judge: Callable[[], Verdict]) -> None:
         ("UPDATE walks SET status = 'failed'", "UPDATE walks SET status = 'succeeded'", "is failed"),
         ("UPDATE walks SET frames_done = 1", "UPDATE walks SET frames_done = frames_total", "frames and says 1"),
         (
-            "UPDATE chunks SET status = 'queued', rank = 0, due_at = now() + interval '4 minutes' WHERE number = 0",
-            "UPDATE chunks SET status = 'done', rank = 1 WHERE number = 0",
+            "UPDATE chunks SET status = 'queued', priority = 0, scheduled_at = now() + interval '4 minutes'"
+            " WHERE number = 0",
+            "UPDATE chunks SET status = 'done', priority = 1 WHERE number = 0",
             "chunks are still open",
         ),
         (

@@ -252,11 +252,11 @@ def test_whoever_drops_his_cookie_still_waits_for_his_turn(api: TestClient) -> N
     submit(somebody(api, new_key()))
     with transaction() as session:
         owners = session.scalars(select(Walk.owner).where(Walk.id.in_(walks))).all()
-        counts = session.execute(select(Chunk.owner, func.count()).group_by(Chunk.owner)).all()
-    parties = {party: chunks for party, chunks in counts}  # noqa: C416
+        counts = session.execute(select(Chunk.tenant, func.count()).group_by(Chunk.tenant)).all()
+    tenants = {tenant: chunks for tenant, chunks in counts}  # noqa: C416
     assert len(set(owners)) == 3
-    assert parties.pop("address:testclient") == 3
-    assert [party.split(":")[0] for party in parties] == ["key"]
+    assert tenants.pop("address:testclient") == 3
+    assert [tenant.split(":")[0] for tenant in tenants] == ["key"]
 
 
 def test_walks_may_be_for_the_holders_of_keys_only(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,9 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Lo
         assert claim
         service.cancel(session, third, owner="ann")
         session.execute(
-            update(Chunk).where(Chunk.walk_id == second).values(due_at=func.now() - text("interval '90 seconds'"))
+            update(Chunk)
+            .where(Chunk.walk_id == second)
+            .values(scheduled_at=func.now() - text("interval '90 seconds'"))
         )
     found = take()
     assert claim.walk_id == first
@@ -67,27 +69,27 @@ def test_a_pause_is_told(services: LocalStack) -> None:
 def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         service.create(session, spec(frames=8), public=True, owner="ann")
-        session.execute(update(Chunk).values(rank=0, due_at=func.now() + text("interval '4 minutes'")))
+        session.execute(update(Chunk).values(priority=0, scheduled_at=func.now() + text("interval '4 minutes'")))
     assert take().oldest_due_seconds[ChunkKind.RENDER] == 0
 
 
 @pytest.fixture
 def long_ago(services: LocalStack, spec: MakeSpec) -> None:
-    """Many walks that are over, as code wrote them that knew neither `trace` nor `lost_at`."""
+    """Many walks that are over, which were neither traced nor lost."""
     with transaction() as session:
         session.execute(
             text(
                 "INSERT INTO walks "
-                "(id, status, owner, public, spec, model, frames_total, frames_done, finished_at) "
-                "SELECT gen_random_uuid(), 'succeeded', 'ann', true, CAST(:spec AS jsonb), 'a', 8, 8, "
+                "(id, status, owner, public, secret, spec, model, frames_total, frames_done, finished_at) "
+                "SELECT gen_random_uuid(), 'succeeded', 'ann', true, 'a secret', CAST(:spec AS jsonb), 'a', 8, 8, "
                 "now() - interval '2 hours' FROM generate_series(1, :many)"
             ),
             {"spec": spec(frames=8).model_dump_json(), "many": MANY},
         )
         session.execute(
             text(
-                "INSERT INTO chunks (walk_id, number, kind, status, owner, rank, turn, finished_at) "
-                "SELECT id, number, 'render', 'done', 'ann', 2, 0, finished_at "
+                "INSERT INTO chunks (walk_id, number, kind, status, tenant, model, priority, virtual_time, finished_at) "
+                "SELECT id, number, 'render', 'done', 'ann', 'a', 2, 0, finished_at "
                 "FROM walks, generate_series(0, 3) number"
             )
         )
@@ -119,11 +121,11 @@ def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
 def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         walk_id = service.create(session, spec(frames=8), public=True, owner="ann").id
-        session.execute(update(Walk).values(trace=None))
+        session.execute(update(Walk).values(traceparent=None))
     with transaction() as session:
         claim = chunks.claim(session, ChunkKind.RENDER, "here")
     assert claim
-    assert (claim.walk_id, claim.trace, claim.recovery_seconds) == (walk_id, None, None)
+    assert (claim.walk_id, claim.traceparent, claim.recovery_seconds) == (walk_id, None, None)
 
 
 def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(

@@ -57,7 +57,7 @@ def finish(claimed: Claim) -> Ready | None:
 
 def make_due() -> None:
     with transaction() as session:
-        session.execute(update(Chunk).values(due_at=func.now() - timedelta(seconds=1)))
+        session.execute(update(Chunk).values(scheduled_at=func.now() - timedelta(seconds=1)))
 
 
 def held() -> list[HeldLease]:
@@ -206,7 +206,7 @@ def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[.
         with transaction() as session:
             chunks.attempt_failed(session, claimed, "the model said no")
         if attempt < settings().max_attempts:
-            assert chunk(claimed).due_at > chunk(claimed).created_at
+            assert chunk(claimed).scheduled_at > chunk(claimed).created_at
             make_due()
             claimed = claim()
     failed = walk(bad)
@@ -265,7 +265,7 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
     watch = LeaseMonitor()
     assert watch.look(held(), now=0) == []
     step = timedelta(hours=-hours)
-    times = ("due_at", "lease_expires_at", "claimed_at", "created_at")
+    times = ("scheduled_at", "lease_expires_at", "claimed_at", "created_at")
     with transaction() as session:
         session.execute(update(Chunk).values({name: getattr(Chunk, name) + step for name in times}))
     assert watch.look(held(), now=1) == []

@@ -58,7 +58,7 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
     try:
         for number, _ in enumerate(ENDS, 1):
             with transaction() as session:
-                session.execute(update(Chunk).where(sick).values(due_at=func.now()))
+                session.execute(update(Chunk).where(sick).values(scheduled_at=func.now()))
                 if number == len(ENDS):
                     another = Chunk.walk_id == service.create(session, made, public=True, owner="bob").id
                     done = {"status": ChunkStatus.DONE, "finished_at": func.now()}

@@ -106,7 +106,7 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make:
         raise AssertionError("it was told to stop")
 
     lease.run(ChunkKind.RENDER, work_until_told)
-    assert (chunk().status, chunk().attempts, chunk().rank) == (ChunkStatus.QUEUED, 0, 0)
+    assert (chunk().status, chunk().attempts, chunk().priority) == (ChunkStatus.QUEUED, 0, 0)
     assert celery_app.count_messages(ChunkKind.RENDER) == 1
     worked: list[Lease] = []
     lease.run(ChunkKind.RENDER, noting(worked))
@@ -143,7 +143,7 @@ def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
     walk_id = make()
     for _ in range(settings().max_attempts):
         with transaction() as session:
-            session.execute(update(Chunk).values(due_at=func.now()))
+            session.execute(update(Chunk).values(scheduled_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(OSError("no")))
     with transaction() as session:
         assert service.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
@@ -164,7 +164,7 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
     walk_id = make()
     for error in itertools.islice(itertools.cycle(errors), settings().max_attempts):
         with transaction() as session:
-            session.execute(update(Chunk).values(due_at=func.now()))
+            session.execute(update(Chunk).values(scheduled_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(error))
     with transaction() as session:
         walk = service.get(session, walk_id, viewer=None)

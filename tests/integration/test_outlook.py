@@ -1,4 +1,4 @@
-"""The time that is told is true: walks of many parties, several workers, and a clock that is simulated."""
+"""The time that is told is true: walks of many tenants, several workers, and a clock that is simulated."""
 
 import heapq
 import random
@@ -25,19 +25,19 @@ WORKERS = 3
 
 
 def test_the_time_that_is_told_is_true_within_a_half(spec: Callable[..., WalkSpec]) -> None:
-    """From the first preview of a walk on, in four of five polls, though parties and sizes of walks are mixed."""
+    """From the first preview of a walk on, in four of five polls, though tenants and sizes of walks are mixed."""
     ratios = [ratio for seed in (20, 21, 22) for ratio in told_to_true(spec, seed)]
     true = sum(1 / 1.5 <= ratio <= 1.5 for ratio in ratios)
     assert true >= 0.8 * len(ratios), (true, len(ratios), sorted(round(ratio, 2) for ratio in ratios))
 
 
 def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
-    """Return the time told over the time that it took then, at each poll of 40 walks of 10 parties."""
+    """Return the time told over the time that it took then, at each poll of 40 walks of 10 tenants."""
     draw = random.Random(seed)  # noqa: S311 - the same each time
     coming = sorted(
         (
             draw.uniform(0, 30),
-            f"party {number % 10}",
+            f"tenant {number % 10}",
             {
                 "frames": draw.choice([8, 16, 24, 48]),
                 "pacing": draw.choice(["linear", "even"]),
@@ -52,9 +52,9 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
             for number in range(WORKERS):
                 workers.report_alive(session, f"there:{number}", ChunkKind.RENDER, settings().model_name)
             while coming and coming[0][0] <= now:
-                _, party, about = coming.pop(0)
+                _, tenant, about = coming.pop(0)
                 walk_id = UUID(int=draw.getrandbits(128), version=4)
-                service.create(session, spec(**about), public=True, owner=party, walk_id=walk_id)
+                service.create(session, spec(**about), public=True, owner=tenant, walk_id=walk_id)
         while len(working) < WORKERS and (claimed := claim()):
             seconds = claimed.spec.steps * draw.uniform(0.9, 1.1)
             heapq.heappush(working, (now + seconds, str(claimed.walk_id), claimed.number, claimed, now))
@@ -147,6 +147,6 @@ def chunk(claimed: Claim) -> Any:
 def test_a_place_in_the_queue_is_exact(spec: Callable[..., WalkSpec]) -> None:
     with transaction() as session:
         for number in range(60):
-            service.create(session, spec(frames=240), public=True, owner=f"party {number % 2}")
-        last = service.create(session, spec(frames=8), public=True, owner="party 0")
+            service.create(session, spec(frames=240), public=True, owner=f"tenant {number % 2}")
+        last = service.create(session, spec(frames=8), public=True, owner="tenant 0")
         assert estimate.estimate(session, last).queue_position == 1800

@@ -62,7 +62,7 @@ def fail(claimed: Claim, error: str = "CUDA error") -> None:
 def make_due(**changes: object) -> None:
     with transaction() as session:
         session.execute(
-            update(Chunk).where(Chunk.status == ChunkStatus.QUEUED).values(due_at=func.now(), **changes)
+            update(Chunk).where(Chunk.status == ChunkStatus.QUEUED).values(scheduled_at=func.now(), **changes)
         )
 
 
@@ -250,7 +250,6 @@ def test_a_walk_that_is_tried_again_takes_turns_with_others(make: Callable[..., 
     late = make(frames=24)
     fail_walk(late)
     with transaction() as session:
-        session.execute(update(Chunk).values(model=None))  # as older code left it
         service.create(session, session.get_one(Walk, late).spec, public=True, owner="bob")
     retry(late)
     with transaction() as session:

@@ -1,4 +1,4 @@
-"""The fair clock: parties that have work waiting are served alike, whatever the size of their walks."""
+"""The fair clock: tenants that have work waiting are served alike, whatever the size of their walks."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from sqlalchemy import select, text, update
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Party
+from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Tenant
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import LeaseLostError, WalkOverError
@@ -29,10 +29,10 @@ Make = Callable[..., UUID]
 
 @pytest.fixture
 def make(spec: Callable[..., WalkSpec]) -> Make:
-    def make_walk(party: str, frames: int = 8, pacing: str = "linear", walks: int = 1) -> UUID:
+    def make_walk(tenant: str, frames: int = 8, pacing: str = "linear", walks: int = 1) -> UUID:
         ordered = spec(frames=frames, pacing=pacing)
         with transaction() as session:
-            return [service.create(session, ordered, public=True, owner=party).id for _ in range(walks)][-1]
+            return [service.create(session, ordered, public=True, owner=tenant).id for _ in range(walks)][-1]
 
     return make_walk
 
@@ -50,7 +50,7 @@ def finish(claimed: Claim) -> None:
 
 
 def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Do so many chunks one after the other, and give the party of each."""
+    """Do so many chunks one after the other, and give the tenant of each."""
     for _ in range(number):
         claimed = claim()
         finish(claimed)
@@ -59,10 +59,10 @@ def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[s
 
 
 def waiting() -> set[str]:
-    """Return the parties that have a chunk waiting that nobody has had in hand."""
+    """Return the tenants that have a chunk waiting that nobody has had in hand."""
     with transaction() as session:
-        fresh = select(Chunk.owner).where(
-            Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.rank > 0
+        fresh = select(Chunk.tenant).where(
+            Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.priority > 0
         )
         return set(session.scalars(fresh.distinct()))
 
@@ -95,7 +95,7 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
 ) -> None:
     """Whoever submits what and when, and in whatever order workers finish, give back and visitors cancel."""
     empty()
-    walks = [(party, make(party, *about)) for party, *about in begin]
+    walks = [(tenant, make(tenant, *about)) for tenant, *about in begin]
     held: list[Claim] = []
     seen: set[tuple[UUID, int]] = set()
     served: Counter[str] = Counter()
@@ -119,14 +119,14 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
                 with suppress(LeaseLostError), transaction() as session:
                     chunks.release(session, held.pop(index % len(held)))
             case ("cancel", int(index)):
-                party, walk_id = walks.pop(index % len(walks))
+                tenant, walk_id = walks.pop(index % len(walks))
                 with suppress(WalkOverError), transaction() as session:
-                    service.cancel(session, walk_id, owner=party)
+                    service.cancel(session, walk_id, owner=tenant)
                 reconciler.keep_order()
-                leads = {pair: of_one for pair, of_one in leads.items() if party not in pair}
-                walks.append((party, make(party)))
-            case (str(party), int(frames), str(pacing)):
-                walks.append((party, make(party, frames, pacing)))
+                leads = {pair: of_one for pair, of_one in leads.items() if tenant not in pair}
+                walks.append((tenant, make(tenant)))
+            case (str(tenant), int(frames), str(pacing)):
+                walks.append((tenant, make(tenant, frames, pacing)))
 
 
 def test_small_walks_do_not_starve_a_large_one(make: Make) -> None:
@@ -152,7 +152,7 @@ def test_a_newcomer_is_done_after_its_share_and_sees_something_at_once(make: Mak
         pass
     make("new", 24)
     order = list(serve(75))
-    places = [place for place, party in enumerate(order) if party == "new"]
+    places = [place for place, tenant in enumerate(order) if tenant == "new"]
     assert len(places) == 3
     assert places[0] <= 1
 
@@ -168,8 +168,8 @@ def test_a_newcomer_sees_something_before_a_turn_of_many_is_over(make: Make) -> 
 
 def test_a_party_whose_queue_ran_empty_is_still_known(make: Make) -> None:
     """Served in this turn already, it waits for the next one, though nothing of it was queued meanwhile."""
-    for party in ("ann", "bob", "eve"):
-        make(party, 80)
+    for tenant in ("ann", "bob", "eve"):
+        make(tenant, 80)
     make("joe")
     assert set(serve(4)) == {"ann", "bob", "eve", "joe"}
     begun = next(iter(serve(1)))
@@ -202,7 +202,7 @@ def test_parties_behind_are_forgotten(make: Make) -> None:
         pass
     reconciler.keep_order()
     with transaction() as session:
-        assert list(session.scalars(select(Party.party))) == ["bob"]
+        assert list(session.scalars(select(Tenant.tenant))) == ["bob"]
 
 
 def test_what_older_code_has_queued_is_claimed(make: Make) -> None:
@@ -210,7 +210,7 @@ def test_what_older_code_has_queued_is_claimed(make: Make) -> None:
     walk_id = make("ann", 16)
     with transaction() as session:
         session.execute(update(Chunk).values(model=None))
-        session.execute(text("TRUNCATE parties"))
+        session.execute(text("TRUNCATE tenants"))
     reconciler.keep_order()
     assert [claim().walk_id for _ in range(2)] == [walk_id, walk_id]
 
@@ -226,7 +226,7 @@ def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make
         chunks.lock_chunks(session, busy)
         reconciler.keep_order()
     with transaction() as session:
-        turns = session.scalars(select(Chunk.turn).where(Chunk.walk_id.in_([busy, last]))).all()
+        turns = session.scalars(select(Chunk.virtual_time).where(Chunk.walk_id.in_([busy, last]))).all()
     assert len(set(turns)) == len(turns)
     reconciler.keep_order()
     assert list(serve(6)).count("ann") == 3

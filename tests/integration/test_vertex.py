@@ -111,7 +111,7 @@ def rows(system: LocalStack, walk: Walk) -> list[tuple[Any, ...]]:
             found = connection.execute(
                 text(
                     "SELECT position, chunk, replace(object, walk_id || '/' || secret, ''), bytes, crc32c, flagged,"
-                    " signature, key FROM frames JOIN walks ON walks.id = walk_id WHERE walk_id = :walk"
+                    " thumbnail, content_hash FROM frames JOIN walks ON walks.id = walk_id WHERE walk_id = :walk"
                     " ORDER BY position"
                 ),
                 {"walk": walk["id"]},
@@ -364,9 +364,9 @@ def test_an_endpoint_that_takes_no_more_costs_no_attempt_and_is_asked_again_when
 ) -> None:
     with endpoint(lambda *_: (status, headers, google_error(status, "Quota exceeded"))) as url:
         left = rendered_by(url)
-    assert (left.status, left.attempts, left.rank) == (ChunkStatus.QUEUED, 0, 0)
+    assert (left.status, left.attempts, left.priority) == (ChunkStatus.QUEUED, 0, 0)
     with transaction() as session:
-        ahead = session.execute(select(func.extract("epoch", Chunk.due_at - Chunk.claimed_at))).scalar_one()
+        ahead = session.execute(select(func.extract("epoch", Chunk.scheduled_at - Chunk.claimed_at))).scalar_one()
     assert wait <= ahead < wait + 30
     assert paused == [wait]
 

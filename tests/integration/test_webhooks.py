@@ -100,7 +100,7 @@ def delivery() -> WebhookDelivery:
 def make_due(**changes: Any) -> None:
     """Let the time pass until a delivery is due, or the lease of its sender has run out."""
     with transaction() as session:
-        session.execute(update(WebhookDelivery).values(due_at=func.now() - timedelta(seconds=1), **changes))
+        session.execute(update(WebhookDelivery).values(scheduled_at=func.now() - timedelta(seconds=1), **changes))
 
 
 def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
@@ -264,9 +264,9 @@ def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, cance
     hook.answers = [receiver.status(500), receiver.status(503), receiver.status(200)]
     canceled(hook.url)
     for number in (1, 2):
-        before = delivery().due_at
+        before = delivery().scheduled_at
         assert attempt(hook.resolve) == DeliveryStatus.PENDING
-        assert delivery().due_at > before
+        assert delivery().scheduled_at > before
         assert delivery().attempts == number
         assert claim() is None  # not before its time
         make_due()
@@ -538,7 +538,7 @@ def test_a_receiver_says_when_it_wants_the_message_again(
     canceled(hook.url)
     assert attempt(hook.resolve) == DeliveryStatus.PENDING
     with transaction() as session:
-        ahead = session.scalars(select(func.extract("epoch", WebhookDelivery.due_at - func.now()))).one()
+        ahead = session.scalars(select(func.extract("epoch", WebhookDelivery.scheduled_at - func.now()))).one()
     assert least - 5 <= ahead <= most
 
 
@@ -551,7 +551,9 @@ def test_a_step_of_the_clock_of_postgresql_holds_no_webhook_up(
     canceled(hook.url)
     for status in (DeliveryStatus.PENDING, DeliveryStatus.DELIVERED):
         with transaction() as session:
-            session.execute(update(WebhookDelivery).values(due_at=WebhookDelivery.due_at - timedelta(hours=hours)))
+            session.execute(
+                update(WebhookDelivery).values(scheduled_at=WebhookDelivery.scheduled_at - timedelta(hours=hours))
+            )
         assert attempt(hook.resolve) == status
 
 

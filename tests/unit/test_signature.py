@@ -2,16 +2,16 @@ import numpy as np
 
 from momalisa.domain import pacing
 from worker.media.encoders import Picture
-from worker.media.thumbnail import signature
+from worker.media.thumbnail import thumbnail
 
 
 def apart(one: Picture, other: Picture) -> float:
-    return pacing.distance(signature(one), signature(other))
+    return pacing.distance(thumbnail(one), thumbnail(other))
 
 
 def test_a_signature_is_as_small_for_a_large_picture() -> None:
     for side in (64, 128, 1024):
-        assert len(signature(np.zeros((side, side, 3), np.uint8))) == 32 * 32 * 3
+        assert len(thumbnail(np.zeros((side, side, 3), np.uint8))) == 32 * 32 * 3
 
 
 def test_pictures_that_look_alike_have_signatures_that_are_near() -> None:

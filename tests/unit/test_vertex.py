@@ -131,5 +131,5 @@ def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callabl
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
     assert (in_the_way.object, in_the_way.in_the_way) == (None, True)
     assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
-    assert [told.key for told in (company, shown, in_the_way, flagged)] == ["a", "b", "c", "d"]
+    assert [told.content_hash for told in (company, shown, in_the_way, flagged)] == ["a", "b", "c", "d"]
     assert company.warnings == ["Long."]

@@ -8,6 +8,6 @@ SIDE = 32
 """Pixels, whatever the size of the picture."""
 
 
-def signature(picture: Picture) -> bytes:
+def thumbnail(picture: Picture) -> bytes:
     """Return the signature of a picture: 32 × 32 pixels of sRGB, the mean of what each of them covers."""
     return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()

@@ -17,7 +17,7 @@ from worker.lease import CancellationToken
 from worker.media import encoders
 from worker.media.encoders import Picture
 from worker.media.metadata import frame_caption
-from worker.media.thumbnail import signature
+from worker.media.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     from worker.rendering.pipeline import Renderer
@@ -76,7 +76,7 @@ def make(renderer: "Renderer", order: RenderRequest, hold: CancellationToken) ->
         name = bucket.frame_name(order.walk_id, order.secret, position)
         data = encoders.encode_png(picture, frame_caption(spec, order.model, position))
         stored = bucket.upload(name, data, "image/png", check=hold.check, confirm=hold.confirm)
-        return MadeFrame(position, stored, signature(picture), key)
+        return MadeFrame(position, stored, thumbnail(picture), key)
 
     uploads = hold.at_once(upload, order.positions, keys, rendering.pictures, rendering.flags)
     return Batch(keys, [frame for frame in uploads if frame is not None], warnings)

@@ -86,14 +86,14 @@ class Request(BaseModel):
 class Prediction(BaseModel):
     """What came of an instance."""
 
-    key: str
+    content_hash: str
     warnings: list[str]
     """About the walk, so the same for all instances."""
     object: str | None = None
     """Its `gs://` name, if it was wanted and may be shown."""
     bytes: int = 0
     crc32c: str = ""
-    signature: str = ""
+    thumbnail: str = ""
     """In base64."""
     flagged: Flag | None = None
     in_the_way: bool = False
@@ -130,7 +130,7 @@ def make(order: RenderRequest, lease: Lease) -> Batch:
         for position, prediction in zip(order.positions, predictions, strict=True)
         if position in order.wanted
     ]
-    return Batch(tuple(prediction.key for prediction in predictions), made, predictions[0].warnings)
+    return Batch(tuple(prediction.content_hash for prediction in predictions), made, predictions[0].warnings)
 
 
 def _made(order: RenderRequest, position: float, prediction: Prediction) -> MadeFrame | FlaggedFrame:
@@ -140,10 +140,12 @@ def _made(order: RenderRequest, position: float, prediction: Prediction) -> Made
     if prediction.object != f"gs://{settings().bucket}/{name}":
         raise RendererError(f"The endpoint put {name} at {prediction.object}, which is not where we look.")
     try:
-        looks = base64.b64decode(prediction.signature, validate=True)
+        looks = base64.b64decode(prediction.thumbnail, validate=True)
     except binascii.Error as error:
         raise RendererError(f"The endpoint's answer makes no sense: {error}.") from error
-    return MadeFrame(position, StoredObject(name, prediction.bytes, prediction.crc32c), looks, prediction.key)
+    return MadeFrame(
+        position, StoredObject(name, prediction.bytes, prediction.crc32c), looks, prediction.content_hash
+    )
 
 
 def _ask(order: RenderRequest, lease: Lease) -> list[Prediction]:

@@ -238,13 +238,13 @@ def answer(order: RenderRequest, batch: Batch) -> Answer:
     """Return what came of an order, in the words of the protocol."""
     made = {frame.position: frame for frame in batch.made}
 
-    def prediction(position: float, key: str) -> Prediction:
-        told = Prediction(key=key, warnings=batch.warnings)
+    def prediction(position: float, content_hash: str) -> Prediction:
+        told = Prediction(content_hash=content_hash, warnings=batch.warnings)
         match made.get(position):
-            case MadeFrame(stored=stored, signature=signature):
+            case MadeFrame(stored=stored, thumbnail=thumbnail):
                 told.object = f"gs://{settings().bucket}/{stored.name}"
                 told.bytes, told.crc32c = stored.bytes, stored.crc32c
-                told.signature = base64.b64encode(signature).decode()
+                told.thumbnail = base64.b64encode(thumbnail).decode()
             case FlaggedFrame(flag=flag):
                 told.flagged = flag
             case None:
