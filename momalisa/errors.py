@@ -354,6 +354,13 @@ class AddressRefusedError(MomalisaError):
     title = "We do not connect to this address"
 
 
+class SchemaError(MomalisaError):
+    """The database was made by a version that this one does not know."""
+
+    type = "schema"
+    title = "The schema of the database is not known"
+
+
 class LocalSystemError(MomalisaError):
     """The system cannot be started on this machine."""
 

@@ -112,7 +112,8 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
         {
             "id": uuid4(),
             "status": WalkStatus.SUCCEEDED,
-            "tenant": OWNER,
+            "owner": OWNER,
+            "secret": bucket.new_secret(),
             "public": True,
             "spec": spec.model_copy(update={"prompts": (*spec.prompts[:1], f"lamp {number}")}),
             "model": settings().model_name,

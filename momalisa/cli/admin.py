@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 
 from momalisa.cli.terminal import errors_as_sentences, tell
-from momalisa.settings import ROOT, override, settings
+from momalisa.settings import override, settings
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -43,13 +43,11 @@ def _expiry(text: str) -> timedelta | datetime:
 @app.command()
 def migrate() -> None:
     """Bring the schema of the database up to date, and make the bucket of an emulator."""
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-
+    from momalisa.db import schema  # noqa: PLC0415
     from momalisa.storage import bucket  # noqa: PLC0415
 
     with errors_as_sentences():
-        command.upgrade(Config(ROOT / "alembic.ini"), "head")
+        schema.migrate()
         if settings().bucket_endpoint:
             bucket.make_bucket()
 

@@ -118,7 +118,7 @@ class LocalStack:
             check=False,
         )
         if migration.returncode:
-            raise LocalSystemError(f"The schema of the database cannot be made:\n{migration.stderr.strip()}")
+            raise LocalSystemError(f"The database in {self.folder} cannot be used. {migration.stderr.strip()}")
 
     def announce(self) -> None:
         """Let other commands on this machine find the system (`running`)."""

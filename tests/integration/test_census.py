@@ -88,7 +88,8 @@ def long_ago(services: LocalStack, spec: MakeSpec) -> None:
         )
         session.execute(
             text(
-                "INSERT INTO chunks (walk_id, number, kind, status, tenant, model, priority, virtual_time, finished_at) "
+                "INSERT INTO chunks "
+                "(walk_id, number, kind, status, tenant, model, priority, virtual_time, finished_at) "
                 "SELECT id, number, 'render', 'done', 'ann', 'a', 2, 0, finished_at "
                 "FROM walks, generate_series(0, 3) number"
             )

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,6 +111,22 @@ def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
                 found.append(f"{name}.{column} must be given")
         found += [f"{name} has a new rule: {rule}" for rule in rules - old_rules]
     return found
+
+
+def test_a_database_of_another_version_is_left_alone(alembic: Config) -> None:
+    stamp = text("UPDATE alembic_version SET version_num = :revision")
+    with engine().begin() as connection:
+        connection.execute(stamp, {"revision": "0020"})  # the last one before 0.1.0
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "momalisa", "migrate"], capture_output=True, text=True, check=False
+        )
+    finally:
+        with engine().begin() as connection:
+            connection.execute(stamp, {"revision": "0001"})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("The database is at revision 0020, which this version does not know")
+    assert ".momalisa" in run.stderr
 
 
 def test_what_changes_often_is_vacuumed_before_a_fifth_of_it_is_dead(services: LocalStack) -> None:
