@@ -41,8 +41,8 @@ def migrate() -> None:
     if revision is not None and revision not in {head, *older}:
         raise SchemaError(
             f"The database is at revision {revision}, which this version does not know: it was made by a newer "
-            "version, or by one from before 0.1.0. Use that version; or start with an empty database: remove the data "
-            "folder of `momalisa up` (.momalisa), or the database and the bucket of a server."
+            "version, or by one from before 0.1.0. Use that version; or start with an empty database: remove the "
+            "data folder of `momalisa up` (.momalisa), or the database and the bucket of a server."
         )
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
 
