@@ -19,9 +19,10 @@ from pydantic import (
     model_validator,
 )
 
-from momalisa.db.models import ArtifactKind, Walk, WalkStatus
+from momalisa.db.models import Walk
 from momalisa.domain.path import Easing, Loop, sequence
 from momalisa.domain.spec import Interpolation, Pacing, Scheduler, WalkSpec
+from momalisa.domain.states import ArtifactKind, WalkStatus
 from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 sys.modules["worker.rendering.pipeline"] = sys.modules[__name__]
 
-from momalisa.db.models import Flag  # noqa: E402
 from momalisa.domain.spec import WalkSpec  # noqa: E402
+from momalisa.domain.states import Flag  # noqa: E402
 from worker.tasks import app  # noqa: E402, F401 - what Celery looks for
 
 CHUNK_SECONDS = float(os.environ["CHUNK_SECONDS"])

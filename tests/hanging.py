@@ -10,9 +10,10 @@ from PIL import Image
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Artifact, ArtifactKind, ChunkKind, Walk, WalkStatus
+from momalisa.db.models import Artifact, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
 from momalisa.queue import results
 from momalisa.queue.chunks import Ready
 from momalisa.queue.results import MadeArtifact, MadeFrame

@@ -6,7 +6,7 @@ import sys
 
 from celery.bin.celery import celery
 
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from worker.process import startup
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import ArtifactKind, Flag
 from momalisa.domain import path as maths
 from momalisa.domain.spec import slug
+from momalisa.domain.states import ArtifactKind, Flag
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
 from momalisa.queue.chunks import Claim, ClaimedFrame

@@ -20,8 +20,8 @@ import structlog
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
-from momalisa.db.models import ChunkKind
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
 from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
 from momalisa.queue import celery_app, chunks
 from momalisa.queue.chunks import Claim, Ready

@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import signals
 
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from momalisa.telemetry import logging, tracing

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from api import access, problems, schemas
 from api.docs import examples
 from api.middleware import origin
-from momalisa.db.models import WebhookEvent
+from momalisa.domain.states import WebhookEvent
 from momalisa.errors import (
     ForeignOriginError,
     HostError,

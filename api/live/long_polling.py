@@ -12,8 +12,8 @@ from fastapi import Header, Request
 from api.access import Caller
 from api.live import watchers
 from api.middleware import etags
-from momalisa.db.models import WalkStatus
 from momalisa.db.session import transaction
+from momalisa.domain.states import WalkStatus
 from momalisa.errors import LimitExceededError, TooManyWaitError
 from momalisa.storage import bucket
 from momalisa.walks import service

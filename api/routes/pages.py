@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from api import access, cursors, media, problems, schemas
 from api.routes.walks import Base, Caller, queue_walk
 from api.web import form, templates
-from momalisa.db.models import Walk, WalkStatus
+from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import WalkStatus
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WalkNotFoundError
 from momalisa.queue import estimate
 from momalisa.settings import settings

@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session
 from api import access, cursors, limits, media, problems, schemas, site
 from api.docs import examples
 from api.live import long_polling, watchers
-from momalisa.db.models import ArtifactKind, ChunkKind, Walk, WalkStatus
+from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
 from momalisa.errors import (
     ArtifactNotThereError,
     FrameNotThereError,

@@ -25,82 +25,21 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import (
+    ArtifactKind,
+    ChunkKind,
+    ChunkStatus,
+    DeliveryStatus,
+    Flag,
+    WalkStatus,
+    WebhookEvent,
+)
 
 Bytes = bytes  # by another name, since a column has this one
 
 
-class WalkStatus(StrEnum):
-    """Where a walk stands."""
-
-    QUEUED = "queued"  # nobody has taken a chunk yet
-    RUNNING = "running"  # frames are being rendered
-    ASSEMBLING = "assembling"  # every frame is there; the animation is being stitched
-    SUCCEEDED = "succeeded"  # the artifacts are there
-    FAILED = "failed"  # given up; `error_code` and `error_message` say why
-    CANCELED = "canceled"  # somebody asked to stop
-    EXPIRED = "expired"  # its files are past retention
-
-    @property
-    def done(self) -> bool:
-        """Whether the walk will never change its status again by itself."""
-        return self not in ACTIVE
-
-
 GONE = "deleted_at IS NOT NULL OR status = 'expired'"
-"""That a walk is to leave: its objects, and then its row. Literal SQL, so that the index of such walks is used."""
-
-ACTIVE = (WalkStatus.QUEUED, WalkStatus.RUNNING, WalkStatus.ASSEMBLING)
-
-
-class ChunkKind(StrEnum):
-    """What a chunk asks of a worker; also the name of the queue that carries its permits."""
-
-    RENDER = "render"  # render its frames as one batch
-    ASSEMBLE = "assemble"  # stitch all frames of the walk; has no frames of its own
-
-
-class ChunkStatus(StrEnum):
-    """Where a chunk stands."""
-
-    QUEUED = "queued"  # to be claimed, once `scheduled_at` is past
-    LEASED = "leased"  # a worker holds `lease_token` and sends heartbeats
-    DONE = "done"  # recorded
-    FAILED = "failed"  # failed as often as it may; so did its walk
-    DROPPED = "dropped"  # its walk ended before its turn came
-
-
-class ArtifactKind(StrEnum):
-    """What a finished walk offers."""
-
-    GIF = "gif"
-    MP4 = "mp4"
-    WEBP = "webp"  # animated, in all colours
-    POSTER = "poster"  # one frame, for lists
-    SHEET = "sheet"  # all frames on one page, with their positions
-    ZIP = "zip"  # the frames, and a walk.json that makes the same walk again
-
-
-class Flag(StrEnum):
-    """Why a frame was rendered and is not shown; its nearest neighbour is held in its place."""
-
-    UNSAFE = "unsafe"  # the model's safety checker says so
-    BLACK = "black"  # the model made no picture: all black, or not a number (half precision may overflow)
-
-
-class WebhookEvent(StrEnum):
-    """What a webhook tells, by the name that its receiver reads."""
-
-    SUCCEEDED = "walk.succeeded"
-    FAILED = "walk.failed"
-    CANCELED = "walk.canceled"
-
-
-class DeliveryStatus(StrEnum):
-    """Where the delivery of a webhook stands."""
-
-    PENDING = "pending"  # to be sent, once `scheduled_at` is past
-    DELIVERED = "delivered"  # the receiver took it
-    GIVEN_UP = "given_up"  # the receiver wants no more, or did not take it for a day
+"""A walk whose objects, and then whose row, are to be removed. Literal SQL, so that the partial index is used."""
 
 
 class SpecType(TypeDecorator[WalkSpec]):
@@ -118,8 +57,8 @@ class SpecType(TypeDecorator[WalkSpec]):
         return None if value is None else WalkSpec.model_validate(value)
 
 
-def _status(kind: type[StrEnum]) -> Enum:
-    """Return the type of a column of status words: text, checked."""
+def _enum(kind: type[StrEnum]) -> Enum:
+    """Return the type of a column that holds an enum: text with a CHECK constraint."""
     return Enum(
         kind,
         native_enum=False,
@@ -149,13 +88,13 @@ class Base(DeclarativeBase):
         bytes: LargeBinary(),
         WalkSpec: SpecType(),
         list[str]: JSONB(),
-        WalkStatus: _status(WalkStatus),
-        ChunkKind: _status(ChunkKind),
-        ChunkStatus: _status(ChunkStatus),
-        ArtifactKind: _status(ArtifactKind),
-        Flag: _status(Flag),
-        WebhookEvent: _status(WebhookEvent),
-        DeliveryStatus: _status(DeliveryStatus),
+        WalkStatus: _enum(WalkStatus),
+        ChunkKind: _enum(ChunkKind),
+        ChunkStatus: _enum(ChunkStatus),
+        ArtifactKind: _enum(ArtifactKind),
+        Flag: _enum(Flag),
+        WebhookEvent: _enum(WebhookEvent),
+        DeliveryStatus: _enum(DeliveryStatus),
     }
 
 

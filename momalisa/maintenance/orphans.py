@@ -12,8 +12,9 @@ from uuid import UUID
 from sqlalchemy import func, select, union_all
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import ACTIVE, Artifact, Frame, Walk
+from momalisa.db.models import Artifact, Frame, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ACTIVE
 from momalisa.storage import bucket
 from momalisa.storage.bucket import Listed
 

@@ -12,8 +12,8 @@ import requests
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from momalisa.db.models import DeliveryStatus
 from momalisa.db.session import transaction
+from momalisa.domain.states import DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import Sweep

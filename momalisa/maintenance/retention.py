@@ -14,8 +14,9 @@ from sqlalchemy import and_, delete, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
-from momalisa.db.models import ACTIVE, GONE, DeliveryStatus, Tombstone, Walk, WalkStatus, WebhookDelivery
+from momalisa.db.models import GONE, Tombstone, Walk, WebhookDelivery
 from momalisa.db.session import transaction
+from momalisa.domain.states import ACTIVE, DeliveryStatus, WalkStatus
 from momalisa.queue import chunks
 from momalisa.settings import settings
 from momalisa.storage import bucket

@@ -7,7 +7,8 @@ from sqlalchemy import case, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
 from momalisa.db import notifications
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Pause, Walk, WalkStatus, WebhookDelivery
+from momalisa.db.models import Chunk, Pause, Walk, WebhookDelivery
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import WalkNotFoundError, WalkOverError
 from momalisa.queue import chunks, fairness
 

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from momalisa import broker
 from momalisa.db import session
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger

@@ -31,9 +31,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
 from momalisa.db import notifications
-from momalisa.db.models import ACTIVE, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Pause, Walk, WalkStatus
+from momalisa.db.models import Chunk, Frame, Pause, Walk
 from momalisa.domain import path as maths
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ACTIVE, ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.errors import LeaseLostError
 from momalisa.queue import fairness
 from momalisa.settings import settings

@@ -14,7 +14,8 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, type_coer
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame, Pause, Walk, WalkStatus
+from momalisa.db.models import Chunk, Frame, Pause, Walk
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness, workers
 from momalisa.settings import settings
 

@@ -15,7 +15,8 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, se
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Tenant
+from momalisa.db.models import Chunk, Tenant
+from momalisa.domain.states import ChunkKind, ChunkStatus
 
 FAIRNESS = 2
 """Chunks by which two tenants may differ that both have work waiting, over any stretch of claims."""

@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus
+from momalisa.db.models import Chunk
+from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.queue import chunks
 from momalisa.settings import settings
 

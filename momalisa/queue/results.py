@@ -13,8 +13,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
-from momalisa.db.models import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Flag, Frame, Walk, WalkStatus
+from momalisa.db.models import Artifact, Chunk, Frame, Walk
 from momalisa.domain import pacing
+from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.queue import chunks, fairness
 from momalisa.queue.chunks import Claim, Ready
 from momalisa.settings import settings

@@ -6,10 +6,9 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import ACTIVE, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Chunk, Walk
+from momalisa.domain.states import ACTIVE, ENDED, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import chunks
-
-ENDED = (WalkStatus.SUCCEEDED, WalkStatus.FAILED, WalkStatus.CANCELED)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import ChunkKind, Worker
+from momalisa.db.models import Worker
+from momalisa.domain.states import ChunkKind
 from momalisa.settings import settings
 
 

@@ -18,8 +18,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
-from momalisa.db.models import Artifact, Chunk, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.db.models import Artifact, Chunk, Frame, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkStatus, WalkStatus
 from momalisa.queue import chunks
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject

@@ -15,9 +15,10 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from momalisa import api_keys
 from momalisa.db import notifications
-from momalisa.db.models import Chunk, ChunkStatus, Frame, IdempotencyKey, Tombstone, Walk, WalkStatus
+from momalisa.db.models import Chunk, Frame, IdempotencyKey, Tombstone, Walk
 from momalisa.domain import pacing
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkStatus, WalkStatus
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
 from momalisa.queue import chunks, fairness
 from momalisa.settings import settings

@@ -29,7 +29,8 @@ from standardwebhooks import Webhook
 
 from momalisa import __version__
 from momalisa.db import session
-from momalisa.db.models import Chunk, DeliveryStatus, Walk, WalkStatus, WebhookDelivery, WebhookEvent
+from momalisa.db.models import Chunk, Walk, WebhookDelivery
+from momalisa.domain.states import DeliveryStatus, WalkStatus, WebhookEvent
 from momalisa.errors import AddressRefusedError, WebhooksOffError
 from momalisa.settings import settings
 from momalisa.webhooks import ssrf

@@ -15,9 +15,10 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from sqlalchemy import func, update
 
-from momalisa.db.models import Chunk, ChunkKind, Walk
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
 from momalisa.queue import chunks, workers
 from momalisa.settings import settings
 from momalisa.storage import bucket

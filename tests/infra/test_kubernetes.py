@@ -26,9 +26,9 @@ from sqlalchemy import text
 from api.access import client_address
 from api.app import app
 from momalisa.cli.main import app as command
-from momalisa.db.models import ChunkKind
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
 from momalisa.queue import chunks
 from momalisa.settings import ROOT, SECRETS, Settings
 from momalisa.walks import service

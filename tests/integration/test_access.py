@@ -17,8 +17,9 @@ from api.access import COOKIE
 from api.app import app
 from momalisa import api_keys
 from momalisa.cli import main
-from momalisa.db.models import ApiKey, Artifact, ArtifactKind, Chunk, Frame, Walk, WalkStatus
+from momalisa.db.models import ApiKey, Artifact, Chunk, Frame, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ArtifactKind, WalkStatus
 from momalisa.local import stack
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment, settings

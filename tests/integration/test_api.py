@@ -7,8 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from momalisa.db.models import ChunkKind, Walk, WalkStatus
+from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app, chunks, results
 from momalisa.settings import settings
 from tests.conftest import forget, made_frames

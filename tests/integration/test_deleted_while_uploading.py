@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import func, select
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame
+from momalisa.db.models import Chunk, Frame
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.storage import bucket
 from momalisa.walks import service

@@ -9,9 +9,10 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus
+from momalisa.db.models import Chunk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app

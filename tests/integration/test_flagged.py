@@ -11,7 +11,7 @@ import torch
 from fastapi.testclient import TestClient
 from transformers import CLIPImageProcessor
 
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from worker import assemble_task, lease, render_task

@@ -8,9 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from momalisa.db.models import ChunkKind, Walk, WalkStatus
+from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.storage import bucket
 from worker import assemble_task, lease, render_task
 from worker.media.encoders import Picture, decode_png

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from api import schemas
 from api.app import app
-from momalisa.db.models import Artifact, ArtifactKind
+from momalisa.db.models import Artifact
 from momalisa.db.session import transaction
+from momalisa.domain.states import ArtifactKind
 from momalisa.errors import MomalisaError
 from momalisa.local.stack import LocalStack
 from momalisa.settings import Settings

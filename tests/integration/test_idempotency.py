@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
 from api.access import COOKIE
-from momalisa.db.models import ChunkKind, IdempotencyKey, Walk, WalkStatus
+from momalisa.db.models import IdempotencyKey, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app
 from tests.integration.test_access import new_key, somebody
 

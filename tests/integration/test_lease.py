@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, WalkStatus
+from momalisa.db.models import Chunk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.maintenance import retention
 from momalisa.queue import chunks, reclaim
 from momalisa.queue.reclaim import LostLease

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import ChunkKind, Walk
+from momalisa.db.models import Walk
 from momalisa.db.session import BEGIN, engine, transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, chunks, estimate, results

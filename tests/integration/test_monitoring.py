@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from momalisa.client import Client
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port, is_free
 from momalisa.local.stack import LocalStack

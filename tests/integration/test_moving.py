@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 from google.api_core.exceptions import Forbidden
 from sqlalchemy import select, update
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame, Walk, WalkStatus
+from momalisa.db.models import Chunk, Frame, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.maintenance import reconciler
 from momalisa.storage import bucket
 from momalisa.walks import moderation, relocation

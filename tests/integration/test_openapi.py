@@ -21,7 +21,7 @@ from schemathesis.config import (
 from api import schemas
 from api.app import app
 from api.docs import examples, openapi
-from momalisa.db.models import WebhookEvent
+from momalisa.domain.states import WebhookEvent
 from tests.conftest import empty
 from tests.integration.test_access import new_key
 

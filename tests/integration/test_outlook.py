@@ -10,9 +10,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, update
 
-from momalisa.db.models import Chunk, ChunkKind, Walk
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
 from momalisa.queue import chunks, estimate, results, workers
 from momalisa.queue.chunks import Claim
 from momalisa.settings import settings

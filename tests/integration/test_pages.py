@@ -10,9 +10,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, update
 
 from api.web.templates import FRONTEND
-from momalisa.db.models import Artifact, ArtifactKind, Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Artifact, Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import chunks, results
 from momalisa.walks import service
 from tests.conftest import made_frames

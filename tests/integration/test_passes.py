@@ -9,9 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from momalisa.db.models import ChunkKind, Walk, WalkStatus
+from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.errors import LeaseLostError
 from momalisa.queue import chunks, estimate, results
 from momalisa.queue.chunks import Claim, Ready

@@ -16,8 +16,9 @@ from sqlalchemy import event, select, text, update
 from api.live import listener, long_polling
 from momalisa import api_keys
 from momalisa.db import notifications
-from momalisa.db.models import Chunk, ChunkKind, Walk, WalkStatus
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app, chunks, results
 from momalisa.walks.service import Snapshot
 from tests.conftest import made_frames, until

@@ -12,9 +12,9 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from momalisa.db.models import ChunkKind
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler

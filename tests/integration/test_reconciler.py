@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import delete, func, select, text, update
 
-from momalisa.db.models import Chunk, ChunkStatus
+from momalisa.db.models import Chunk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.settings import ROOT, environment, settings

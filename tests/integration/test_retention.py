@@ -11,8 +11,9 @@ from google.api_core.exceptions import Forbidden
 from sqlalchemy import case, func, select, update
 
 from api.app import app
-from momalisa.db.models import Chunk, ChunkKind, Frame, IdempotencyKey, Tombstone, Walk, WalkStatus
+from momalisa.db.models import Chunk, Frame, IdempotencyKey, Tombstone, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.errors import LeaseLostError
 from momalisa.maintenance import reconciler, retention
 from momalisa.queue import chunks

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
-from momalisa.db.models import Base, WalkStatus
+from momalisa.db.models import Base
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import WalkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.walks import service
 from tests.conftest import clear_away

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session, undefer
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Walk, WalkStatus
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import WalkOverError
 from momalisa.local.stack import LocalStack
 from momalisa.queue import admin, chunks, estimate, results

@@ -19,9 +19,10 @@ from sqlalchemy import insert
 
 from api import limits
 from momalisa.db import session
-from momalisa.db.models import Artifact, ArtifactKind, ChunkKind
+from momalisa.db.models import Artifact
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ArtifactKind, ChunkKind
 from momalisa.queue import celery_app
 from momalisa.storage import bucket
 from momalisa.walks import service

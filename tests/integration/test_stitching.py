@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from momalisa.db.models import ArtifactKind
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ArtifactKind
 from momalisa.local.stack import LocalStack
 from momalisa.walks import service
 from tests.hanging import hang

@@ -8,8 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
-from momalisa.db.models import ChunkKind, Walk
+from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
 from momalisa.maintenance import orphans, reconciler
 from momalisa.maintenance.orphans import Sweep
 from momalisa.storage import bucket

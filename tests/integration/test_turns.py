@@ -11,9 +11,10 @@ import pytest
 from hypothesis import strategies as st
 from sqlalchemy import select, text, update
 
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Tenant
+from momalisa.db.models import Chunk, Tenant
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.errors import LeaseLostError, WalkOverError
 from momalisa.maintenance import reconciler
 from momalisa.queue import chunks, results

@@ -18,9 +18,10 @@ import pytest
 from sqlalchemy import create_engine, func, select, text
 
 from momalisa.client import Client, Walk
-from momalisa.db.models import Chunk, ChunkKind, ChunkStatus, Frame
+from momalisa.db.models import Chunk, Frame
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack

@@ -21,9 +21,10 @@ from sqlalchemy import func, select, update
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from momalisa import api_keys
-from momalisa.db.models import ArtifactKind, ChunkKind, DeliveryStatus, Walk, WalkStatus, WebhookDelivery
+from momalisa.db.models import Walk, WebhookDelivery
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ArtifactKind, ChunkKind, DeliveryStatus, WalkStatus
 from momalisa.local import stack
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.queue.reclaim import HeldLease, LeaseMonitor
 from momalisa.settings import settings
 

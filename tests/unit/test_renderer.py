@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from momalisa.db.models import Flag
 from momalisa.domain.spec import Scheduler, WalkSpec
+from momalisa.domain.states import Flag
 from momalisa.errors import ModelError
 from momalisa.settings import ROOT, settings
 from worker.rendering.compiled import AlignedCode

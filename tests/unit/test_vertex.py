@@ -11,8 +11,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from momalisa.db.models import Flag
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import Flag
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.settings import Settings, settings
 from momalisa.storage.bucket import StoredObject

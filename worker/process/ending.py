@@ -13,8 +13,8 @@ from uuid import UUID
 
 from celery.concurrency import asynpool, prefork
 
-from momalisa.db.models import ChunkKind
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
 from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.queue import chunks
 from momalisa.queue.chunks import Attempt

@@ -7,8 +7,8 @@ too. What it knows is kept in memory that its processes share: a fresh process o
 import time
 from typing import NamedTuple
 
-from momalisa.db.models import ChunkKind
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
 from momalisa.errors import StoreUnavailableError
 from momalisa.queue import chunks
 from momalisa.telemetry.logging import logger

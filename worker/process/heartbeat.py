@@ -5,8 +5,8 @@ import socket
 import threading
 from functools import cache
 
-from momalisa.db.models import ChunkKind
 from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
 from momalisa.errors import StoreUnavailableError
 from momalisa.queue import fairness, workers
 from momalisa.settings import settings

@@ -19,7 +19,7 @@ from typing import Any
 from celery import bootsteps
 from celery.worker.consumer import Consumer
 
-from momalisa.db.models import ChunkKind
+from momalisa.domain.states import ChunkKind
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from momalisa.telemetry import metrics

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from momalisa.db.models import Flag
 from momalisa.domain.spec import WalkSpec, frame_key
+from momalisa.domain.states import Flag
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger

@@ -25,9 +25,9 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from numpy.typing import NDArray
 
-from momalisa.db.models import Flag
 from momalisa.domain import path as maths
 from momalisa.domain.spec import Interpolation, Scheduler, WalkSpec
+from momalisa.domain.states import Flag
 from momalisa.errors import ModelError
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger

@@ -26,8 +26,8 @@ from google.auth.exceptions import GoogleAuthError
 from pydantic import BaseModel, Field, ValidationError
 
 from momalisa.db import session
-from momalisa.db.models import Flag
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import Flag
 from momalisa.errors import RendererBusyError, RendererError
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.settings import settings
