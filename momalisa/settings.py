@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(5, gt=0, description="Time between two rounds of the reconciler.")
     retention_days: float = Field(30, gt=0, description="Finished walks expire after this time, with their files.")
     max_attempts: int = Field(5, ge=1, description="A chunk that failed this often fails its walk.")
-    max_permits: int = Field(512, ge=1, description="Messages that may wait in a queue of the broker.")
+    max_queued_messages: int = Field(512, ge=1, description="Wake-up messages in a queue of the broker at most.")
 
     webhook_secret: SecretStr | None = Field(
         None,

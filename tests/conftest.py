@@ -24,7 +24,7 @@ from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, estimate
-from momalisa.queue.chunks import Claim
+from momalisa.queue.leases import Claim
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket, signed_urls
@@ -51,7 +51,7 @@ def forget() -> None:
         signed_urls._signatures,
     ):
         remembered.cache_clear()
-    estimate._lines.clear()
+    estimate._cache.clear()
 
 
 def empty() -> None:
@@ -84,7 +84,7 @@ def services(_services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """PostgreSQL, Valkey and a bucket without workers, empty, as this process's own settings."""
     for name, value in _services.variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(estimate, "KEPT", 0)  # a test looks again sooner than anybody
+    monkeypatch.setattr(estimate, "CACHE_FACTOR", 0)  # a test looks again sooner than anybody
     forget()
     empty()
     yield _services

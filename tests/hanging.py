@@ -15,7 +15,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
 from momalisa.queue import results
-from momalisa.queue.chunks import Ready
+from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket

@@ -15,7 +15,7 @@ from momalisa.domain.spec import slug
 from momalisa.domain.states import ArtifactKind, Flag
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
-from momalisa.queue.chunks import Claim, ClaimedFrame
+from momalisa.queue.leases import Claim, ClaimedFrame
 from momalisa.queue.results import MadeArtifact
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject

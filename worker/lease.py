@@ -23,8 +23,9 @@ from momalisa.db import notifications
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
 from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
-from momalisa.queue import celery_app, chunks
-from momalisa.queue.chunks import Claim, Ready
+from momalisa.queue import celery_app, leases
+from momalisa.queue.leases import Claim
+from momalisa.queue.lifecycle import Ready
 from momalisa.settings import settings
 from momalisa.telemetry import metrics, tracing
 from momalisa.telemetry.logging import logger
@@ -158,7 +159,7 @@ class Lease(CancellationToken):
             StoreUnavailableError: if nobody knows.
         """
         with transaction() as session:
-            chunks.heartbeat(session, self.claim)
+            leases.heartbeat(session, self.claim)
 
     def __enter__(self) -> Self:
         _to_keep.put(self)
@@ -204,7 +205,7 @@ class Lease(CancellationToken):
         try:
             log.critical("hung, so this process ends", seconds=round(hung_seconds))
             with transaction() as session:
-                chunks.attempt_failed(session, self.claim, ending.HUNG)
+                leases.attempt_failed(session, self.claim, ending.HUNG)
         finally:
             os._exit(1)
 
@@ -264,7 +265,7 @@ def _claim_and_run(kind: ChunkKind, work: Callable[[Lease], Record]) -> bool:
     workplace = f"{socket.gethostname()}:{os.getppid()}"
     try:
         with transaction() as session:
-            claim = chunks.claim(session, kind, heartbeat.name(), workplace)
+            claim = leases.claim(session, kind, heartbeat.name(), workplace)
     except StoreUnavailableError as error:
         log.warning("nothing claimed", reason=str(error))
         return False
@@ -303,12 +304,12 @@ def _run(claim: Claim, work: Callable[[Lease], Record]) -> bool:
         return False
     except (Stopping, StoreUnavailableError) as cause:
         well = False
-        due = _give_up(claim, lambda session: chunks.release(session, claim))
+        due = _give_up(claim, lambda session: leases.release(session, claim))
         log.info("given back", cause=type(cause).__name__)
         tracing.failed("given back")
     except RendererBusyError as busy:
         seconds = busy.retry_after
-        _give_up(claim, lambda session: chunks.release(session, claim, seconds))
+        _give_up(claim, lambda session: leases.release(session, claim, seconds))
         log.warning("given back", cause=type(busy).__name__, reason=str(busy), due_in=seconds)
         tracing.failed("given back")
         _claim_nothing(seconds)
@@ -335,7 +336,7 @@ def _attempt_failed(claim: Claim, error: Exception) -> None:
     reason = f"{type(error).__name__}: {error}"
     tracing.failed(reason)
     deterministic = isinstance(error, DETERMINISTIC)
-    _give_up(claim, lambda session: chunks.attempt_failed(session, claim, reason, deterministic=deterministic))
+    _give_up(claim, lambda session: leases.attempt_failed(session, claim, reason, deterministic=deterministic))
     if deterministic:
         return  # the walk is at fault
     _failed.add(claim.walk_id)

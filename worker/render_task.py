@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from momalisa.db.session import transaction
 from momalisa.queue import results
-from momalisa.queue.chunks import Claim, ClaimedFrame, Ready
+from momalisa.queue.leases import Claim, ClaimedFrame
+from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, CursorResult, Engine, Result, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -126,3 +126,8 @@ def transaction() -> Iterator[Session]:
         raise StoreUnavailableError("The connection to the database broke; try again soon.") from error
     finally:
         _open.reset(before)
+
+
+def rowcount(result: Result[Any]) -> int:
+    """Return the number of rows that a statement changed."""
+    return cast("CursorResult[Any]", result).rowcount

@@ -17,7 +17,7 @@ from momalisa.domain.states import DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import Sweep
-from momalisa.queue import celery_app, chunks, fairness, reclaim, stats, workers
+from momalisa.queue import celery_app, fairness, reclaim, stats, workers
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
@@ -132,7 +132,7 @@ def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -
         stop.wait(settings().reconcile_seconds)
 
 
-_watch = reclaim.LeaseMonitor()
+_monitor = reclaim.LeaseMonitor()
 
 
 def take_back() -> None:
@@ -142,11 +142,11 @@ def take_back() -> None:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        lost = _watch.look(reclaim.held(session), time.monotonic())
-        taken = reclaim.reclaim(session, lost)
-    if taken:
-        log.info("chunks taken back", chunks=taken)
-        metrics.record(metrics.LEASES_EXPIRED, taken)
+        expired = _monitor.observe(reclaim.current_leases(session), time.monotonic())
+        reclaimed = reclaim.reclaim(session, expired)
+    if reclaimed:
+        log.info("leases expired", chunks=reclaimed)
+        metrics.record(metrics.LEASES_EXPIRED, reclaimed)
 
 
 def keep_order() -> None:
@@ -247,10 +247,10 @@ def top_up() -> None:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        due = chunks.count_ready(session)
+        due = stats.count_ready(session)
     for kind, count in due.items():
         try:
-            missing = min(count, settings().max_permits) - celery_app.count_messages(kind)
+            missing = min(count, settings().max_queued_messages) - celery_app.count_messages(kind)
         except celery_app.BROKER_ERRORS as error:
             log.warning("broker not reached", kind=kind, reason=str(error))
             metrics.record(metrics.BROKER_FAILURES)

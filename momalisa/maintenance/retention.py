@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import GONE, Tombstone, Walk, WebhookDelivery
-from momalisa.db.session import transaction
+from momalisa.db.session import rowcount, transaction
 from momalisa.domain.states import ACTIVE, DeliveryStatus, WalkStatus
-from momalisa.queue import chunks
+from momalisa.queue import lifecycle
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import cause, logger
@@ -57,7 +57,9 @@ def end_overdue(session: Session) -> int:
     ).all()
     message = "This walk was not finished by the deadline that was set for it."
     for walk_id in sorted(overdue):  # the order in which everybody locks several walks
-        chunks.end_walk(session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message=message)
+        lifecycle.end_walk(
+            session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message=message
+        )
     return len(overdue)
 
 
@@ -151,7 +153,7 @@ def _remove_objects(walk_id: UUID, until: float) -> Exception | None:
 
 def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
     for walk_id in sorted(walks):
-        chunks.lock_chunks(session, walk_id)  # before the walk, as everybody does
+        lifecycle.lock_chunks(session, walk_id)  # before the walk, as everybody does
     public = and_(Walk.public, Walk.hidden_at.is_(None)).label("public")
     expired_at = func.coalesce(Walk.purged_at, func.now()).label("expired_at")
     left = session.execute(
@@ -170,4 +172,4 @@ def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
 def forget(session: Session) -> int:
     """Forget up to 1,000 walks that expired a year ago, and return how many."""
     old = select(Tombstone.walk_id).where(Tombstone.expired_at < func.now() - REMEMBERED).limit(1000)
-    return chunks.rowcount(session.execute(delete(Tombstone).where(Tombstone.walk_id.in_(old))))
+    return rowcount(session.execute(delete(Tombstone).where(Tombstone.walk_id.in_(old))))

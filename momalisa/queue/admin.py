@@ -1,4 +1,7 @@
-"""What operators do about work that fails: look at it, have it tried again, stop all of it for a while."""
+"""What operators do about the queue: inspect the chunks of a walk, retry a failed walk, pause all claims.
+
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
+"""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -8,9 +11,10 @@ from sqlalchemy.orm import Session, undefer
 
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Pause, Walk, WebhookDelivery
+from momalisa.db.session import rowcount
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import WalkNotFoundError, WalkOverError
-from momalisa.queue import chunks, fairness
+from momalisa.queue import fairness, lifecycle
 
 
 def chunks_of(session: Session, walk_id: UUID) -> Sequence[Chunk]:
@@ -25,16 +29,16 @@ def chunks_of(session: Session, walk_id: UUID) -> Sequence[Chunk]:
 
 
 def retry(session: Session, walk_id: UUID) -> None:
-    """Queue a failed walk again: what is missing is tried as if for the first time, what is there stays.
+    """Queue a failed walk again: chunks that are not done get fresh attempts, recorded frames stay.
 
-    Its chunks take the next turns of their tenant, so that a large walk keeps no other waiting. A deadline that was
-    set for it no longer counts. The webhook of its end is sent again.
+    The chunks get the next virtual times of their tenant, so that a large walk delays no other. The deadline of the
+    walk is cleared. The webhook of its end will be sent again.
 
     Raises:
         WalkNotFoundError: if there is no such walk.
-        WalkOverError: if it has not failed, or nothing of it is left to be tried.
+        WalkOverError: if it has not failed, or has no chunk to retry.
     """
-    chunks.lock_chunks(session, walk_id)
+    lifecycle.lock_chunks(session, walk_id)
     status = _status(session, walk_id)
     if status != WalkStatus.FAILED:
         raise WalkOverError(f"Only a failed walk can be tried again; this one is {status}.")
@@ -48,7 +52,7 @@ def retry(session: Session, walk_id: UUID) -> None:
         raise WalkOverError(
             "Nothing of this walk can be tried again: all its frames were made, and none may be shown."
         )
-    again = renders or undone[-1:]  # after frames that are missing comes another assembly than those from before
+    again = renders or undone[-1:]  # missing frames will be followed by a new assembly, not one of the old ones
     begun = case((Walk.started_at.is_(None), WalkStatus.QUEUED), else_=WalkStatus.RUNNING)
     session.execute(delete(WebhookDelivery).where(WebhookDelivery.walk_id == walk_id))
     queued = session.execute(
@@ -63,15 +67,15 @@ def retry(session: Session, walk_id: UUID) -> None:
             **notifications.changed(session, walk_id),
         )
     )
-    if not chunks.rowcount(queued):
+    if not rowcount(queued):
         raise WalkOverError("This walk has expired meanwhile, so it cannot be tried again.")
-    # Also of those that are done: an assembly may find that their frames are lost.
+    # Also of chunks that are done: an assembly may find that their frames are damaged.
     session.execute(update(Chunk).where(Chunk.walk_id == walk_id).values(attempts=0))
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in again]))
         .values(
-            **chunks.release_values(ChunkStatus.QUEUED),
+            **lifecycle.release_values(ChunkStatus.QUEUED),
             error=None,
             failed_by=[],
             scheduled_at=func.now(),
@@ -79,30 +83,30 @@ def retry(session: Session, walk_id: UUID) -> None:
         )
     )
     if renders:
-        _line_up(session, renders)
+        _assign_virtual_times(session, renders)
 
 
-def _line_up(session: Session, queued: Sequence[Chunk]) -> None:
-    """Give chunks of one walk, in their order, the next turns of their tenant."""
+def _assign_virtual_times(session: Session, queued: Sequence[Chunk]) -> None:
+    """Give chunks of one walk, in their order, the next virtual times of their tenant."""
     model = session.execute(select(Walk.model).where(Walk.id == queued[0].walk_id)).scalar_one()
-    drawn = fairness.draw(session, queued[0].tenant, model, len(queued))
+    times = fairness.next_virtual_times(session, queued[0].tenant, model, len(queued))
     for index, chunk in enumerate(queued):
         session.execute(
             update(Chunk)
             .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
             .values(
-                model=model, virtual_time=drawn.first + index, priority=fairness.USUAL if index else drawn.priority
+                model=model, virtual_time=times.first + index, priority=fairness.NORMAL if index else times.priority
             )
         )
 
 
 def pause(session: Session) -> None:
-    """Have no worker claim anything from now on; what they have they finish."""
+    """Stop all claims; workers finish the chunks that they have."""
     session.execute(insert(Pause).from_select(["since"], select(func.now()).where(~exists(select(Pause.since)))))
 
 
 def resume(session: Session) -> None:
-    """Have workers claim again."""
+    """Allow claims again."""
     session.execute(delete(Pause))
 
 

@@ -1,7 +1,7 @@
-"""The Celery app and its permits: a message says "there is work of this kind" and names none.
+"""The Celery app and its wake-up messages: a message says "there is work of this kind" and names no chunk.
 
-The worker that takes a permit claims the best chunk that PostgreSQL has (`chunks.claim`). So the order of work is
-one SQL query, a message too many does no harm, and a message too few is topped up by the reconciler.
+The worker that receives one claims the next chunk from PostgreSQL (`leases.claim`). So the order of work is one SQL
+query, a surplus message does no harm, and the reconciler publishes those that are missing.
 """
 
 from functools import cache
@@ -23,11 +23,11 @@ from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 
-PATIENCE = {"socket_connect_timeout": 2, "socket_timeout": 2}
-"""How long the broker, or a Sentinel, may take to answer; seconds."""
+TIMEOUTS = {"socket_connect_timeout": 2, "socket_timeout": 2}
+"""Of the broker or a Sentinel, in seconds."""
 
 BROKER_ERRORS = (KombuError, RedisError, OSError)
-"""What may be raised when the broker is down, restarts or hangs."""
+"""Errors raised while the broker is down, restarts or hangs."""
 
 
 @cache
@@ -45,24 +45,24 @@ def app() -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_publish_retry=False,
-        # A worker takes a permit when it has nothing to do. To count permits that are not acknowledged instead
-        # would stop it for good once an acknowledgement fails, since kombu then takes that one for still held.
+        # An idle worker fetches the next message. A limit on unacknowledged messages would stop the worker for good
+        # once an acknowledgement fails, since kombu keeps counting that message.
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=0,
         worker_hijack_root_logger=False,
-        worker_proc_alive_timeout=3600,  # a child loads, and may compile, its model before it reports for work
+        worker_proc_alive_timeout=3600,  # a child may load and compile its model first
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_channel_error_retry=True,  # a worker outlives a broker that answers READONLY or OOM
+        broker_channel_error_retry=True,  # a worker survives a broker that answers READONLY or OOM
         broker_transport_options={
-            **PATIENCE,
+            **TIMEOUTS,
             "socket_keepalive": True,
             "health_check_interval": 5,
             "max_retries": 0,
-            "visibility_timeout": 3600,  # of a permit only: chunks have leases of their own
+            "visibility_timeout": 3600,  # of the message only: chunks have leases
             "global_keyprefix": settings().queue_prefix,
             "master_name": address.master,
-            "sentinel_kwargs": {**PATIENCE, "retry": Retry(NoBackoff(), 0)},  # the next Sentinel is a better try
+            "sentinel_kwargs": {**TIMEOUTS, "retry": Retry(NoBackoff(), 0)},  # try the next Sentinel instead
         },
     )
     return celery
@@ -73,32 +73,32 @@ def task_name(kind: ChunkKind) -> str:
     return f"momalisa.{kind.value}"
 
 
-def publish(kind: ChunkKind, permits: int = 1) -> int:
-    """Send `permits` permits, as far as the queue has room for them (`max_permits`), and return how many were sent.
+def publish(kind: ChunkKind, messages: int = 1) -> int:
+    """Publish wake-up messages, up to MAX_QUEUED_MESSAGES in the queue, and return how many were published.
 
-    When the broker is down, it logs that and leaves them to the reconciler.
+    If the broker is down, that is logged, and the reconciler publishes them later.
     """
     session.refuse_open_transaction()
     sent = 0
     try:
         with app().connection_for_write() as connection, connection.Producer() as producer:
-            room = settings().max_permits - _waiting(kind, connection)
-            for _ in range(min(permits, room)):
+            room = settings().max_queued_messages - _queued(kind, connection)
+            for _ in range(min(messages, room)):
                 app().send_task(task_name(kind), producer=producer)
                 sent += 1
     except BROKER_ERRORS as error:
-        log.warning("permits not sent", kind=kind, permits=permits - sent, reason=str(error))
+        log.warning("messages not published", kind=kind, messages=messages - sent, reason=str(error))
         metrics.record(metrics.BROKER_FAILURES)
     return sent
 
 
 def count_messages(kind: ChunkKind) -> int:
-    """Return the number of permits that wait in the broker; raises one of BROKER_ERRORS if it is down."""
+    """Return the number of messages in the queue of a kind; raises one of BROKER_ERRORS if the broker is down."""
     session.refuse_open_transaction()
     with app().connection_for_read() as connection:
-        return _waiting(kind, connection)
+        return _queued(kind, connection)
 
 
-def _waiting(kind: ChunkKind, connection: Connection) -> int:
+def _queued(kind: ChunkKind, connection: Connection) -> int:
     queue = app().amqp.queues[kind.value](connection.default_channel)
-    return int(queue.queue_declare().message_count)  # declared anew: a broker that came back empty forgot it
+    return int(queue.queue_declare().message_count)  # a broker that restarted empty has no queue

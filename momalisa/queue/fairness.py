@@ -1,12 +1,18 @@
-"""The fair order of render chunks: one clock for each model, on which tenants take turns chunk by chunk.
+"""The fair order of render chunks: tenants alternate chunk by chunk, by virtual time, for each model by itself.
 
-A chunk gets its turn when it is written, and workers claim in the order of turns (`ORDER`). While a tenant has
-chunks queued, these bear turns that follow each other without a gap, and its first bears the turn that is being
-served now, or the next one. So between two tenants that both have work waiting, the chunks served over any stretch
-of claims differ by `FAIRNESS` at most, whatever the size of their walks.
+Each chunk gets a virtual time when it is written, and workers claim by virtual time (`ORDER`). The clock of a model
+shows the least virtual time that is queued. A tenant's queued chunks have consecutive virtual times, and the first
+of them is that of the clock, or the next. The clock shows 7, A has three chunks queued, and B adds two:
+
+    virtual time   7    8    9
+    tenant A       a1   a2   a3
+    tenant B       b1   b2            claimed: b1 a1 a2 b2 a3
+
+So for two tenants that both have chunks queued, the chunks claimed over any stretch of claims differ by `FAIRNESS`
+at most, whatever the size of their walks.
 Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 
-Each function works inside the transaction of its caller (`database.transaction`), who commits.
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
 """
 
 from typing import NamedTuple
@@ -19,10 +25,13 @@ from momalisa.db.models import Chunk, Tenant
 from momalisa.domain.states import ChunkKind, ChunkStatus
 
 FAIRNESS = 2
-"""Chunks by which two tenants may differ that both have work waiting, over any stretch of claims."""
+"""Bound on the difference in chunks claimed between two tenants that both have chunks queued."""
 
-LOST, NEWCOMER, USUAL = 0, 1, 2
-"""Ranks within a turn. What was in a worker's hands before keeps its old turn, so it comes first in any case."""
+RETRY, NEWCOMER, NORMAL = 0, 1, 2
+"""Priorities within a virtual time: tried before, the first chunk of a tenant that had none queued, all others.
+
+A chunk that is tried again keeps its virtual time, which the clock has passed, so it is claimed first in any case.
+"""
 
 ORDER = (Chunk.virtual_time, Chunk.priority, Chunk.created_at)
 """The order in which chunks of one kind and model are claimed."""
@@ -31,71 +40,72 @@ NO_MODEL = ""
 """The model of a chunk that needs none: any worker of its kind can do it."""
 
 
-class Turns(NamedTuple):
-    """Where new chunks of a tenant come in the fair order."""
+class VirtualTimes(NamedTuple):
+    """The place of a tenant's new chunks in the fair order."""
 
     first: int
-    """The turn of the first of them; each other has the one after that of its predecessor."""
+    """Virtual time of the first chunk; the others follow it one by one."""
     priority: int
-    """Of the first of them. The others are USUAL."""
+    """Of the first chunk; the others are NORMAL."""
 
 
 def lock_tenant(session: Session, tenant: str) -> None:
-    """Have everybody else who adds work for a tenant wait until the end of this transaction."""
+    """Block others that enqueue chunks for a tenant until the end of this transaction."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(tenant, 0))))
 
 
-def draw(session: Session, tenant: str, model: str, count: int) -> Turns:
-    """Draw turns for `count` new chunks of a tenant.
+def next_virtual_times(session: Session, tenant: str, model: str, count: int) -> VirtualTimes:
+    """Assign virtual times to `count` new chunks of a tenant.
 
-    They follow the last one that the tenant has queued. A tenant with nothing queued starts at the turn being
-    served now, or at the one after it if it was served in this one already: that is what its row remembers. It gets
-    a head start within its first turn, so that a newcomer soon sees something; as this counts like any other chunk,
-    it cannot be had again and again.
+    They follow the last one that the tenant has queued. A tenant with nothing queued starts at the clock, or one
+    later if it was served at the present virtual time already, which its row in `tenants` remembers. Its first
+    chunk comes before those of others at the same virtual time, so that it soon sees something; as the row counts
+    this chunk, too, the head start cannot be had repeatedly.
     """
     lock_tenant(session, tenant)
     queued = _queued(Chunk, model)
     last = select(func.max(Chunk.virtual_time)).where(queued, Chunk.tenant == tenant).scalar_subquery()
     known = select(Tenant.next_virtual_time).where(Tenant.tenant == tenant, Tenant.model == model).scalar_subquery()
-    now = _now(model)
-    start = func.least(func.coalesce(known, 0), now + 1)
-    drawn = select(
-        func.greatest(now, func.coalesce(last + 1, start)).label("first"),
-        case((last.is_(None), NEWCOMER), else_=USUAL).label("priority"),
-    ).cte("drawn")
+    clock = _clock(model)
+    start = func.least(func.coalesce(known, 0), clock + 1)
+    assigned = select(
+        func.greatest(clock, func.coalesce(last + 1, start)).label("first"),
+        case((last.is_(None), NEWCOMER), else_=NORMAL).label("priority"),
+    ).cte("assigned")
     row = insert(Tenant).from_select(
-        ["tenant", "model", "next_virtual_time"], select(literal(tenant), literal(model), drawn.c.first + count)
+        ["tenant", "model", "next_virtual_time"],
+        select(literal(tenant), literal(model), assigned.c.first + count),
     )
     written = row.on_conflict_do_update(
         index_elements=[Tenant.tenant, Tenant.model], set_={"next_virtual_time": row.excluded.next_virtual_time}
-    ).returning(Tenant.next_virtual_time - count, select(drawn.c.priority).scalar_subquery())
-    first, rank = session.execute(written).one()
-    return Turns(first, rank)
+    ).returning(Tenant.next_virtual_time - count, select(assigned.c.priority).scalar_subquery())
+    first, priority = session.execute(written).one()
+    return VirtualTimes(first, priority)
 
 
 def close_gaps(session: Session) -> int:
-    """Move chunks up where turns are skipped because of others that were dropped; returns how many moved.
+    """Move chunks to earlier virtual times where others were dropped before them; returns how many were moved.
 
-    So a tenant that cancels a walk has its turns back, and its next walk does not wait for those of the old one.
-    While somebody else has one of its chunks locked, all of them stay where they are until the next round: what
-    moved up past that one could take the turn that it has.
+    So the next walk of a tenant that cancels one does not wait for the virtual times of the old one. While another
+    transaction has one of a tenant's chunks locked, all of them stay until the next call: a chunk that is moved
+    past that one could get the same virtual time.
     """
-    turn = Chunk.virtual_time
+    time = Chunk.virtual_time
     each = select(
         Chunk.model,
         Chunk.tenant,
-        func.min(turn).label("first"),
-        (func.max(turn) - func.min(turn) + 1 - func.count()).label("skipped"),
+        func.min(time).label("first"),
+        (func.max(time) - func.min(time) + 1 - func.count()).label("skipped"),
     )
     found = each.where(_queued(Chunk)).group_by(Chunk.model, Chunk.tenant).subquery()
     latest = func.min(found.c.first).over(partition_by=found.c.model) + 1
     start = select(found, func.least(found.c.first, latest).label("virtual_time")).subquery()
-    loose = select(start.c.model, start.c.tenant, start.c.virtual_time).where(
+    with_gaps = select(start.c.model, start.c.tenant, start.c.virtual_time).where(
         or_(start.c.skipped > 0, start.c.first > start.c.virtual_time)
     )
     moved = 0
-    for model, owner, first in session.execute(loose).all():
-        theirs = select(Chunk.walk_id, Chunk.number, turn).where(_queued(Chunk, model), Chunk.tenant == owner)
+    for model, tenant, first in session.execute(with_gaps).all():
+        theirs = select(Chunk.walk_id, Chunk.number, time).where(_queued(Chunk, model), Chunk.tenant == tenant)
         free = theirs.with_for_update(skip_locked=True).cte("free")
         none_locked = select(func.count()).select_from(free).scalar_subquery() == (
             select(func.count()).select_from(theirs.subquery()).scalar_subquery()
@@ -105,7 +115,7 @@ def close_gaps(session: Session) -> int:
         changed = session.execute(
             update(Chunk)
             .where(
-                Chunk.walk_id == new.c.walk_id, Chunk.number == new.c.number, turn > new.c.virtual_time, none_locked
+                Chunk.walk_id == new.c.walk_id, Chunk.number == new.c.number, time > new.c.virtual_time, none_locked
             )
             .values(virtual_time=new.c.virtual_time)
             .returning(Chunk.number)
@@ -116,18 +126,19 @@ def close_gaps(session: Session) -> int:
 
 
 def delete_idle(session: Session) -> None:
-    """Forget tenants that would start at the turn that is being served now in any case."""
+    """Delete the rows of tenants that the clock has passed: they would start at the clock in any case."""
     session.execute(
         delete(Tenant)
-        .where(Tenant.next_virtual_time < _now(Tenant.model))
+        .where(Tenant.next_virtual_time < _clock(Tenant.model))
         .execution_options(synchronize_session=False)
     )
 
 
-def _now(model: object) -> ColumnElement[int]:
-    """Return the turn of a model that is being served now: the least of those queued.
+def _clock(model: object) -> ColumnElement[int]:
+    """Return the present virtual time of a model: the least one that is queued.
 
-    With nothing queued it is the latest that was ever drawn, as far as that is remembered: everybody is level then.
+    With nothing queued it is the latest that was assigned, as far as `tenants` remembers: all tenants are level
+    then.
     """
     waiting, known = aliased(Chunk), aliased(Tenant)
     served = (
@@ -136,11 +147,11 @@ def _now(model: object) -> ColumnElement[int]:
     latest = (
         select(func.max(known.next_virtual_time)).where(known.model == model).correlate(Tenant).scalar_subquery()
     )
-    now: ColumnElement[int] = func.coalesce(served, latest, 0)
-    return now
+    clock: ColumnElement[int] = func.coalesce(served, latest, 0)
+    return clock
 
 
 def _queued(chunk: type[Chunk], model: object = None) -> ColumnElement[bool]:
-    """Return the condition that a render chunk waits for its turn."""
-    waits = and_(chunk.status == ChunkStatus.QUEUED, chunk.kind == ChunkKind.RENDER, chunk.priority != LOST)
+    """Return the condition that a render chunk is queued and was not tried before."""
+    waits = and_(chunk.status == ChunkStatus.QUEUED, chunk.kind == ChunkKind.RENDER, chunk.priority != RETRY)
     return waits if model is None else and_(waits, chunk.model == model)

@@ -1,9 +1,9 @@
-"""Leases that run out, by the clock of who looks at them: neither PostgreSQL's clock nor a freeze ends one.
+"""Reclaiming expired leases, by the clock of the reconciler: neither PostgreSQL's clock nor a freeze ends a lease.
 
-A reconciler remembers since when each lease has been as it is. It is lost when a whole lease has passed without a
-heartbeat, by the monotonic clock, and only if PostgreSQL answered all that while: no worker can send a heartbeat to
-a database that is frozen, cut off or on its way to another machine. So a reconciler that was just started waits for
-as long as a lease before it takes anything back, and several of them need not agree.
+A reconciler remembers when it first saw each lease in its present state. A lease has expired when LEASE_SECONDS
+have passed without a heartbeat, by the monotonic clock, and only if PostgreSQL answered all that time: no worker
+can send a heartbeat to a database that is frozen, cut off or failing over. So a reconciler that has just started
+waits for LEASE_SECONDS before it reclaims anything, and several of them need not agree.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,96 +15,99 @@ from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
 from momalisa.db.models import Chunk
+from momalisa.db.session import rowcount
 from momalisa.domain.states import ChunkKind, ChunkStatus
-from momalisa.queue import chunks
+from momalisa.queue import leases, lifecycle
 from momalisa.settings import settings
 
-VANISHED = "its worker fell silent: killed as a whole, with its machine or container, or cut off from the database"
-"""When only the process ended that worked, the next one knows better (`worker.ending`)."""
+LEASE_EXPIRED = "no heartbeat: the worker was killed with its machine or container, or cut off from the database"
+"""Error of the attempt. Where only the worker's process died, its parent knows better and reports that instead."""
 
 
-class HeldLease(NamedTuple):
-    """A lease as it was seen; every heartbeat makes another one of it."""
+class ObservedLease(NamedTuple):
+    """A lease in one state; every heartbeat makes another one of it."""
 
     walk_id: UUID
     number: int
     kind: ChunkKind
     token: UUID
     expires_at: datetime
-    """Changes with every heartbeat. What time it says does not matter."""
+    """Only compared for equality: it changes with every heartbeat."""
 
 
-class LostLease(NamedTuple):
-    """A lease that ran out."""
+class ExpiredLease(NamedTuple):
+    """A lease that has expired."""
 
-    held: HeldLease
+    lease: ObservedLease
     overdue_seconds: float
-    """How long ago."""
+    """Seconds since it expired."""
 
 
 class LeaseMonitor:
-    """What one reconciler has seen of all leases."""
+    """Watches all leases on behalf of one reconciler."""
 
     def __init__(self) -> None:
-        self._since: dict[HeldLease, float] = {}
+        self._since: dict[ObservedLease, float] = {}
         self._answered: float | None = None
 
-    def look(self, held: Collection[HeldLease], now: float) -> list[LostLease]:
-        """Take note of the leases that there are, and return those that ran out.
+    def observe(self, leased: Collection[ObservedLease], now: float) -> list[ExpiredLease]:
+        """Take note of the present leases, and return those that have expired.
 
         Args:
-            held: all leases, as PostgreSQL has just listed them.
+            leased: all leases, as PostgreSQL has just listed them.
             now: monotonic seconds.
         """
-        longest_gap = 2 * settings().reconcile_seconds  # one skipped round is none, nor is a slow answer
+        longest_gap = 2 * settings().reconcile_seconds  # allows for one failed round, or a slow answer
         if self._answered is None or now - self._answered > longest_gap:
             self._since.clear()
         self._answered = now
-        self._since = {each: self._since.get(each, now) for each in held}
-        lease = settings().lease_seconds
-        return [LostLease(each, now - since - lease) for each, since in self._since.items() if now - since > lease]
+        self._since = {each: self._since.get(each, now) for each in leased}
+        limit = settings().lease_seconds
+        return [
+            ExpiredLease(each, now - since - limit) for each, since in self._since.items() if now - since > limit
+        ]
 
 
-def held(session: Session) -> list[HeldLease]:
-    """Return all leases that there are."""
+def current_leases(session: Session) -> list[ObservedLease]:
+    """Return all present leases."""
     columns = (Chunk.walk_id, Chunk.number, Chunk.kind, Chunk.lease_token, Chunk.lease_expires_at)
     leased = session.execute(select(*columns).where(Chunk.status == ChunkStatus.LEASED))
-    return [HeldLease._make(row) for row in leased]
+    return [ObservedLease._make(row) for row in leased]
 
 
-def reclaim(session: Session, lost: Sequence[LostLease]) -> int:
-    """Put chunks back into the queue whose lease ran out, and return how many were still held.
+def reclaim(session: Session, expired: Sequence[ExpiredLease]) -> int:
+    """Put the chunks of expired leases back into the queue, and return how many were still leased.
 
-    One that was tried as often as it may fails its walk instead.
+    A chunk without attempts left fails its walk instead.
     """
-    return sum(_take_back(session, *each) for each in sorted(lost))  # rows are locked in the order of `chunks`
+    return sum(_reclaim_one(session, *each) for each in sorted(expired))  # in the order in which rows are locked
 
 
-def _take_back(session: Session, lease: HeldLease, overdue_seconds: float) -> bool:
-    still_held = and_(
+def _reclaim_one(session: Session, lease: ObservedLease, overdue_seconds: float) -> bool:
+    still_leased = and_(
         Chunk.walk_id == lease.walk_id,
         Chunk.number == lease.number,
         Chunk.status == ChunkStatus.LEASED,
         Chunk.lease_token == lease.token,
         Chunk.lease_expires_at == lease.expires_at,
     )
-    chunks.lock_chunks(session, lease.walk_id)  # all of them, in their order: one that is hopeless ends them all
-    attempts = session.scalars(select(Chunk.attempts).where(still_held)).one_or_none()
+    lifecycle.lock_chunks(session, lease.walk_id)  # all of them, by number: the walk may fail
+    attempts = session.scalars(select(Chunk.attempts).where(still_leased)).one_or_none()
     if attempts is None:
         return False
-    hopeless = attempts >= settings().max_attempts
-    taken = session.execute(
+    exhausted = attempts >= settings().max_attempts
+    changed = session.execute(
         update(Chunk)
-        .where(still_held)
+        .where(still_leased)
         .values(
-            **chunks.release_values(ChunkStatus.FAILED if hopeless else ChunkStatus.QUEUED),
-            **chunks.failed_attempt(VANISHED),
+            **lifecycle.release_values(ChunkStatus.FAILED if exhausted else ChunkStatus.QUEUED),
+            **leases.failure_values(LEASE_EXPIRED),
             scheduled_at=func.now(),
             lease_lost_at=func.now() - timedelta(seconds=overdue_seconds),
         )
     )
-    if not chunks.rowcount(taken):
+    if not rowcount(changed):
         return False
-    if hopeless:
-        chunks.fail_walk(session, lease.walk_id, lease.kind)
+    if exhausted:
+        lifecycle.fail_walk(session, lease.walk_id, lease.kind)
     return True

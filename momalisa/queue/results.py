@@ -1,7 +1,7 @@
-"""What workers report of what they have made: frames, artifacts, and frames that turned out to be lost.
+"""Results of workers: rendered frames, artifacts, and frames that an assembly found damaged.
 
-Each function works inside the transaction of its caller (`database.transaction`), who commits, and is fenced by the
-lease of its claim (`chunks`). Rows are locked in the order that `chunks` keeps.
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits. It is fenced by
+the lease of its claim (`leases`), and locks rows in the order of `lifecycle`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,12 @@ from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Artifact, Chunk, Frame, Walk
+from momalisa.db.session import rowcount
 from momalisa.domain import pacing
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
-from momalisa.queue import chunks, fairness
-from momalisa.queue.chunks import Claim, Ready
+from momalisa.queue import fairness, leases, lifecycle
+from momalisa.queue.leases import Claim
+from momalisa.queue.lifecycle import Ready
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.webhooks import deliveries
@@ -27,18 +29,18 @@ MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
 
 
 class MadeFrame(NamedTuple):
-    """A frame that was made and uploaded."""
+    """A frame that was rendered, or copied, and uploaded."""
 
     position: float
     stored: StoredObject
     thumbnail: bytes
-    """What it looks like from afar."""
+    """A few gray pixels, by which later frames are placed (`pacing`)."""
     content_hash: str
-    """What it shows."""
+    """Equal for frames that show the same (`spec.frame_key`)."""
 
 
 class FlaggedFrame(NamedTuple):
-    """A frame that was made and must not be shown."""
+    """A frame that was rendered and must not be shown."""
 
     position: float
     flag: Flag
@@ -46,7 +48,7 @@ class FlaggedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class MadeArtifact:
-    """An artifact that was made and uploaded."""
+    """An artifact that was encoded and uploaded."""
 
     kind: ArtifactKind
     stored: StoredObject
@@ -55,7 +57,7 @@ class MadeArtifact:
 
 
 def add_warnings(session: Session, claim: Claim, warnings: Sequence[str]) -> None:
-    """Put warnings that visitors shall read on the walk, each once."""
+    """Add warnings for clients to the walk, each once."""
     for warning in warnings:
         session.execute(
             update(Walk)
@@ -68,16 +70,18 @@ def add_warnings(session: Session, claim: Claim, warnings: Sequence[str]) -> Non
 
 
 def record_frames(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> Ready | None:
-    """Record the frames of a chunk and close it, and write what comes next.
+    """Record the frames of a chunk, complete it, and enqueue what comes next.
 
-    After the last frame of a pass that is the next pass, which is planned from what was recorded; after the last
-    frame of the walk, its assembly. Returns what can be claimed because of that; the caller publishes permits for
-    it after the commit.
+    After the last frame of a pass that is the next pass, planned from what was recorded; after the last frame of
+    the walk it is the assembly.
+
+    Returns:
+        What was enqueued, if anything; the caller publishes wake-up messages for it after the commit.
 
     Raises:
-        LeaseLostError: if the chunk is no longer ours.
+        LeaseLostError: if the lease is lost.
     """
-    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DONE), finished_at=func.now())
+    leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DONE), finished_at=func.now())
     new = _record(session, claim, made) if made else 0
     missing = session.execute(
         update(Walk)
@@ -85,12 +89,12 @@ def record_frames(session: Session, claim: Claim, made: Sequence[MadeFrame | Fla
         .values(frames_done=Walk.frames_done + new, **notifications.changed(session, claim.walk_id))
         .returning(Walk.frames_total - Walk.frames_done)
     ).scalar_one()
-    # From here on we hold the lock of the walk, so that of two who record at once the second sees it all.
+    # This locks the walk, so that of two chunks that are recorded at once the second sees all frames.
     return _next_pass(session, claim) if missing else _assembly(session, claim)
 
 
 def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> int:
-    """Record frames that were missing, by one statement, and return how many of them were."""
+    """Record frames, by one statement, and return how many were missing until then."""
     columns = (
         Frame.position,
         Frame.object,
@@ -106,15 +110,15 @@ def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFr
         else (frame.position, *astuple(frame.stored), None, frame.thumbnail, frame.content_hash)
         for frame in made
     ]
-    told = values(*(column(each.key, each.type) for each in columns), name="told").data(rows).c
+    new = values(*(column(each.key, each.type) for each in columns), name="new").data(rows).c
     recorded = session.execute(
         update(Frame)
-        .where(Frame.walk_id == claim.walk_id, Frame.position == told.position, MISSING)
-        .values({each: cast(told[each.key], each.type) for each in columns[1:]})  # NULLs alone would be text
-        .values(rendered_at=case((told.object.is_not(None), func.now())))
+        .where(Frame.walk_id == claim.walk_id, Frame.position == new.position, MISSING)
+        .values({each: cast(new[each.key], each.type) for each in columns[1:]})  # NULLs alone would be text
+        .values(rendered_at=case((new.object.is_not(None), func.now())))
         .execution_options(synchronize_session=False)
     )
-    return chunks.rowcount(recorded)
+    return rowcount(recorded)
 
 
 def _next_pass(session: Session, claim: Claim) -> Ready | None:
@@ -124,7 +128,7 @@ def _next_pass(session: Session, claim: Claim) -> Ready | None:
     recorded = session.execute(select(Frame.position, Frame.thumbnail).where(mine)).all()
     thumbnails: dict[float, bytes | None] = {frame.position: frame.thumbnail for frame in recorded}
     positions = pacing.plan_next_pass(claim.spec, thumbnails, settings().batch_size)
-    return chunks.enqueue(session, claim.walk_id, claim.tenant, claim.model, positions)
+    return lifecycle.enqueue(session, claim.walk_id, claim.tenant, claim.model, positions)
 
 
 def _assembly(session: Session, claim: Claim) -> Ready:
@@ -138,19 +142,19 @@ def _assembly(session: Session, claim: Claim) -> Ready:
             tenant=claim.tenant,
             model=fairness.NO_MODEL,
             virtual_time=0,
-            priority=fairness.USUAL,
+            priority=fairness.NORMAL,
         )
     )
     return Ready(ChunkKind.ASSEMBLE)
 
 
 def complete_walk(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
-    """Record the artifacts of a walk and close it.
+    """Record the artifacts of a walk and mark it as succeeded.
 
     Raises:
-        LeaseLostError: if the chunk is no longer ours.
+        LeaseLostError: if the lease is lost.
     """
-    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DONE), finished_at=func.now())
+    leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DONE), finished_at=func.now())
     session.execute(
         insert(Artifact).values(
             [
@@ -178,7 +182,7 @@ def complete_walk(session: Session, claim: Claim, artifacts: Sequence[MadeArtifa
 
 
 def substitute_flagged(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:
-    """Record for flagged frames, by position, the objects that are shown in their place."""
+    """Give flagged frames, by position, the objects of the neighbours that are shown in their place."""
     for position, neighbour in neighbours.items():
         flagged = and_(Frame.walk_id == claim.walk_id, Frame.position == position)
         session.execute(update(Frame).where(flagged).values(_recorded(neighbour)))
@@ -188,56 +192,59 @@ def fail_without_frames(session: Session, claim: Claim) -> None:
     """Fail a walk all of whose frames are flagged.
 
     Raises:
-        LeaseLostError: if the assembly is no longer ours.
+        LeaseLostError: if the lease is lost.
     """
-    chunks.lock_chunks(session, claim.walk_id)
-    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DONE), finished_at=func.now())
+    lifecycle.lock_chunks(session, claim.walk_id)
+    leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DONE), finished_at=func.now())
     message = "No frame of this walk can be shown: the model's safety checker flagged them, or they came out black."
-    chunks.end_walk(session, claim.walk_id, WalkStatus.FAILED, error_code="flagged", error_message=message)
+    lifecycle.end_walk(session, claim.walk_id, WalkStatus.FAILED, error_code="flagged", error_message=message)
 
 
 def _recorded(stored: StoredObject) -> dict[str, object]:
-    """Return the values of a frame that is there."""
+    """Return the values of a frame that has an object."""
     return {"object": stored.name, "bytes": stored.bytes, "crc32c": stored.crc32c, "rendered_at": func.now()}
 
 
 def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -> Ready | None:
-    """Have frames rendered again that an assembly found missing or damaged; the assembly comes again after them.
+    """Have frames rendered again that an assembly found missing or damaged; another assembly follows them.
 
-    The walk stays `assembling`: its status never goes backwards. Returns what can be claimed because of that; if
-    the chunk of the frames has been tried as often as it may, the walk fails instead. If frames were moved to other
-    names meanwhile (`moving`), only the assembly comes again.
+    The walk stays `assembling`: its status never goes backwards. If the chunk of the frames has no attempts left,
+    the walk fails instead. If frames were moved to other names meanwhile (`relocation`), only the assembly is
+    repeated.
+
+    Returns:
+        What was enqueued, if anything; the caller publishes wake-up messages for it after the commit.
 
     Raises:
-        LeaseLostError: if the assembly is no longer ours.
+        LeaseLostError: if the lease is lost.
     """
-    chunks.lock_chunks(session, claim.walk_id)
+    lifecycle.lock_chunks(session, claim.walk_id)
     lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
     names = {frame.position: frame.stored and frame.stored.name for frame in claim.frames}
     recorded = session.execute(select(Frame.position, Frame.object).where(lost)).all()
     if any(name != names[position] for position, name in recorded):
-        chunks.release(session, claim)
+        leases.release(session, claim)
         return Ready(ChunkKind.ASSEMBLE)
-    chunks.fenced_update(session, claim, **chunks.release_values(ChunkStatus.DROPPED), finished_at=func.now())
+    leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DROPPED), finished_at=func.now())
     of_lost = and_(
         Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
     )
     attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
     if attempts >= settings().max_attempts:
-        chunks.fail_walk(session, claim.walk_id, ChunkKind.ASSEMBLE)
+        lifecycle.fail_walk(session, claim.walk_id, ChunkKind.ASSEMBLE)
         return None
     session.execute(
         update(Chunk)
         .where(of_lost)
         .values(
-            **chunks.release_values(ChunkStatus.QUEUED),
+            **lifecycle.release_values(ChunkStatus.QUEUED),
             scheduled_at=func.now(),
             finished_at=None,
             error="frames were damaged",
         )
     )
-    forgotten = ("object", "bytes", "crc32c", "rendered_at", "thumbnail", "content_hash")
-    session.execute(update(Frame).where(lost).values(dict.fromkeys(forgotten)))
+    cleared = ("object", "bytes", "crc32c", "rendered_at", "thumbnail", "content_hash")
+    session.execute(update(Frame).where(lost).values(dict.fromkeys(cleared)))
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id)

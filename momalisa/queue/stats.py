@@ -1,4 +1,4 @@
-"""How much there is of what, for operators: what only PostgreSQL knows, whoever asks."""
+"""Queue statistics for operators: counts of chunks and walks, and how long the oldest chunk waits."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,37 +8,37 @@ from sqlalchemy.orm import Session
 
 from momalisa.db.models import Chunk, Walk
 from momalisa.domain.states import ACTIVE, ENDED, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import chunks
+from momalisa.queue import leases
 
 
 @dataclass(frozen=True)
 class QueueStats:
-    """What there was at one moment; what there was none of is 0."""
+    """The state of the queue at one moment; states that nothing is in count 0."""
 
     chunks: dict[tuple[ChunkKind, ChunkStatus], int]
-    """That are queued or leased."""
+    """Queued and leased chunks."""
     oldest_due_seconds: dict[ChunkKind, float]
-    """How long the chunk of each kind has been due that was due first."""
+    """Seconds since the oldest queued chunk of each kind became due."""
     paused: bool
-    """Whether an operator has stopped all claims."""
+    """Whether an operator has paused all claims."""
     walks: dict[WalkStatus, int]
-    """That are not over."""
+    """Active walks."""
     walks_last_hour: dict[WalkStatus, int]
-    """That ended within the last hour, and are still kept."""
+    """Walks that ended within the last hour, unless they were purged since."""
 
 
 def collect(session: Session) -> QueueStats:
-    """Count what is waited for and worked on; what is long over is not touched, however much there is of it.
+    """Count active chunks and walks, and walks that ended recently.
 
-    Each query reads a partial index of the rows that it counts.
+    Each query reads a partial index of the rows that it counts, so the cost does not grow with finished work.
     """
-    waited = func.extract("epoch", func.now() - func.min(Chunk.scheduled_at).filter(chunks.is_due()))
+    waited = func.extract("epoch", func.now() - func.min(Chunk.scheduled_at).filter(leases.is_due()))
     numbers = {(kind, status): 0 for kind in ChunkKind for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
     oldest = dict.fromkeys(ChunkKind, 0.0)
     queued = select(Chunk.kind, func.count(), waited).where(Chunk.status == ChunkStatus.QUEUED).group_by(Chunk.kind)
     for kind, number, seconds in session.execute(queued):
         numbers[kind, ChunkStatus.QUEUED] = number
-        oldest[kind] = max(0.0, float(seconds or 0))  # due before the clock was set back
+        oldest[kind] = max(0.0, float(seconds or 0))  # negative if the clock was set back
     leased = select(Chunk.kind, func.count()).where(Chunk.status == ChunkStatus.LEASED).group_by(Chunk.kind)
     for kind, number in session.execute(leased):
         numbers[kind, ChunkStatus.LEASED] = number
@@ -47,7 +47,24 @@ def collect(session: Session) -> QueueStats:
     ended = select(Walk.status, func.count()).where(recent, Walk.purged_at.is_(None)).group_by(Walk.status)
     walks, last_hour = dict.fromkeys(ACTIVE, 0), dict.fromkeys(ENDED, 0)
     for counts, query in ((walks, active), (last_hour, ended)):
-        for where, number in session.execute(query):
-            counts[where] = number
-    paused = bool(session.scalar(select(chunks.paused())))
+        for status, number in session.execute(query):
+            counts[status] = number
+    paused = bool(session.scalar(select(leases.paused())))
     return QueueStats(numbers, oldest, paused, walks, last_hour)
+
+
+def count_ready(session: Session) -> dict[ChunkKind, int]:
+    """Return the number of chunks of each kind that could be claimed now."""
+    counts = session.execute(
+        select(Chunk.kind, func.count().label("due"))
+        .where(Chunk.status == ChunkStatus.QUEUED, leases.is_due(), ~leases.paused())
+        .group_by(Chunk.kind)
+    )
+    return {row.kind: row.due for row in counts}
+
+
+def done_within(session: Session, kind: ChunkKind, seconds: float) -> bool:
+    """Return whether any worker has done a chunk of a kind within the last `seconds`."""
+    done = select(Chunk.number).where(Chunk.kind == kind, Chunk.status == ChunkStatus.DONE)
+    recent = done.where(Chunk.finished_at > func.now() - timedelta(seconds=seconds))
+    return bool(session.scalar(select(recent.exists())))

@@ -1,6 +1,6 @@
-"""Who works: each process that claims chunks says every few seconds that it is there, and what it can do.
+"""The registry of live workers: each process that claims chunks reports itself every few seconds.
 
-Each function works inside the transaction of its caller (`database.transaction`), who commits.
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
 """
 
 from datetime import timedelta
@@ -15,13 +15,13 @@ from momalisa.settings import settings
 
 
 def report_alive(session: Session, name: str, kind: ChunkKind, model: str) -> None:
-    """Note that a worker is there.
+    """Record that a worker is alive.
 
     Args:
         session: of the caller.
-        name: of the worker, as host:pid.
+        name: of the worker process, as host:pid.
         kind: of the chunks that it claims.
-        model: that it has; `turns.NO_MODEL` if it needs none.
+        model: that it has loaded; `fairness.NO_MODEL` if it needs none.
     """
     values = {"kind": kind, "model": model, "seen_at": func.now()}
     row = insert(Worker).values(name=name, **values)
@@ -29,16 +29,16 @@ def report_alive(session: Session, name: str, kind: ChunkKind, model: str) -> No
 
 
 def report_gone(session: Session, name: str) -> None:
-    """Note that a worker has left."""
+    """Remove a worker that shuts down."""
     session.execute(delete(Worker).where(Worker.name == name))
 
 
 def count(model: str) -> Select[int]:
-    """Return the query for how many render workers are there that have a model: those seen within a lease."""
-    lately = Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
-    return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, lately)
+    """Return the query that counts the render workers of a model that were seen within LEASE_SECONDS."""
+    recently = Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
+    return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, recently)
 
 
 def delete_silent(session: Session) -> None:
-    """Forget workers that left without a word, a day ago."""
+    """Remove workers that were not seen for a day."""
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - timedelta(days=1)))

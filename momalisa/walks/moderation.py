@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from momalisa.db import notifications
 from momalisa.db.models import Walk
 from momalisa.errors import WalkNotFoundError
-from momalisa.queue import chunks
+from momalisa.queue import lifecycle
 from momalisa.settings import settings
 from momalisa.walks import confusables, relocation, service
 
@@ -47,7 +47,7 @@ def hide(session: Session, walk_id: UUID) -> None:
     Raises:
         WalkNotFoundError: if there is none with this id.
     """
-    chunks.lock_chunks(session, walk_id)
+    lifecycle.lock_chunks(session, walk_id)
     hidden = session.scalar(select(Walk.hidden_at).where(Walk.id == walk_id))
     _change(session, walk_id, hidden_at=func.coalesce(Walk.hidden_at, func.now()))
     if hidden is None:

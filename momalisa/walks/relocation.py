@@ -21,7 +21,7 @@ from momalisa.db import notifications
 from momalisa.db.models import Artifact, Chunk, Frame, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkStatus, WalkStatus
-from momalisa.queue import chunks
+from momalisa.queue import lifecycle
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import cause, logger
@@ -153,7 +153,7 @@ def copy(what: Move) -> None:
 
 def record(session: Session, what: Move) -> bool:
     """Record the new names, and return whether no other names can be recorded from now on."""
-    chunks.lock_chunks(session, what.walk_id)
+    lifecycle.lock_chunks(session, what.walk_id)
     if session.scalar(select(Walk.secret).where(Walk.id == what.walk_id)) != what.secret:
         return False
     for old in what.objects:

@@ -1,4 +1,4 @@
-"""Walks as visitors know them: every query and state change of a walk but those of its chunks (`chunks.py`).
+"""Walks as visitors know them: every query and state change of a walk but those of its chunks (`queue/`).
 
 Each function works inside the transaction of its caller (`database.transaction`), who commits.
 """
@@ -16,11 +16,12 @@ from sqlalchemy.sql.base import ExecutableOption
 from momalisa import api_keys
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, IdempotencyKey, Tombstone, Walk
+from momalisa.db.session import rowcount
 from momalisa.domain import pacing
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkStatus, WalkStatus
 from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
-from momalisa.queue import chunks, fairness
+from momalisa.queue import fairness, lifecycle
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
@@ -65,7 +66,9 @@ def create(
     kept: list[float] = []
     if source is not None and source.model == walk.model and spec.refines(source.spec):
         kept = [frame.position for frame in source.frames if frame.object is not None]
-    chunks.enqueue(session, walk.id, tenant, walk.model, pacing.plan_first_pass(spec, settings().batch_size, kept))
+    lifecycle.enqueue(
+        session, walk.id, tenant, walk.model, pacing.plan_first_pass(spec, settings().batch_size, kept)
+    )
     session.refresh(walk)
     return walk
 
@@ -235,7 +238,7 @@ def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
         WalkOverError: if it has ended otherwise.
     """
     walk = _owned(session, walk_id, owner)
-    if not chunks.end_walk(session, walk_id, WalkStatus.CANCELED):
+    if not lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED):
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
             raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
@@ -253,13 +256,13 @@ def set_public(session: Session, walk_id: UUID, public: bool, *, owner: str | No
         NotOwnerError: if it is somebody else's.
     """
     _owned(session, walk_id, owner)
-    chunks.lock_chunks(session, walk_id)
+    lifecycle.lock_chunks(session, walk_id)
     changed = session.execute(
         update(Walk)
         .where(Walk.id == walk_id, Walk.public != public)
         .values(public=public, **notifications.changed(session, walk_id))
     )
-    if chunks.rowcount(changed) and not public:
+    if rowcount(changed) and not public:
         relocation.begin(session, walk_id)
     return get(session, walk_id, viewer=owner)
 
@@ -278,7 +281,7 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
 
 def remove(session: Session, walk_id: UUID) -> None:
     """Remove a walk: it is invisible from now on, and `retention.remove` does the rest."""
-    chunks.end_walk(session, walk_id, WalkStatus.CANCELED)
+    lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED)
     session.execute(
         update(Walk)
         .where(Walk.id == walk_id)

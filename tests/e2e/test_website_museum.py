@@ -19,7 +19,7 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
-from momalisa.queue import chunks, workers
+from momalisa.queue import leases, workers
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import service
@@ -250,7 +250,7 @@ def test_the_time_left_is_counted_down_while_nothing_new_is_told(museum: str, qu
         session.execute(update(Chunk).values(claimed_at=Chunk.finished_at - timedelta(seconds=100)))
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         walk_id = service.create(session, spec(), public=True, owner=OWNER).id
-        assert chunks.claim(session, ChunkKind.RENDER, "there:1")
+        assert leases.claim(session, ChunkKind.RENDER, "there:1")
     answers: list[int] = []
     quiet.clock.install()
     quiet.on("response", lambda answer: answers.append(answer.status) if "/v1/walks/" in answer.url else None)

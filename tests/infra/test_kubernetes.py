@@ -29,7 +29,7 @@ from momalisa.cli.main import app as command
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
-from momalisa.queue import chunks
+from momalisa.queue import leases
 from momalisa.settings import ROOT, SECRETS, Settings
 from momalisa.walks import service
 from worker import lease
@@ -62,7 +62,14 @@ AT_DEFAULT = {
     *("rate_limits", "requests_per_minute", "submissions_per_minute", "max_waiting_walks", "pixel_steps_per_day"),
     "output_pixels_per_day",
     *("max_open_waits", "max_process_waits"),
-    *("lease_seconds", "stall_seconds", "reconcile_seconds", "retention_days", "max_attempts", "max_permits"),
+    *(
+        "lease_seconds",
+        "stall_seconds",
+        "reconcile_seconds",
+        "retention_days",
+        "max_attempts",
+        "max_queued_messages",
+    ),
     *("webhook_loopback", "webhook_ca", "webhook_seconds"),
     *("momalisa_url", "momalisa_api_key", "otel_exporter_otlp_endpoint"),
     *("renderer", "vertex_endpoint", "vertex_url", "vertex_seconds"),
@@ -784,11 +791,11 @@ def test_kedas_queries_count_what_waits_and_what_is_at_work(
     total = counted()["render"][0]
     assert total > 1
     with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
     assert counted() == {"render": [total, 1], "assemble": [0]}, "a list that runs empty does not end who works"
     with transaction() as session:
         assert claimed
-        chunks.release(session, claimed)
+        leases.release(session, claimed)
     assert counted() == {"render": [total, 0], "assemble": [0]}
     with transaction() as session:
         service.cancel(session, walk.id, owner="ann")

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
-from momalisa.queue import celery_app, chunks, results
+from momalisa.queue import celery_app, leases, results
 from momalisa.settings import settings
 from tests.conftest import forget, made_frames
 
@@ -26,7 +26,7 @@ def make(api: TestClient, **changes: Any) -> dict[str, Any]:
 
 def render_a_chunk() -> None:
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
         assert claim
         stored = made_frames(claim)
         results.record_frames(session, claim, stored)

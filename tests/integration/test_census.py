@@ -12,7 +12,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import admin, chunks, reclaim, stats
+from momalisa.queue import admin, leases, reclaim, stats
 from momalisa.telemetry import metrics
 from momalisa.walks import service
 
@@ -39,7 +39,7 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Lo
             service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)
         )
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
         assert claim
         service.cancel(session, third, owner="ann")
         session.execute(
@@ -125,7 +125,7 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalS
         walk_id = service.create(session, spec(frames=8), public=True, owner="ann").id
         session.execute(update(Walk).values(traceparent=None))
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
     assert claim
     assert (claim.walk_id, claim.traceparent, claim.recovery_seconds) == (walk_id, None, None)
 
@@ -133,9 +133,9 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalS
 def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
     services: LocalStack, spec: MakeSpec
 ) -> None:
-    def claim() -> chunks.Claim:
+    def claim() -> leases.Claim:
         with transaction() as session:
-            found = chunks.claim(session, ChunkKind.RENDER, "here")
+            found = leases.claim(session, ChunkKind.RENDER, "here")
         assert found
         return found
 
@@ -145,10 +145,13 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
     with transaction() as session:
         # As if it had been claimed two minutes ago, for one.
         session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
-        assert reclaim.reclaim(session, [reclaim.LostLease(held, 60) for held in reclaim.held(session)]) == 1
+        assert (
+            reclaim.reclaim(session, [reclaim.ExpiredLease(held, 60) for held in reclaim.current_leases(session)])
+            == 1
+        )
     again = claim()
     assert again.recovery_seconds
     assert 60 <= again.recovery_seconds < 90
     with transaction() as session:
-        chunks.release(session, again)
+        leases.release(session, again)
     assert claim().recovery_seconds is None

@@ -15,9 +15,10 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import LeaseLostError, WalkOverError
-from momalisa.queue import chunks, reclaim, results, stats
-from momalisa.queue.chunks import Claim, Ready
-from momalisa.queue.reclaim import HeldLease, LeaseMonitor, LostLease
+from momalisa.queue import leases, reclaim, results, stats
+from momalisa.queue.leases import Claim
+from momalisa.queue.lifecycle import Ready
+from momalisa.queue.reclaim import ExpiredLease, LeaseMonitor, ObservedLease
 from momalisa.queue.results import MadeArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
@@ -40,14 +41,14 @@ def make(spec: MakeSpec) -> Callable[..., UUID]:
 
 def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
     with transaction() as session:
-        found = chunks.claim(session, kind, "here")
+        found = leases.claim(session, kind, "here")
     assert found is not None
     return found
 
 
 def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
     with transaction() as session:
-        return chunks.claim(session, kind, "here") is None
+        return leases.claim(session, kind, "here") is None
 
 
 def finish(claimed: Claim) -> Ready | None:
@@ -61,15 +62,17 @@ def make_due() -> None:
         session.execute(update(Chunk).values(scheduled_at=func.now() - timedelta(seconds=1)))
 
 
-def held() -> list[HeldLease]:
+def held() -> list[ObservedLease]:
     with transaction() as session:
-        return reclaim.held(session)
+        return reclaim.current_leases(session)
 
 
-def take_back(*silent: HeldLease) -> int:
+def take_back(*silent: ObservedLease) -> int:
     """Take leases back, as if their workers had been silent for long; all of them if none is named."""
     with transaction() as session:
-        return reclaim.reclaim(session, [LostLease(lease, 1) for lease in silent or reclaim.held(session)])
+        return reclaim.reclaim(
+            session, [ExpiredLease(lease, 1) for lease in silent or reclaim.current_leases(session)]
+        )
 
 
 def walk(walk_id: UUID) -> Walk:
@@ -169,7 +172,7 @@ def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refu
     fresh = claim()
     assert (fresh.number, fresh.attempt) == (zombie.number, 2)
     with pytest.raises(LeaseLostError), transaction() as session:
-        chunks.heartbeat(session, zombie)
+        leases.heartbeat(session, zombie)
     with pytest.raises(LeaseLostError):
         finish(zombie)
     assert finish(fresh)
@@ -183,7 +186,7 @@ def test_a_heartbeat_keeps_the_lease(make: Callable[..., UUID]) -> None:
     claimed = claim()
     silent = held()
     with transaction() as session:
-        chunks.heartbeat(session, claimed)
+        leases.heartbeat(session, claimed)
     assert take_back(*silent) == 0
     assert finish(claimed)
 
@@ -194,7 +197,7 @@ def test_a_chunk_that_is_given_back_loses_no_attempt(make: Callable[..., UUID]) 
         claimed = claim()
         assert claimed.attempt == 1
         with transaction() as session:
-            chunks.release(session, claimed)
+            leases.release(session, claimed)
     assert not nothing_to_claim()
 
 
@@ -205,7 +208,7 @@ def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[.
     for attempt in range(1, settings().max_attempts + 1):
         assert (claimed.walk_id, claimed.number, claimed.attempt) == (bad, 0, attempt)
         with transaction() as session:
-            chunks.attempt_failed(session, claimed, "the model said no")
+            leases.attempt_failed(session, claimed, "the model said no")
         if attempt < settings().max_attempts:
             assert chunk(claimed).scheduled_at > chunk(claimed).created_at
             make_due()
@@ -233,11 +236,11 @@ def test_a_worker_whose_walk_failed_meanwhile_is_refused(make: Callable[..., UUI
     bad, other = claim(), claim()
     for _ in range(settings().max_attempts - 1):
         with transaction() as session:
-            chunks.attempt_failed(session, bad, "no")
+            leases.attempt_failed(session, bad, "no")
         make_due()
         bad = claim()
     with transaction() as session:
-        chunks.attempt_failed(session, bad, "no")
+        leases.attempt_failed(session, bad, "no")
     with pytest.raises(LeaseLostError):
         finish(other)
     assert walk(other.walk_id).frames_done == 0
@@ -246,7 +249,7 @@ def test_a_worker_whose_walk_failed_meanwhile_is_refused(make: Callable[..., UUI
 def test_a_chunk_that_failed_waits_before_it_is_due_again(make: Callable[..., UUID]) -> None:
     make(frames=8)
     with transaction() as session:
-        chunks.attempt_failed(session, claim(), "no")
+        leases.attempt_failed(session, claim(), "no")
     assert nothing_to_claim()
     make_due()
     assert claim().attempt == 2
@@ -260,18 +263,18 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
     make(frames=24)
     alive, given_back, failed = claim(), claim(), claim()
     with transaction() as session:
-        chunks.release(session, given_back)
-        chunks.attempt_failed(session, failed, "no")
+        leases.release(session, given_back)
+        leases.attempt_failed(session, failed, "no")
     make(frames=8)
     watch = LeaseMonitor()
-    assert watch.look(held(), now=0) == []
+    assert watch.observe(held(), now=0) == []
     step = timedelta(hours=-hours)
     times = ("scheduled_at", "lease_expires_at", "claimed_at", "created_at")
     with transaction() as session:
         session.execute(update(Chunk).values({name: getattr(Chunk, name) + step for name in times}))
-    assert watch.look(held(), now=1) == []
+    assert watch.observe(held(), now=1) == []
     with transaction() as session:
-        assert chunks.count_ready(session) == {ChunkKind.RENDER: 3}
+        assert stats.count_ready(session) == {ChunkKind.RENDER: 3}
         assert stats.collect(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
     assert [claim().number for _ in range(2)] == [given_back.number, failed.number]
     finish(claim())
@@ -285,7 +288,7 @@ def test_a_heartbeat_writes_no_index(make: Callable[..., UUID]) -> None:
     others = text("SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'chunks'")
     with transaction() as session:
         before = session.execute(others).scalar_one()
-        chunks.heartbeat(session, claimed)
+        leases.heartbeat(session, claimed)
         assert session.execute(others).scalar_one() == before
 
 
@@ -316,7 +319,7 @@ def test_two_reconcilers_at_once_take_each_chunk_back_once(make: Callable[..., U
         taken = list(pool.map(lambda _: take_back(*silent), range(8)))
     assert sum(taken) == 10
     with transaction() as session:
-        assert chunks.count_ready(session) == {ChunkKind.RENDER: 10}
+        assert stats.count_ready(session) == {ChunkKind.RENDER: 10}
 
 
 def test_a_chunk_that_was_lost_comes_before_all_others(make: Callable[..., UUID]) -> None:
@@ -390,7 +393,7 @@ def test_a_canceled_walk_keeps_its_frames_and_refuses_its_workers(make: Callable
     running = claim()
     assert (cancel(walk_id).status, cancel(walk_id).status) == (WalkStatus.CANCELED, WalkStatus.CANCELED)
     with pytest.raises(LeaseLostError), transaction() as session:
-        chunks.heartbeat(session, running)
+        leases.heartbeat(session, running)
     with pytest.raises(LeaseLostError):
         finish(running)
     assert nothing_to_claim()
@@ -421,13 +424,13 @@ def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make:
     def work(number: int) -> None:
         while True:
             with transaction() as session:
-                claimed = chunks.claim(session, ChunkKind.RENDER, f"w{number}")
+                claimed = leases.claim(session, ChunkKind.RENDER, f"w{number}")
             if claimed is None:
                 return
             try:
                 if claimed.number % 4 == 3:
                     with transaction() as session:
-                        chunks.attempt_failed(session, replace(claimed, attempt=9), "no")
+                        leases.attempt_failed(session, replace(claimed, attempt=9), "no")
                 else:
                     finish(claimed)
             except LeaseLostError:

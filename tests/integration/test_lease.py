@@ -26,8 +26,8 @@ from momalisa.errors import LeaseLostError, StoreUnavailableError
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import celery_app, chunks, estimate, results, workers
-from momalisa.queue.chunks import Ready
+from momalisa.queue import celery_app, estimate, leases, results, workers
+from momalisa.queue.lifecycle import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.telemetry import metrics
 from momalisa.walks import service
@@ -333,7 +333,7 @@ def claim(*arguments, **named):
     return claimed
 def work(kept):
     kept.at_once(len, ["something"])
-chunks_claim, chunks.claim = chunks.claim, claim
+chunks_claim, leases.claim = leases.claim, claim
 lease.run(ChunkKind.RENDER, work)
 """
 """No thread starts any more once a chunk is claimed, as when memory ran out: whoever starts one waits for ever."""
@@ -368,7 +368,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
 ) -> None:
     make()
     with transaction() as session:
-        assert chunks.claim(session, ChunkKind.RENDER, "here")
+        assert leases.claim(session, ChunkKind.RENDER, "here")
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         broker = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with reconciling(services, BROKER_URL=broker, LEASE_SECONDS="0.1", RECONCILE_SECONDS="0.2"):
@@ -394,7 +394,7 @@ def test_a_frozen_database_takes_nothing_back_that_is_alive(
     settings.cache_clear()
     make()
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
     postgres = services.children["postgres"].process
     assert claim
     assert postgres
@@ -414,7 +414,7 @@ def test_a_frozen_database_takes_nothing_back_that_is_alive(
             seen = len(looks)
             until(lambda: len(looks) > seen + 2)
             with transaction() as session:
-                chunks.heartbeat(session, claim)
+                leases.heartbeat(session, claim)
             until(lambda: chunk().status == ChunkStatus.QUEUED)  # that was its last one
         finally:
             over.set()
@@ -426,7 +426,7 @@ def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) ->
 
     def lose_it(kept: Lease) -> lease.Record:
         with transaction() as session:
-            chunks.release(session, kept.claim)
+            leases.release(session, kept.claim)
         with pytest.raises(LeaseLostError):
             kept.confirm()
         return done(kept)

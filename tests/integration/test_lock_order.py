@@ -13,8 +13,8 @@ from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.maintenance import retention
-from momalisa.queue import chunks, reclaim
-from momalisa.queue.reclaim import LostLease
+from momalisa.queue import leases, lifecycle, reclaim
+from momalisa.queue.reclaim import ExpiredLease
 from momalisa.settings import settings
 from momalisa.walks import moderation, service
 from tests.conftest import until
@@ -53,11 +53,11 @@ def meet(
 def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
     """The reconciler has a chunk before the one with which it fails the walk."""
     with transaction() as session:
-        claimed = [chunks.claim(session, ChunkKind.RENDER, "here") for _ in range(3)]
+        claimed = [leases.claim(session, ChunkKind.RENDER, "here") for _ in range(3)]
         assert all(claimed)
         session.execute(update(Chunk).where(Chunk.number == 2).values(attempts=settings().max_attempts))
     with transaction() as session:
-        lost = [LostLease(held, 1) for held in reclaim.held(session) if held.number]
+        lost = [ExpiredLease(held, 1) for held in reclaim.current_leases(session) if held.number]
 
     def take_back() -> None:
         with transaction() as session:
@@ -73,10 +73,10 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
 
 def test_who_removes_an_expired_walk_and_who_hides_it(walk_id: UUID) -> None:
     with transaction() as session:
-        chunks.end_walk(session, walk_id, WalkStatus.CANCELED)
+        lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED)
         session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
     meet(
-        lambda session: chunks.lock_chunks(session, walk_id),  # as `hide` begins
+        lambda session: lifecycle.lock_chunks(session, walk_id),  # as `hide` begins
         retention.remove,
         lambda session: moderation.hide(session, walk_id),
     )

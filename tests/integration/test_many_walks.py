@@ -15,7 +15,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import celery_app, chunks, estimate, results
+from momalisa.queue import celery_app, estimate, leases, results
 from momalisa.settings import settings
 from momalisa.walks import service
 from tests.conftest import made_frames
@@ -96,7 +96,7 @@ def test_two_thousand_queued_walks_slow_nobody_down(
         service.snapshot(session, two_thousand_walks.id, viewer=None)
         service.get(session, two_thousand_walks.id, viewer=None)
     with statements() as claiming, transaction() as session:
-        assert chunks.claim(session, ChunkKind.RENDER, "here")
+        assert leases.claim(session, ChunkKind.RENDER, "here")
     with statements() as submitting, transaction() as session:
         service.create(session, spec(frames=4), public=True, owner="bob")
     for sent in (polling, claiming, submitting):
@@ -109,9 +109,9 @@ def test_what_lies_ahead_is_summed_up_once_for_many_looks(
     two_thousand_walks: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at all chunks that wait serves others, of other walks, too, in proportion to its cost."""
-    monkeypatch.setattr(estimate, "KEPT", 1_000_000)
+    monkeypatch.setattr(estimate, "CACHE_FACTOR", 1_000_000)
     with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
         assert claimed
         results.record_frames(session, claimed, made_frames(claimed))
         first = estimate.estimate(session, session.get_one(Walk, claimed.walk_id))
@@ -133,7 +133,7 @@ def test_a_claim_does_not_walk_over_chunks_of_another_model(two_thousand_walks: 
             text("UPDATE chunks SET model = 'another' WHERE walk_id <> :last"), {"last": two_thousand_walks.id}
         )
     with statements() as claiming, transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
         assert claimed
         assert claimed.walk_id == two_thousand_walks.id
     for statement, parameters in claiming:
@@ -148,7 +148,7 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
     claimed = []
     for _ in range(4):
         with transaction() as session:
-            found = chunks.claim(session, ChunkKind.RENDER, "here")
+            found = leases.claim(session, ChunkKind.RENDER, "here")
             assert found
             claimed.append((found.walk_id, found.number))
             results.record_frames(session, found, [])
@@ -162,7 +162,7 @@ def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec
     claimed = []
     for _ in range(7):
         with transaction() as session:
-            found = chunks.claim(session, ChunkKind.RENDER, "here")
+            found = leases.claim(session, ChunkKind.RENDER, "here")
             assert found
             claimed.append((found.walk_id, found.number))
     assert [number for walk_id, number in claimed if walk_id == small.id] == [0, 1, 2]
@@ -171,4 +171,4 @@ def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec
 def test_the_broker_stays_small(two_thousand_walks: Walk) -> None:
     for _ in range(3):
         reconciler.top_up()
-    assert celery_app.count_messages(ChunkKind.RENDER) == settings().max_permits < QUEUED
+    assert celery_app.count_messages(ChunkKind.RENDER) == settings().max_queued_messages < QUEUED

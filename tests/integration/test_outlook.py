@@ -14,8 +14,8 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
-from momalisa.queue import chunks, estimate, results, workers
-from momalisa.queue.chunks import Claim
+from momalisa.queue import estimate, leases, results, workers
+from momalisa.queue.leases import Claim
 from momalisa.settings import settings
 from momalisa.walks import service
 from tests.conftest import made_frames
@@ -96,7 +96,7 @@ def test_another_party_is_waited_for_with_the_chunks_that_it_has(spec: Callable[
     with transaction() as session:
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
-        done = chunks.claim(session, ChunkKind.RENDER, "there:1")
+        done = leases.claim(session, ChunkKind.RENDER, "there:1")
         assert done
         results.record_frames(session, done, made_frames(done))
         began_at = Chunk.finished_at - timedelta(seconds=10)
@@ -118,12 +118,12 @@ def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_to
         service.create(session, spec(frames=40, pacing="linear"), public=True, owner="ann")
         late = service.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob").id
         for _ in range(3):
-            done = chunks.claim(session, ChunkKind.RENDER, "there:1")
+            done = leases.claim(session, ChunkKind.RENDER, "there:1")
             assert done
             results.record_frames(session, done, made_frames(done))
             began_at = Chunk.finished_at - timedelta(seconds=10)
             session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
-        held = chunks.claim(session, ChunkKind.RENDER, "there:1")
+        held = leases.claim(session, ChunkKind.RENDER, "there:1")
         assert held
     before = told()
     with transaction() as session:  # the clock was set forward while the last one was at work
@@ -138,7 +138,7 @@ def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_to
 
 def claim() -> Claim | None:
     with transaction() as session:
-        return chunks.claim(session, ChunkKind.RENDER, "there:1")
+        return leases.claim(session, ChunkKind.RENDER, "there:1")
 
 
 def chunk(claimed: Claim) -> Any:

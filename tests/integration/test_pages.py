@@ -14,7 +14,7 @@ from momalisa.db.models import Artifact, Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import chunks, results
+from momalisa.queue import leases, results
 from momalisa.walks import service
 from tests.conftest import made_frames
 
@@ -210,7 +210,7 @@ def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: Tes
     with transaction() as session:
         walk = service.create(session, spec(frames=8), public=True, owner="key:a")
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "worker:1", "worker")
+        claim = leases.claim(session, ChunkKind.RENDER, "worker:1", "worker")
         assert claim
         results.record_frames(session, claim, made_frames(claim))
     busy = {"finished_at": func.now(), "created_at": func.now() - timedelta(minutes=30)}

@@ -14,8 +14,9 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.errors import LeaseLostError
-from momalisa.queue import chunks, estimate, results
-from momalisa.queue.chunks import Claim, Ready
+from momalisa.queue import estimate, leases, results, stats
+from momalisa.queue.leases import Claim
+from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
@@ -39,14 +40,14 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
 
 def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
     with transaction() as session:
-        found = chunks.claim(session, kind, "here")
+        found = leases.claim(session, kind, "here")
     assert found is not None
     return found
 
 
 def nothing_to_claim() -> bool:
     with transaction() as session:
-        return chunks.count_ready(session) == {}
+        return stats.count_ready(session) == {}
 
 
 def looks(position: float) -> bytes:
@@ -97,7 +98,7 @@ def test_the_same_walk_is_paced_the_same_whoever_works_on_it_in_whatever_order(m
     held: list[Claim] = []
     while not (walk(one).status == walk(other).status == WalkStatus.ASSEMBLING):
         with transaction() as session:
-            found = chunks.claim(session, ChunkKind.RENDER, "here")
+            found = leases.claim(session, ChunkKind.RENDER, "here")
         if found is not None:
             held.append(found)
         if found is None or len(held) == 3:
@@ -119,7 +120,7 @@ def test_workers_who_end_a_pass_at_once_plan_the_next_one_once(make: Make) -> No
 def test_a_canceled_walk_gets_no_further_pass(make: Make) -> None:
     walk_id = make(frames=24)
     with transaction() as session:
-        last = chunks.claim(session, ChunkKind.RENDER, "here")
+        last = leases.claim(session, ChunkKind.RENDER, "here")
         assert last
         results.record_frames(session, last, made_frames(last))
     with transaction() as session:

@@ -19,7 +19,7 @@ from momalisa.db import notifications
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
-from momalisa.queue import celery_app, chunks, results
+from momalisa.queue import celery_app, leases, results
 from momalisa.walks.service import Snapshot
 from tests.conftest import made_frames, until
 
@@ -38,7 +38,7 @@ def make(api: TestClient) -> Callable[..., dict[str, Any]]:
 
 def render_a_chunk() -> None:
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
         assert claim
         stored = made_frames(claim)
         results.record_frames(session, claim, stored)
@@ -118,7 +118,7 @@ def test_an_answer_is_held_back_until_something_changes(
 ) -> None:
     url = f"/v1/walks/{make(frames=8, pacing='linear')['id']}"
     with transaction() as session:
-        claim = chunks.claim(session, ChunkKind.RENDER, "here")
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
     assert claim
     etag = api.get(url).headers["etag"]
     looked = threading.Event()

@@ -18,7 +18,7 @@ from momalisa.domain.states import ChunkKind
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import celery_app, chunks
+from momalisa.queue import celery_app, leases
 from momalisa.settings import ROOT, environment, settings
 from momalisa.walks import service
 from tests.conftest import forget, until
@@ -75,14 +75,14 @@ def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
     reconciler.top_up()
     assert celery_app.count_messages(ChunkKind.RENDER) == 20
     with transaction() as session:
-        chunks.claim(session, ChunkKind.RENDER, "here")
+        leases.claim(session, ChunkKind.RENDER, "here")
     reconciler.top_up()
     assert celery_app.count_messages(ChunkKind.RENDER) == 20  # one too many, which does no harm
 
 
 @pytest.mark.usefixtures("twenty_chunks")
 def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAX_PERMITS", "7")
+    monkeypatch.setenv("MAX_QUEUED_MESSAGES", "7")
     settings.cache_clear()
     for _ in range(3):
         celery_app.publish(ChunkKind.RENDER, 4)

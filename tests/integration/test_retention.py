@@ -16,7 +16,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.errors import LeaseLostError
 from momalisa.maintenance import reconciler, retention
-from momalisa.queue import chunks
+from momalisa.queue import leases
 from momalisa.storage import bucket
 from tests.conftest import clear_away
 
@@ -48,7 +48,7 @@ def let_time_pass(**times: Any) -> None:
 def test_a_removed_walk_is_gone_at_once_and_its_files_soon(api: TestClient) -> None:
     walk_id, other = make(api), make(api)
     with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
     assert claimed
     assert str(claimed.walk_id) == walk_id
     assert api.delete(f"/v1/walks/{walk_id}").status_code == 204
@@ -62,7 +62,7 @@ def test_a_removed_walk_is_gone_at_once_and_its_files_soon(api: TestClient) -> N
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/walk-not-found")
     assert [walk["id"] for walk in api.get("/v1/walks").json()["walks"]] == [other]
     with pytest.raises(LeaseLostError), transaction() as session:
-        chunks.heartbeat(session, claimed)
+        leases.heartbeat(session, claimed)
 
     clear_away()
     assert objects(walk_id) == 2  # its workers have a lease's time to learn of it
@@ -183,7 +183,7 @@ def test_a_walk_that_misses_its_deadline_fails(api: TestClient) -> None:
     assert (walk["status"], walk["error"]["code"]) == ("failed", "deadline_exceeded")
     assert api.get(f"/v1/walks/{patient}").json()["status"] == "queued"
     with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
         assert claimed
         assert str(claimed.walk_id) == patient
 

@@ -19,8 +19,8 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import WalkOverError
 from momalisa.local.stack import LocalStack
-from momalisa.queue import admin, chunks, estimate, results
-from momalisa.queue.chunks import Claim
+from momalisa.queue import admin, estimate, leases, lifecycle, results, stats
+from momalisa.queue.leases import Claim
 from momalisa.settings import ROOT, environment, settings
 from momalisa.walks import service
 from tests.conftest import made_frames
@@ -47,7 +47,7 @@ def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Callab
 
 def claim(workplace: str = "") -> Claim | None:
     with transaction() as session:
-        return chunks.claim(session, ChunkKind.RENDER, f"{workplace}.child", workplace)
+        return leases.claim(session, ChunkKind.RENDER, f"{workplace}.child", workplace)
 
 
 def do(claimed: Claim) -> None:
@@ -57,7 +57,7 @@ def do(claimed: Claim) -> None:
 
 def fail(claimed: Claim, error: str = "CUDA error") -> None:
     with transaction() as session:
-        chunks.attempt_failed(session, claimed, error)
+        leases.attempt_failed(session, claimed, error)
 
 
 def make_due(**changes: object) -> None:
@@ -80,7 +80,7 @@ def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_do
     assert mine
     assert mine.number != failed.number  # although what failed comes first
     with transaction() as session:
-        chunks.release(session, mine)
+        leases.release(session, mine)
     do(theirs)
     again = claim(SICK)  # nobody else is at work
     assert again
@@ -235,14 +235,14 @@ def retry(walk_id: UUID) -> None:
 
 def fail_walk(walk_id: UUID) -> None:
     with transaction() as session:
-        assert chunks.end_walk(
+        assert lifecycle.end_walk(
             session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message="late"
         )
 
 
 def assembly() -> Claim:
     with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.ASSEMBLE, WELL)
+        claimed = leases.claim(session, ChunkKind.ASSEMBLE, WELL)
     assert claimed
     return claimed
 
@@ -272,7 +272,7 @@ def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitch
     fail_walk(walk_id)
     retry(walk_id)
     with transaction() as session:
-        assert chunks.claim(session, ChunkKind.ASSEMBLE, WELL) is None
+        assert leases.claim(session, ChunkKind.ASSEMBLE, WELL) is None
     while claimed := claim(WELL):
         do(claimed)
     stitching = assembly()
@@ -351,7 +351,7 @@ def test_a_walk_that_shows_nothing_is_not_tried_again(make: Callable[..., UUID])
 
 def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
     make()
-    for _ in range(chunks.KEPT_ATTEMPTS + 3):
+    for _ in range(leases.MAX_HISTORY + 3):
         with transaction() as session:
             session.execute(update(Chunk).values(attempts=0))
         claimed = claim(SICK)
@@ -360,8 +360,8 @@ def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
         make_due()
     with transaction() as session:
         [chunk] = session.scalars(select(Chunk).options(undefer(Chunk.history)))
-    assert len(chunk.history) == chunks.KEPT_ATTEMPTS
-    assert len(chunk.history[0]["error"]) == chunks.LONGEST_ERROR
+    assert len(chunk.history) == leases.MAX_HISTORY
+    assert len(chunk.history[0]["error"]) == leases.MAX_ERROR_LENGTH
     assert chunk.failed_by == [SICK]
 
 
@@ -375,7 +375,7 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
     change(admin.pause)
     change(admin.pause)  # again changes nothing
     with transaction() as session:
-        assert chunks.count_ready(session) == {}
+        assert stats.count_ready(session) == {}
         told = estimate.estimate(session, service.get(session, walk_id, viewer=None)).waiting_for
     assert told == "The queue is paused; the walk waits until it goes on."
     assert claim(WELL) is None

@@ -17,9 +17,9 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.errors import LeaseLostError, WalkOverError
 from momalisa.maintenance import reconciler
-from momalisa.queue import chunks, results
-from momalisa.queue.chunks import Claim
+from momalisa.queue import leases, lifecycle, results
 from momalisa.queue.fairness import FAIRNESS
+from momalisa.queue.leases import Claim
 from momalisa.walks import service
 from tests.conftest import empty, made_frames
 
@@ -40,7 +40,7 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
 
 def claim() -> Claim:
     with transaction() as session:
-        found = chunks.claim(session, ChunkKind.RENDER, "here")
+        found = leases.claim(session, ChunkKind.RENDER, "here")
     assert found
     return found
 
@@ -118,7 +118,7 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
                     finish(held.pop(index % len(held)))
             case ("give back", int(index)) if held:
                 with suppress(LeaseLostError), transaction() as session:
-                    chunks.release(session, held.pop(index % len(held)))
+                    leases.release(session, held.pop(index % len(held)))
             case ("cancel", int(index)):
                 tenant, walk_id = walks.pop(index % len(walks))
                 with suppress(WalkOverError), transaction() as session:
@@ -224,7 +224,7 @@ def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make
     with transaction() as session:
         service.cancel(session, old, owner="ann")
     with transaction() as session:
-        chunks.lock_chunks(session, busy)
+        lifecycle.lock_chunks(session, busy)
         reconciler.keep_order()
     with transaction() as session:
         turns = session.scalars(select(Chunk.virtual_time).where(Chunk.walk_id.in_([busy, last]))).all()

@@ -28,8 +28,8 @@ from momalisa.domain.states import ArtifactKind, ChunkKind, DeliveryStatus, Walk
 from momalisa.local import stack
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import chunks, results
-from momalisa.queue.chunks import Ready
+from momalisa.queue import leases, lifecycle, results
+from momalisa.queue.lifecycle import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import service
@@ -115,11 +115,11 @@ def finish(walk_id: UUID) -> None:
     due: Ready | None = None
     while due is None or due.kind == ChunkKind.RENDER:
         with transaction() as session:
-            claimed = chunks.claim(session, ChunkKind.RENDER, "here")
+            claimed = leases.claim(session, ChunkKind.RENDER, "here")
             assert claimed
             due = results.record_frames(session, claimed, made_frames(claimed))
     with transaction() as session:
-        claimed = chunks.claim(session, ChunkKind.ASSEMBLE, "here")
+        claimed = leases.claim(session, ChunkKind.ASSEMBLE, "here")
         assert claimed
         assert claimed.walk_id == walk_id
         gif = results.MadeArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
@@ -128,7 +128,9 @@ def finish(walk_id: UUID) -> None:
 
 def fail(walk_id: UUID) -> None:
     with transaction() as session:
-        chunks.end_walk(session, walk_id, WalkStatus.FAILED, error_code="render_failed", error_message="It broke.")
+        lifecycle.end_walk(
+            session, walk_id, WalkStatus.FAILED, error_code="render_failed", error_message="It broke."
+        )
 
 
 def cancel(walk_id: UUID) -> None:

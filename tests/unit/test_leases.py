@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from momalisa.domain.states import ChunkKind
-from momalisa.queue.reclaim import HeldLease, LeaseMonitor
+from momalisa.queue.reclaim import LeaseMonitor, ObservedLease
 from momalisa.settings import settings
 
 LEASE, ROUND = 30, 5
@@ -20,49 +20,49 @@ def _defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def held() -> HeldLease:
-    return HeldLease(uuid4(), 0, ChunkKind.RENDER, uuid4(), datetime.now(UTC))
+def held() -> ObservedLease:
+    return ObservedLease(uuid4(), 0, ChunkKind.RENDER, uuid4(), datetime.now(UTC))
 
 
-def beaten(held: HeldLease, seconds: float = 10) -> HeldLease:
+def beaten(held: ObservedLease, seconds: float = 10) -> ObservedLease:
     """Return a lease after one more heartbeat, by a clock that went on by so many seconds, or was set back."""
     return held._replace(expires_at=held.expires_at + timedelta(seconds=seconds))
 
 
-def rounds(watch: LeaseMonitor, held: HeldLease, begin: int, end: int) -> list[int]:
+def rounds(watch: LeaseMonitor, held: ObservedLease, begin: int, end: int) -> list[int]:
     """Look once a round, and return when the lease was found lost."""
-    return [now for now in range(begin, end, ROUND) if watch.look([held], now)]
+    return [now for now in range(begin, end, ROUND) if watch.observe([held], now)]
 
 
-def test_a_silent_lease_runs_out_after_its_length(held: HeldLease) -> None:
+def test_a_silent_lease_runs_out_after_its_length(held: ObservedLease) -> None:
     watch = LeaseMonitor()
     assert rounds(watch, held, 0, 50) == [35, 40, 45]
-    [lost] = watch.look([held], 50)
+    [lost] = watch.observe([held], 50)
     assert lost == (held, 50 - LEASE)
 
 
-def test_a_heartbeat_makes_the_lease_new_whatever_time_it_says(held: HeldLease) -> None:
+def test_a_heartbeat_makes_the_lease_new_whatever_time_it_says(held: ObservedLease) -> None:
     watch = LeaseMonitor()
     assert rounds(watch, held, 0, 30) == []
     assert rounds(watch, beaten(held, -3600), 30, 60) == []
     assert rounds(watch, beaten(held, 3600), 60, 100) == [95]
 
 
-def test_no_lease_runs_out_while_the_database_does_not_answer_or_just_after(held: HeldLease) -> None:
+def test_no_lease_runs_out_while_the_database_does_not_answer_or_just_after(held: ObservedLease) -> None:
     watch = LeaseMonitor()
     assert rounds(watch, held, 0, 30) == []
     assert rounds(watch, held, 300, 330 + ROUND) == []  # nothing was answered in between
     assert rounds(watch, held, 335, 340) == [335]
 
 
-def test_one_skipped_round_is_no_gap(held: HeldLease) -> None:
+def test_one_skipped_round_is_no_gap(held: ObservedLease) -> None:
     watch = LeaseMonitor()
     assert rounds(watch, held, 0, 20) == []
     assert rounds(watch, held, 25, 40) == [35]
 
 
-def test_what_is_no_longer_held_is_forgotten(held: HeldLease) -> None:
+def test_what_is_no_longer_held_is_forgotten(held: ObservedLease) -> None:
     watch = LeaseMonitor()
     assert rounds(watch, held, 0, 30) == []
-    watch.look([], 30)
+    watch.observe([], 30)
     assert rounds(watch, held, 35, 70) == []

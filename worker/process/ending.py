@@ -16,8 +16,8 @@ from celery.concurrency import asynpool, prefork
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
 from momalisa.errors import LeaseLostError, StoreUnavailableError
-from momalisa.queue import chunks
-from momalisa.queue.chunks import Attempt
+from momalisa.queue import leases
+from momalisa.queue.leases import Attempt
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger
 from worker.process import health
@@ -64,7 +64,7 @@ def report() -> None:
     log.error("the process before this one died", walk=walk, chunk=died.number, kind=kind, reason=reason)
     try:
         with transaction() as session:
-            chunks.attempt_failed(session, died, reason, lost=True)
+            leases.attempt_failed(session, died, reason, lost=True)
         metrics.record(metrics.LEASES_EXPIRED)
     except LeaseLostError:  # reported before, or its walk is over
         return

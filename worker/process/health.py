@@ -10,7 +10,7 @@ from typing import NamedTuple
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
 from momalisa.errors import StoreUnavailableError
-from momalisa.queue import chunks
+from momalisa.queue import stats
 from momalisa.telemetry.logging import logger
 from worker.process.shared_memory import Shared
 
@@ -79,6 +79,6 @@ def _others_succeed(kind: ChunkKind, seconds: float) -> bool:
     """Tell whether chunks were done within so many seconds, in which this worker has done none."""
     try:
         with transaction() as session:
-            return chunks.done_within(session, kind, seconds)
+            return stats.done_within(session, kind, seconds)
     except StoreUnavailableError:
         return False

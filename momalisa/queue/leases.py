@@ -1,0 +1,299 @@
+"""Leases: a worker claims a chunk, keeps it by heartbeats, and releases it or reports that its attempt failed.
+
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits. Every write of a
+worker is fenced: it takes effect only while the chunk still has the lease token of the worker's claim; otherwise
+`LeaseLostError` is raised, and the worker drops its work.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, Exists, Interval, any_, case, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session, aliased
+
+from momalisa.db import notifications
+from momalisa.db.models import Chunk, Frame, Pause, Walk
+from momalisa.db.session import rowcount
+from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus, Flag, WalkStatus
+from momalisa.errors import LeaseLostError
+from momalisa.queue import fairness
+from momalisa.queue.lifecycle import fail_walk, lock_chunks, release_values
+from momalisa.settings import settings
+from momalisa.storage.bucket import StoredObject
+
+MAX_BACKOFF_SECONDS = 300.0
+"""A released or failed chunk can be claimed again after this time at the latest."""
+
+MAX_HISTORY, MAX_ERROR_LENGTH = 20, 1000
+"""Failed attempts that a chunk keeps in its history, and characters of the error of each."""
+
+
+@dataclass(frozen=True)
+class ClaimedFrame:
+    """A frame of a claimed chunk."""
+
+    position: float
+    stored: StoredObject | None
+    """Set if the frame was uploaded and recorded before."""
+    flagged: Flag | None = None
+    """Set if it was rendered before, and must not be shown."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is still to be rendered."""
+        return self.stored is None and self.flagged is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A claim of a chunk, as far as it is needed to report its end."""
+
+    walk_id: UUID
+    number: int
+    kind: ChunkKind
+    token: UUID
+    attempt: int
+    """1 at the first attempt."""
+    workplace: str = ""
+    """The parent of the worker's processes, as host:pid; a chunk that failed there is better tried elsewhere."""
+    error: str | None = None
+    """The error of the previous attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Attempt):
+    """A claim of a chunk, with everything that the work needs."""
+
+    model: str
+    """Name of the model that the walk was made for."""
+    owner: str
+    """Owner of the walk; frames are taken only from walks that the owner may see."""
+    tenant: str
+    """Tenant of the chunk in the fair order."""
+    secret: str = field(repr=False)
+    """Secret of the walk, a part of its object names."""
+    from_walk: UUID | None
+    """The walk whose frames are copied where they are the same."""
+    spec: WalkSpec
+    frames: tuple[ClaimedFrame, ...]
+    """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+    recovery_seconds: float | None = None
+    """Seconds since the previous lease was lost; None if it was not."""
+    traceparent: str | None = None
+    """The request that made the walk, as a W3C `traceparent`."""
+
+
+def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -> Claim | None:
+    """Lease the next chunk in the fair order to a worker.
+
+    Released and failed chunks come first, so that a fault delays no walk for long; then tenants alternate by
+    virtual time (`fairness`); then the oldest comes first. A chunk that failed at this workplace is left to other
+    workers while any of them is busy with the same kind and model.
+
+    Returns:
+        None if no chunk can be claimed, or claims are paused.
+    """
+    model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
+    lost_since_claimed = func.now() - case((Chunk.lease_lost_at > Chunk.claimed_at, Chunk.lease_lost_at))
+    chunk = session.execute(
+        select(Chunk.walk_id, Chunk.number, func.extract("epoch", lost_since_claimed).label("recovery_seconds"))
+        .where(
+            Chunk.status == ChunkStatus.QUEUED,
+            Chunk.kind == kind,
+            Chunk.model == model,
+            is_due(),
+            ~paused(),
+            or_(~_failed_at(workplace), ~_others_work(kind, model)),
+        )
+        .order_by(*fairness.ORDER)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    if chunk is None:
+        return None
+    token = uuid4()
+    attempt, error, tenant = session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
+        .values(
+            status=ChunkStatus.LEASED,
+            lease_token=token,
+            worker=worker,
+            claimed_at=func.now(),
+            lease_expires_at=_from_now(settings().lease_seconds),
+            secret=select(Walk.secret).where(Walk.id == chunk.walk_id).scalar_subquery(),
+            attempts=Chunk.attempts + 1,
+        )
+        .returning(Chunk.attempts, Chunk.error, Chunk.tenant)
+    ).one()
+    walk = session.execute(
+        select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent, Walk.status).where(
+            Walk.id == chunk.walk_id
+        )
+    ).one()
+    if walk.status == WalkStatus.QUEUED:
+        session.execute(
+            update(Walk)
+            .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
+            .values(
+                status=WalkStatus.RUNNING, started_at=func.now(), **notifications.changed(session, chunk.walk_id)
+            )
+        )
+    frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
+    if kind == ChunkKind.RENDER:
+        frames = frames.where(Frame.chunk == chunk.number)
+    return Claim(
+        walk_id=chunk.walk_id,
+        number=chunk.number,
+        kind=kind,
+        token=token,
+        attempt=attempt,
+        model=walk.model,
+        owner=walk.owner,
+        tenant=tenant,
+        secret=walk.secret,
+        from_walk=walk.from_walk,
+        spec=walk.spec,
+        frames=tuple(
+            ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
+        ),
+        workplace=workplace,
+        error=error,
+        recovery_seconds=None if chunk.recovery_seconds is None else max(0.0, float(chunk.recovery_seconds)),
+        traceparent=walk.traceparent,
+    )
+
+
+def heartbeat(session: Session, claim: Claim) -> None:
+    """Extend the lease of a claimed chunk.
+
+    Raises:
+        LeaseLostError: if the lease is lost.
+    """
+    fenced_update(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
+
+
+def release(session: Session, claim: Claim, seconds: float = 0) -> None:
+    """Put a chunk back into the queue because this worker cannot do it; the attempt does not count.
+
+    It can be claimed again after `seconds`, at most `MAX_BACKOFF_SECONDS`.
+
+    Raises:
+        LeaseLostError: if the lease is lost.
+    """
+    scheduled_at = _from_now(min(seconds, MAX_BACKOFF_SECONDS))
+    fenced_update(
+        session, claim, **release_values(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, scheduled_at=scheduled_at
+    )
+
+
+def attempt_failed(
+    session: Session, claim: Attempt, error: str, *, deterministic: bool = False, lost: bool = False
+) -> None:
+    """Put a chunk back into the queue after a failed attempt, or fail its walk if there are no attempts left.
+
+    Args:
+        session: of the caller.
+        claim: the attempt.
+        error: what went wrong, for operators.
+        deterministic: whether the same input gives the same error: then twice the same error is the end.
+        lost: whether the worker is dead, and another process reports for it: the time to the next claim is
+            measured.
+
+    Raises:
+        LeaseLostError: if the lease is lost.
+    """
+    same_again = deterministic and error == claim.error
+    failure = failure_values(error)
+    if lost:
+        failure["lease_lost_at"] = func.now()
+    if claim.workplace:
+        added = func.array_append(Chunk.failed_by, claim.workplace)
+        failure["failed_by"] = case((_failed_at(claim.workplace), Chunk.failed_by), else_=added)
+    if same_again or claim.attempt >= settings().max_attempts:
+        lock_chunks(session, claim.walk_id)
+        fenced_update(session, claim, **release_values(ChunkStatus.FAILED), **failure)
+        fail_walk(session, claim.walk_id, claim.kind, deterministic=same_again)
+        return
+    scheduled_at = _from_now(_backoff_seconds(claim.attempt))
+    fenced_update(session, claim, **release_values(ChunkStatus.QUEUED), **failure, scheduled_at=scheduled_at)
+
+
+def failure_values(error: str) -> dict[str, object]:
+    """Return the values of a chunk whose attempt failed: the error, also appended to its bounded history."""
+    entry = func.jsonb_build_object(
+        *("attempt", Chunk.attempts, "at", func.now(), "worker", Chunk.worker, "error", error[:MAX_ERROR_LENGTH])
+    )
+    kept = case(
+        (func.jsonb_array_length(Chunk.history) < MAX_HISTORY, Chunk.history),
+        else_=Chunk.history.op("-", return_type=JSONB())(literal(0)),
+    )
+    return {"error": error, "history": kept.concat(func.jsonb_build_array(entry))}
+
+
+def fenced_update(session: Session, claim: Attempt, **values: object) -> None:
+    """Change a chunk if it still has the lease token of this claim.
+
+    Raises:
+        LeaseLostError: if it does not.
+    """
+    changed = session.execute(
+        update(Chunk)
+        .where(
+            Chunk.walk_id == claim.walk_id,
+            Chunk.number == claim.number,
+            Chunk.lease_token == claim.token,
+            Chunk.status == ChunkStatus.LEASED,
+        )
+        .values(**values)
+    )
+    if not rowcount(changed):
+        raise LeaseLostError(f"The lease of chunk {claim.number} of walk {claim.walk_id} is lost.")
+
+
+def is_due() -> ColumnElement[bool]:
+    """Return the condition that a queued chunk may be claimed now.
+
+    Only a chunk that is tried again waits, and never longer than `MAX_BACKOFF_SECONDS`: a time further ahead was
+    written before PostgreSQL's clock was set back.
+    """
+    return or_(
+        Chunk.priority != fairness.RETRY,
+        Chunk.scheduled_at <= func.now(),
+        Chunk.scheduled_at > _from_now(MAX_BACKOFF_SECONDS),
+    )
+
+
+def paused() -> Exists:
+    """Return the condition that an operator has paused all claims (`admin.pause`)."""
+    return select(Pause.since).exists()
+
+
+def _failed_at(workplace: str) -> ColumnElement[bool]:
+    """Return the condition that a chunk failed at a workplace."""
+    return literal(workplace) == any_(Chunk.failed_by)
+
+
+def _others_work(kind: ChunkKind, model: str) -> Exists:
+    """Return the condition that a worker is busy with a chunk of a kind and model; one that claims is not."""
+    other = aliased(Chunk)
+    leased = select(other.number).where(other.status == ChunkStatus.LEASED)
+    return leased.where(other.kind == kind, other.model == model).exists()
+
+
+def _backoff_seconds(attempt: int) -> float:
+    """Return the backoff after the n-th failed attempt: 1, 2, 4, 8 … 60 seconds."""
+    return min(2.0 ** (attempt - 1), 60.0)
+
+
+def _from_now(seconds: float) -> ColumnElement[datetime]:
+    return func.now() + literal(timedelta(seconds=seconds), Interval)
+
+
+def _stored(frame: Frame) -> StoredObject | None:
+    if frame.object is None or frame.bytes is None or frame.crc32c is None:
+        return None
+    return StoredObject(frame.object, frame.bytes, frame.crc32c)

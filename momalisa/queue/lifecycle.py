@@ -1,0 +1,121 @@
+"""The life of a walk in the queue: its chunks are enqueued, and it ends when it fails or is canceled.
+
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits. Rows are locked in
+one order, chunks by number and then the walk, so that transactions cannot deadlock.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from momalisa.db import notifications
+from momalisa.db.models import Chunk, Frame, Walk
+from momalisa.db.session import rowcount
+from momalisa.domain import path
+from momalisa.domain.states import ACTIVE, ChunkKind, ChunkStatus, WalkStatus
+from momalisa.queue import fairness
+from momalisa.settings import settings
+from momalisa.webhooks import deliveries
+
+
+class Ready(NamedTuple):
+    """Chunks that can be claimed after the commit; as many wake-up messages are to be published for them."""
+
+    kind: ChunkKind
+    number: int = 1
+
+
+def enqueue(session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float]) -> Ready:
+    """Add frames to a walk in chunks, coarse to fine, which get the next virtual times of its tenant."""
+    batches = path.chunks(len(positions), settings().batch_size)
+    last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
+    begin = 0 if last is None else last + 1
+    numbers = range(begin, begin + len(batches))
+    times = fairness.next_virtual_times(session, tenant, model, len(batches))
+    session.execute(
+        insert(Chunk).values(
+            [
+                {
+                    "walk_id": walk_id,
+                    "number": number,
+                    "kind": ChunkKind.RENDER,
+                    "tenant": tenant,
+                    "model": model,
+                    "virtual_time": times.first + index,
+                    "priority": fairness.NORMAL if index else times.priority,
+                }
+                for index, number in enumerate(numbers)
+            ]
+        )
+    )
+    session.execute(  # many rows by one statement: a list of parameters would be a statement for each
+        insert(Frame).values(
+            [
+                {"walk_id": walk_id, "position": positions[index], "chunk": number}
+                for number, indices in zip(numbers, batches, strict=True)
+                for index in indices
+            ]
+        )
+    )
+    return Ready(ChunkKind.RENDER, len(batches))
+
+
+def release_values(status: ChunkStatus) -> dict[str, object]:
+    """Return the values of a chunk whose lease ends; if it is queued again, it comes before untried chunks."""
+    return {"status": status, "lease_token": None, "lease_expires_at": None, "priority": fairness.RETRY}
+
+
+_FAILURES = {
+    ChunkKind.RENDER: ("render_failed", "A part of this walk could not be rendered"),
+    ChunkKind.ASSEMBLE: ("assembly_failed", "The files of this walk could not be made"),
+}
+
+
+def fail_walk(session: Session, walk_id: UUID, kind: ChunkKind, *, deterministic: bool = False) -> None:
+    """Fail a walk because of one of its chunks; the cause is for operators, on the chunk and in the log.
+
+    Args:
+        session: of the caller.
+        walk_id: of the walk.
+        kind: of the chunk that failed.
+        deterministic: whether the same error came twice, rather than MAX_ATTEMPTS errors of any kind.
+    """
+    code, sentence = _FAILURES[kind]
+    message = f"{sentence}, although it was tried {settings().max_attempts} times."
+    if deterministic:
+        message = f"{sentence}: it fails in the same way each time. With other settings it may work."
+    end_walk(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
+
+
+def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str) -> bool:
+    """End a walk that is active, and drop its unfinished chunks; their workers lose the lease.
+
+    Returns:
+        False if the walk has ended already; then nothing changes.
+    """
+    lock_chunks(session, walk_id)
+    ended = session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
+        .values(status=status, finished_at=func.now(), **notifications.changed(session, walk_id), **values)
+    )
+    if not rowcount(ended):
+        return False
+    session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
+        .values(**release_values(ChunkStatus.DROPPED), finished_at=func.now())
+    )
+    deliveries.announce(session, walk_id, status)
+    return True
+
+
+def lock_chunks(session: Session, walk_id: UUID) -> None:
+    """Lock all chunks of a walk by number, also those that were added while this waited for a lock."""
+    locked = None
+    in_order = select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number)
+    while locked != (found := session.scalars(in_order.with_for_update()).all()):
+        locked = found
