@@ -63,8 +63,8 @@ def empty() -> None:
 
 def clear_away() -> None:
     """Do once what the reconciler does about walks whose time is over."""
-    for duty in (reconciler.end_overdue, reconciler.expire, reconciler.forget, reconciler.remove_walks):
-        duty()
+    for task in (reconciler.end_overdue, reconciler.expire, reconciler.delete_old_records, reconciler.remove_walks):
+        task()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""The sweep: takes out of the bucket what belongs to no walk, a page at a time.
+"""Orphans: objects in the bucket that belong to no walk, found and deleted a page at a time.
 
-An upload that was under way while its walk was removed, or whose worker had lost its lease, leaves an object that
-no row knows.
+An upload that finishes after its walk was removed, or after its worker has lost its lease, leaves an object that no
+row refers to.
 """
 
 import time
@@ -19,17 +19,17 @@ from momalisa.storage import bucket
 from momalisa.storage.bucket import Listed
 
 PAGE = 500
-"""Objects that are looked at in one round."""
+"""Objects that are checked in one round."""
 
 AGE = timedelta(hours=1)
-"""What is younger may be on its way to be recorded."""
+"""Younger objects may be about to be recorded."""
 
 PAUSE_SECONDS = 3600
-"""Between the end of the bucket and the next look at its beginning."""
+"""Between the end of one scan and the start of the next."""
 
 
-class Sweep:
-    """Goes through the bucket, from its beginning to its end and then again."""
+class OrphanScan:
+    """Scans the bucket from its beginning to its end, and then again."""
 
     def __init__(self, *, page: int = PAGE, age: timedelta = AGE) -> None:
         self._page = page
@@ -37,12 +37,12 @@ class Sweep:
         self._after = ""
         self._resumes = time.monotonic()
 
-    def go_on(self) -> int:
-        """Look at the next page, and return how many objects were removed.
+    def delete_next_page(self) -> int:
+        """Delete the orphans of the next page, and return how many there were.
 
         Raises:
             StoreUnavailableError: if PostgreSQL cannot be reached.
-            google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or is out of order.
+            google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or is unavailable.
         """
         if time.monotonic() < self._resumes:
             return 0
@@ -60,10 +60,10 @@ class Sweep:
 
 
 def _orphans(session: Session, objects: Iterable[Listed], age: timedelta) -> list[Listed]:
-    """Return those of some objects that belong to no walk.
+    """Return the objects that belong to no walk.
 
-    As long as something can still be recorded for a walk, nothing of it is an orphan. Nor is anything while there
-    is no walk at all: a database that is empty may well be another one than that of this bucket.
+    No object of a walk is an orphan while something can still be recorded for that walk. Nothing is an orphan if
+    the database has no walk at all: it may be the wrong database for this bucket.
     """
     by_walk: dict[UUID, list[Listed]] = {}
     for each in objects:
@@ -94,7 +94,7 @@ def _orphans(session: Session, objects: Iterable[Listed], age: timedelta) -> lis
 
 
 def _walk_of(name: str) -> UUID | None:
-    """Return the id of the walk that an object says it is of, or None if that is no id."""
+    """Return the walk id in the name of an object, or None if there is none."""
     try:
         return UUID(name.split("/")[1])
     except ValueError:

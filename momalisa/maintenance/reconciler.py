@@ -1,4 +1,4 @@
-"""The reconciler: takes lost work back, tops permits up, delivers webhooks, and clears away what is past."""
+"""The reconciler: reclaims expired leases, publishes missing messages, delivers webhooks, and expires walks."""
 
 import signal
 import threading
@@ -16,7 +16,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
-from momalisa.maintenance.orphans import Sweep
+from momalisa.maintenance.orphans import OrphanScan
 from momalisa.queue import celery_app, fairness, reclaim, stats, workers
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
@@ -27,54 +27,53 @@ from momalisa.webhooks import deliveries
 log = logger(__name__)
 
 SENDERS = 8
-"""Webhooks that are on their way at once, so that slow receivers hold up only each other."""
+"""Webhooks sent in parallel, so that slow receivers delay only each other."""
 
-STUCK_SECONDS = 600
-"""A round that takes longer will not end: what it waits for would have timed out long before."""
-
-
-OUT_OF_ORDER = (StoreUnavailableError, GoogleAPIError, GoogleAuthError, requests.RequestException)
-"""What a duty raises while PostgreSQL or the bucket cannot be reached, or refuses us."""
-
-Duty = Callable[[], bool | None]
-"""Does something once, and returns whether there may be more of it to do at once."""
+HANG_SECONDS = 600
+"""A round that takes longer hangs: everything that it waits for times out earlier."""
 
 
-class Rounds:
-    """When each thread began its last round, in monotonic seconds."""
+EXPECTED_ERRORS = (StoreUnavailableError, GoogleAPIError, GoogleAuthError, requests.RequestException)
+"""What a task raises while PostgreSQL or the bucket is down or refuses access; logged without a traceback."""
 
-    def __init__(self, duties: Sequence[Duty]) -> None:
-        self._duties = duties
+Task = Callable[[], bool | None]
+"""Does one round of its work, and returns whether there may be more to do at once."""
+
+
+class TaskHeartbeats:
+    """When each task began its last round, for the health check."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
         self._started = time.monotonic()
         self._begun: dict[int, float] = {}
 
-    def begin(self, thread: int) -> None:
-        """Note that a thread begins a round."""
-        self._begun[thread] = time.monotonic()
+    def beat(self, index: int) -> None:
+        """Record that a task begins a round."""
+        self._begun[index] = time.monotonic()
 
-    def stuck(self) -> str | None:
-        """Return which duties hang, or None. PostgreSQL or a broker that is down only ends a round."""
+    def hanging(self) -> str | None:
+        """Return which tasks hang, or None. A database or broker that is down ends a round, and is no hang."""
         now = time.monotonic()
         late = {
-            duty.__name__: seconds
-            for thread, duty in enumerate(self._duties)
-            if (seconds := now - self._begun.get(thread, self._started)) > STUCK_SECONDS
+            task.__name__: seconds
+            for index, task in enumerate(self._tasks)
+            if (seconds := now - self._begun.get(index, self._started)) > HANG_SECONDS
         }
         if not late:
             return None
-        return "; ".join(f"No round of {duty} began for {seconds:.0f} seconds" for duty, seconds in late.items())
+        return "; ".join(f"{task} has begun no round for {seconds:.0f} seconds" for task, seconds in late.items())
 
     def not_ready(self) -> str | None:
-        """Return that not every duty has begun, if so."""
-        return None if len(self._begun) == len(self._duties) else "Its rounds have not begun."
+        """Return a sentence while some task has not begun yet, or None."""
+        return None if len(self._begun) == len(self._tasks) else "Not all tasks have begun."
 
 
 def run() -> None:
-    """Reconcile until SIGTERM or SIGINT.
+    """Run all tasks until SIGTERM or SIGINT.
 
-    Each duty has a thread of its own, so that a broker or a bucket that hangs keeps no other from being done, and
-    whatever one of them raises ends one round of this duty and nothing else; to deliver webhooks is the duty of
-    several.
+    Each task has a thread of its own (`deliver_webhooks` several), so that a broker or bucket that hangs delays no
+    other task. An error ends one round of one task, and nothing else.
 
     Raises:
         PortTakenError: if METRICS_PORT is another program's.
@@ -86,17 +85,17 @@ def run() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    duties = [*DUTIES, *([count] if settings().metrics_port is not None else [])]
-    _begin_to_count(duties)
-    rounds = Rounds(duties)
+    tasks = [*TASKS, *([update_gauges] if settings().metrics_port is not None else [])]
+    _start_counters(tasks)
+    heartbeats = TaskHeartbeats(tasks)
     metrics.serve(
         metrics.RECONCILER,
-        alive=rounds.stuck,
-        ready=lambda: "It is stopping." if stop.is_set() else rounds.not_ready(),
+        alive=heartbeats.hanging,
+        ready=lambda: "Stopping." if stop.is_set() else heartbeats.not_ready(),
     )
     log.info("reconciler ready")
-    with ThreadPoolExecutor(len(duties)) as pool:
-        threads = [pool.submit(_every_round, duty, stop, partial(rounds.begin, n)) for n, duty in enumerate(duties)]
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        threads = [pool.submit(repeat, task, stop, partial(heartbeats.beat, n)) for n, task in enumerate(tasks)]
         done, _ = wait(threads, return_when=FIRST_EXCEPTION)
         stop.set()
     for thread in done:
@@ -104,39 +103,44 @@ def run() -> None:
     log.info("reconciler stopped")
 
 
-def _begin_to_count(duties: Iterable[Duty]) -> None:
-    """Have every counter begin at 0: Prometheus sees no increase in one that comes with its first event."""
-    for duty in duties:
-        metrics.record(metrics.ROUNDS_SKIPPED, 0, duty=duty.__name__)
+def _start_counters(tasks: Iterable[Task]) -> None:
+    """Set all counters to 0: Prometheus sees no increase in a counter that first appears with its first event."""
+    for task in tasks:
+        metrics.record(metrics.TASK_FAILURES, 0, task=task.__name__)
     for status in DeliveryStatus:
         metrics.record(metrics.WEBHOOK_DELIVERIES, 0, status=status)
 
 
-def _every_round(duty: Duty, stop: threading.Event, begin: Callable[[], None]) -> None:
-    """Do a duty once a round, and again at once where it returns that there may be more to do."""
+def repeat(task: Task, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+    """Run a task every RECONCILE_SECONDS until `stop` is set, and at once while it has more to do.
+
+    Args:
+        task: the task.
+        stop: ends the loop.
+        beat: called before each round.
+    """
     while not stop.is_set():
-        begin()
+        beat()
         try:
-            if duty():
+            if task():
                 continue
-        except Exception as error:  # a duty that fails must not keep the others from being done
-            foreseen = isinstance(error, OUT_OF_ORDER)
+        except Exception as error:
             log.warning(
-                "round skipped",
-                duty=duty.__name__,
+                "task failed",
+                task=task.__name__,
                 reason=str(error),
                 cause=cause(error),
-                exc_info=None if foreseen else error,
+                exc_info=None if isinstance(error, EXPECTED_ERRORS) else error,
             )
-            metrics.record(metrics.ROUNDS_SKIPPED, duty=duty.__name__)
+            metrics.record(metrics.TASK_FAILURES, task=task.__name__)
         stop.wait(settings().reconcile_seconds)
 
 
 _monitor = reclaim.LeaseMonitor()
 
 
-def take_back() -> None:
-    """Put chunks back into the queue whose lease ran out while this process looked on.
+def reclaim_expired() -> None:
+    """Put chunks whose lease has expired back into the queue.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -149,8 +153,8 @@ def take_back() -> None:
         metrics.record(metrics.LEASES_EXPIRED, reclaimed)
 
 
-def keep_order() -> None:
-    """See to it that turns follow each other without gaps, and forget tenants and workers that no longer matter.
+def maintain_fairness() -> None:
+    """Close gaps in the virtual times of tenants, and delete idle tenants and silent workers.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -163,7 +167,7 @@ def keep_order() -> None:
 
 
 def end_overdue() -> bool:
-    """Fail walks that are past their deadline, and return whether there may be more.
+    """Fail walks that are past their deadline; returns whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -171,12 +175,12 @@ def end_overdue() -> bool:
     with transaction() as session:
         overdue = retention.end_overdue(session)
     if overdue:
-        log.info("overdue walks ended", walks=overdue)
+        log.info("overdue walks failed", walks=overdue)
     return overdue == retention.AT_ONCE
 
 
 def expire() -> bool:
-    """Expire walks that were finished longer ago than they are kept, and return whether there may be more.
+    """Expire walks that finished more than RETENTION_DAYS ago; returns whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -185,8 +189,8 @@ def expire() -> bool:
         return retention.expire(session) == retention.AT_ONCE
 
 
-def forget() -> None:
-    """Forget idempotency keys that are too old to be used again, and walks that expired long ago.
+def delete_old_records() -> None:
+    """Delete idempotency keys that have expired, and tombstones of walks that expired long ago.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -197,12 +201,12 @@ def forget() -> None:
 
 
 def remove_walks() -> bool:
-    """Remove deleted and expired walks with what they left in the bucket, and return whether there may be more.
+    """Remove the objects and rows of deleted and expired walks; returns whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
-        google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
-        google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
+        google.api_core.exceptions.GoogleAPIError: if the bucket is unavailable.
+        google.auth.exceptions.GoogleAuthError: if the credentials are refused.
     """
     removed, more = retention.remove()
     if removed:
@@ -211,59 +215,59 @@ def remove_walks() -> bool:
 
 
 def move_objects() -> bool:
-    """Move the files of walks that are no longer shown to everyone, and return whether there may be more.
+    """Move the files of walks that were made private or hidden; returns whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
-        google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
-        google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
+        google.api_core.exceptions.GoogleAPIError: if the bucket is unavailable.
+        google.auth.exceptions.GoogleAuthError: if the credentials are refused.
     """
     moved, more = relocation.move_waiting()
     if moved:
-        log.info("objects of walks moved", walks=moved)
+        log.info("files moved", walks=moved)
     return more
 
 
-_sweep = Sweep()
+_orphans = OrphanScan()
 
 
-def sweep() -> None:
-    """Take a page of the bucket's objects out of it that belong to no walk.
+def delete_orphans() -> None:
+    """Delete the objects of the next page of the bucket that belong to no walk.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
-        google.api_core.exceptions.GoogleAPIError: if the bucket is out of order.
-        google.auth.exceptions.GoogleAuthError: if Google does not know us (any more).
+        google.api_core.exceptions.GoogleAPIError: if the bucket is unavailable.
+        google.auth.exceptions.GoogleAuthError: if the credentials are refused.
     """
-    removed = _sweep.go_on()
-    if removed:
-        log.info("orphans removed", objects=removed)
+    deleted = _orphans.delete_next_page()
+    if deleted:
+        log.info("orphans deleted", objects=deleted)
 
 
-def top_up() -> None:
-    """See to it that there is a permit for each chunk that is due, as far as the queue has room.
+def publish_missing() -> None:
+    """Publish wake-up messages until there is one for each chunk that can be claimed, up to MAX_QUEUED_MESSAGES.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        due = stats.count_ready(session)
-    for kind, count in due.items():
+        ready = stats.count_ready(session)
+    for kind, count in ready.items():
         try:
             missing = min(count, settings().max_queued_messages) - celery_app.count_messages(kind)
         except celery_app.BROKER_ERRORS as error:
-            log.warning("broker not reached", kind=kind, reason=str(error))
+            log.warning("broker unreachable", kind=kind, reason=str(error))
             metrics.record(metrics.BROKER_FAILURES)
             return
         if missing > 0 and (sent := celery_app.publish(kind, missing)):
-            log.info("permits topped up", kind=kind, permits=sent)
+            log.info("messages published", kind=kind, messages=sent)
 
 
-def deliver() -> bool:
-    """Send the webhook that has been due the longest, and return whether there was one.
+def deliver_webhooks() -> bool:
+    """Send the next webhook that is due; returns whether there was one.
 
     Raises:
-        StoreUnavailableError: if PostgreSQL cannot be reached. What was sent by then is sent again later.
+        StoreUnavailableError: if PostgreSQL cannot be reached; then a webhook that was sent is sent again later.
     """
     if settings().webhook_secret is None:
         return False
@@ -280,8 +284,8 @@ def deliver() -> bool:
     return True
 
 
-def count() -> None:
-    """Show how much there is of what; nothing at all while it is not known.
+def update_gauges() -> None:
+    """Set the gauges of the queue; they have no values while PostgreSQL is down.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -304,13 +308,20 @@ def count() -> None:
         metrics.record(metrics.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind)
     metrics.record(metrics.CLAIMS_PAUSED, found.paused)
     for gauge, walks in ((metrics.WALKS, found.walks), (metrics.WALKS_LAST_HOUR, found.walks_last_hour)):
-        for where, number in walks.items():
-            metrics.record(gauge, number, status=where)
+        for walk_status, number in walks.items():
+            metrics.record(gauge, number, status=walk_status)
 
 
-DUTIES: tuple[Duty, ...] = (
-    *(take_back, top_up, end_overdue, expire, forget, remove_walks, move_objects, sweep),
-    keep_order,
-    *[deliver] * SENDERS,
+TASKS: tuple[Task, ...] = (
+    reclaim_expired,
+    publish_missing,
+    end_overdue,
+    expire,
+    delete_old_records,
+    remove_walks,
+    move_objects,
+    delete_orphans,
+    maintain_fairness,
+    *[deliver_webhooks] * SENDERS,
 )
-"""What is done all the time. Each is done by a thread of its own, and what one raises stops no other."""
+"""Each runs in a thread of its own."""

@@ -79,10 +79,10 @@ WEBHOOK_DELIVERIES = Counter(
     ["status"],
     registry=None,
 )
-ROUNDS_SKIPPED = Counter(
-    "momalisa_rounds_skipped_total",
-    "Rounds of the reconciler that an error kept from being done, by the duty.",
-    ["duty"],
+TASK_FAILURES = Counter(
+    "momalisa_reconciler_task_failures_total",
+    "Rounds of a task of the reconciler that ended with an error.",
+    ["task"],
     registry=None,
 )
 BROKER_FAILURES = Counter("momalisa_broker_failures_total", "Times that the broker was not reached.", registry=None)
@@ -96,7 +96,7 @@ GPU_MEMORY_BYTES = Gauge(
 API: tuple[Metric, ...] = (HTTP_REQUESTS, HTTP_SECONDS, BROKER_FAILURES)
 RECONCILER: tuple[Metric, ...] = (
     *(CHUNKS, OLDEST_DUE_CHUNK_SECONDS, CLAIMS_PAUSED, WALKS, WALKS_LAST_HOUR),
-    *(LEASES_EXPIRED, WEBHOOK_DELIVERIES, ROUNDS_SKIPPED, BROKER_FAILURES),
+    *(LEASES_EXPIRED, WEBHOOK_DELIVERIES, TASK_FAILURES, BROKER_FAILURES),
 )
 WORKER: tuple[Metric, ...] = (
     *(CHUNK_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, LEASES_EXPIRED, RECOVERY_SECONDS, GPU_MEMORY_BYTES),

@@ -59,11 +59,11 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Lo
 def test_a_pause_is_told(services: LocalStack) -> None:
     with transaction() as session:
         admin.pause(session)
-    reconciler.count()
+    reconciler.update_gauges()
     assert (take().paused, metrics.CLAIMS_PAUSED._value.get()) == (True, 1)
     with transaction() as session:
         admin.resume(session)
-    reconciler.count()
+    reconciler.update_gauges()
     assert (take().paused, metrics.CLAIMS_PAUSED._value.get()) == (False, 0)
 
 

@@ -373,7 +373,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
         broker = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with reconciling(services, BROKER_URL=broker, LEASE_SECONDS="0.1", RECONCILE_SECONDS="0.2"):
             until(lambda: chunk().status == ChunkStatus.QUEUED, 30)
-            for _ in range(3):  # and again, while the other duty still waits for the broker
+            for _ in range(3):  # and again, while the other task still waits for the broker
                 with transaction() as session:
                     session.execute(
                         update(Chunk).values(
@@ -402,7 +402,7 @@ def test_a_frozen_database_takes_nothing_back_that_is_alive(
 
     def look() -> None:
         while not over.wait(0.05):
-            reconciler.take_back()
+            reconciler.reclaim_expired()
             looks.append(time.monotonic())
 
     with ThreadPoolExecutor(1) as pool:

@@ -170,5 +170,5 @@ def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec
 
 def test_the_broker_stays_small(two_thousand_walks: Walk) -> None:
     for _ in range(3):
-        reconciler.top_up()
+        reconciler.publish_missing()
     assert celery_app.count_messages(ChunkKind.RENDER) == settings().max_queued_messages < QUEUED

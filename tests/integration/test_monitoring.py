@@ -22,7 +22,6 @@ from momalisa.local import stack
 from momalisa.local.processes import Child, free_port, is_free
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.maintenance.reconciler import Rounds
 from momalisa.settings import ROOT, settings
 from momalisa.telemetry import metrics
 from tests.conftest import forget, until
@@ -243,7 +242,7 @@ def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored:
     postgres.process.wait(30)
     try:
         until(lambda: "momalisa_walks{" not in ask(monitored, "reconciler", "/metrics").text)
-        assert figure(monitored, "reconciler", "momalisa_rounds_skipped_total", duty="count") >= 1
+        assert figure(monitored, "reconciler", "momalisa_reconciler_task_failures_total", task="update_gauges") >= 1
         assert ask(monitored, "api", "/readyz").status_code == 503
         assert [ask(monitored, part, "/healthz").status_code for part in PARTS] == [200] * len(PARTS)
     finally:
@@ -293,11 +292,11 @@ def test_a_worker_whose_child_holds_a_chunk_and_says_nothing_is_stuck(seen: puls
     assert "says nothing" in (pulse._stuck(ChunkKind.RENDER) or "")
 
 
-def test_a_reconciler_one_of_whose_duties_hangs_is_stuck() -> None:
-    rounds = Rounds([reconciler.take_back, reconciler.top_up])
-    assert rounds.not_ready()
-    rounds.begin(0)
-    rounds.begin(1)
-    assert (rounds.not_ready(), rounds.stuck()) == (None, None)
-    rounds._begun[1] -= reconciler.STUCK_SECONDS + 1
-    assert "top_up" in (rounds.stuck() or "")
+def test_a_reconciler_one_of_whose_tasks_hangs_is_not_healthy() -> None:
+    heartbeats = TaskHeartbeats([reconciler.reclaim_expired, reconciler.publish_missing])
+    assert heartbeats.not_ready()
+    heartbeats.beat(0)
+    heartbeats.beat(1)
+    assert (heartbeats.not_ready(), heartbeats.hanging()) == (None, None)
+    heartbeats._begun[1] -= reconciler.HANG_SECONDS + 1
+    assert "publish_missing" in (heartbeats.hanging() or "")

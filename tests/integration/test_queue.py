@@ -70,13 +70,13 @@ def twenty_chunks(services: LocalStack) -> None:
 @pytest.mark.usefixtures("twenty_chunks")
 def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
     celery_app.publish(ChunkKind.RENDER, 5)
-    reconciler.top_up()
+    reconciler.publish_missing()
     assert celery_app.count_messages(ChunkKind.RENDER) == 20
-    reconciler.top_up()
+    reconciler.publish_missing()
     assert celery_app.count_messages(ChunkKind.RENDER) == 20
     with transaction() as session:
         leases.claim(session, ChunkKind.RENDER, "here")
-    reconciler.top_up()
+    reconciler.publish_missing()
     assert celery_app.count_messages(ChunkKind.RENDER) == 20  # one too many, which does no harm
 
 
@@ -86,7 +86,7 @@ def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.
     settings.cache_clear()
     for _ in range(3):
         celery_app.publish(ChunkKind.RENDER, 4)
-    reconciler.top_up()
+    reconciler.publish_missing()
     assert celery_app.count_messages(ChunkKind.RENDER) == 7
 
 
@@ -95,7 +95,7 @@ def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.Monke
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     celery_app.app.cache_clear()
     settings.cache_clear()
-    reconciler.top_up()
+    reconciler.publish_missing()
 
 
 def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(

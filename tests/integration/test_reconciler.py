@@ -1,4 +1,4 @@
-"""The duties of the reconciler, each a failure domain of its own."""
+"""The tasks of the reconciler, each a failure domain of its own."""
 
 import json
 import subprocess
@@ -96,20 +96,20 @@ def test_revoked_credentials_pause_what_needs_the_bucket_and_nothing_else(
     with log.open("wb") as file, subprocess.Popen(command, cwd=ROOT, env=environ, stderr=file) as process:
         try:
             until(taken_back, 30)
-            until(lambda: log.read_text().count("round skipped") > 1, 30)  # it goes on trying
+            until(lambda: log.read_text().count("task failed") > 1, 30)  # it goes on trying
             lose_a_lease()
             until(taken_back, 10)
             assert process.poll() is None
         finally:
             process.terminate()
     assert process.returncode == 0
-    skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "round skipped"]
-    assert {line["duty"] for line in skipped} == {"remove_walks", "sweep"}
+    skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "task failed"]
+    assert {line["task"] for line in skipped} == {"remove_walks", "delete_orphans"}
     assert "RefreshError" in skipped[0]["cause"]
     assert "Invalid JWT Signature" in skipped[0]["cause"]
 
 
-def test_a_fault_in_one_duty_is_counted_and_stops_no_round_after_it(
+def test_a_fault_in_one_task_is_counted_and_stops_no_round_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RECONCILE_SECONDS", "0.01")
@@ -124,8 +124,8 @@ def test_a_fault_in_one_duty_is_counted_and_stops_no_round_after_it(
             stop.set()
         raise KeyError("nobody thought of this")
 
-    count = metrics.ROUNDS_SKIPPED.labels(duty="faulty")._value
+    count = metrics.TASK_FAILURES.labels(task="faulty")._value
     before = count.get()
-    reconciler._every_round(faulty, stop, lambda: None)
+    reconciler.repeat(faulty, stop)
     assert count.get() == before + 3
     settings.cache_clear()

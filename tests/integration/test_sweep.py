@@ -12,7 +12,7 @@ from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
 from momalisa.maintenance import orphans, reconciler
-from momalisa.maintenance.orphans import Sweep
+from momalisa.maintenance.orphans import OrphanScan
 from momalisa.storage import bucket
 from momalisa.walks import relocation
 from tests.conftest import empty
@@ -39,9 +39,9 @@ def put(walk_id: object, name: str = "secret/frames/0.300000000.png") -> str:
     return bucket.upload(f"walks/{walk_id}/{name}", b"a picture", "image/png").name
 
 
-def swept(walk: Sweep | None = None) -> set[str]:
+def swept(walk: OrphanScan | None = None) -> set[str]:
     """Return what is left in the bucket after a round."""
-    (walk or Sweep(age=timedelta())).go_on()
+    (walk or OrphanScan(age=timedelta())).delete_next_page()
     return set(bucket.list_names("walks/"))
 
 
@@ -51,7 +51,7 @@ def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, mak
     assert len(kept) == len(urls(walk))
     strays = {put(uuid4()), put(walk["id"]), put(walk["id"], "walk.gif")}
     stranger = put("not-an-id")
-    assert swept(Sweep()) == kept | strays | {stranger}  # they are too young
+    assert swept(OrphanScan()) == kept | strays | {stranger}  # they are too young
     assert swept() == kept | {stranger}
     assert checksums(look(api, walk["id"])) == sums
 
@@ -100,20 +100,20 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
         return page
 
     monkeypatch.setattr(bucket, "list_objects", count)
-    walk = Sweep(page=4, age=timedelta())
+    walk = OrphanScan(page=4, age=timedelta())
     while pages[-1:] != [0] and len(pages) < 9:
         before = len(pages)
-        walk.go_on()
+        walk.delete_next_page()
         if len(pages) == before:
             break  # it rests
     assert (max(pages), bucket.list_names("walks/")) == (4, [])
     assert len(pages) <= 5
     monkeypatch.setattr(orphans, "PAUSE_SECONDS", 0)
-    again = Sweep(page=4, age=timedelta())
+    again = OrphanScan(page=4, age=timedelta())
     put(uuid4())
-    again.go_on()
+    again.delete_next_page()
     put(uuid4())
-    again.go_on()
+    again.delete_next_page()
     assert bucket.list_names("walks/") == []
 
 

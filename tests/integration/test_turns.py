@@ -123,7 +123,7 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
                 tenant, walk_id = walks.pop(index % len(walks))
                 with suppress(WalkOverError), transaction() as session:
                     service.cancel(session, walk_id, owner=tenant)
-                reconciler.keep_order()
+                reconciler.maintain_fairness()
                 leads = {pair: of_one for pair, of_one in leads.items() if tenant not in pair}
                 walks.append((tenant, make(tenant)))
             case (str(tenant), int(frames), str(pacing)):
@@ -184,7 +184,7 @@ def test_who_cancels_does_not_wait_for_the_turns_of_the_old_walk(make: Make) -> 
     make("bob", 80)
     with transaction() as session:
         service.cancel(session, old, owner="ann")
-    reconciler.keep_order()
+    reconciler.maintain_fairness()
     assert list(serve(6)).count("ann") >= 2
     late = make("ann", 80)
     with transaction() as session:
@@ -201,7 +201,7 @@ def test_parties_behind_are_forgotten(make: Make) -> None:
     make("bob", 24)
     for _ in serve(2):
         pass
-    reconciler.keep_order()
+    reconciler.maintain_fairness()
     with transaction() as session:
         assert list(session.scalars(select(Tenant.tenant))) == ["bob"]
 
@@ -212,7 +212,7 @@ def test_what_older_code_has_queued_is_claimed(make: Make) -> None:
     with transaction() as session:
         session.execute(update(Chunk).values(model=None))
         session.execute(text("TRUNCATE tenants"))
-    reconciler.keep_order()
+    reconciler.maintain_fairness()
     assert [claim().walk_id for _ in range(2)] == [walk_id, walk_id]
 
 
@@ -225,9 +225,9 @@ def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make
         service.cancel(session, old, owner="ann")
     with transaction() as session:
         lifecycle.lock_chunks(session, busy)
-        reconciler.keep_order()
+        reconciler.maintain_fairness()
     with transaction() as session:
         turns = session.scalars(select(Chunk.virtual_time).where(Chunk.walk_id.in_([busy, last]))).all()
     assert len(set(turns)) == len(turns)
-    reconciler.keep_order()
+    reconciler.maintain_fairness()
     assert list(serve(6)).count("ann") == 3

@@ -449,16 +449,17 @@ def test_a_sender_that_slept_past_its_deadline_sends_nothing(
 
 @contextmanager
 def reconciling() -> Iterator[None]:
-    """Run the duty of delivering, in as many threads as the reconciler does."""
+    """Run the task that delivers webhooks, in as many threads as the reconciler does."""
     stop = threading.Event()
     with ThreadPoolExecutor(reconciler.SENDERS) as pool:
-        duty = (reconciler.deliver, stop, lambda: None)
-        rounds = [pool.submit(reconciler._every_round, *duty) for _ in range(reconciler.SENDERS)]
+        senders = [
+            pool.submit(reconciler.repeat, reconciler.deliver_webhooks, stop) for _ in range(reconciler.SENDERS)
+        ]
         try:
             yield
         finally:
             stop.set()
-    for thread in rounds:
+    for thread in senders:
         thread.result()
 
 
@@ -608,7 +609,7 @@ def test_without_a_secret_the_reconciler_leaves_deliveries_for_later(
     canceled(hook.url)
     monkeypatch.delenv("WEBHOOK_SECRET")
     settings.cache_clear()
-    assert reconciler.deliver() is False
+    assert reconciler.deliver_webhooks() is False
     assert delivery().attempts == 0
 
 

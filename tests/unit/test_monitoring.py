@@ -101,5 +101,5 @@ def test_grafana_finds_the_dashboards_and_the_data() -> None:
 
 
 def test_labels_without_a_bound_are_on_no_metric() -> None:
-    bounded = {"method", "route", "status", "kind", "duty", "state"}
+    bounded = {"method", "route", "status", "kind", "task", "state"}
     assert {label for metric in metrics.ALL for label in metric._labelnames} <= bounded
