@@ -118,6 +118,7 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
             "public": True,
             "spec": spec.model_copy(update={"prompts": (*spec.prompts[:1], f"lamp {number}")}),
             "model": settings().model_name,
+            "batch_size": settings().batch_size,
             "frames_total": spec.frames,
             "frames_done": spec.frames,
             "created_at": begin + timedelta(seconds=number // 100),

@@ -79,7 +79,13 @@ def _order(claim: Claim, chosen: Sequence[ClaimedFrame], *, wanted: bool) -> Ren
     """Return the order for some frames of a chunk; what is recorded already is not wanted again."""
     missing = frozenset(frame.position for frame in chosen if wanted and frame.missing)
     return RenderRequest(
-        claim.walk_id, claim.secret, claim.model, claim.spec, tuple(frame.position for frame in chosen), missing
+        walk_id=claim.walk_id,
+        secret=claim.secret,
+        model=claim.model,
+        spec=claim.spec,
+        positions=tuple(frame.position for frame in chosen),
+        wanted=missing,
+        batch_size=claim.batch_size,
     )
 
 

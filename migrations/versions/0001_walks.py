@@ -109,6 +109,7 @@ def upgrade() -> None:
         sa.Column("spec", postgresql.JSONB(), nullable=False),
         sa.Column("from_walk", sa.Uuid()),
         sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("batch_size", sa.BigInteger(), nullable=False),
         sa.Column("frames_total", sa.BigInteger(), nullable=False),
         sa.Column("frames_done", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("revision", sa.BigInteger(), server_default="1", nullable=False),

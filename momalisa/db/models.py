@@ -119,6 +119,8 @@ class Walk(Base):
     source: Mapped[UUID | None] = query_expression()
     """`from_walk`, if the one who asks may see that walk (`jobs.get`, `jobs.page`)."""
     model: Mapped[str]
+    batch_size: Mapped[int]
+    """Frames in each of its chunks, a full batch: BATCH_SIZE when it was made."""
     frames_total: Mapped[int]
     frames_done: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="1")

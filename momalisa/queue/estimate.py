@@ -100,8 +100,7 @@ def pace(session: Session) -> Pace | None:
     if not seconds:
         return None
     alive = session.execute(workers.count(settings().model_name)).scalar_one()
-    batch = settings().batch_size
-    return Pace(speed=batch / seconds, workers=max(alive, 1), batch=batch)
+    return Pace(speed=1 / seconds, workers=max(alive, 1), batch=settings().batch_size)
 
 
 def estimate(session: Session, walk: Walk) -> Estimate:
@@ -180,7 +179,7 @@ def _eta(
     pace = backlog.seconds_per_weight
     if pace is None:
         return None
-    own = pace * walk.spec.steps * walk.spec.width * walk.spec.height
+    own = pace * walk.batch_size * walk.spec.steps * walk.spec.width * walk.spec.height
     planned = session.execute(select(func.count()).where(Frame.walk_id == walk.id)).scalar_one()
     if not queued and planned == walk.frames_total:
         return ceil(max(own - float(elapsed or 0), 1))
@@ -190,7 +189,7 @@ def _eta(
             n = max(n, mine.retried + mine.queued)
         else:
             n = max(n, mine.queued_before(last + 1))
-    n += ceil((walk.frames_total - planned) / settings().batch_size)
+    n += ceil((walk.frames_total - planned) / walk.batch_size)
     running = ahead = 0.0
     for other in backlog.tenants.values():
         if not other.chunks:
@@ -237,7 +236,7 @@ def _tenant_backlogs(session: Session, model: str) -> list[TenantBacklog]:
         .group_by(Chunk.tenant, Chunk.walk_id)
         .subquery()
     )
-    size = settings().batch_size
+    size = Walk.batch_size
     chunks = (Walk.frames_total - Walk.frames_done + size - 1) // size
     found = session.execute(
         select(
@@ -266,10 +265,10 @@ def _elapsed() -> ColumnElement[Any]:
 
 
 def _chunk_weight() -> ColumnElement[Any]:
-    """Return the weight of a chunk of a walk, to which the time to render it is proportional: pixels × steps."""
+    """Return the weight of a chunk of a walk: frames × pixels × steps, since its time is proportional to that."""
     spec = type_coerce(Walk.spec, JSONB)
     steps, width, height = (spec[name].as_integer() for name in ("steps", "width", "height"))
-    weight: ColumnElement[Any] = steps * width * height
+    weight: ColumnElement[Any] = Walk.batch_size * steps * width * height
     return weight
 
 

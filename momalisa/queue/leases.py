@@ -78,6 +78,8 @@ class Claim(Attempt):
     from_walk: UUID | None
     """The walk whose frames are copied where they are the same."""
     spec: WalkSpec
+    batch_size: int
+    """Frames in a full chunk of the walk; a smaller chunk is rendered as a batch of this size, too."""
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
     recovery_seconds: float | None = None
@@ -129,11 +131,8 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
         )
         .returning(Chunk.attempts, Chunk.error, Chunk.tenant)
     ).one()
-    walk = session.execute(
-        select(Walk.spec, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent, Walk.status).where(
-            Walk.id == chunk.walk_id
-        )
-    ).one()
+    columns = (Walk.spec, Walk.batch_size, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent)
+    walk = session.execute(select(*columns, Walk.status).where(Walk.id == chunk.walk_id)).one()
     if walk.status == WalkStatus.QUEUED:
         session.execute(
             update(Walk)
@@ -157,6 +156,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
         secret=walk.secret,
         from_walk=walk.from_walk,
         spec=walk.spec,
+        batch_size=walk.batch_size,
         frames=tuple(
             ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
         ),

@@ -28,9 +28,11 @@ class Ready(NamedTuple):
     number: int = 1
 
 
-def enqueue(session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float]) -> Ready:
+def enqueue(
+    session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float], batch_size: int
+) -> Ready:
     """Add frames to a walk in chunks, coarse to fine, which get the next virtual times of its tenant."""
-    batches = path.chunks(len(positions), settings().batch_size)
+    batches = path.chunks(len(positions), batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
     begin = 0 if last is None else last + 1
     numbers = range(begin, begin + len(batches))

@@ -127,8 +127,8 @@ def _next_pass(session: Session, claim: Claim) -> Ready | None:
         return None
     recorded = session.execute(select(Frame.position, Frame.thumbnail).where(mine)).all()
     thumbnails: dict[float, bytes | None] = {frame.position: frame.thumbnail for frame in recorded}
-    positions = pacing.plan_next_pass(claim.spec, thumbnails, settings().batch_size)
-    return lifecycle.enqueue(session, claim.walk_id, claim.tenant, claim.model, positions)
+    positions = pacing.plan_next_pass(claim.spec, thumbnails, claim.batch_size)
+    return lifecycle.enqueue(session, claim.walk_id, claim.tenant, claim.model, positions, claim.batch_size)
 
 
 def _assembly(session: Session, claim: Claim) -> Ready:

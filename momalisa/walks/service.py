@@ -56,6 +56,7 @@ def create(
         spec=spec,
         from_walk=None if source is None else source.id,
         model=settings().model_name,
+        batch_size=settings().batch_size,
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
         webhook_url=webhook_url,
@@ -66,9 +67,8 @@ def create(
     kept: list[float] = []
     if source is not None and source.model == walk.model and spec.refines(source.spec):
         kept = [frame.position for frame in source.frames if frame.object is not None]
-    lifecycle.enqueue(
-        session, walk.id, tenant, walk.model, pacing.plan_first_pass(spec, settings().batch_size, kept)
-    )
+    planned = pacing.plan_first_pass(spec, walk.batch_size, kept)
+    lifecycle.enqueue(session, walk.id, tenant, walk.model, planned, walk.batch_size)
     session.refresh(walk)
     return walk
 

@@ -80,10 +80,10 @@ def long_ago(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         session.execute(
             text(
-                "INSERT INTO walks "
-                "(id, status, owner, public, secret, spec, model, frames_total, frames_done, finished_at) "
-                "SELECT gen_random_uuid(), 'succeeded', 'ann', true, 'a secret', CAST(:spec AS jsonb), 'a', 8, 8, "
-                "now() - interval '2 hours' FROM generate_series(1, :many)"
+                "INSERT INTO walks (id, status, owner, public, secret, spec, "
+                "model, batch_size, frames_total, frames_done, finished_at) "
+                "SELECT gen_random_uuid(), 'succeeded', 'ann', true, 'a secret', CAST(:spec AS jsonb), "
+                "'a', 8, 8, 8, now() - interval '2 hours' FROM generate_series(1, :many)"
             ),
             {"spec": spec(frames=8).model_dump_json(), "many": MANY},
         )

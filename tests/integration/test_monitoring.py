@@ -22,6 +22,7 @@ from momalisa.local import stack
 from momalisa.local.processes import Child, free_port, is_free
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
+from momalisa.maintenance.reconciler import TaskHeartbeats
 from momalisa.settings import ROOT, settings
 from momalisa.telemetry import metrics
 from tests.conftest import forget, until

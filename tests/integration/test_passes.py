@@ -190,6 +190,22 @@ def test_every_chunk_that_is_planned_late_is_a_whole_batch(make: Make) -> None:
     assert sizes == [settings().batch_size] * 6
 
 
+def test_a_walk_keeps_the_batch_size_that_it_was_made_with(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is restarted with another BATCH_SIZE between two passes."""
+    before = settings().batch_size
+    make(frames=48)
+    sizes = []
+    for _ in range(6):
+        claimed = claim()
+        assert claimed.batch_size == before
+        sizes.append(len(claimed.frames))
+        finish(claimed)
+        monkeypatch.setenv("BATCH_SIZE", "5")
+        settings.cache_clear()
+    assert sizes == [before] * 6
+    assert claim(ChunkKind.ASSEMBLE)
+
+
 @pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
 def test_walks_over_many_stops_have_every_stop(make: Make, loop: str) -> None:
     walk_id = make(prompts=("a", "b", "c", "d"), frames=40, loop=loop)

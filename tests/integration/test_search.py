@@ -25,10 +25,11 @@ WALKS = 200_000
 LETTERS = "abCжé🦒猫' \\\"%_:&|!*"
 
 MANY = r"""
-INSERT INTO walks (id, status, owner, public, secret, spec, model, frames_total, created_at, finished_at)
+INSERT INTO walks
+    (id, status, owner, public, secret, spec, model, batch_size, frames_total, created_at, finished_at)
 SELECT gen_random_uuid(), CASE WHEN n % 100 = 0 THEN 'canceled' ELSE 'succeeded' END, 'key:' || n % 1000,
-    n % 7 > 0, 'a secret', jsonb_set(CAST(:spec AS jsonb), '{prompts}', jsonb_build_array(prompt, 'a dog')), 'm', 4,
-    now() - interval '1 year' + n * interval '1 minute', now()
+    n % 7 > 0, 'a secret', jsonb_set(CAST(:spec AS jsonb), '{prompts}', jsonb_build_array(prompt, 'a dog')),
+    'm', 8, 4, now() - interval '1 year' + n * interval '1 minute', now()
 FROM generate_series(1, :walks) AS n,
     LATERAL (SELECT CASE n WHEN 1 THEN '🦒 "Жираф" \' WHEN 2 THEN '城堡' ELSE 'a cat ' || n % 1000 END AS prompt)
 """

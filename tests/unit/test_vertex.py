@@ -123,7 +123,7 @@ def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Call
 
 
 def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
-    order = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}))
+    order = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
     made = MadeFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
     batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
     company, shown, in_the_way, flagged = server.answer(order, batch).predictions

@@ -38,6 +38,8 @@ class RenderRequest:
     positions: tuple[float, ...]
     wanted: frozenset[float]
     """Which of them to upload and tell of; if there are none, nothing is rendered."""
+    batch_size: int | None
+    """Frames that are rendered at once, as the walk has it; None of an older worker, which means BATCH_SIZE."""
 
 
 class Batch(NamedTuple):
@@ -64,7 +66,7 @@ def make(renderer: "Renderer", order: RenderRequest, hold: CancellationToken) ->
     if not order.wanted:
         return Batch(keys, [], warnings)
     started = time.monotonic()
-    rendering = renderer.render(spec, list(order.positions), hold.check)
+    rendering = renderer.render(spec, list(order.positions), hold.check, batch_size=order.batch_size)
     hold.rendered, hold.wanted = len(order.positions), len(order.wanted)
     log.info("rendered", seconds=round(time.monotonic() - started, 3))
 

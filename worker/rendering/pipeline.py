@@ -152,8 +152,8 @@ class Renderer:
 
         Args:
             model: a folder, or a name on the Hub.
-            batch_size: frames that are rendered at once; a shorter batch is padded, since the size of a batch
-                changes the pixels a little.
+            batch_size: frames that are rendered at once, where `render` is given none; a shorter batch is padded,
+                since the size of a batch changes the pixels a little.
             device: torch device; None means CUDA where there is one.
             dtype: name of the number format of the denoiser and the decoder; "auto" means half precision where it
                 is fast.
@@ -270,7 +270,12 @@ class Renderer:
         return found
 
     def render(
-        self, spec: WalkSpec, positions: Sequence[float], check: Callable[[], None] = lambda: None
+        self,
+        spec: WalkSpec,
+        positions: Sequence[float],
+        check: Callable[[], None] = lambda: None,
+        *,
+        batch_size: int | None = None,
     ) -> Rendering:
         """Render the frames of a walk at some positions, as one batch if there are no more than its size.
 
@@ -278,17 +283,20 @@ class Renderer:
             spec: the walk.
             positions: at least one, each in [0, 1].
             check: called before each denoising step; what it raises ends the work.
+            batch_size: frames that are rendered at once, as the walk has it; None means that of the renderer.
         """
-        size = self.batch_size
+        size = batch_size or self.batch_size
         batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
-        rendered = [self._render_batch(spec, batch, check) for batch in batches]
+        rendered = [self._render_batch(spec, batch, size, check) for batch in batches]
         if self.device.type == "cuda":
             _report_memory(self.device)
         pictures = np.concatenate([batch.pictures for batch in rendered])
         return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags))
 
-    def _render_batch(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> Rendering:
-        padded = positions + positions[-1:] * (self.batch_size - len(positions))
+    def _render_batch(
+        self, spec: WalkSpec, positions: list[float], size: int, check: Callable[[], None]
+    ) -> Rendering:
+        padded = positions + positions[-1:] * (size - len(positions))
         batch = Embedding.batch([self._embedding(spec, position) for position in padded])
 
         def at_step(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001

@@ -72,6 +72,8 @@ class Parameters(BaseModel):
     """For the names of the objects; a worker of an older version has none."""
     model: str
     spec: WalkSpec
+    batch_size: int | None = Field(None, ge=1, le=64)
+    """Frames that are rendered at once; a worker of an older version does not say."""
     seconds: float = Field(gt=0)
     """How long the caller waits; nobody wants the answer after that."""
 
@@ -154,7 +156,12 @@ def _ask(order: RenderRequest, lease: Lease) -> list[Prediction]:
     request = Request(
         instances=[Instance(position=position, wanted=position in order.wanted) for position in order.positions],
         parameters=Parameters(
-            walk_id=order.walk_id, secret=order.secret, model=order.model, spec=order.spec, seconds=seconds
+            walk_id=order.walk_id,
+            secret=order.secret,
+            model=order.model,
+            spec=order.spec,
+            batch_size=order.batch_size,
+            seconds=seconds,
         ),
     )
     url, started = _url(), time.monotonic()

@@ -161,6 +161,7 @@ class Handler(BaseHTTPRequestHandler):
             spec=parameters.spec,
             positions=tuple(instance.position for instance in request.instances),
             wanted=frozenset(instance.position for instance in request.instances if instance.wanted),
+            batch_size=parameters.batch_size,
         )
         place = RequestSlot(self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(order.walk_id)):
