@@ -9,7 +9,7 @@ from uuid import UUID
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 
 from momalisa.db.models import Chunk, Tenant
 from momalisa.db.session import transaction
@@ -206,17 +206,15 @@ def test_parties_behind_are_forgotten(make: Make) -> None:
         assert list(session.scalars(select(Tenant.tenant))) == ["bob"]
 
 
-def test_what_older_code_has_queued_is_claimed(make: Make) -> None:
-    """It knows no model on a chunk, and leaves a table alone that it does not know."""
+def test_chunks_of_a_tenant_without_a_row_are_claimed(make: Make) -> None:
     walk_id = make("ann", 16)
     with transaction() as session:
-        session.execute(update(Chunk).values(model=None))
         session.execute(text("TRUNCATE tenants"))
     reconciler.maintain_fairness()
     assert [claim().walk_id for _ in range(2)] == [walk_id, walk_id]
 
 
-def test_no_two_chunks_of_a_party_share_a_turn_because_one_was_locked(make: Make) -> None:
+def test_no_two_chunks_of_a_tenant_share_a_virtual_time_because_one_was_locked(make: Make) -> None:
     """Somebody changes a walk, and has its chunks locked for that, just when gaps are closed."""
     old = make("ann", 24)
     busy, last = make("ann", 24), make("ann", 24)
