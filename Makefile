@@ -18,7 +18,7 @@ BIN := .venv/bin
 TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 # Where Python may not keep what it compiled, each process compiles PyTorch's modules again: ten seconds of work.
 unexport PYTHONDONTWRITEBYTECODE
-export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILED_FOLDER
+export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILE_CACHE_DIR
 
 .PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
@@ -69,11 +69,11 @@ chaos: .venv/dev .venv/pgbouncer .venv/faketime ## Run the system under faults, 
 
 bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 tries in small and writes no document.
 
-bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT= COMPILED_FOLDER=
+bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
 # Threads wait as libgomp has them wait by default, in the stock pipelines too, though importing the worker would say otherwise.
-bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILED_FOLDER=
+bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
 	GOMP_SPINCOUNT=300000 $(BIN)/python -m benchmarks.render $${SHORT:+--short}
 
 bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=

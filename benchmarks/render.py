@@ -113,7 +113,7 @@ def _contestants() -> dict[str, Contestant]:
     model, batch = settings().model, settings().batch_size
     precise, half = peers.load(model), peers.load(model, torch.bfloat16)
     workers = {_worker_name(): partial(_worker, Renderer(model, batch_size=batch))}
-    if folder := settings().compiled_folder:
+    if folder := settings().compile_cache_dir:
         compiled = Renderer(model, batch_size=batch)
         compiled.compile(settings().image_size, folder)
         workers[_worker_name(", compiled")] = partial(_worker, compiled)
@@ -280,7 +280,7 @@ def _table(jobs: list[Job], times: dict[str, Times], pictures: dict[str, list[Pi
     naive, best, half = next(iter(speed)), _best_float32(speed), _stock_name("bfloat16")
     worker = max((name for name in speed if name.startswith("(d)")), key=speed.__getitem__)
     ceiling = _ceiling(jobs[0])
-    where = " COMPILED_FOLDER=…" if settings().compiled_folder else ""
+    where = " COMPILE_CACHE_DIR=…" if settings().compile_cache_dir else ""
     yield (
         f"`make bench-render{where}`: {len(jobs)} walks of {jobs[0].frames} frames, {jobs[0].steps} steps, "
         f"{jobs[0].size} × {jobs[0].size} pixels, {settings().model_name}; {CORES} cores, "

@@ -1,4 +1,4 @@
-"""Every setting of MoMALisa, typed and read once; the only module that reads the environment."""
+"""All settings of MoMALisa, typed and read once; the only module that reads the environment."""
 
 import base64
 import os
@@ -19,149 +19,165 @@ BUNDLED_MODEL = str(ROOT / "models" / "momalisa-mini")
 
 
 def _split(value: object) -> object:
-    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 SECRETS = Path("/run/secrets")
-"""Settings may also be files here, named like their variables in lower case, as containers are given secrets."""
+"""Settings may also be files here, named like the variables in lower case, as containers mount secrets."""
 
-Word = TypeVar("Word")
-CommaSeparated = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(_split)]
+T = TypeVar("T")
+CommaSeparated = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 """Several values in one environment variable, separated by commas."""
 
 
 class Settings(BaseSettings):
-    """What an operator can set, each by the environment variable of the same name in capitals."""
+    """The settings of a process, each an environment variable of the same name in capitals.
+
+    The comment above each group says who sets them. Operators do so in `compose.env`, in the variables of the
+    Ansible playbooks, or in a kustomize overlay; what the images, manifests and `momalisa up` set is not for them.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
+    # HOST: the manifests and Compose. PORT: who runs `momalisa up`.
     host: str = Field("127.0.0.1", description="Address on which the API listens.")
     port: int = Field(8000, ge=1, le=65535, description="Port on which the API listens.")
 
+    # The services. Compose and `momalisa up` set them for their own; operators do for managed ones.
     database_url: str = Field(
         "postgresql+psycopg://momalisa@localhost/momalisa",
         repr=False,  # it may hold a password
-        description="SQLAlchemy URL of PostgreSQL, which holds the truth.",
+        description="SQLAlchemy URL of PostgreSQL.",
     )
     broker_url: str = Field(
         "redis://localhost:6379/0",
         repr=False,
-        description="URL of Redis or Valkey, which carries hints: redis, rediss (TLS), unix or sentinel.",
+        description="URL of Redis or Valkey: redis, rediss (TLS), unix or sentinel.",
     )
     broker_ca: FilePath | None = Field(
-        None, description="PEM file of the authorities that the broker is trusted by; unset means the system's."
+        None,
+        description="PEM file of the authorities that sign the broker's certificate; unset means the system's.",
     )
-
     bucket: str = Field("momalisa", description="Name of the Google Cloud Storage bucket.")
     queue_prefix: str = Field(
         default_factory=lambda data: f"{data.get('bucket')}:{_database_name(data)}:",
-        description="What all keys of the broker begin with, so that several systems share one; unset means the "
-        "names of the bucket and of the database.",
+        description="Prefix of all keys in the broker, so that systems can share one; unset means the names of the "
+        "bucket and of the database.",
     )
     bucket_endpoint: str | None = Field(
-        None, description="Base URL of an emulator of the bucket API; unset means Google's own."
+        None, description="Base URL of an emulator of the bucket API; unset means Google's."
     )
     bucket_public_url: str | None = Field(
         None,
-        description="Base URL at which browsers find the bucket, or a path at which the website's own host leads "
-        "there; at /files the API itself reads them out of BUCKET_ENDPOINT. Unset means that of the bucket API.",
+        description="Base URL of the bucket for browsers, or a path that the website's own host forwards to it; at "
+        "/files the API itself reads files from BUCKET_ENDPOINT. Unset means the URL of the bucket API.",
     )
+
+    # The site. Operators.
     signed_urls: bool = Field(
         False,
-        description="Whether the bucket is private: then its files are had by signed URLs only, which the API "
-        "signs with its credentials: a service account's key, or IAM.",
+        description="Whether the bucket is private: then files have signed URLs, which the API signs with its "
+        "credentials: a service account's key, or IAM.",
     )
     signed_url_seconds: int = Field(
         24 * 3600,
         ge=60,
         le=7 * 24 * 3600,
-        description="How long a signed URL holds; one that is given out now holds for at least half of it.",
+        description="Lifetime of a signed URL; when it is given out, at least half of it is left.",
     )
     public_url: str | None = Field(
         None,
-        description="Base URL of the website as visitors see it, a host without a path. Unset, links are made of "
-        "the Host header of a request if it names a machine nearby (localhost, a private address, a name with no "
-        "dot, or one under .local, .internal or .home.arpa), and are relative otherwise.",
+        description="Base URL of the website as visitors see it: a host without a path. Unset, links use the Host "
+        "header of the request if that is local (localhost, a private address, a name without a dot, or one under "
+        ".local, .internal or .home.arpa), and are relative otherwise.",
     )
-
     security_contact: str | None = Field(
         None,
         pattern=r"^(mailto:|https://|tel:)\S+$",
-        description="Where to report a vulnerability of this site: a mailto:, https: or tel: URI, which "
-        "/.well-known/security.txt then names; unset means no such file.",
+        description="Where to report a vulnerability of this site: a mailto:, https: or tel: URI for "
+        "/.well-known/security.txt; unset means no such file.",
     )
 
+    # The model, the same for API, workers and endpoint. Operators; the image for Vertex AI brings its own MODEL.
     model: str = Field(
         BUNDLED_MODEL, description="A diffusers text-to-image pipeline: a folder, or a name on the Hub."
     )
     image_size: int = Field(
-        default_factory=lambda data: 128 if _embedded(data) else 512,
+        default_factory=lambda data: 128 if _is_bundled(data) else 512,
         ge=64,
         multiple_of=8,
-        description="Side of the model's native picture, in pixels.",
+        description="Default width and height of a frame, in pixels: the model's native size.",
     )
     max_size: int = Field(
         default_factory=lambda data: 2 * data["image_size"],
         ge=64,
         multiple_of=8,
-        description="Longest side that may be asked for, in pixels.",
+        description="Maximum width and height of a frame, in pixels.",
     )
     default_steps: int = Field(
-        default_factory=lambda data: 8 if _embedded(data) else 20,
+        default_factory=lambda data: 8 if _is_bundled(data) else 20,
         ge=1,
         le=100,
-        description="Denoising steps when a walk names none.",
+        description="Default number of denoising steps.",
     )
     default_guidance: float = Field(
-        default_factory=lambda data: 2.0 if _embedded(data) else 7.5,
+        default_factory=lambda data: 2.0 if _is_bundled(data) else 7.5,
         ge=0,
         le=20,
-        description="Guidance scale when a walk names none.",
+        description="Default guidance scale.",
     )
-    batch_size: int = Field(8, ge=1, le=64, description="Frames in a chunk, which a worker renders as one batch.")
+    batch_size: int = Field(
+        8, ge=1, le=64, description="Frames in a chunk of a new walk, which a worker renders as one batch."
+    )
+
+    # Rendering. Operators, by the hardware; the manifests set DEVICE, `momalisa up` sets THREADS.
     device: str | None = Field(None, description="torch device of a render worker; unset means CUDA, else the CPU.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="What the denoiser and the decoder compute with; auto means float16 on a GPU, bfloat16 on a "
-        "CPU that has it, else float32.",
+        description="Number format of the denoiser and the decoder; auto means float16 on a GPU, bfloat16 on a CPU "
+        "that supports it, else float32.",
     )
-    compiled_folder: Path | None = Field(
+    compile_cache_dir: Path | None = Field(
         None,
-        description="Folder in which the render workers of a machine keep the denoiser compiled: minutes at the "
-        "first start, faster from then on; unset means not compiled.",
+        description="Folder in which the render workers of a machine keep the compiled denoiser: the first start "
+        "takes minutes, and rendering is faster from then on; unset means not compiled.",
     )
     threads: int | None = Field(
         None,
         ge=1,
-        description="CPU threads of a render worker, each with a processor for itself; unset means as many as "
-        "torch takes, on processors that others may use, too.",
+        description="CPU threads of a render worker, each pinned to a processor; unset means torch's default, "
+        "unpinned.",
     )
 
+    # Rendering by Vertex AI. The playbook deploy-vertex.yml, or operators.
     renderer: Literal["local", "vertex"] = Field(
-        "local", description="Who renders: local, the worker itself; vertex, an endpoint of Vertex AI."
+        "local", description="Where frames are rendered: local, in the worker; vertex, by an endpoint of Vertex AI."
     )
     vertex_endpoint: str | None = Field(
         None,
         pattern=r"^projects/[^/]+/locations/[^/]+/endpoints/[^/]+$",
-        description="Resource name of the endpoint that renders.",
+        description="Resource name of the endpoint.",
     )
     vertex_url: str | None = Field(
         None,
-        description="Base URL of a dedicated endpoint: https and its DNS name; unset means its region's. By http "
-        "it is a stand-in that is sent no credentials.",
+        description="Base URL of a dedicated endpoint: https and its DNS name; unset means its region's. A plain "
+        "http URL is a stand-in, to which no credentials are sent.",
     )
-    vertex_seconds: float = Field(
+    vertex_timeout_seconds: float = Field(
         600,
         gt=0,
         le=3600,
-        description="Time that the endpoint has for a chunk; a shared one takes 60 at most.",
+        description="Timeout of the endpoint for a chunk; a shared endpoint ends requests after 60 s.",
     )
+    # The container behind the endpoint. Vertex AI.
     aip_http_port: int = Field(8080, ge=1, le=65535, description="Port of the container behind an endpoint.")
-    aip_health_route: str = Field("/health", description="Path at which that container tells whether it is ready.")
-    aip_predict_route: str = Field("/predict", description="Path at which that container renders.")
+    aip_health_route: str = Field("/health", description="Path of its health check.")
+    aip_predict_route: str = Field("/predict", description="Path of its predictions.")
 
-    workers: int = Field(2, ge=1, le=64, description="Render workers of a system on one machine.")
+    # Who runs `momalisa up`.
+    workers: int = Field(2, ge=1, le=64, description="Number of render workers of `momalisa up`.")
 
+    # Access. Operators; SECRET_KEY is also drawn and kept by `momalisa up`.
     secret_key: SecretStr | None = Field(
         None,
         min_length=32,
@@ -171,94 +187,97 @@ class Settings(BaseSettings):
     anonymous: bool = Field(True, description="Whether walks can be made without an API key.")
     trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
         (),
-        description="Networks, separated by commas, of the proxies whose X-Forwarded-For and X-Forwarded-Proto "
-        "are believed.",
+        description="Networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto headers are trusted, "
+        "separated by commas.",
     )
     cors_origins: CommaSeparated[str] = Field(
         (),
-        description="Origins, separated by commas, whose pages may call the API from a browser, with keys but "
-        "without the cookies of visitors.",
+        description="Origins whose pages may call the API from a browser, with API keys but without cookies, "
+        "separated by commas.",
     )
-
     blocklist: FilePath | None = Field(
-        None, description="Text file with words and phrases, one a line, that no prompt may hold; unset means none."
+        None, description="Text file of banned words and phrases, one per line; unset means none."
     )
 
-    rate_limits: bool = Field(True, description="Whether callers are held to the limits below; on or off.")
-    requests_per_minute: int = Field(
-        600, ge=1, description="Requests of an API key, or else of an address; a search for a word counts as five."
-    )
-    submissions_per_minute: int = Field(20, ge=1, description="Walks that one of them may submit in a minute.")
-    max_waiting_walks: int = Field(20, ge=1, description="Walks of one of them that may wait for workers at once.")
+    # Limits of a caller, which is an API key or else an address. Operators; `momalisa up` turns them off.
+    rate_limits: bool = Field(True, description="Whether the limits below are enforced.")
+    requests_per_minute: int = Field(600, ge=1, description="Requests per minute; a search counts as five.")
+    submissions_per_minute: int = Field(20, ge=1, description="Walks submitted per minute.")
+    max_waiting_walks: int = Field(20, ge=1, description="Walks with chunks in the queue.")
     max_open_waits: int = Field(
-        100, ge=1, description="Streams, and answers that are held back, of one of them at once in an API process."
+        100, ge=1, description="Concurrent streams and long polls of a caller in an API process."
     )
     max_process_waits: int = Field(
-        2000, ge=1, description="Streams, and answers that are held back, of all callers at once in an API process."
+        2000, ge=1, description="Concurrent streams and long polls of all callers in an API process."
     )
     pixel_steps_per_day: int = Field(
         20_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Work that one of them may order in 24 hours: frames × width × height × denoising steps.",
+        description="Work in 24 hours: frames × width × height × denoising steps.",
     )
     output_pixels_per_day: int = Field(
         2_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Pixels that one of them may have stitched in 24 hours: frames of the animation × width × "
-        "height, those that are held or come back counted each time.",
+        description="Output in 24 hours: frames of the animation × width × height; held and repeated frames count "
+        "each time.",
     )
 
+    # The queue. Operators who tune recovery against load; tests shorten the times.
     lease_seconds: float = Field(
-        30, gt=0, description="A worker that is silent this long loses its chunk; it sends three heartbeats."
+        30,
+        gt=0,
+        description="A worker without a heartbeat for this long loses its chunk; it sends three in that time.",
     )
     stall_seconds: float = Field(
-        600, gt=0, description="A worker that makes no step for this long is taken for hung, and replaced."
+        600, gt=0, description="A worker that makes no progress for this long is considered hung, and replaced."
     )
-    reconcile_seconds: float = Field(5, gt=0, description="Time between two rounds of the reconciler.")
+    reconcile_seconds: float = Field(5, gt=0, description="Interval between two rounds of the reconciler.")
     retention_days: float = Field(30, gt=0, description="Finished walks expire after this time, with their files.")
-    max_attempts: int = Field(5, ge=1, description="A chunk that failed this often fails its walk.")
-    max_queued_messages: int = Field(512, ge=1, description="Wake-up messages in a queue of the broker at most.")
+    max_attempts: int = Field(5, ge=1, description="Failed attempts of a chunk after which its walk fails.")
+    max_queued_messages: int = Field(512, ge=1, description="Maximum wake-up messages in a queue of the broker.")
 
+    # Webhooks. Operators; `momalisa up` draws and keeps WEBHOOK_SECRET. WEBHOOK_LOOPBACK is for developers of a
+    # receiver, WEBHOOK_CA also for tests.
     webhook_secret: SecretStr | None = Field(
         None,
-        description="What the secrets of all who get webhooks are made from: whsec_ and 24 to 64 bytes in base64; "
-        "unset means no webhooks.",
+        description="Master secret from which each owner's signing secret is derived: whsec_ and 24 to 64 bytes in "
+        "base64; unset means no webhooks.",
     )
     webhook_loopback: bool = Field(
-        False, description="Whether webhooks may go to this machine itself, by http, too; for development."
+        False, description="Whether webhooks may also go to this machine, also by http; for development."
     )
     webhook_ca: FilePath | None = Field(
-        None, description="PEM file of the authorities that receivers are trusted by; unset means certifi's."
+        None, description="PEM file of the authorities that sign receivers' certificates; unset means certifi's."
     )
-    webhook_seconds: float = Field(
-        15, gt=0, le=30, description="Time that a receiver has to take a webhook, from the first look at its name."
+    webhook_timeout_seconds: float = Field(
+        15, gt=0, le=30, description="Timeout of a webhook, including name resolution."
     )
 
+    # Users of the `momalisa` command.
     momalisa_url: str | None = Field(
-        None, description="The server that the `momalisa` command talks to; unset means this machine's own."
+        None, description="Server that the `momalisa` command talks to; unset means this machine's."
     )
-    momalisa_api_key: SecretStr | None = Field(None, description="The key that the `momalisa` command shows it.")
+    momalisa_api_key: SecretStr | None = Field(None, description="API key that the `momalisa` command sends.")
 
+    # Monitoring. Operators; the manifests and Compose set METRICS_PORT and LOG_FORMAT, `momalisa up` METRICS_HOST.
     metrics_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="Port on which a part answers `/metrics`, `/healthz` and `/readyz`; unset means none. "
-        "`momalisa up` gives it to the API, and those that follow to the other parts.",
+        description="Port on which a process serves `/metrics`, `/healthz` and `/readyz`; unset means none. "
+        "`momalisa up` uses it for the API, and the ports after it for the other processes.",
     )
     metrics_host: str = Field(
         "0.0.0.0",  # noqa: S104 - probes and Prometheus come from elsewhere
-        description="Address on which it does; unset means all, but this machine's own under `momalisa up`.",
+        description="Address on which it does; unset means all, but 127.0.0.1 under `momalisa up`.",
     )
     otel_exporter_otlp_endpoint: str | None = Field(
-        None,
-        description="Base URL of an OpenTelemetry collector that takes traces by OTLP over HTTP; unset means none.",
+        None, description="Base URL of an OpenTelemetry collector (OTLP over HTTP); unset means no traces."
     )
-
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="How log lines are written; auto means text on a terminal, else JSON."
+        "auto", description="Format of log lines; auto means text on a terminal, else JSON."
     )
 
     @model_validator(mode="after")
@@ -275,25 +294,24 @@ class Settings(BaseSettings):
 
     @field_validator("broker_url")
     @classmethod
-    def _every_part_understands_it(cls, value: str) -> str:
+    def _broker_url_is_valid(cls, value: str) -> str:
         broker.read(value)
         return value
 
     @field_validator("public_url")
     @classmethod
-    def _site_has_a_host_for_itself(cls, value: str | None) -> str | None:
+    def _public_url_has_no_path(cls, value: str | None) -> str | None:
         if value is not None:
             parts = urlsplit(value)
             if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
                 raise ValueError(
-                    "must be http:// or https:// and a host, such as https://momalisa.example, without a path: "
-                    "the website has its host for itself"
+                    "must be http:// or https:// and a host without a path, such as https://momalisa.example"
                 )
         return value
 
     @field_validator("webhook_secret")
     @classmethod
-    def _secret_can_sign(cls, value: SecretStr | None) -> SecretStr | None:
+    def _webhook_secret_is_valid(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             prefix, _, encoded = value.get_secret_value().partition("_")
             try:
@@ -306,16 +324,16 @@ class Settings(BaseSettings):
 
     @property
     def model_name(self) -> str:
-        """The model's name without the folders that lead to it, which need not be on this machine.
+        """The model's name without its folder, by which walks and workers name it.
 
-        The API has no use for the weights, but it and the workers must know the model by the same name.
+        The API needs no weights, so the folder need not exist on its machine.
         """
         path = Path(self.model)
         return path.name if path.is_absolute() or path.exists() else self.model
 
 
-def _embedded(data: dict[str, object]) -> bool:
-    """Tell whether the model is the embedded one, which needs few steps and little guidance."""
+def _is_bundled(data: dict[str, object]) -> bool:
+    """Return whether the model is the bundled one, which needs few steps and little guidance."""
     return Path(str(data.get("model"))).resolve() == Path(BUNDLED_MODEL)
 
 
@@ -325,32 +343,32 @@ def _database_name(data: dict[str, object]) -> str:
 
 @cache
 def settings() -> Settings:
-    """Return the settings of this process, read from the environment at the first call."""
+    """Return the settings of this process, read at the first call."""
     return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
 
 def override(**variables: str) -> None:
-    """Put variables in place of those of the environment, from now on."""
+    """Set environment variables, and read the settings again."""
     os.environ.update(variables)
     settings.cache_clear()
 
 
-_suggested: set[str] = set()
-"""The variables that this process suggested to itself."""
+_defaults: set[str] = set()
+"""Variables set by `set_default_environment`."""
 
 
 def set_default_environment(**variables: str) -> None:
-    """Put variables of libraries into the environment, unless they are set there on purpose."""
-    _suggested.update(variables.keys() - os.environ.keys())
+    """Set variables that libraries read, unless they are set already."""
+    _defaults.update(variables.keys() - os.environ.keys())
     for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """Return this process's environment with `changes`, for a child process; None removes a variable.
+    """Return the environment for a child process: this one with `changes`; None removes a variable.
 
-    What was suggested to this process is left out: a child, whose settings may be others, decides for itself.
+    Variables set by `set_default_environment` are left out: they depend on the settings, which may differ there.
     """
-    given = {name: value for name, value in os.environ.items() if name not in _suggested}
+    given = {name: value for name, value in os.environ.items() if name not in _defaults}
     merged: dict[str, str | None] = {**given, **changes}
     return {name: value for name, value in merged.items() if value is not None}

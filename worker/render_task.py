@@ -42,7 +42,7 @@ def renderer() -> "Renderer":
         dtype=settings().dtype,
         threads=settings().threads,
     )
-    if folder := settings().compiled_folder:
+    if folder := settings().compile_cache_dir:
         loaded.compile(settings().image_size, folder)
     loaded.warm_up(settings().image_size)
     log.info("model known", revision=loaded.revision)  # remembered, so that the first walk need not wait for it

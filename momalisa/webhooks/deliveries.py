@@ -133,7 +133,7 @@ def claim(session: Session) -> Message | None:
     It is the one that has been due the longest, of a tenant that has none on its way and to a host that has none;
     then of those that have. So receivers that hang hold up only the tenant that named them, and their own host.
     """
-    deadline = time.monotonic() + settings().webhook_seconds
+    deadline = time.monotonic() + settings().webhook_timeout_seconds
     session.execute(
         select(func.pg_advisory_xact_lock(_ONE_CLAIMS))
     )  # so that no two take the last place of a tenant

@@ -56,7 +56,7 @@ OTHER_VARIABLES = {"API", "HF_HUB_OFFLINE", "HF_HOME", "LD_LIBRARY_PATH"}
 AT_DEFAULT = {
     *("port", "bucket_endpoint", "bucket_public_url", "signed_url_seconds"),
     *("image_size", "max_size", "default_steps", "default_guidance", "batch_size"),
-    *("dtype", "compiled_folder", "threads", "workers"),
+    *("dtype", "compile_cache_dir", "threads", "workers"),
     *("anonymous", "cors_origins", "blocklist", "security_contact"),
     *("broker_ca", "queue_prefix", "metrics_host"),
     *("rate_limits", "requests_per_minute", "submissions_per_minute", "max_waiting_walks", "pixel_steps_per_day"),
@@ -70,9 +70,9 @@ AT_DEFAULT = {
         "max_attempts",
         "max_queued_messages",
     ),
-    *("webhook_loopback", "webhook_ca", "webhook_seconds"),
+    *("webhook_loopback", "webhook_ca", "webhook_timeout_seconds"),
     *("momalisa_url", "momalisa_api_key", "otel_exporter_otlp_endpoint"),
-    *("renderer", "vertex_endpoint", "vertex_url", "vertex_seconds"),
+    *("renderer", "vertex_endpoint", "vertex_url", "vertex_timeout_seconds"),
     *("aip_http_port", "aip_health_route", "aip_predict_route"),
 }
 """Settings that a cluster leaves as they are. A new setting is named here or in the manifests."""
@@ -349,7 +349,9 @@ def pods_stop_in_the_time_that_they_are_given(manifests: Manifests) -> None:
         drain = container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert drain >= 15, "the load balancer needs that to forget a pod"
         assert pod["terminationGracePeriodSeconds"] >= drain + int(graceful) + 5
-    longest = max(each.le for each in Settings.model_fields["webhook_seconds"].metadata if hasattr(each, "le"))
+    longest = max(
+        each.le for each in Settings.model_fields["webhook_timeout_seconds"].metadata if hasattr(each, "le")
+    )
     assert manifests.pod("reconciler")["terminationGracePeriodSeconds"] > longest
 
 

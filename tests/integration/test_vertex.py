@@ -413,7 +413,7 @@ def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_u
         told.extend([request["parameters"]["seconds"], hung_up(handler)])
 
     with endpoint(hang) as url:
-        left = rendered_by(url, VERTEX_SECONDS="0.5")
+        left = rendered_by(url, VERTEX_TIMEOUT_SECONDS="0.5")
     assert (left.status, left.attempts) == (ChunkStatus.QUEUED, 1)
     assert "did not answer within 0.5 s" in (left.error or "")
     assert told == [0.5, True]

@@ -338,7 +338,7 @@ def test_a_receiver_that_takes_too_long_is_left_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[threading.Event], receiver.Answer],
 ) -> None:
-    monkeypatch.setenv("WEBHOOK_SECONDS", "1")
+    monkeypatch.setenv("WEBHOOK_TIMEOUT_SECONDS", "1")
     settings.cache_clear()
     stop = threading.Event()
     hook.answers = [answer(stop)]

@@ -71,10 +71,10 @@ def test_a_secret_is_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch
     assert secret not in repr(Settings()) + Settings().model_dump_json()
 
 
-def test_what_is_suggested_to_a_process_is_not_handed_on_and_gives_way_to_what_is_set(
+def test_defaults_of_a_process_are_not_inherited_and_do_not_override_what_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("momalisa.settings._suggested", set())
+    monkeypatch.setattr("momalisa.settings._defaults", set())
     monkeypatch.setenv("GIVEN", "1")
     monkeypatch.setenv("SUGGESTED", "")  # so that it is taken away again
     monkeypatch.delenv("SUGGESTED")

@@ -152,7 +152,7 @@ def _made(order: RenderRequest, position: float, prediction: Prediction) -> Made
 
 def _ask(order: RenderRequest, lease: Lease) -> list[Prediction]:
     session.refuse_open_transaction()
-    seconds = settings().vertex_seconds
+    seconds = settings().vertex_timeout_seconds
     request = Request(
         instances=[Instance(position=position, wanted=position in order.wanted) for position in order.positions],
         parameters=Parameters(
@@ -203,7 +203,7 @@ async def _post(url: str, body: str, headers: dict[str, str], check: Callable[[]
     async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=CONNECT_SECONDS)) as client:
         asking = asyncio.ensure_future(client.post(url, content=body, headers=headers))
         try:
-            async with asyncio.timeout(settings().vertex_seconds):
+            async with asyncio.timeout(settings().vertex_timeout_seconds):
                 while not asking.done():
                     await asyncio.wait({asking}, timeout=0.2)
                     check()
