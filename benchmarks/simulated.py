@@ -1,7 +1,7 @@
 """Render workers without a GPU: `celery -A benchmarks.simulated worker`, and all else about them is real.
 
-This module takes the place of `worker.renderer` before anything of the workers is imported. What it simulates is
-time: it waits as long as a GPU would compute, asking at each step whether to go on, and then gives pictures of the
+This module takes the place of `worker.rendering.pipeline` before anything of the workers is imported. What it
+simulates is time: it waits as long as a GPU would compute, asking at each step whether to go on, and then gives pictures of the
 real size that are cheap to make. It writes down when it rendered, for `scale`.
 """
 
@@ -38,14 +38,14 @@ TRAVEL = 200
 
 
 class Rendering(NamedTuple):
-    """As `worker.renderer.Rendering`."""
+    """As `worker.rendering.pipeline.Rendering`."""
 
     pictures: NDArray[np.uint8]
     flags: tuple[Flag | None, ...]
 
 
 class Renderer:
-    """As `worker.renderer.Renderer`, as far as workers know it."""
+    """As `worker.rendering.pipeline.Renderer`, as far as workers know it."""
 
     def __init__(self, model: str, **_: Any) -> None:
         self.revision = hashlib.sha256(model.encode()).hexdigest()
@@ -60,7 +60,13 @@ class Renderer:
         """Nothing is to be said."""
         return []
 
-    def render(self, spec: WalkSpec, positions: Sequence[float], check: Callable[[], None]) -> Rendering:
+    def render(
+        self,
+        spec: WalkSpec,
+        positions: Sequence[float],
+        check: Callable[[], None],
+        batch_size: int | None = None,  # noqa: ARG002
+    ) -> Rendering:
         """Wait for the time of a batch; only a part of it at the first, so that workers do not march in step."""
         seconds = CHUNK_SECONDS * self._random.uniform(1 - JITTER, 1 + JITTER)
         if self._first:

@@ -72,7 +72,7 @@ def _status(walk_id: UUID) -> WalkStatus:
 
 
 def draw(work: Lease) -> Record:
-    """Draw the frames of a chunk as `worker.work.render` renders them."""
+    """Draw the frames of a chunk as `worker.render_task.render` renders them."""
     claim = work.claim
 
     def upload(position: float) -> MadeFrame:

@@ -226,7 +226,10 @@ def reusable_frames(
         .where(Frame.walk_id == walk_id, Frame.content_hash.in_(keys), Frame.object.is_not(None))
         .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
     )
-    return {frame.key: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.thumbnail) for frame in found}
+    return {
+        frame.content_hash: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.thumbnail)
+        for frame in found
+    }
 
 
 def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:

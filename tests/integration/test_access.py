@@ -338,8 +338,8 @@ VISITS = """
 import sys
 from fastapi.testclient import TestClient
 from api.app import app
-from momalisa import jobs
 from momalisa.settings import settings
+from momalisa.walks import service
 
 key, revoked = sys.argv[1:]
 api = TestClient(app, raise_server_exceptions=False)
@@ -348,7 +348,7 @@ for secret in (key, revoked, "momalisa_malformed"):
     api.post("/v1/walks", json=order, headers={"Authorization": f"Bearer {secret}"})
 api.post("/v1/walks", json=order)
 print("COOKIE", api.cookies["visitor"])
-jobs.create = lambda *_, **__: 1 / 0
+service.create = lambda *_, **__: 1 / 0
 for headers in ({}, {"Authorization": f"Bearer {key}"}):
     try:
         TestClient(app).post("/v1/walks", json=order, headers=headers)

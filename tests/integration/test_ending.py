@@ -23,10 +23,10 @@ from worker.process import ending
 
 WORKER = """
 import os, signal, sys
-from worker import work
+from worker import render_task
 from worker.__main__ import main
 ends = [lambda: os._exit(7), lambda: os.kill(os.getpid(), signal.SIGKILL)]
-work.render = lambda lease: ends[lease.claim.attempt - 1]()
+render_task.render = lambda lease: ends[lease.claim.attempt - 1]()
 sys.argv[1:] = ["render"]
 sys.exit(main())
 """

@@ -33,7 +33,9 @@ class Painter:
     def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
         return []
 
-    def render(self, spec: WalkSpec, positions: list[float], check: Callable[[], None]) -> Rendering:
+    def render(
+        self, spec: WalkSpec, positions: list[float], check: Callable[[], None], batch_size: int
+    ) -> Rendering:
         check()
         self.painted += positions
         pictures = []

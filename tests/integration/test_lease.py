@@ -298,7 +298,7 @@ def test_threads_log_what_they_work_on(make: Callable[[], UUID]) -> None:
 
 HANGS = """
 import threading
-from momalisa.tables import ChunkKind
+from momalisa.domain.states import ChunkKind
 from worker import lease
 def hang(kept):
     {}
@@ -324,16 +324,16 @@ def ended_by_itself(program: str, services: LocalStack) -> int:
 
 STARVES = """
 import threading
-from momalisa import chunks
-from momalisa.tables import ChunkKind
+from momalisa.domain.states import ChunkKind
+from momalisa.queue import leases
 from worker import lease
 def claim(*arguments, **named):
-    claimed = chunks_claim(*arguments, **named)
+    claimed = real_claim(*arguments, **named)
     threading.Thread.start = lambda thread: threading.Event().wait()
     return claimed
 def work(kept):
     kept.at_once(len, ["something"])
-chunks_claim, leases.claim = leases.claim, claim
+real_claim, leases.claim = leases.claim, claim
 lease.run(ChunkKind.RENDER, work)
 """
 """No thread starts any more once a chunk is claimed, as when memory ran out: whoever starts one waits for ever."""

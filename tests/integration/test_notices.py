@@ -131,4 +131,4 @@ def test_a_connection_that_broke_costs_no_more_than_a_notice(walks: list[UUID]) 
 def test_every_change_that_visitors_see_is_told() -> None:
     bumps = re.compile(r"[Rr]evision\s*\+|revision=|\"revision\":")
     found = {path.name for path in (ROOT / "momalisa").rglob("*.py") if bumps.search(path.read_text())}
-    assert found == {"notices.py"}
+    assert found == {"notifications.py"}

@@ -105,7 +105,7 @@ def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
     assert len(chunks) >= 4  # in several passes, of which the later ones were planned by a worker
     [assembly] = spans["momalisa-assemble"]
     for span in (*chunks, assembly):
-        assert attributes(span)["momalisa.domain.path"] == walk["id"]
+        assert attributes(span)["momalisa.walk"] == walk["id"]
         assert (span.trace_id, span.parent_span_id) == (request.trace_id, request.span_id)
     polls = [span for span in spans["momalisa-api"] if span.name.startswith("GET /v1/walks/{walk_id}")]
     assert polls

@@ -389,9 +389,12 @@ def test_an_endpoint_that_is_not_there_costs_no_attempt(
         ),
         ((502, {}, b"<html>bad gateway</html>"), "answered 502: <html>bad gateway</html>"),
         ((200, {}, b"<html>welcome</html>"), "makes no sense"),
-        ((200, {}, b'{"predictions": [{"key": 1}]}'), "makes no sense"),
+        ((200, {}, b'{"predictions": [{"content_hash": 1}]}'), "makes no sense"),
         ((200, {}, b'{"predictions": []}'), "answered 4 instances by 0"),
-        ((200, {}, json.dumps({"predictions": [{"key": "k", "warnings": []}] * 4}).encode()), "not where we look"),
+        (
+            (200, {}, json.dumps({"predictions": [{"content_hash": "k", "warnings": []}] * 4}).encode()),
+            "not where we look",
+        ),
         (None, "broke off"),
     ],
 )
@@ -484,7 +487,7 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
         bucket._bucket().blob(names[0]).upload_from_string(b"the other worker's")
         with transaction() as session:
             service.cancel(session, walk_id, owner="ann")
-        told = {"key": "k", "warnings": [], "in_the_way": True}
+        told = {"content_hash": "k", "warnings": [], "in_the_way": True}
         return 200, {}, json.dumps({"predictions": [told] * 4}).encode()
 
     with endpoint(say) as url:

@@ -300,8 +300,8 @@ LONG_WALK = """
 import sys
 from pathlib import Path
 import numpy as np
-from worker import assembly, sheet
-from worker.caption import Caption
+from worker.media import contact_sheet, encoders
+from worker.media.metadata import Caption
 
 about = Caption("a walk", "{}")
 folder = Path(sys.argv[1])
@@ -309,16 +309,16 @@ generator = np.random.default_rng(7)
 coarse = generator.integers(0, 256, (121, 16, 16, 3), dtype=np.uint8)
 for index in range(120):
     picture = coarse[index].repeat(32, axis=0).repeat(32, axis=1)
-    (folder / f"{index:03}.png").write_bytes(assembly.encode_png(picture, about))
+    (folder / f"{index:03}.png").write_bytes(encoders.encode_png(picture, about))
 
 def frames():
     for index in range(120):
-        yield assembly.decode_png((folder / f"{index:03}.png").read_bytes())
+        yield encoders.decode_png((folder / f"{index:03}.png").read_bytes())
 
-assembly.write_gif(folder / "walk.gif", frames, 24, about)
-assembly.write_mp4(folder / "walk.mp4", frames, 24, about)
-assembly.write_webp(folder / "walk.webp", frames, 24, about)
-sheet.write(folder / "sheet.png", frames(), [str(index) for index in range(120)], "", about)
+encoders.write_gif(folder / "walk.gif", frames, 24, about)
+encoders.write_mp4(folder / "walk.mp4", frames, 24, about)
+encoders.write_webp(folder / "walk.webp", frames, 24, about)
+contact_sheet.write(folder / "sheet.png", frames(), [str(index) for index in range(120)], "", about)
 [peak] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(peak.split()[1])
 """

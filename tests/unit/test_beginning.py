@@ -69,15 +69,13 @@ def hub() -> Iterator[str]:
 
 LOAD = """
 import sys
-from worker import shared
-from worker.beginning import in_words
-from worker.renderer import Renderer
-from worker.shared import Shared
+from worker.process.startup import explain
+from worker.rendering.pipeline import Renderer
 for name in sys.argv[1:]:
     try:
         Renderer(name, batch_size=1)
     except Exception as error:
-        print(in_words(error))
+        print(explain(error))
 """
 
 

@@ -9,7 +9,7 @@ from momalisa.settings import ROOT, environment
 
 CODE = """
 import logging, structlog
-from momalisa import log
+from momalisa.telemetry import logging as log
 log.configure()
 with structlog.contextvars.bound_contextvars(walk="w-1", chunk=3):
     log.logger("ours").info("claimed", frames=8)
@@ -23,7 +23,8 @@ with structlog.contextvars.bound_contextvars(walk="w-1", chunk=3):
 
 BUCKET_AWAY = """
 from uuid import UUID
-from momalisa import log, storage
+from momalisa.storage import bucket
+from momalisa.telemetry import logging as log
 log.configure()
 tries = 0
 def check():
@@ -31,9 +32,9 @@ def check():
     tries += 1
     if tries > 1:
         raise TimeoutError
-name = storage.frame_name(UUID(int=7), "Zq3-secret_secret-x_22", 0.25)
+name = bucket.frame_name(UUID(int=7), "Zq3-secret_secret-x_22", 0.25)
 try:
-    storage.make_way(name, check=check)
+    bucket.delete_conflicting(name, check=check)
 except TimeoutError:
     log.logger("ours").exception("attempt failed", object=name)
 """

@@ -10,7 +10,7 @@ from momalisa.settings import ROOT
 
 KEPT = """
 import resource
-from worker.memory import keep_memory
+from worker.rendering.malloc import keep_memory
 keep_memory()
 size = 2**28  # 128 pages at least, however large the system makes them
 for _ in range(2):

@@ -405,8 +405,8 @@ def test_a_picture_that_is_not_a_number_is_flagged(
 AGAIN = """
 import hashlib
 from momalisa.settings import settings
-from momalisa.spec import WalkSpec
-from worker.renderer import Renderer
+from momalisa.domain.spec import WalkSpec
+from worker.rendering.pipeline import Renderer
 
 numbers = {"frames": 2, "seed": 1, "steps": 2, "guidance": 4, "width": 128, "height": 128, "fps": 1}
 spec = WalkSpec(prompts=("a", "b"), negative_prompt="", **numbers)
