@@ -1,8 +1,8 @@
 """Render workers without a GPU: `celery -A benchmarks.simulated worker`, and all else about them is real.
 
 This module takes the place of `worker.rendering.pipeline` before anything of the workers is imported. What it
-simulates is time: it waits as long as a GPU would compute, asking at each step whether to go on, and then gives pictures of the
-real size that are cheap to make. It writes down when it rendered, for `scale`.
+simulates is time: it waits as long as a GPU would compute, asking at each step whether to go on, and then gives
+pictures of the real size that are cheap to make. It writes down when it rendered, for `scale`.
 """
 
 import hashlib

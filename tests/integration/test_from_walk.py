@@ -34,7 +34,11 @@ class Painter:
         return []
 
     def render(
-        self, spec: WalkSpec, positions: list[float], check: Callable[[], None], batch_size: int
+        self,
+        spec: WalkSpec,
+        positions: list[float],
+        check: Callable[[], None],
+        batch_size: int,  # noqa: ARG002
     ) -> Rendering:
         check()
         self.painted += positions

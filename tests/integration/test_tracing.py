@@ -114,7 +114,7 @@ def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
 
 def test_without_an_endpoint_nothing_is_traced_and_nothing_is_there_to_send_it() -> None:
     code = (
-        "import sys, worker.tasks, api.app; from momalisa import tracing; tracing.start('api')\n"
+        "import sys, worker.tasks, api.app; from momalisa.telemetry import tracing; tracing.start('api')\n"
         "with tracing.span('x'): sys.exit(bool(tracing.here()) or 'opentelemetry.sdk.trace' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
