@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated
 from uuid import UUID
 
@@ -11,6 +10,7 @@ from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 
 from api import limits, signing, site
+from api.addresses import client_address, client_network
 from momalisa import api_keys
 from momalisa.db.session import transaction
 from momalisa.errors import UnauthorizedError
@@ -137,47 +137,6 @@ def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> No
         samesite="lax",
         secure=name == GUARDED_COOKIE,
     )
-
-
-def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """Return the address that a request came from, as far as it is known from those who can be believed.
-
-    Args:
-        peer: the address at the other end of the connection.
-        forwarded: the X-Forwarded-For headers of the request. Each proxy adds at the end whom it talked to; a
-            client can write there what it likes, so only what a trusted proxy added counts: from the right, up to
-            the first address that is not of a trusted proxy.
-        trusted: networks of the trusted proxies.
-    """
-    address = peer
-    for hop in reversed(",".join(forwarded).split(",")):
-        before = _parsed(hop.strip())
-        if before is None or not is_among(address, trusted):
-            break
-        address = str(before)
-    return address
-
-
-def is_among(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Tell whether an address is of one of the networks."""
-    parsed = _parsed(address)
-    return parsed is not None and any(parsed in network for network in networks)
-
-
-def client_network(address: str) -> str:
-    """Return the network that counts as one tenant: an IPv4 address, or the /64 that an IPv6 line has at least."""
-    parsed = _parsed(address)
-    if isinstance(parsed, IPv6Address):
-        return str(ip_network((int(parsed), 64), strict=False))
-    return address if parsed is None else str(parsed)
-
-
-def _parsed(address: str) -> IPv4Address | IPv6Address | None:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return None
-    return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
 
 
 def _secret(shown: Sequence[str]) -> str:

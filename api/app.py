@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import problems, site
+from api import site
 from api.docs import openapi
 from api.live import listener, watchers
 from api.middleware import (
@@ -21,8 +21,8 @@ from api.middleware import (
     security_headers,
     telemetry,
 )
-from api.routes import docs, files, health, pages, walks, webhooks
-from api.routes import problems as problem_types
+from api.problems import handlers
+from api.routes import docs, files, health, pages, problems, walks, webhooks
 from api.web import static
 from momalisa import __version__
 from momalisa.telemetry import logging
@@ -39,9 +39,9 @@ logging.configure()
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Be observed, and listen to what changes, as long as the app lives."""
+    """Serve telemetry, connect to the bucket and listen for changes while the app runs."""
     watchers.begin()
-    async with telemetry.lifespan(app), files.lifespan(app), listener.listening():
+    async with telemetry.lifespan(health.not_ready), files.lifespan(app), listener.listening():
         yield
 
 
@@ -53,10 +53,10 @@ app = FastAPIOffline(
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
     lifespan=lifespan,
-    telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` sees to that
+    telemetry={"tracing": False, "metrics": False, "logs": False},  # `api.middleware.telemetry` does that
 )
-problems.install(app)
-app.add_middleware(problems.UnexpectedErrors)
+handlers.install(app)
+app.add_middleware(handlers.UnexpectedErrors)
 app.add_middleware(etags.EntityTags)
 app.add_middleware(compression.Compression)
 app.add_middleware(methods.Methods)
@@ -64,6 +64,7 @@ app.add_middleware(body_limit.BodyLimit)
 app.add_middleware(site.NoForeignHost)
 app.add_middleware(origin.OriginGuard)
 app.add_middleware(headers.HeaderChecks)
+app.add_middleware(handlers.RefusedRequests)
 security_headers.install(app)
 app.add_middleware(telemetry.Telemetry)
 app.add_middleware(request_id.RequestId)
@@ -72,7 +73,7 @@ app.include_router(webhooks.router)
 app.include_router(health.router)
 app.include_router(docs.router)
 app.include_router(files.router)
-app.include_router(problem_types.router)
+app.include_router(problems.router)
 app.include_router(pages.router)
 app.mount("/static", static.files(), name="static")
 

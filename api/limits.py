@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
-from api.middleware.security_headers import answer_headers
+from api.response_headers import response_headers
 from momalisa import broker
 from momalisa.db import session
 from momalisa.domain.spec import WalkSpec
@@ -207,7 +207,7 @@ def _tell(scope: Scope, item: RateLimitItem, *, remaining: int, seconds: int) ->
 
     Source: draft-ietf-httpapi-ratelimit-headers-10.
     """
-    headers = answer_headers(scope)
+    headers = response_headers(scope)
     for name, value in (
         ("RateLimit-Policy", f'"{item.namespace}";q={item.amount};w={item.get_expiry()}'),
         ("RateLimit", f'"{item.namespace}";r={remaining};t={seconds}'),

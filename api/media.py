@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api import access
-from api.middleware.security_headers import answer_headers
+from api.response_headers import response_headers
 from momalisa.errors import UnsupportedMediaTypeError
 
 JSON = ("application/json", "application/*+json")
@@ -46,7 +46,7 @@ async def require(request: Request, taken: tuple[str, ...]) -> None:
     sent = request.headers.get("content-type")
     if (sent is not None and _fits(sent, taken)) or not await request.body():
         return
-    answer_headers(request.scope)[f"Accept-{request.method.title()}"] = ", ".join(taken)
+    response_headers(request.scope)[f"Accept-{request.method.title()}"] = ", ".join(taken)
     raise UnsupportedMediaTypeError(
         f"The Content-Type of the request must be {' or '.join(taken)}, in UTF-8, got {sent or 'none'}."
     )

@@ -1,1 +1,1 @@
-"""The OpenAPI document, its examples, and the meaning of each type of problem."""
+"""The OpenAPI document and its examples."""

@@ -6,9 +6,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
-from api import access, problems, schemas
+from api import access, schemas
 from api.docs import examples
 from api.middleware import origin
+from api.problems.documents import Problem
+from api.problems.openapi import add_problems
 from momalisa.domain.states import WebhookEvent
 from momalisa.errors import (
     ForeignOriginError,
@@ -87,7 +89,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     components = found["components"]
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)
-    for model in (problems.Problem, WebhookMessage):
+    for model in (Problem, WebhookMessage):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         components["schemas"].update(schema.pop("$defs", {}))
         components["schemas"][model.__name__] = schema
@@ -108,11 +110,11 @@ def document(app: FastAPI) -> dict[str, Any]:
 def _complete(operation: dict[str, Any], *, changes: bool) -> None:
     """Add what holds for every operation, and for those that change something."""
     if changes:
-        problems.document(operation, ForeignOriginError, TooLargeError, TooSlowError)
+        add_problems(operation, ForeignOriginError, TooLargeError, TooSlowError)
     if "requestBody" in operation:
-        problems.document(operation, InvalidJsonError, UnsupportedMediaTypeError)
-    problems.document(operation, HostError, TooLongAddressError, TooLargeHeadersError)
-    problems.document(operation, MethodNotAllowedError, MomalisaError)
+        add_problems(operation, InvalidJsonError, UnsupportedMediaTypeError)
+    add_problems(operation, HostError, TooLongAddressError, TooLargeHeadersError)
+    add_problems(operation, MethodNotAllowedError, MomalisaError)
     counted = "security" in operation
     if counted:
         # Visitors need no key, unless ANONYMOUS is off.

@@ -4,8 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
-from momalisa.errors import MomalisaError, TooLargeError, TooSlowError
+from momalisa.errors import TooLargeError, TooSlowError
 
 MOST_BYTES = 64 * 1024
 
@@ -23,11 +22,7 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
             await self._app(scope, receive, send)
             return
-        try:
-            body = await _read(receive)
-        except MomalisaError as error:
-            await problems.response(error)(scope, receive, send)
-            return
+        body = await _read(receive)
         if body is None:
             return
         read = False

@@ -5,8 +5,8 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import access, problems
-from momalisa.errors import HostError, MomalisaError, TooLargeHeadersError, TooLongAddressError
+from api.addresses import is_among
+from momalisa.errors import HostError, TooLargeHeadersError, TooLongAddressError
 from momalisa.settings import settings
 
 MOST_LINE_BYTES = 8 * 1024
@@ -29,11 +29,7 @@ class HeaderChecks:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            _check(scope)
-        except MomalisaError as error:
-            await problems.response(error)(scope, receive, send)
-            return
+        _check(scope)
         if proto := _forwarded_scheme(scope):
             scope["scheme"] = proto
         await self._app(scope, receive, send)
@@ -65,6 +61,6 @@ def _forwarded_scheme(scope: Scope) -> str | None:
     """Return how a visitor reached the trusted proxy in front of us, if it says so; strangers are not believed."""
     given = Headers(scope=scope).getlist("x-forwarded-proto")
     peer = scope["client"][0] if scope.get("client") else ""
-    if given in (["http"], ["https"]) and access.is_among(peer, settings().trusted_proxies):
+    if given in (["http"], ["https"]) and is_among(peer, settings().trusted_proxies):
         return given[0]
     return None

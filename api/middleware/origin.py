@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
 from momalisa.errors import ForeignOriginError
 from momalisa.settings import settings
 
@@ -35,8 +34,7 @@ class OriginGuard:
             without_cookie = [header for header in scope["headers"] if header[0] != b"cookie"]
             await self._app({**scope, "headers": without_cookie}, receive, _without_cookies(send))
         else:
-            error = ForeignOriginError("This was sent by a page of another site; such a request needs an API key.")
-            await problems.response_to(scope, error)(scope, receive, send)
+            raise ForeignOriginError("This was sent by a page of another site; such a request needs an API key.")
 
 
 def _foreign(request: HTTPConnection) -> bool:

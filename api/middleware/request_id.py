@@ -7,8 +7,8 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import access
-from api.middleware.security_headers import answer_headers
+from api.addresses import is_among
+from api.response_headers import response_headers
 from momalisa.settings import settings
 
 HEADER = "X-Request-Id"
@@ -26,7 +26,7 @@ class RequestId:
         """Serve a connection."""
         if scope["type"] == "http":
             request_id = _given(scope) or secrets.token_hex(16)
-            answer_headers(scope)[HEADER] = request_id
+            response_headers(scope)[HEADER] = request_id
             # Bound for good, so that what the server logs of an error after us has it, too. Each request has a
             # context of its own, which the threads that work for it inherit.
             structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -37,7 +37,7 @@ def _given(scope: Scope) -> str | None:
     """Return the id that a trusted proxy gave; what a stranger sends may not get into the logs."""
     given = Headers(scope=scope).getlist(HEADER)
     peer = scope["client"][0] if scope.get("client") else ""
-    if len(given) == 1 and _VALID.fullmatch(given[0]) and access.is_among(peer, settings().trusted_proxies):
+    if len(given) == 1 and _VALID.fullmatch(given[0]) and is_among(peer, settings().trusted_proxies):
         return given[0]
     return None
 

@@ -5,6 +5,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.response_headers import response_headers
 from momalisa.settings import settings
 
 HEADERS = {
@@ -19,7 +20,7 @@ API_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Coo
 
 
 class SecurityHeaders:
-    """Adds the headers, and those that the request was given on its way (`answer_headers`)."""
+    """Adds the headers, and those that the request was given on its way (`response_headers`)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,7 +30,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        own = answer_headers(scope)
+        own = response_headers(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -43,12 +44,6 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-def answer_headers(scope: Scope) -> dict[str, str]:
-    """Return the headers that the answer to a request will have, whatever it is; more can be put in."""
-    headers: dict[str, str] = scope.setdefault("state", {}).setdefault("answer_headers", {})
-    return headers
 
 
 def install(app: FastAPI) -> None:

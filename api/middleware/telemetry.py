@@ -2,17 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPMethod, HTTPStatus
 
-from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.routes import health
-from momalisa.errors import StoreUnavailableError
 from momalisa.telemetry import metrics, tracing
 
 UNTRACED = ("/healthz", "/readyz", "/static/")
@@ -86,8 +83,12 @@ def _route(scope: Scope) -> str:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - as FastAPI calls it
-    """Answer on METRICS_PORT, and trace, as long as the app lives."""
+async def lifespan(not_ready: Callable[[], str | None]) -> AsyncIterator[None]:
+    """Serve METRICS_PORT and export traces while the app runs.
+
+    Args:
+        not_ready: returns why the app cannot serve requests, or None if it can.
+    """
     loop = asyncio.get_running_loop()
 
     def stuck() -> str | None:
@@ -97,7 +98,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - as Fa
             return f"The event loop did not come round within {TURN_SECONDS} seconds."
         return None
 
-    server = metrics.serve(metrics.API, alive=stuck, ready=_not_ready)
+    server = metrics.serve(metrics.API, alive=stuck, ready=not_ready)
     tracing.start("api")
     try:
         yield
@@ -105,11 +106,3 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - as Fa
         tracing.stop()
         if server is not None:
             server.close()
-
-
-def _not_ready() -> str | None:
-    try:
-        health.readyz()
-    except StoreUnavailableError as error:
-        return str(error)
-    return None

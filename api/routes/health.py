@@ -5,8 +5,8 @@ from http import HTTPStatus
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api import problems
 from api.docs import examples
+from api.problems.openapi import problem_responses
 from momalisa.db import schema
 from momalisa.db.session import transaction
 from momalisa.errors import StoreUnavailableError
@@ -31,10 +31,19 @@ def healthz() -> Health:
 @router.get(
     "/readyz",
     summary="Can walks be taken?",
-    responses={HTTPStatus.OK.value: OK, **problems.responses(StoreUnavailableError)},
+    responses={HTTPStatus.OK.value: OK, **problem_responses(StoreUnavailableError)},
 )
 def readyz() -> Health:
     """Answer 200 while the database can be reached and has its tables; the broker is not needed to take a walk."""
     with transaction() as session:
         schema.check(session)
     return Health()
+
+
+def not_ready() -> str | None:
+    """Return why `/readyz` fails, or None while it does not."""
+    try:
+        readyz()
+    except StoreUnavailableError as error:
+        return str(error)
+    return None

@@ -11,7 +11,9 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from api import access, cursors, media, problems, schemas
+from api import access, cursors, media, schemas
+from api.problems import catalog
+from api.problems.fields import field_errors
 from api.routes.walks import Base, Caller, queue_walk
 from api.web import form, templates
 from momalisa.db.models import Walk
@@ -97,13 +99,13 @@ def make(
         owner = access.submitter(caller)
         walk, _ = queue_walk(wanted, request, response, afterwards, base, owner)
     except ValidationError as error:
-        found = {item.field: item.message for item in problems.field_errors(error.errors())}
+        found = {item.field: item.message for item in field_errors(error.errors())}
         return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)
     except LimitExceededError as error:
         found = {"": f"{error} Try again in {error.retry_after} seconds; your words stay here."}
-        return _make_page(values, errors=found, status=error.status)
+        return _make_page(values, errors=found, status=catalog.of(error).status)
     except UnauthorizedError as error:
-        return _make_page(values, errors={"": str(error)}, status=error.status)
+        return _make_page(values, errors={"": str(error)}, status=catalog.of(error).status)
     answer = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
     for cookie in response.headers.getlist("set-cookie"):
         answer.headers.append("set-cookie", cookie)

@@ -6,16 +6,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from api.docs import problem_types
+from api.problems import catalog
 from api.web import templates
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.get(problem_types.PATH + "{name}")
+@router.get(catalog.PATH + "{name}")
 def problem_type(name: str, request: Request) -> Response:
-    """Tell what a type of problem means and what to do: people on a page, programs in JSON."""
-    kind = problem_types.kinds().get(name)
+    """Return what a type of problem means and what to do: a page for browsers, else JSON."""
+    kind = catalog.by_slug().get(name)
     if kind is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     if templates.accepts_html(request):

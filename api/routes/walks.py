@@ -15,9 +15,11 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api import access, cursors, limits, media, problems, schemas, site
+from api import access, cursors, limits, media, schemas, site
 from api.docs import examples
 from api.live import long_polling, watchers
+from api.problems import documents
+from api.problems.openapi import problem_responses
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
@@ -48,7 +50,7 @@ router = APIRouter(
     prefix="/v1/walks",
     tags=["Walks"],
     route_class=media.JsonRoute,
-    responses=problems.responses(UnauthorizedError, InvalidRequestError, LimitExceededError, StoreUnavailableError),
+    responses=problem_responses(UnauthorizedError, InvalidRequestError, LimitExceededError, StoreUnavailableError),
 )
 
 WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.WALK_ID])]
@@ -111,7 +113,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
             },
             **examples.shown(examples.QUEUED),
         },
-        **problems.responses(
+        **problem_responses(
             IdempotencyKeyError,
             InvalidRequestError,
             IdempotencyKeyReusedError,
@@ -254,7 +256,7 @@ def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
             **examples.shown(examples.WALK),
         },
         HTTPStatus.NOT_MODIFIED.value: NOT_MODIFIED,
-        **problems.responses(WalkNotFoundError, WalkExpiredError),
+        **problem_responses(WalkNotFoundError, WalkExpiredError),
     },
 )
 async def read_walk(
@@ -311,7 +313,7 @@ async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]
             "and by `retry` alone where this server is to end and another look finds the next.",
             "content": {"text/event-stream": {"example": 'event: walk\nid: 3\ndata: {"status": "running", …}\n\n'}},
         },
-        **problems.responses(WalkNotFoundError, WalkExpiredError, StoreUnavailableError, TooManyWaitError),
+        **problem_responses(WalkNotFoundError, WalkExpiredError, StoreUnavailableError, TooManyWaitError),
     },
 )
 async def follow_walk(
@@ -337,7 +339,7 @@ async def follow_walk(
                 look = await watch.after(look, long_polling.LONGEST_SECONDS)
     except MomalisaError as error:
         event = "gone" if isinstance(error, WalkNotFoundError | WalkExpiredError) else "error"
-        yield ServerSentEvent(event=event, raw_data=problems.problem(error).model_dump_json(exclude_defaults=True))
+        yield ServerSentEvent(event=event, raw_data=documents.problem(error).model_dump_json(exclude_defaults=True))
     else:
         yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
 
@@ -349,7 +351,7 @@ def _leads_to(what: str, missing: type[MomalisaError]) -> dict[int | str, dict[s
             "description": f"The {what} is at `Location`.",
             "headers": {"Location": {"schema": {"type": "string"}}},
         },
-        **problems.responses(WalkNotFoundError, missing, WalkExpiredError),
+        **problem_responses(WalkNotFoundError, missing, WalkExpiredError),
     }
 
 
@@ -405,7 +407,7 @@ def read_artifact(
     summary="Stop a walk",
     responses={
         HTTPStatus.OK.value: examples.shown(examples.CANCELED),
-        **problems.responses(NotOwnerError, WalkNotFoundError, WalkOverError, WalkExpiredError),
+        **problem_responses(NotOwnerError, WalkNotFoundError, WalkOverError, WalkExpiredError),
     },
 )
 def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView:
@@ -421,7 +423,7 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
     summary="Show or hide a walk",
     responses={
         HTTPStatus.OK.value: examples.shown(examples.PRIVATE),
-        **problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
+        **problem_responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
     },
 )
 def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: Caller) -> schemas.WalkView:
@@ -436,7 +438,7 @@ def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: C
     "/{walk_id}",
     summary="Remove a walk",
     status_code=HTTPStatus.NO_CONTENT,
-    responses=problems.responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
+    responses=problem_responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
 )
 def delete_walk(walk_id: WalkId, caller: Caller) -> None:
     """Stop a walk of yours if it is not over, and remove it with all its files; no one can see it afterwards."""

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from api import access, problems
+from api import access
 from api.docs import examples
+from api.problems.openapi import problem_responses
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WebhooksOffError
 from momalisa.webhooks import deliveries
 
@@ -25,7 +26,7 @@ class WebhookSecret(BaseModel):
     summary="Get the secret of your webhooks",
     responses={
         HTTPStatus.OK.value: examples.shown({"secret": "whsec_ubRNeyjxnCbWSsmoVhwhmAUBTSH93YrOBQ3Zl1zkPC4="}),
-        **problems.responses(UnauthorizedError, WebhooksOffError, LimitExceededError, StoreUnavailableError),
+        **problem_responses(UnauthorizedError, WebhooksOffError, LimitExceededError, StoreUnavailableError),
     },
 )
 def read_webhook_secret(

@@ -50,8 +50,8 @@ def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
 
 
 def accepts_html(request: Request) -> bool:
-    """Tell whether a request comes from a person with a browser, who is shown an error on a page."""
-    return not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", "")
+    """Return whether a request comes from a browser, which is shown errors on a page."""
+    return not request.scope["path"].startswith("/v1/") and "text/html" in request.headers.get("accept", "")
 
 
 def problem_page(request: Request, *, status: int, title: str, detail: str) -> HTMLResponse:
@@ -61,7 +61,7 @@ def problem_page(request: Request, *, status: int, title: str, detail: str) -> H
         status=status,
         title=title,
         detail=detail,
-        path=request.url.path,
+        path=request.scope["path"],
         kept_days=settings().retention_days,
     )
 

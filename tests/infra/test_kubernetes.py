@@ -23,7 +23,7 @@ import typer.main
 import yaml
 from sqlalchemy import text
 
-from api.access import client_address
+from api.addresses import client_address
 from api.app import app
 from momalisa.cli.main import app as command
 from momalisa.db.session import transaction

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from api import schemas
 from api.app import app
+from api.problems import catalog
 from momalisa.db.models import Artifact
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind
-from momalisa.errors import MomalisaError
 from momalisa.local.stack import LocalStack
 from momalisa.settings import Settings
 from tests.conftest import forget
@@ -176,7 +176,7 @@ def test_a_request_without_a_body_needs_no_type(api: TestClient) -> None:
 
 
 def test_every_type_of_problem_resolves(api: TestClient) -> None:
-    kinds = {error.type for error in MomalisaError.__subclasses__()} | {"internal"}
+    kinds = {catalog.slug(kind) for kind in catalog.CATALOG.values()}
     kinds |= {"not-found", "method-not-allowed"}  # as the framework answers
     kinds |= {
         example["value"]["type"].removeprefix("/problems/")

@@ -14,8 +14,9 @@ from httpx2 import Response
 from starlette.requests import Request
 from starlette.types import Message
 
-from api import limits, problems
+from api import limits
 from api.middleware import body_limit, security_headers
+from api.problems import handlers
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.integration.test_access import ORDER, new_key, somebody, submit
@@ -311,7 +312,7 @@ def test_pages_of_other_origins_may_call_if_they_are_named(
     monkeypatch.setenv("CORS_ORIGINS", "https://museum.example, https://gallery.example")
     settings.cache_clear()
     app = FastAPI()
-    app.add_middleware(problems.UnexpectedErrors)
+    app.add_middleware(handlers.UnexpectedErrors)
     security_headers.install(app)
 
     @app.get("/v1/unforeseen")

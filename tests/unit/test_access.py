@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from api.access import client_address, client_network
+from api.addresses import client_address, client_network
 
 INSIDE = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
