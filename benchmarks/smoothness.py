@@ -20,10 +20,10 @@ from benchmarks import quality
 from momalisa.domain import pacing
 from momalisa.domain.spec import WalkSpec, frame_key
 from momalisa.settings import ROOT, settings
-from worker import render_task
 from worker.media.encoders import Picture, decode_png, encode_png
 from worker.media.metadata import frame_caption
 from worker.media.thumbnail import thumbnail
+from worker.rendering.loaded import renderer
 from worker.rendering.pipeline import Renderer
 
 PAIRS = [
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     pairs, frames, steps = (PAIRS[:1], 8, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
-    studio = Studio(render_task.renderer(), FRAMES_TO_CACHE)
+    studio = Studio(renderer(), FRAMES_TO_CACHE)
     measured = {}
     for pair in pairs:
         spec = WalkSpec(

@@ -1,7 +1,6 @@
 """Working under a lease: claim a chunk, keep it by heartbeats, record the result, or give it up cleanly."""
 
 import contextvars
-import mmap
 import os
 import signal
 import socket
@@ -31,6 +30,7 @@ from momalisa.telemetry import metrics, tracing
 from momalisa.telemetry.logging import logger
 from worker.process import ending, health, heartbeat, pulse
 from worker.process.pulse import State
+from worker.process.shutdown import STOP_SECONDS, Stopping, stopping
 
 log = logger(__name__)
 
@@ -38,9 +38,6 @@ T = TypeVar("T")
 
 Record = Callable[[Session], Ready | None]
 """Writes the result of some work; returns the chunks that can be claimed because of it."""
-
-STOP_SECONDS = 10
-"""How long the work at hand may take to end when the worker is asked to stop; Spot nodes grant 15 s in all."""
 
 THREADS = 8
 """For what is done at once: transfers, which mostly wait, or artifacts."""
@@ -62,22 +59,6 @@ DETERMINISTIC = (
 
 _failed: set[UUID] = set()
 """The walks at which this process failed since it last did anything right."""
-
-_stop = mmap.mmap(-1, 1)  # one byte that is shared with the children that Celery forks; no lock to die with
-
-
-class Stopping(Exception):  # noqa: N818
-    """This worker was told to stop."""
-
-
-def stop() -> None:
-    """Tell this process and its children to claim nothing more and to give back what they have."""
-    _stop[0] = 1
-
-
-def stopping() -> bool:
-    """Tell whether this worker was told to stop."""
-    return _stop[0] != 0
 
 
 class CancellationToken(ABC):

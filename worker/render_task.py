@@ -1,8 +1,6 @@
 """What a worker does with a claimed chunk of frames: copy or render them, and upload them."""
 
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -19,34 +17,10 @@ from momalisa.walks import service
 from worker.lease import Lease, Record
 from worker.rendering import batch
 from worker.rendering.batch import Batch, RenderRequest
+from worker.rendering.loaded import renderer
 from worker.vertex import client
 
-if TYPE_CHECKING:
-    from worker.rendering.pipeline import Renderer
-
 log = logger(__name__)
-
-
-@cache
-def renderer() -> "Renderer":
-    """Return the model of this process, loaded and warmed at the first call.
-
-    Torch is imported here and not above, since an assembly worker has no use for it.
-    """
-    from worker.rendering.pipeline import Renderer  # noqa: PLC0415
-
-    loaded = Renderer(
-        settings().model,
-        batch_size=settings().batch_size,
-        device=settings().device,
-        dtype=settings().dtype,
-        threads=settings().threads,
-    )
-    if folder := settings().compile_cache_dir:
-        loaded.compile(settings().image_size, folder)
-    loaded.warm_up(settings().image_size)
-    log.info("model known", revision=loaded.revision)  # remembered, so that the first walk need not wait for it
-    return loaded
 
 
 def render(lease: Lease) -> Record:

@@ -10,8 +10,9 @@ from momalisa.queue import celery_app
 from momalisa.settings import settings
 from momalisa.telemetry import logging, tracing
 from worker import assemble_task, lease, render_task
-from worker.process import ending, heartbeat, pulse, startup
+from worker.process import ending, heartbeat, pulse, shutdown, startup
 from worker.process.pulse import State
+from worker.rendering.loaded import renderer
 
 app = celery_app.app()
 app.conf.worker_consumer = "worker.process.consumer:Consumer"
@@ -45,7 +46,7 @@ def _kind() -> ChunkKind:
 @signals.worker_init.connect
 def _answer_for_the_children(**_: Any) -> None:
     with startup.in_parent():
-        pulse.serve_health(_kind(), lease.stopping)
+        pulse.serve_health(_kind(), shutdown.stopping)
 
 
 @signals.worker_init.connect
@@ -73,7 +74,7 @@ def _load_the_model(**_: Any) -> None:
         tracing.start(_kind().value)
         ending.report()
         if loads:
-            render_task.renderer()
+            renderer()
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
     heartbeat.start(_kind())
@@ -88,4 +89,4 @@ def _leave(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _stop_claiming(**_: Any) -> None:
-    lease.stop()
+    shutdown.stop()

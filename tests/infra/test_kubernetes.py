@@ -32,7 +32,7 @@ from momalisa.domain.states import ChunkKind
 from momalisa.queue import leases
 from momalisa.settings import ROOT, SECRETS, Settings
 from momalisa.walks import service
-from worker import lease
+from worker.process import shutdown
 
 K8S = ROOT / "infra" / "k8s"
 TOOLS = ROOT / ".venv" / "kubernetes-tools"
@@ -340,7 +340,7 @@ def each_kind_of_worker_scales_on_its_own_work(manifests: Manifests) -> None:
 def pods_stop_in_the_time_that_they_are_given(manifests: Manifests) -> None:
     for kind in WORKERS:
         pod = manifests.pod(kind)
-        assert lease.STOP_SECONDS + 2 <= pod["terminationGracePeriodSeconds"] <= 15, "Spot grants 15 s"
+        assert shutdown.STOP_SECONDS + 2 <= pod["terminationGracePeriodSeconds"] <= 15, "Spot grants 15 s"
         assert "lifecycle" not in container(pod), "a preStop would take from the time to give back"
     source = (ROOT / "api" / "__main__.py").read_text()
     (graceful,) = re.findall(r"timeout_graceful_shutdown=(\d+)", source)

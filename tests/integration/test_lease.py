@@ -35,6 +35,7 @@ from tests.conftest import made_frames, until
 from tests.frozen import frozen
 from worker import lease
 from worker.lease import Lease
+from worker.process import shutdown
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -48,7 +49,7 @@ def make(services: LocalStack, spec: MakeSpec) -> Iterator[Callable[[], UUID]]:
     lease._failed.clear()
     yield make_walk
     lease._failed.clear()
-    lease._stop[0] = 0
+    shutdown._stop[0] = 0
 
 
 def chunk() -> Chunk:
@@ -102,7 +103,7 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make:
     make()
 
     def work_until_told(kept: Lease) -> lease.Record:
-        lease.stop()
+        shutdown.stop()
         kept.check()
         raise AssertionError("it was told to stop")
 
@@ -112,7 +113,7 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make:
     worked: list[Lease] = []
     lease.run(ChunkKind.RENDER, noting(worked))
     assert worked == []
-    lease._stop[0] = 0
+    shutdown._stop[0] = 0
     lease.run(ChunkKind.RENDER, noting(worked))
     assert worked
 
@@ -247,7 +248,7 @@ def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
 
     def upload_for_ever(kept: Lease) -> lease.Record:
         def upload(_: int) -> None:
-            lease.stop()
+            shutdown.stop()
             released.wait(60)
 
         kept.at_once(upload, range(3))

@@ -26,7 +26,7 @@ from momalisa.walks import service
 from tests.conftest import made_frames
 from worker import lease
 from worker.lease import Lease
-from worker.process import health, pulse
+from worker.process import health, pulse, shutdown
 
 SICK, WELL = "sick:1", "well:2"
 
@@ -38,10 +38,10 @@ def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Callab
             return service.create(session, spec(frames=frames), public=True, owner="ann").id
 
     health._state.set(list(health.State()))
-    lease._stop[0] = 0
+    shutdown._stop[0] = 0
     yield submit
     health._state.set(list(health.State()))
-    lease._stop[0] = 0
+    shutdown._stop[0] = 0
     lease._failed.clear()
 
 

@@ -30,6 +30,7 @@ from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.conftest import forget, until, wait_for_workers
 from worker import lease, render_task
+from worker.process import shutdown
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
 ROUTE = f"/v1/{ENDPOINT}:predict"
@@ -344,7 +345,7 @@ def rendered_by(
     lease._failed.clear()
     yield render
     lease._failed.clear()
-    lease._stop[0] = 0
+    shutdown._stop[0] = 0
 
 
 def chunk() -> Chunk:
@@ -426,7 +427,7 @@ def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(rendered_by: 
     told: list[bool] = []
 
     def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-        lease.stop()
+        shutdown.stop()
         told.append(hung_up(handler))
 
     with endpoint(hang) as url:

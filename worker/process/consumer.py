@@ -6,7 +6,7 @@ from celery.worker import consumer
 from redis.exceptions import ResponseError
 
 from momalisa.telemetry.logging import logger
-from worker import lease
+from worker.process.shutdown import stopping
 
 log = logger(__name__)
 
@@ -32,5 +32,5 @@ class Consumer(consumer.Consumer):  # type: ignore[misc] # Celery has no types
 def _pause(error: Exception) -> None:
     log.warning("the broker answers with errors", reason=str(error), pause_seconds=PAUSE_SECONDS)
     ends = time.monotonic() + PAUSE_SECONDS
-    while time.monotonic() < ends and not lease.stopping():
+    while time.monotonic() < ends and not stopping():
         time.sleep(0.1)

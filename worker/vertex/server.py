@@ -26,11 +26,13 @@ from momalisa.errors import ObjectInTheWayError
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.settings import settings
 from momalisa.telemetry import logging
-from worker import lease, render_task
-from worker.lease import STOP_SECONDS, CancellationToken, Stopping
+from worker.lease import CancellationToken
+from worker.process import shutdown
+from worker.process.shutdown import STOP_SECONDS, Stopping
 from worker.process.startup import explain
 from worker.rendering import batch
 from worker.rendering.batch import Batch, RenderRequest
+from worker.rendering.loaded import renderer
 from worker.vertex.client import Answer, Prediction, Request
 
 logger = logging.logger(__name__)
@@ -65,7 +67,7 @@ class RequestSlot(CancellationToken):
             Stopping: if this process was told to stop.
             Abandoned: if the caller hung up, or will have by now.
         """
-        if lease.stopping():
+        if shutdown.stopping():
             raise Stopping
         if time.monotonic() > self._deadline or self._hung_up():
             raise Abandoned
@@ -104,9 +106,9 @@ class Server(ThreadingHTTPServer):
         """Make an order in the painter's thread; what cannot be replaced is left out of the batch."""
         place.check()
         try:
-            return batch.make(render_task.renderer(), order, place)
+            return batch.make(renderer(), order, place)
         except ObjectInTheWayError:
-            return batch.make(render_task.renderer(), replace(order, wanted=frozenset()), place)
+            return batch.make(renderer(), replace(order, wanted=frozenset()), place)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -121,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         """Tell whether orders can be made."""
         if self.path != settings().aip_health_route:
             self._refuse(HTTPStatus.NOT_FOUND, f"There is nothing at {self.path}.")
-        elif self.server.ready.is_set() and not lease.stopping():
+        elif self.server.ready.is_set() and not shutdown.stopping():
             self._answer(HTTPStatus.OK, {"status": "ok"})
         else:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The model is not loaded, or the server stops.")
@@ -144,7 +146,9 @@ class Handler(BaseHTTPRequestHandler):
         if request.parameters.model != settings().model_name:
             message = f"This endpoint has the model {settings().model_name}, not {request.parameters.model}."
             self._refuse(HTTPStatus.BAD_REQUEST, message)
-        elif lease.stopping() or not self.server.ready.is_set() or not self.server.places.acquire(blocking=False):
+        elif (
+            shutdown.stopping() or not self.server.ready.is_set() or not self.server.places.acquire(blocking=False)
+        ):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "All places are taken; come again.")
         else:
             try:
@@ -261,19 +265,19 @@ def main() -> int:
     server = Server()
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        lease.stop()
+        shutdown.stop()
         server.ended.set()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
-    loading = server.painter.submit(render_task.renderer)
+    loading = server.painter.submit(renderer)
     loading.add_done_callback(lambda _: server.ready.set() if loading.exception() is None else server.ended.set())
     server.ended.wait()
     if loading.done() and (error := loading.exception()):
         logger.critical("no renderer", reason=explain(error), exc_info=error)
-    ordered = lease.stopping()
-    lease.stop()
+    ordered = shutdown.stopping()
+    shutdown.stop()
     deadline = time.monotonic() + STOP_SECONDS
     for _ in range(SLOTS):  # each is free again when its answer is on its way
         server.places.acquire(timeout=max(deadline - time.monotonic(), 0))
