@@ -27,7 +27,7 @@ from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import confusables, moderation, relocation
-from momalisa.webhooks import deliveries
+from momalisa.webhooks import sender
 
 MAX_PROMPT = 300
 """Characters."""
@@ -99,9 +99,7 @@ NegativePrompt = Annotated[
     AfterValidator(_wanted),  # it is shown beside the walk
 ]
 Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
-WebhookUrl = Annotated[
-    str, StringConstraints(max_length=deliveries.MAX_URL), AfterValidator(deliveries.checked_url)
-]
+WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterValidator(sender.checked_url)]
 
 
 NULL_SAYS_USUAL = frozenset({"weights", "seed", "seed_to", "steps", "guidance", "scheduler", "width", "height"})

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import httpx
 
+from momalisa import retry_after
 from momalisa.errors import MomalisaError
-from momalisa.webhooks import ssrf
 
 PATIENCE_SECONDS = 60
 """How long to go on trying while the server is out of reach, where trying again is safe."""
@@ -371,7 +371,7 @@ def _checked(response: httpx.Response) -> httpx.Response:
     except (ValueError, KeyError, TypeError):
         problem, message = {}, f"{response.request.method} {response.url} answered {response.status_code}"
     passing = response.status_code in {429, 502, 503, 504}
-    wait = ssrf.wait_asked_for(response.headers.get("Retry-After", ""))
+    wait = retry_after.seconds(response.headers.get("Retry-After", ""))
     raise ApiError(
         message,
         problem=str(problem.get("type", "")).rpartition("/")[2],

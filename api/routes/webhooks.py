@@ -10,7 +10,7 @@ from api import access
 from api.docs import examples
 from api.problems.openapi import problem_responses
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WebhooksOffError
-from momalisa.webhooks import deliveries
+from momalisa.webhooks import sender
 
 router = APIRouter(prefix="/v1", tags=["Webhooks"])
 
@@ -36,4 +36,4 @@ def read_webhook_secret(
     if caller.owner is None:
         raise UnauthorizedError("Send an API key, or the cookie that the answer to your first walk gave you.")
     response.headers["Cache-Control"] = "no-store"
-    return WebhookSecret(secret=deliveries.secret(caller.owner))
+    return WebhookSecret(secret=sender.signing_secret(caller.owner))

@@ -22,7 +22,7 @@ from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
 from momalisa.walks import idempotency, relocation
-from momalisa.webhooks import deliveries
+from momalisa.webhooks import deliveries, sender
 
 log = logger(__name__)
 
@@ -275,7 +275,7 @@ def deliver_webhooks() -> bool:
         message = deliveries.claim(session)
     if message is None:
         return False
-    outcome = deliveries.send(message)
+    outcome = sender.send(message)
     with transaction() as session:
         status = deliveries.record(session, message, outcome)
     log.info("webhook sent", message=message.id, attempt=message.attempt, status=status, error=outcome.error)

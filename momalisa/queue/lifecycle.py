@@ -111,7 +111,7 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
         .values(**release_values(ChunkStatus.DROPPED), finished_at=func.now())
     )
-    deliveries.announce(session, walk_id, status)
+    deliveries.enqueue(session, walk_id, status)
     return True
 
 

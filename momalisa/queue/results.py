@@ -178,7 +178,7 @@ def complete_walk(session: Session, claim: Claim, artifacts: Sequence[MadeArtifa
             status=WalkStatus.SUCCEEDED, finished_at=func.now(), **notifications.changed(session, claim.walk_id)
         )
     )
-    deliveries.announce(session, claim.walk_id, WalkStatus.SUCCEEDED)
+    deliveries.enqueue(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
 
 def substitute_flagged(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:

@@ -1,1 +1,1 @@
-"""Webhooks: what is sent when a walk ends, and where it may be sent."""
+"""Webhooks: their delivery when a walk ends, and where they may be sent."""

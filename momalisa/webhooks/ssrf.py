@@ -1,15 +1,13 @@
-"""Connections to addresses that strangers name: only to the public Internet, and only for so long.
+"""Protection against server-side request forgery: connections to URLs of clients reach only the public Internet.
 
-A name is resolved once, every address that it has is checked, and the connection goes to a checked address. So a
-name that points into our own network is refused, and one that points elsewhere at the second look gains nothing by
-it. TLS still asks for the certificate of the name.
+A host name is resolved once, all its addresses are checked, and the connection goes to a checked address. So a name
+that points into our network is refused, and DNS rebinding has no effect. TLS still verifies the name.
 """
 
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
-from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -18,13 +16,13 @@ import httpcore
 from momalisa.errors import AddressRefusedError
 
 CONNECT_SECONDS = 5
-"""How long it may take until a connection stands; its handshake may take as long again."""
+"""Timeout to connect; the TLS handshake has as long again."""
 
 Resolve = Callable[[str, int], Sequence[str]]
-"""Returns the addresses that a host name has now, given the port, too; raises OSError if it has none."""
+"""Resolves a host name, given the port, too; raises OSError if it has no address."""
 
 # Source: the IANA IPv4 and IPv6 Special-Purpose Address Registries. The standard library's `is_global` is no
-# substitute: what it says of some of these has changed between releases of Python.
+# substitute: its answer for some of these networks depends on the release of Python.
 _REFUSED_IPV4 = tuple(
     ip_network(network)
     for network in (
@@ -60,9 +58,9 @@ _NAT64 = ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is one that the public Internet leads to.
+    """Return whether an IP address is on the public Internet.
 
-    An IPv6 address that stands for an IPv4 address (mapped, or translated by NAT64) is what that one is.
+    An IPv6 address that embeds an IPv4 address (mapped, or NAT64) is treated as that address.
 
     Raises:
         ValueError: if it is no IP address.
@@ -74,7 +72,7 @@ def is_public(address: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an IP address is this machine's own.
+    """Return whether an IP address is a loopback address.
 
     Raises:
         ValueError: if it is no IP address.
@@ -83,7 +81,7 @@ def is_loopback(address: str) -> bool:
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Return the address that is meant: the IPv4 address that an IPv6 address stands for, if it does."""
+    """Return the IPv4 address that an IPv6 address embeds, or else the address itself."""
     parsed = ip_address(address)
     if isinstance(parsed, IPv4Address):
         return parsed
@@ -93,7 +91,7 @@ def _plain(address: str) -> IPv4Address | IPv6Address:
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
-    """Return the addresses that a host name has now, in the order in which to try them.
+    """Return the addresses of a host name, in the order in which to try them.
 
     Raises:
         OSError: if it has none.
@@ -101,26 +99,12 @@ def resolve(host: str, port: int) -> Sequence[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:  # a label that is empty or too long
-        raise OSError(f"{host!r} is no host name") from error
+        raise OSError(f"{host!r} is not a host name") from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def wait_asked_for(retry_after: str) -> float | None:
-    """Return for how many seconds a server wants to be left alone, or None if it does not say.
-
-    Args:
-        retry_after: its header, a number of seconds or a date (RFC 9110, section 10.2.3); empty if there is none.
-    """
-    if retry_after.isascii() and retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
 class GuardedBackend(httpcore.NetworkBackend):
-    """Opens TCP connections to public addresses only; all that goes over them ends at a deadline."""
+    """Opens TCP connections to public addresses only, which end at a deadline."""
 
     def __init__(
         self,
@@ -130,13 +114,13 @@ class GuardedBackend(httpcore.NetworkBackend):
         resolve: Resolve = resolve,
         network: httpcore.NetworkBackend | None = None,
     ) -> None:
-        """Describe what is allowed.
+        """Configure what is allowed.
 
         Args:
-            deadline: when everything ends, in monotonic seconds.
-            loopback: whether this machine's own addresses are allowed, too.
-            resolve: finds the addresses of a host name.
-            network: opens the connections to the checked addresses; None means the operating system's own.
+            deadline: of all connections, in monotonic seconds.
+            loopback: whether loopback addresses are allowed, too.
+            resolve: resolves host names.
+            network: opens connections to checked addresses; None means ordinary ones.
         """
         self._deadline = deadline
         self._loopback = loopback
@@ -151,12 +135,12 @@ class GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first address of a host that answers.
+        """Connect to the first address of a host that accepts.
 
         Raises:
-            AddressRefusedError: if one of its addresses is not allowed; then none is tried.
-            httpcore.ConnectError: if it has no address, or none answers.
-            httpcore.ConnectTimeout: if that takes too long.
+            AddressRefusedError: if any of its addresses is not allowed; then none is tried.
+            httpcore.ConnectError: if it has no address, or none accepts.
+            httpcore.ConnectTimeout: if none accepts in time.
         """
         deadline = min(self._deadline, time.monotonic() + CONNECT_SECONDS)
         addresses = self._checked(host, port)
@@ -183,7 +167,7 @@ class GuardedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection on which every wait ends at a deadline (monotonic seconds), however it drips."""
+    """A connection with one deadline (monotonic seconds) for all reads and writes, against slow senders."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
         self._stream = stream
@@ -212,8 +196,8 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 def _rest(deadline: float, error: type[httpcore.TimeoutException]) -> float:
-    """Return the seconds until a deadline, and raise the error if it is past."""
+    """Return the seconds until a deadline, or raise the error if it is past."""
     rest = deadline - time.monotonic()
     if rest <= 0:
-        raise error("it took too long")
+        raise error("deadline exceeded")
     return rest

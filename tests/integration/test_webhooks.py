@@ -33,8 +33,8 @@ from momalisa.queue.lifecycle import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import service
-from momalisa.webhooks import deliveries, ssrf
-from momalisa.webhooks.deliveries import Message, Outcome
+from momalisa.webhooks import deliveries, sender, ssrf
+from momalisa.webhooks.sender import Message, Outcome
 from tests import receiver
 from tests.conftest import clear_away, made_frames, until
 from tests.receiver import Receiver
@@ -83,7 +83,7 @@ def attempt(resolve: ssrf.Resolve) -> DeliveryStatus | None:
     """Claim the delivery that is due, send it, and record what came of it."""
     message = claim()
     assert message is not None
-    outcome = deliveries.send(message, resolve)
+    outcome = sender.send(message, resolve)
     with transaction() as session:
         return deliveries.record(session, message, outcome)
 
@@ -106,7 +106,7 @@ def make_due(**changes: Any) -> None:
 
 def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
     """Check a signature as a receiver does, with the secret of its owner, and return what was told."""
-    told: dict[str, Any] = Webhook(secret or deliveries.secret("ann")).verify(got.body, got.headers)
+    told: dict[str, Any] = Webhook(secret or sender.signing_secret("ann")).verify(got.body, got.headers)
     return told
 
 
@@ -273,7 +273,7 @@ def test_a_receiver_that_fails_gets_the_same_message_again(hook: Receiver, cance
         assert delivery().attempts == number
         assert claim() is None  # not before its time
         make_due()
-    assert delivery().error == "it answered 503"
+    assert delivery().error == "the receiver answered 503"
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     assert len({got.headers["webhook-id"] for got in hook.got}) == 1
     assert len({got.body for got in hook.got}) == 1
@@ -287,7 +287,7 @@ def test_a_redirect_is_not_followed(hook: Receiver, canceled: Callable[..., UUID
     canceled(hook.url)
     assert attempt(hook.resolve) == DeliveryStatus.PENDING
     assert [got.path for got in hook.got] == ["/hook?walk=1"]
-    assert delivery().error == f"it answered {code}"
+    assert delivery().error == f"the receiver answered {code}"
 
 
 def test_a_receiver_that_is_gone_is_not_asked_again(hook: Receiver, canceled: Callable[..., UUID]) -> None:
@@ -306,7 +306,7 @@ def test_after_a_day_a_delivery_is_given_up(hook: Receiver, canceled: Callable[.
     assert attempt(hook.resolve) == DeliveryStatus.PENDING
     make_due(created_at=func.now() - timedelta(hours=24))
     assert attempt(hook.resolve) == DeliveryStatus.GIVEN_UP
-    assert delivery().error == "it answered 500"
+    assert delivery().error == "the receiver answered 500"
 
 
 def test_the_pauses_grow_from_seconds_to_hours() -> None:
@@ -403,7 +403,7 @@ def test_many_senders_at_once_send_each_message_once(hook: Receiver, canceled: C
     def send_all(_: int) -> int:
         sent = 0
         while message := claim():
-            outcome = deliveries.send(message, hook.resolve)
+            outcome = sender.send(message, hook.resolve)
             with transaction() as session:
                 assert deliveries.record(session, message, outcome) == DeliveryStatus.DELIVERED
             sent += 1
@@ -426,7 +426,7 @@ def test_a_sender_that_dies_before_it_records_leaves_the_message_to_another(
     canceled(hook.url)
     message = claim()
     assert message
-    outcome = deliveries.send(message, hook.resolve)
+    outcome = sender.send(message, hook.resolve)
     make_due()  # the sender died here, and its lease has run out
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     assert [got.headers["webhook-id"] for got in hook.got] == [delivery().id] * 2
@@ -443,7 +443,7 @@ def test_a_sender_that_slept_past_its_deadline_sends_nothing(
     message = claim()
     assert message
     monkeypatch.setattr(time, "monotonic", lambda: message.deadline + 1)
-    assert deliveries.send(message, hook.resolve).status == DeliveryStatus.PENDING
+    assert sender.send(message, hook.resolve).status == DeliveryStatus.PENDING
     assert hook.got == []
 
 
@@ -496,11 +496,11 @@ def test_receivers_that_hang_keep_no_other_owner_and_host_waiting(
     for number in range(reconciler.SENDERS):
         canceled(f"https://{host(number)}:{hook.port}/slow", owner(number))
     with reconciling():
-        until(lambda: len(hanging) == deliveries.AT_ONCE)
+        until(lambda: len(hanging) == deliveries.MAX_CONCURRENT)
         for _ in range(5):
             canceled(f"https://receiver.test:{hook.port}/prompt", "bob")
         assert prompt_ones_came.wait(10)
-        assert len(hanging) == deliveries.AT_ONCE
+        assert len(hanging) == deliveries.MAX_CONCURRENT
         release.set()
 
 
@@ -511,7 +511,7 @@ def test_of_senders_that_claim_at_once_no_more_get_a_message_of_one_owner_than_m
         canceled(f"https://host-{number}.test/")
     with ThreadPoolExecutor(reconciler.SENDERS) as pool:
         claimed = list(pool.map(lambda _: claim(), range(reconciler.SENDERS)))
-    assert len([message for message in claimed if message]) == deliveries.AT_ONCE
+    assert len([message for message in claimed if message]) == deliveries.MAX_CONCURRENT
 
 
 def test_who_has_a_message_under_way_comes_after_who_has_none(
@@ -530,7 +530,7 @@ def test_who_has_a_message_under_way_comes_after_who_has_none(
         (429, "100", 100, 100),
         (503, "100", 100, 100),
         (429, "0", 3, 7),
-        (429, "999999999999", deliveries.LONGEST_BACKOFF_SECONDS, deliveries.LONGEST_BACKOFF_SECONDS),
+        (429, "999999999999", deliveries.MAX_BACKOFF_SECONDS, deliveries.MAX_BACKOFF_SECONDS),
         (429, "soon", 3, 7),
         (500, "100", 3, 7),
     ],

@@ -2,15 +2,12 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import httpcore
 import pytest
 
 from momalisa.errors import AddressRefusedError
-from momalisa.webhooks import ssrf
 from momalisa.webhooks.ssrf import GuardedBackend, is_loopback, is_public, resolve
 
 
@@ -183,34 +180,10 @@ def test_after_the_deadline_nothing_is_connected() -> None:
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".test"])
 def test_what_is_no_host_has_no_address(host: str) -> None:
-    with pytest.raises(OSError, match="is no host name"):
+    with pytest.raises(OSError, match="is not a host name"):
         resolve(host, 443)
 
 
 def test_an_address_written_in_another_way_is_resolved_before_it_is_checked() -> None:
     assert list(resolve("127.1", 443)) == ["127.0.0.1"]
     assert list(resolve("2130706433", 443)) == ["127.0.0.1"]
-
-
-@pytest.mark.parametrize(
-    ("told", "seconds"),
-    [
-        ("17", 17),
-        ("0", 0),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
-        ("", None),
-        ("-1", None),
-        ("1.5", None),
-        ("١٧", None),
-        ("soon", None),
-        ("Mon, 01 Jan 0001 00:00:00 -0000", 0),
-    ],
-)
-def test_how_long_a_server_wants_to_be_left_alone(told: str, seconds: float | None) -> None:
-    assert ssrf.wait_asked_for(told) == seconds
-
-
-def test_a_server_may_name_a_date() -> None:
-    told = ssrf.wait_asked_for(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
-    assert told
-    assert 90 < told <= 100

@@ -25,6 +25,7 @@ import httpx
 from google.auth.exceptions import GoogleAuthError
 from pydantic import BaseModel, Field, ValidationError
 
+from momalisa import retry_after
 from momalisa.db import session
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
@@ -34,7 +35,6 @@ from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
-from momalisa.webhooks import ssrf
 from worker.lease import Lease
 from worker.rendering.batch import Batch, RenderRequest
 
@@ -253,5 +253,5 @@ def _reason(reply: httpx.Response) -> str:
 
 def _retry_after(reply: httpx.Response, default: float) -> float:
     """Return after how many seconds to ask again."""
-    asked = ssrf.wait_asked_for(reply.headers.get("Retry-After", ""))
+    asked = retry_after.seconds(reply.headers.get("Retry-After", ""))
     return min(max(default if asked is None else asked, 1.0), LONGEST_WAIT)
