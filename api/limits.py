@@ -16,7 +16,6 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 from redis.sentinel import Sentinel
-from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
@@ -27,7 +26,6 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
-from momalisa.walks import service
 
 log = logger(__name__)
 
@@ -36,10 +34,6 @@ REDIS_SECONDS = 0.25
 
 PAUSE_SECONDS = 5
 """How long Redis is left alone after it did not answer, so that not every request waits for it."""
-
-WAITING_RETRY_SECONDS = 30
-"""When to come back after having too many walks in the queue; their turn comes when it comes."""
-
 
 SEARCH_COST = 5
 """As how many requests one counts that looks for a word in prompts."""
@@ -55,25 +49,6 @@ def count_request(scope: Scope, tenant: str) -> None:
         limit = settings().requests_per_minute
         cost = min(SEARCH_COST, limit) if QueryParams(scope["query_string"]).get("q") else 1
         _take(scope, RateLimitItemPerMinute(limit, namespace="requests"), tenant, cost)
-
-
-def check_waiting(session: Session, tenant: str) -> None:
-    """Refuse a walk of a tenant that has enough walks in the queue.
-
-    Until the end of the transaction all other submissions of the tenant wait here, so that of two only one
-    takes the last place.
-
-    Raises:
-        LimitExceededError: if it is one too many.
-    """
-    if not settings().rate_limits:
-        return
-    waiting = service.count_waiting(session, tenant)
-    if waiting >= settings().max_waiting_walks:
-        raise LimitExceededError(
-            f"{waiting} of your walks wait for workers already, and no more may wait at once.",
-            retry_after=WAITING_RETRY_SECONDS,
-        )
 
 
 def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:

@@ -27,6 +27,7 @@ from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import confusables, moderation, relocation
+from momalisa.walks.service import Order
 from momalisa.webhooks import sender
 
 MAX_PROMPT = 300
@@ -254,8 +255,11 @@ class WalkRequest(BaseModel):
             del found["weights"]
         return WalkRequest.model_validate({**found, **given})
 
-    def spec(self) -> WalkSpec:
+    def order(self) -> Order:
         """Return the walk with every choice made; where there is a walk to start from, after `starting_from`."""
+        return Order(self._spec(), self.public, self.deadline_seconds, self.webhook_url)
+
+    def _spec(self) -> WalkSpec:
         assert self.prompts is not None
         return WalkSpec(
             prompts=tuple(self.prompts),

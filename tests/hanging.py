@@ -19,7 +19,7 @@ from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from worker import assemble_task, lease
 from worker.lease import Lease, Record
 from worker.media import encoders
@@ -142,5 +142,5 @@ def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
 
 def _artifact(walk_id: UUID, kind: ArtifactKind) -> Artifact:
     with transaction() as session:
-        (found,) = (made for made in service.get(session, walk_id, viewer=None).artifacts if made.kind == kind)
+        (found,) = (made for made in queries.get(session, walk_id, viewer=None).artifacts if made.kind == kind)
         return found

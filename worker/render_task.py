@@ -13,7 +13,7 @@ from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
-from momalisa.walks import service
+from momalisa.walks import queries
 from worker.lease import Lease, Record
 from worker.rendering import batch
 from worker.rendering.batch import Batch, RenderRequest
@@ -75,7 +75,7 @@ def _copied(lease: Lease, source: UUID, keys: dict[ClaimedFrame, str]) -> dict[C
     """
     claim = lease.claim
     with transaction() as session:
-        found = service.reusable_frames(session, source, list(keys.values()), viewer=claim.owner)
+        found = queries.reusable_frames(session, source, list(keys.values()), viewer=claim.owner)
 
     def copy(frame: ClaimedFrame) -> MadeFrame | None:
         original, looks = found[keys[frame]]

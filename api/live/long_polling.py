@@ -16,8 +16,8 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import WalkStatus
 from momalisa.errors import LimitExceededError, TooManyWaitError
 from momalisa.storage import bucket
-from momalisa.walks import service
-from momalisa.walks.service import Snapshot
+from momalisa.walks import queries
+from momalisa.walks.queries import Snapshot
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def look(walk_id: UUID, caller: Caller) -> Snapshot:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        return service.snapshot(session, walk_id, viewer=caller.owner, key=caller.key)
+        return queries.snapshot(session, walk_id, viewer=caller.owner, key=caller.key)
 
 
 def etag(seen: Snapshot) -> str:

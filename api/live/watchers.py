@@ -15,8 +15,8 @@ from api.live import listener
 from momalisa.db.session import transaction
 from momalisa.errors import LimitExceededError, TooManyWaitError
 from momalisa.settings import settings
-from momalisa.walks import service
-from momalisa.walks.service import SharedSnapshot, Snapshot
+from momalisa.walks import queries
+from momalisa.walks.queries import SharedSnapshot, Snapshot
 
 T = TypeVar("T")
 
@@ -203,4 +203,4 @@ def ending() -> bool:
 
 def _sight(walk_id: UUID, asked: frozenset[UUID]) -> SharedSnapshot:
     with transaction() as session:
-        return service.shared_snapshot(session, walk_id, asked)
+        return queries.shared_snapshot(session, walk_id, asked)

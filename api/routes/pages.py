@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from api import access, cursors, media, schemas
 from api.problems import catalog
 from api.problems.fields import field_errors
-from api.routes.walks import Base, Caller, queue_walk
+from api.routes.walks import Base, Caller, submit
 from api.web import form, templates
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
@@ -22,7 +22,7 @@ from momalisa.domain.states import WalkStatus
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WalkNotFoundError
 from momalisa.queue import estimate
 from momalisa.settings import settings
-from momalisa.walks import service
+from momalisa.walks import queries
 
 router = APIRouter(include_in_schema=False)
 
@@ -97,7 +97,7 @@ def make(
     try:
         wanted = schemas.WalkRequest.model_validate(body)
         owner = access.submitter(caller)
-        walk, _ = queue_walk(wanted, request, response, afterwards, base, owner)
+        walk, _ = submit(wanted, request, response, afterwards, base, owner)
     except ValidationError as error:
         found = {item.field: item.message for item in field_errors(error.errors())}
         return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -118,7 +118,7 @@ def _walk(walk_id: str, caller: access.Caller) -> Walk:
     except ValueError:
         raise WalkNotFoundError(f"There is no walk {walk_id}.") from None
     with transaction() as session:
-        return service.get(session, known, viewer=caller.owner)
+        return queries.get(session, known, viewer=caller.owner)
 
 
 @router.get("/walks/{walk_id}")
@@ -146,7 +146,7 @@ def gallery(
     if not mine or caller.owner is not None:
         with transaction() as session:
             walks = list(
-                service.list_walks(
+                queries.list_walks(
                     session,
                     limit=PAGE_SIZE + 1,
                     before=before,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -13,7 +13,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
-from sqlalchemy.orm import Session
 
 from api import access, cursors, limits, media, schemas, site
 from api.docs import examples
@@ -28,7 +27,6 @@ from momalisa.errors import (
     FrameNotThereError,
     IdempotencyKeyError,
     IdempotencyKeyReusedError,
-    InvalidFieldError,
     InvalidRequestError,
     LimitExceededError,
     MomalisaError,
@@ -43,7 +41,7 @@ from momalisa.errors import (
 from momalisa.queue import celery_app, estimate
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
-from momalisa.walks import idempotency, service
+from momalisa.walks import idempotency, queries, service
 
 log = logger(__name__)
 router = APIRouter(
@@ -134,9 +132,7 @@ async def create_walk(
 
     With `Prefer: wait=N` the answer shows the walk when it is done, or as far as it is after N seconds.
     """
-    walk, viewer = await run_in_threadpool(
-        queue_walk, body, request, response, afterwards, base, caller, repeatable
-    )
+    walk, viewer = await run_in_threadpool(submit, body, request, response, afterwards, base, caller, repeatable)
     if not seconds:
         return walk
     response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -149,7 +145,7 @@ async def create_walk(
     return walk
 
 
-def queue_walk(
+def submit(
     body: schemas.WalkRequest,
     request: Request,
     response: Response,
@@ -158,79 +154,34 @@ def queue_walk(
     caller: access.Owner,
     repeatable: tuple[str, bytes] | None = None,
 ) -> tuple[schemas.WalkView, access.Caller]:
-    """Queue a walk, and return it with who may look at it from now on."""
-    again = None if repeatable is None else _repeatable_by(caller, repeatable, public=body.public)
-    new, made, source = uuid4(), None, None
-    with transaction() as session:
-        if again is not None:
-            made = idempotency.find(session, again)
-        if made is None:
-            source = None if body.from_walk is None else _source(session, body.from_walk, caller.owner)
-            limits.check_waiting(session, caller.tenant)
-    if made is None:
-        order = body if source is None else _merged(body, source)
-        spec = order.spec()
-        limits.count_walk(request.scope, caller.tenant, spec)
-        made = new
-        with transaction() as session:
-            if again is not None:
-                made = idempotency.remember(session, again, new)
-            if made == new:
-                limits.check_waiting(session, caller.tenant)
-                service.create(
-                    session,
-                    spec,
-                    public=order.public,
-                    owner=caller.owner,
-                    tenant=caller.tenant,
-                    deadline_seconds=body.deadline_seconds,
-                    webhook_url=body.webhook_url,
-                    walk_id=new,
-                    source=source,
-                )
-    # Who repeats it need not be who sent it first: the owner's rights stay with the cookie.
-    viewer = caller.owner if made == new or caller.known else None
-    with transaction() as session:
-        walk = _seen_again(session, made, viewer)
-        ahead = estimate.estimate(session, walk)
-    answer = schemas.view(walk, ahead, base, viewer=viewer)
-    if made == new:
+    """Submit a walk, and return it with who may look at it from now on."""
+
+    def prepare(source: Walk | None) -> service.Order:
+        order = (body if source is None else _merged(body, source)).order()
+        limits.count_walk(request.scope, caller.tenant, order.spec)
+        return order
+
+    made = service.submit(
+        prepare,
+        owner=caller.owner,
+        tenant=caller.tenant,
+        known=caller.known,
+        from_walk=body.from_walk,
+        repeatable=repeatable
+        and idempotency.identify(
+            *repeatable, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
+        ),
+    )
+    answer = schemas.view(made.walk, made.estimate, base, viewer=made.viewer)
+    if made.new:
         access.set_visitor_cookie(request, response, caller)
-        log.info("walk queued", walk=str(new), frames=walk.frames_total)
-        # After the answer: a broker that hangs must not keep a visitor waiting.
-        permits = len({frame.chunk for frame in walk.frames})
-        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, permits)
+        log.info("walk queued", walk=str(made.walk.id), frames=made.walk.frames_total)
+        # After the response: a broker that hangs must not keep a visitor waiting.
+        chunks = len({frame.chunk for frame in made.walk.frames})
+        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
-    return answer, access.Caller(viewer, caller.tenant, caller.key)
-
-
-def _repeatable_by(caller: access.Owner, sent: tuple[str, bytes], *, public: bool) -> idempotency.IdempotentRequest:
-    """Return for whom the key of a request holds.
-
-    A key is its owner's. Somebody without an identity, who may have missed the answer that gave one, is known by
-    the address alone, which others share; so there it holds only for walks that everybody may see.
-    """
-    key, body = sent
-    callers = [caller.owner] if caller.known or not public else [caller.tenant, caller.owner]
-    return idempotency.IdempotentRequest(callers, key, idempotency.fingerprint(body))
-
-
-def _seen_again(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
-    try:
-        return service.get(session, walk_id, viewer=viewer)
-    except WalkNotFoundError:
-        raise IdempotencyKeyReusedError(
-            "Idempotency-Key: was used within the last 24 hours for a walk that is no longer public; use a new key."
-        ) from None
-
-
-def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
-    """Return the walk that another one is to start from."""
-    try:
-        return service.get(session, walk_id, viewer=viewer)
-    except (WalkNotFoundError, WalkExpiredError) as error:
-        raise InvalidFieldError("from_walk", str(error).removesuffix(".")) from error
+    return answer, access.Caller(made.viewer, caller.tenant, caller.key)
 
 
 def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
@@ -290,7 +241,7 @@ async def read_walk(
 
 def _read(walk_id: UUID, base: str, viewer: str | None) -> schemas.WalkView:
     with transaction() as session:
-        walk = service.get(session, walk_id, viewer=viewer)
+        walk = queries.get(session, walk_id, viewer=viewer)
         ahead = estimate.estimate(session, walk)
     return schemas.view(walk, ahead, base, viewer=viewer)
 
@@ -370,7 +321,7 @@ def read_frame(
 ) -> str:
     """Redirect to the picture, a PNG file that never changes."""
     with transaction() as session:
-        frames = service.get(session, walk_id, viewer=caller.owner).frames
+        frames = queries.get(session, walk_id, viewer=caller.owner).frames
         if not 0 <= index < len(frames):
             raise FrameNotThereError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
         name = frames[index].object
@@ -394,7 +345,7 @@ def read_artifact(
 ) -> str:
     """Redirect to a file of a finished walk, which never changes."""
     with transaction() as session:
-        walk = service.get(session, walk_id, viewer=caller.owner)
+        walk = queries.get(session, walk_id, viewer=caller.owner)
         found = {artifact.kind: artifact.object for artifact in walk.artifacts}
         status = walk.status
     if kind not in found:
@@ -488,7 +439,7 @@ def list_walks(
         return schemas.WalkPage(walks=[], next_cursor=None)
     before = None if cursor is None else cursors.decode(cursor)
     with transaction() as session:
-        walks = service.list_walks(
+        walks = queries.list_walks(
             session,
             limit=limit + 1,
             before=before,

@@ -1,4 +1,4 @@
-"""Submitting safely: the same key makes the same walk, however often and however many at once ask for it."""
+"""Idempotency keys: the same key makes one walk, however many requests send it, and when."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ VALID = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def check(key: str) -> None:
-    """Refuse a key that is malformed.
+    """Check the syntax of a key.
 
     Raises:
         IdempotencyKeyError: unless it is 1 to 255 visible ASCII characters.
@@ -36,22 +36,40 @@ class IdempotentRequest:
     """A request that may be sent again under its key."""
 
     callers: Sequence[str]
-    """For whom the key holds: an owner, after the address if that may stand for somebody who is not known yet."""
+    """Whose key it is: an owner's, or that of a tenant and an owner."""
     key: str
     request: str
     """The fingerprint of the request."""
 
 
-def fingerprint(body: bytes) -> str:
-    """Return what tells apart the JSON bodies of requests: all that was sent, but not its blanks and its order.
+def identify(key: str, body: bytes, *, owner: str, tenant: str, known: bool, public: bool) -> IdempotentRequest:
+    """Return a request under its key, given who sent it.
 
-    What was left out is not what was sent as its default: `from_walk` fills in the one and not the other.
+    A key is its owner's. A visitor without an identity, who may have missed the response that gave one, is known by
+    the address alone, which others share; so there the key counts only for walks that everyone may see.
+
+    Args:
+        key: the idempotency key.
+        body: the JSON that was sent.
+        owner: who will own the walk.
+        tenant: the network address of a visitor.
+        known: whether the request proved to be the owner's; if not, the owner was drawn for it.
+        public: whether the walk is public.
+    """
+    callers = [owner] if known or not public else [tenant, owner]
+    return IdempotentRequest(callers, key, fingerprint(body))
+
+
+def fingerprint(body: bytes) -> str:
+    """Return a hash of a JSON body that ignores white space and the order of keys.
+
+    A field that was left out differs from one that was sent as its default: `from_walk` fills in only the former.
     """
     return hashlib.sha256(json.dumps(json.loads(body), sort_keys=True).encode()).hexdigest()
 
 
 def find(session: Session, sent: IdempotentRequest) -> UUID | None:
-    """Return the walk that a key has made, or None if it has made none yet.
+    """Return the walk that a key has made, or None if there is none yet.
 
     Raises:
         IdempotencyKeyReusedError: if the key was used before for another request.
@@ -60,9 +78,9 @@ def find(session: Session, sent: IdempotentRequest) -> UUID | None:
 
 
 def remember(session: Session, sent: IdempotentRequest, walk_id: UUID) -> UUID:
-    """Remember which walk a key makes, before it is made, and return it; or the earlier one, if the key is known.
+    """Record which walk a key makes, before it is made, and return it; or the earlier one, if the key was used.
 
-    Of several transactions with one key, one goes on and the others wait for its end.
+    Of several transactions with one key, one proceeds and the others wait until it ends.
 
     Raises:
         IdempotencyKeyReusedError: if the key was used before for another request.
@@ -102,5 +120,5 @@ def _made(session: Session, caller: str, sent: IdempotentRequest) -> UUID | None
 
 
 def forget_old(session: Session) -> None:
-    """Forget keys that are older than 24 hours."""
+    """Delete keys that are older than 24 hours."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - KEPT))

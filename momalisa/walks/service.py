@@ -1,32 +1,165 @@
-"""Walks as visitors know them: every query and state change of a walk but those of its chunks (`queue/`).
+"""Changing walks: submit, create, cancel, publish, delete.
 
-Each function works inside the transaction of its caller (`database.transaction`), who commits.
+Each function but `submit` works inside the transaction of its caller (`session.transaction`), who commits.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.orm import Session, aliased, selectinload, with_expression
-from sqlalchemy.sql.base import ExecutableOption
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
-from momalisa import api_keys
 from momalisa.db import notifications
-from momalisa.db.models import Chunk, Frame, IdempotencyKey, Tombstone, Walk
-from momalisa.db.session import rowcount
+from momalisa.db.models import Chunk, IdempotencyKey, Walk
+from momalisa.db.session import rowcount, transaction
 from momalisa.domain import pacing
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkStatus, WalkStatus
-from momalisa.errors import NotOwnerError, WalkExpiredError, WalkNotFoundError, WalkOverError
-from momalisa.queue import fairness, lifecycle
+from momalisa.errors import (
+    IdempotencyKeyReusedError,
+    InvalidFieldError,
+    LimitExceededError,
+    NotOwnerError,
+    WalkExpiredError,
+    WalkNotFoundError,
+    WalkOverError,
+)
+from momalisa.queue import estimate, fairness, lifecycle
+from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket
-from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry import tracing
-from momalisa.walks import relocation, search
+from momalisa.walks import idempotency, queries, relocation
+from momalisa.walks.idempotency import IdempotentRequest
+
+WAITING_RETRY_SECONDS = 30
+"""When to try again after reaching MAX_WAITING_WALKS; nobody can say when a worker is free."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A walk to make, with every choice made."""
+
+    spec: WalkSpec
+    public: bool = True
+    deadline_seconds: int | None = None
+    webhook_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A walk that was submitted."""
+
+    walk: Walk
+    estimate: Estimate
+    viewer: str | None
+    """By whose name it may be looked at: a request that is sent again need not come from the owner."""
+    new: bool
+    """Whether this submission made it, rather than an earlier one with the same idempotency key."""
+
+
+def submit(
+    prepare: Callable[[Walk | None], Order],
+    *,
+    owner: str,
+    tenant: str,
+    known: bool,
+    from_walk: UUID | None = None,
+    repeatable: IdempotentRequest | None = None,
+) -> Submission:
+    """Make a walk, or return the one that the same request made before; in transactions of its own.
+
+    The caller publishes wake-up messages for a new walk afterwards.
+
+    Args:
+        prepare: makes the choices that are left, given the walk to start from. It is called once, between the
+            transactions, so that it may wait for other services.
+        owner: who will own the walk.
+        tenant: who takes turns with others in the fair order of the queue, and is held to limits.
+        known: whether the request proved to be the owner's; if not, the owner was drawn for it.
+        from_walk: the walk to start from.
+        repeatable: the request under its idempotency key, if it has one.
+
+    Raises:
+        InvalidFieldError: if `owner` cannot start from `from_walk`.
+        IdempotencyKeyReusedError: if the key was used before for another request.
+        LimitExceededError: if too many walks of the tenant wait.
+    """
+    new_id, source = uuid4(), None
+    with transaction() as session:
+        made = None if repeatable is None else idempotency.find(session, repeatable)
+        if made is None:
+            source = None if from_walk is None else _source(session, from_walk, owner)
+            check_waiting(session, tenant)
+    if made is None:
+        order = prepare(source)
+        with transaction() as session:
+            made = new_id if repeatable is None else idempotency.remember(session, repeatable, new_id)
+            if made == new_id:
+                check_waiting(session, tenant)
+                create(
+                    session,
+                    order.spec,
+                    public=order.public,
+                    owner=owner,
+                    tenant=tenant,
+                    deadline_seconds=order.deadline_seconds,
+                    webhook_url=order.webhook_url,
+                    walk_id=new_id,
+                    source=source,
+                )
+    viewer = owner if made == new_id or known else None
+    with transaction() as session:
+        walk = _submitted(session, made, viewer)
+        return Submission(walk, estimate.estimate(session, walk), viewer, new=made == new_id)
+
+
+def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
+    """Return the walk that another one is to start from."""
+    try:
+        return queries.get(session, walk_id, viewer=viewer)
+    except (WalkNotFoundError, WalkExpiredError) as error:
+        raise InvalidFieldError("from_walk", str(error).removesuffix(".")) from error
+
+
+def _submitted(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
+    try:
+        return queries.get(session, walk_id, viewer=viewer)
+    except WalkNotFoundError:
+        raise IdempotencyKeyReusedError(
+            "Idempotency-Key: was used within the last 24 hours for a walk that is no longer public; use a new key."
+        ) from None
+
+
+def check_waiting(session: Session, tenant: str) -> None:
+    """Refuse a walk of a tenant that has MAX_WAITING_WALKS in the queue.
+
+    Until the end of the transaction all other submissions of the tenant wait here, so that two of them cannot both
+    take the last place.
+
+    Raises:
+        LimitExceededError: if the limit is reached.
+    """
+    if not settings().rate_limits:
+        return
+    waiting = count_waiting(session, tenant)
+    if waiting >= settings().max_waiting_walks:
+        raise LimitExceededError(
+            f"{waiting} of your walks wait for workers already, and no more may wait at once.",
+            retry_after=WAITING_RETRY_SECONDS,
+        )
+
+
+def count_waiting(session: Session, tenant: str) -> int:
+    """Return how many walks of a tenant have queued chunks; locks the tenant until the transaction ends."""
+    fairness.lock_tenant(session, tenant)
+    walks = select(func.count(Chunk.walk_id.distinct())).where(
+        Chunk.status == ChunkStatus.QUEUED, Chunk.tenant == tenant
+    )
+    return session.execute(walks).scalar_one()
 
 
 def create(
@@ -41,11 +174,10 @@ def create(
     walk_id: UUID | None = None,
     source: Walk | None = None,
 ) -> Walk:
-    """Write a walk with the chunks and frames of its first pass. The caller publishes permits after the commit.
+    """Write a walk with the chunks and frames of its first pass.
 
-    `tenant` is who takes turns with others in the fair order of the queue: the owner, if it is left out. `walk_id`
-    is drawn if it is left out. `source` is a walk, with its frames, that this one starts from: what is the same is
-    taken over.
+    `tenant` is the owner if left out, and `walk_id` is drawn. `source` is the walk, with its frames, that this one
+    starts from: frames that are the same are reused.
     """
     tenant = tenant or owner
     walk = Walk(
@@ -73,190 +205,31 @@ def create(
     return walk
 
 
-def count_waiting(session: Session, tenant: str) -> int:
-    """Return how many walks of a tenant still wait for a worker with some of their work.
-
-    Until the end of the transaction nobody else is told, so that two submissions cannot both take the last place.
-    """
-    fairness.lock_tenant(session, tenant)
-    walks = select(func.count(Chunk.walk_id.distinct())).where(
-        Chunk.status == ChunkStatus.QUEUED, Chunk.tenant == tenant
-    )
-    return session.execute(walks).scalar_one()
-
-
-def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
-    """Return a walk with its frames and artifacts.
-
-    Raises:
-        WalkNotFoundError: if there is none with this id that the viewer may see.
-        WalkExpiredError: if it is past its retention.
-    """
-    walk = session.scalars(
-        select(Walk)
-        .where(Walk.id == walk_id, _visible(viewer))
-        .options(selectinload(Walk.frames), selectinload(Walk.artifacts), _with_source(viewer))
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    _refuse_what_is_gone(session, walk_id, None if walk is None else walk.status, viewer)
-    assert walk
-    return walk
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """As much of a walk as it takes to know whether to look closer."""
-
-    revision: int
-    """Grows with every change that a client can see."""
-    status: WalkStatus
-    age_seconds: float
-
-
-def snapshot(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | None = None) -> Snapshot:
-    """Return the revision and the status of a walk, by one query for one row.
-
-    The query also confirms that the API key still holds by which the viewer is known, if there is one.
-
-    Raises:
-        UnauthorizedError: if the key does not hold.
-        WalkNotFoundError: if there is none with this id that the viewer may see.
-        WalkExpiredError: if it is past its retention.
-    """
-    age = func.extract("epoch", func.now() - Walk.created_at).label("age")
-    key_holds = true() if key is None else api_keys.holds(key)
-    row = session.execute(
-        select(Walk.revision, Walk.status, age, key_holds.label("key_holds")).where(
-            Walk.id == walk_id, _visible(viewer)
-        )
-    ).one_or_none()
-    if not (row.key_holds if row else session.scalar(select(key_holds))):
-        api_keys.refuse()
-    _refuse_what_is_gone(session, walk_id, None if row is None else row.status, viewer)
-    assert row
-    return Snapshot(row.revision, row.status, float(row.age))
-
-
-@dataclass(frozen=True)
-class SharedSnapshot:
-    """A walk as it was at one moment, for all who wait for it."""
-
-    walk_id: UUID
-    snapshot: Snapshot | None
-    """None if there is no such walk."""
-    owner: str | None
-    shown: bool
-    """Whether everybody may see it."""
-    keys: frozenset[UUID]
-    """Of the API keys that were asked about, those that hold."""
-    source_owner: str | None = None
-    """Who owns the walk that it started from, if there is one that is still kept."""
-
-    def looks_different_to(self, viewer: str | None) -> bool:
-        """Tell whether the walk may look different to somebody than to those who own nothing (`get`)."""
-        return viewer is not None and viewer in {self.owner, self.source_owner}
-
-    def seen_by(self, viewer: str | None, key: UUID | None) -> Snapshot:
-        """Return what somebody sees who is known by an API key, if it is not None.
-
-        Raises:
-            UnauthorizedError: if the key does not hold.
-            WalkNotFoundError: if the viewer may not see the walk, or there is none.
-            WalkExpiredError: if it is past its retention.
-        """
-        if key is not None and key not in self.keys:
-            api_keys.refuse()
-        visible = self.snapshot if self.shown or (viewer is not None and viewer == self.owner) else None
-        if visible is None:
-            raise WalkNotFoundError(f"There is no walk {self.walk_id}.")
-        if visible.status == WalkStatus.EXPIRED:
-            raise _expired(self.walk_id)
-        return visible
-
-
-def shared_snapshot(session: Session, walk_id: UUID, asked: Collection[UUID]) -> SharedSnapshot:
-    """Return a glimpse of a walk for all who wait for it, and which of their API keys hold."""
-    holding = api_keys.holding(session, asked) if asked else frozenset()
-    age = func.extract("epoch", func.now() - Walk.created_at).label("age")
-    other = aliased(Walk)
-    source_owner = select(other.owner).where(other.id == Walk.from_walk).scalar_subquery().label("source_owner")
-    row = session.execute(
-        select(Walk.revision, Walk.status, age, Walk.owner, _shown().label("shown"), source_owner).where(
-            Walk.id == walk_id, Walk.deleted_at.is_(None)
-        )
-    ).one_or_none()
-    if row is None:
-        left = session.get(Tombstone, walk_id)
-        if left is None:
-            return SharedSnapshot(walk_id, None, None, False, holding)
-        return SharedSnapshot(walk_id, Snapshot(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
-    seen = Snapshot(row.revision, row.status, float(row.age))
-    return SharedSnapshot(walk_id, seen, row.owner, row.shown, holding, row.source_owner)
-
-
-def _refuse_what_is_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:
-    if status is None and not session.scalar(select(_was_there(walk_id, viewer))):
-        raise WalkNotFoundError(f"There is no walk {walk_id}.")
-    if status in {None, WalkStatus.EXPIRED}:
-        raise _expired(walk_id)
-
-
-def _expired(walk_id: UUID) -> WalkExpiredError:
-    return WalkExpiredError(
-        f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
-    )
-
-
-def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
-    """Return the condition that somebody could see a walk that has expired since."""
-    could_see = or_(Tombstone.public, Tombstone.owner == viewer)
-    return exists().where(Tombstone.walk_id == walk_id, could_see)
-
-
-def reusable_frames(
-    session: Session, walk_id: UUID, keys: Sequence[str], *, viewer: str
-) -> dict[str, tuple[StoredObject, bytes]]:
-    """Return the objects and signatures of the frames of a walk that show what is wanted, by their keys.
-
-    There are none if the viewer may not see the walk, or it is gone.
-    """
-    found = session.execute(
-        select(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail)
-        .join(Walk, Walk.id == Frame.walk_id)
-        .where(Frame.walk_id == walk_id, Frame.content_hash.in_(keys), Frame.object.is_not(None))
-        .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
-    )
-    return {
-        frame.content_hash: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.thumbnail)
-        for frame in found
-    }
-
-
 def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
-    """Stop a walk and return it; the frames that are there stay. Canceling a canceled walk changes nothing.
+    """Cancel a walk and return it; rendered frames stay. Canceling a canceled walk changes nothing.
 
     Raises:
         WalkNotFoundError: if there is none with this id that `owner` may see.
-        NotOwnerError: if it is somebody else's.
-        WalkOverError: if it has ended otherwise.
+        NotOwnerError: if `owner` does not own it.
+        WalkOverError: if it has succeeded or failed.
     """
     walk = _owned(session, walk_id, owner)
     if not lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED):
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
             raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
-    return get(session, walk_id, viewer=owner)
+    return queries.get(session, walk_id, viewer=owner)
 
 
 def set_public(session: Session, walk_id: UUID, public: bool, *, owner: str | None) -> Walk:
-    """Show a walk to everyone, or to its owner only, and return it; what is so already does not change.
+    """Make a walk public, or visible to its owner only, and return it.
 
-    The URLs of its files stop working soon after it was made private (`moving`).
+    The URLs of its files stop working soon after it was made private (`relocation`).
 
     Raises:
         WalkNotFoundError: if there is none with this id that `owner` may see.
         WalkExpiredError: if it is past its retention.
-        NotOwnerError: if it is somebody else's.
+        NotOwnerError: if `owner` does not own it.
     """
     _owned(session, walk_id, owner)
     lifecycle.lock_chunks(session, walk_id)
@@ -267,23 +240,23 @@ def set_public(session: Session, walk_id: UUID, public: bool, *, owner: str | No
     )
     if rowcount(changed) and not public:
         relocation.begin(session, walk_id)
-    return get(session, walk_id, viewer=owner)
+    return queries.get(session, walk_id, viewer=owner)
 
 
 def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
-    """Remove a walk for its owner.
+    """Delete a walk for its owner.
 
     Raises:
-        WalkNotFoundError: if there is none with this id that the viewer may see.
+        WalkNotFoundError: if there is none with this id that `owner` may see.
         WalkExpiredError: if it is past its retention.
-        NotOwnerError: if it is somebody else's.
+        NotOwnerError: if `owner` does not own it.
     """
     _owned(session, walk_id, owner)
     remove(session, walk_id)
 
 
 def remove(session: Session, walk_id: UUID) -> None:
-    """Remove a walk: it is invisible from now on, and `retention.remove` does the rest."""
+    """Mark a walk as deleted: it is invisible from now on, and `retention.remove` does the rest."""
     lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED)
     session.execute(
         update(Walk)
@@ -294,56 +267,7 @@ def remove(session: Session, walk_id: UUID) -> None:
 
 
 def _owned(session: Session, walk_id: UUID, owner: str | None) -> Walk:
-    walk = get(session, walk_id, viewer=owner)
+    walk = queries.get(session, walk_id, viewer=owner)
     if walk.owner != owner:
-        raise NotOwnerError(f"Only who made the walk {walk_id} can do this to it.")
+        raise NotOwnerError(f"Only the owner of walk {walk_id} can do this.")
     return walk
-
-
-def list_walks(
-    session: Session,
-    *,
-    limit: int,
-    before: tuple[datetime, UUID] | None,
-    status: WalkStatus | None,
-    viewer: str | None,
-    owner: str | None = None,
-    word: str = "",
-) -> Sequence[Walk]:
-    """Return up to `limit` walks, newest first, with their artifacts: all of an owner's, or else the public ones.
-
-    `before` is the time of creation and the id of the last walk of the page before; `word` is what one of the
-    prompts has in it, in any case.
-    """
-    query = (
-        select(Walk)
-        .where(_shown() if owner is None else Walk.owner == owner)
-        .where(Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
-        .order_by(Walk.created_at.desc(), Walk.id.desc())
-        .limit(limit)
-        .options(selectinload(Walk.artifacts), _with_source(viewer))
-    )
-    if before is not None:
-        query = query.where(tuple_(Walk.created_at, Walk.id) < before)
-    if status is not None:
-        query = query.where(Walk.status == status)
-    if word := word.replace("\0", ""):  # which PostgreSQL does not take, and no prompt has
-        query = query.where(Walk.id.in_(search.first(session, query, word, limit)))
-    return session.scalars(query).all()
-
-
-def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:
-    """Return the condition that everybody may see a walk that is not deleted."""
-    return and_(walk.public, walk.hidden_at.is_(None))
-
-
-def _visible(viewer: str | None, walk: type[Walk] = Walk) -> ColumnElement[bool]:
-    """Return the condition that somebody may see a walk; None is somebody who owns nothing."""
-    return and_(walk.deleted_at.is_(None), or_(_shown(walk), walk.owner == viewer))
-
-
-def _with_source(viewer: str | None) -> ExecutableOption:
-    """Return the option of a query for walks that fills `Walk.source`."""
-    other = aliased(Walk)
-    source = select(other.id).where(other.id == Walk.from_walk, _visible(viewer, other))
-    return with_expression(Walk.source, source.scalar_subquery())

@@ -225,6 +225,6 @@ def test_a_walk_can_be_looked_at_listed_canceled_and_fetched(system: LocalStack,
     saved = momalisa("download", made["id"], "--kind=zip", f"--out={tmp_path / 'frames.zip'}", url)
     assert (saved.returncode, (tmp_path / "frames.zip").stat().st_size) == (0, made["artifacts"]["zip"]["bytes"])
     late = momalisa("cancel", made["id"], url)
-    assert (late.returncode, "Only who made the walk" in late.stderr) == (1, True)
+    assert (late.returncode, "Only the owner of walk" in late.stderr) == (1, True)
     wrong = momalisa("download", made["id"], "--kind=psd", url)
     assert (wrong.returncode, "it has gif, mp4, poster, sheet, webp, zip" in wrong.stderr) == (1, True)

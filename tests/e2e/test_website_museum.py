@@ -22,7 +22,7 @@ from momalisa.domain.states import ChunkKind
 from momalisa.queue import leases, workers
 from momalisa.settings import settings
 from momalisa.storage import bucket
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from tests.conftest import clear_away
 from tests.e2e.test_website_access import RULES
 from tests.hanging import OWNER, colour, hang, hang_many
@@ -95,7 +95,7 @@ REACHED = """() => [globalThis.shown, document.querySelector(".scrubber").valueA
 def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = hang(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
     with transaction() as session:
-        frames = service.get(session, walk_id, viewer=None).frames
+        frames = queries.get(session, walk_id, viewer=None).frames
     positions = [frame.position for frame in frames]
     urls = {frame.position: bucket.url(frame.object or "", museum) for frame in frames}
     asked: list[str] = []
@@ -167,7 +167,7 @@ def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
         return route.fulfill(status=403) if refused else route.continue_()
 
     with transaction() as session:
-        name = str(service.get(session, walk_id, viewer=None).frames[3].object)
+        name = str(queries.get(session, walk_id, viewer=None).frames[3].object)
     third = urlsplit(bucket.url(name, museum)).path
     quiet.clock.install()
     quiet.emulate_media(reduced_motion="reduce")
@@ -218,7 +218,7 @@ def test_addresses_that_run_out_before_they_were_said_to_are_renewed_when_one_fa
 ) -> None:
     walk_id = hang(spec(frames=8))
     with transaction() as session:
-        third = str(service.get(session, walk_id, viewer=None).frames[3].object)
+        third = str(queries.get(session, walk_id, viewer=None).frames[3].object)
 
     def refuse_old_addresses(route: Route) -> None:
         if held_until(route.request.url) > expiring[0] + timedelta(minutes=1):

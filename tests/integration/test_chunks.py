@@ -22,7 +22,7 @@ from momalisa.queue.reclaim import ExpiredLease, LeaseMonitor, ObservedLease
 from momalisa.queue.results import MadeArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from tests.conftest import made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -77,7 +77,7 @@ def take_back(*silent: ObservedLease) -> int:
 
 def walk(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return service.get(session, walk_id, viewer=None)
+        return queries.get(session, walk_id, viewer=None)
 
 
 def chunk(claimed: Claim) -> Chunk:

@@ -95,7 +95,7 @@ def test_each_answer_has_an_id_that_its_problem_and_its_log_lines_repeat(
 def test_an_error_that_nobody_foresaw_is_logged_under_the_id_of_its_answer(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.routes.walks.service.list_walks", None)
+    monkeypatch.setattr("api.routes.walks.queries.list_walks", None)
     answer = api.get("/v1/walks")
     assert answer.status_code == 500
     assert answer.json()["request_id"] == answer.headers["x-request-id"]

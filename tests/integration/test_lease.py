@@ -30,7 +30,7 @@ from momalisa.queue import celery_app, estimate, leases, results, workers
 from momalisa.queue.lifecycle import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.telemetry import metrics
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from tests.conftest import made_frames, until
 from tests.frozen import frozen
 from worker import lease
@@ -148,7 +148,7 @@ def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
             session.execute(update(Chunk).values(scheduled_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(OSError("no")))
     with transaction() as session:
-        assert service.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
+        assert queries.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
             session.execute(update(Chunk).values(scheduled_at=func.now()))
         lease.run(ChunkKind.RENDER, failing(error))
     with transaction() as session:
-        walk = service.get(session, walk_id, viewer=None)
+        walk = queries.get(session, walk_id, viewer=None)
     assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "render_failed")
     assert ("in the same way each time" in (walk.error_message or "")) == (attempts == 2)
     assert chunk().attempts == attempts
@@ -210,7 +210,7 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
     lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
     with transaction() as session:
-        walk = service.get(session, walk_id, viewer=None)
+        walk = queries.get(session, walk_id, viewer=None)
         ahead = estimate.estimate(session, walk)
     assert (walk.status, chunk().attempts) == (WalkStatus.QUEUED, 0)
     assert ahead.waiting_for == "No worker with the model another is running; the walk waits for one."

@@ -17,7 +17,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, estimate, leases, results
 from momalisa.settings import settings
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from tests.conftest import made_frames
 
 QUEUED = 2000
@@ -93,8 +93,8 @@ def test_two_thousand_queued_walks_slow_nobody_down(
 ) -> None:
     """What a poll, a claim and a submission cost does not depend on the length of the queue."""
     with statements() as polling, transaction() as session:
-        service.snapshot(session, two_thousand_walks.id, viewer=None)
-        service.get(session, two_thousand_walks.id, viewer=None)
+        queries.snapshot(session, two_thousand_walks.id, viewer=None)
+        queries.get(session, two_thousand_walks.id, viewer=None)
     with statements() as claiming, transaction() as session:
         assert leases.claim(session, ChunkKind.RENDER, "here")
     with statements() as submitting, transaction() as session:

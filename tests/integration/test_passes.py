@@ -20,7 +20,7 @@ from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from tests.conftest import made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -64,7 +64,7 @@ def finish(claimed: Claim) -> Ready | None:
 
 def walk(walk_id: UUID) -> Walk:
     with transaction() as session:
-        return service.get(session, walk_id, viewer=None)
+        return queries.get(session, walk_id, viewer=None)
 
 
 def positions(walk_id: UUID) -> list[float]:
@@ -169,13 +169,13 @@ def test_what_is_not_planned_yet_counts_for_the_time_that_is_left(make: Make) ->
     walk_id = make()
     finish(claim())
     with transaction() as session:
-        even = estimate.estimate(session, service.get(session, walk_id, viewer=None))
+        even = estimate.estimate(session, queries.get(session, walk_id, viewer=None))
     with transaction() as session:
         service.cancel(session, walk_id, owner="ann")
     other = make(pacing="linear")
     finish(claim())
     with transaction() as session:
-        linear = estimate.estimate(session, service.get(session, other, viewer=None))
+        linear = estimate.estimate(session, queries.get(session, other, viewer=None))
     assert even.eta_seconds is not None
     assert even.eta_seconds == pytest.approx(linear.eta_seconds, abs=1)
 

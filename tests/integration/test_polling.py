@@ -20,7 +20,7 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app, leases, results
-from momalisa.walks.service import Snapshot
+from momalisa.walks.queries import Snapshot
 from tests.conftest import made_frames, until
 
 POLLS = 200

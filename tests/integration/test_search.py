@@ -17,7 +17,7 @@ from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import WalkStatus
 from momalisa.local.stack import LocalStack
-from momalisa.walks import service
+from momalisa.walks import queries
 from tests.conftest import clear_away
 
 WALKS = 200_000
@@ -52,14 +52,14 @@ def hung(services: LocalStack, spec: Callable[..., WalkSpec]) -> None:
 @contextmanager
 def noted() -> Iterator[list[tuple[str, Any]]]:
     """Note the queries on walks that are sent meanwhile, with their parameters."""
-    queries: list[tuple[str, Any]] = []
+    statements: list[tuple[str, Any]] = []
 
     def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:
         if "FROM walks" in statement:
-            queries.append((statement, parameters))
+            statements.append((statement, parameters))
 
     event.listen(engine(), "before_cursor_execute", note)
-    yield queries
+    yield statements
     event.remove(engine(), "before_cursor_execute", note)
 
 
@@ -96,9 +96,9 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
         ({"status": "failed"}, 0),
         ({"status": "failed", "q": "cat"}, 0),
     ):
-        with noted() as queries:
+        with noted() as statements:
             assert len(api.get("/v1/walks", params=sought).json()["walks"]) == number, sought
-        expect_cheap(queries, sought)
+        expect_cheap(statements, sought)
     for status, word, number in (
         (None, "", 20),
         (None, "cat", 20),
@@ -106,21 +106,21 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
         (WalkStatus.FAILED, "", 0),
         (WalkStatus.FAILED, "cat", 0),
     ):
-        with noted() as queries, transaction() as session:
-            found = service.list_walks(
+        with noted() as statements, transaction() as session:
+            found = queries.list_walks(
                 session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", word=word
             )
         assert len(found) == number
-        expect_cheap(queries, status, word)
-    with noted() as queries:
+        expect_cheap(statements, status, word)
+    with noted() as statements:
         clear_away()
-    assert len(queries) > 2
-    expect_cheap(queries, "what is past")
+    assert len(statements) > 2
+    expect_cheap(statements, "what is past")
 
 
-def expect_cheap(queries: list[tuple[str, Any]], *sought: object) -> None:
-    assert queries
-    for query in queries:
+def expect_cheap(statements: list[tuple[str, Any]], *sought: object) -> None:
+    assert statements
+    for query in statements:
         pages, scanned = cost(*query)
         assert (scanned, pages < 1000) == ([], True), (sought, pages)
 

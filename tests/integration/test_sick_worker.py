@@ -22,7 +22,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.queue import admin, estimate, leases, lifecycle, results, stats
 from momalisa.queue.leases import Claim
 from momalisa.settings import ROOT, environment, settings
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from tests.conftest import made_frames
 from worker import lease
 from worker.lease import Lease
@@ -145,7 +145,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     assert claims[WELL] >= 66
     assert claims[SICK] <= 6
     with transaction() as session:
-        states = {service.get(session, walk_id, viewer=None).status for walk_id in walks}
+        states = {queries.get(session, walk_id, viewer=None).status for walk_id in walks}
     assert states == {WalkStatus.ASSEMBLING}
     trouble = pulse._not_ready(lambda: False)
     assert trouble
@@ -208,7 +208,7 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
         fail(claimed, f"CUDA error {number}")
         make_due()
     with transaction() as session:
-        assert service.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
+        assert queries.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
     shown = momalisa(services, "show", str(walk_id))
     assert "0 render done, attempts: 1, last at well:2.child" in shown
     assert all(f"attempt {n + 1} at sick:1.child: CUDA error {n}" in shown for n in range(5))
@@ -223,7 +223,7 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
     while again := claim(WELL):
         do(again)
     with transaction() as session:
-        assert service.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
+        assert queries.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
         with pytest.raises(WalkOverError, match="Only a failed walk"):
             admin.retry(session, walk_id)
 
@@ -376,7 +376,7 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
     change(admin.pause)  # again changes nothing
     with transaction() as session:
         assert stats.count_ready(session) == {}
-        told = estimate.estimate(session, service.get(session, walk_id, viewer=None)).waiting_for
+        told = estimate.estimate(session, queries.get(session, walk_id, viewer=None)).waiting_for
     assert told == "The queue is paused; the walk waits until it goes on."
     assert claim(WELL) is None
     change(admin.resume)

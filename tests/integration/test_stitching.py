@@ -9,7 +9,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind
 from momalisa.local.stack import LocalStack
-from momalisa.walks import service
+from momalisa.walks import queries
 from tests.hanging import hang
 from worker import assemble_task
 from worker.media import encoders
@@ -18,7 +18,7 @@ from worker.media.encoders import Picture
 
 def checksums(walk_id: UUID) -> dict[ArtifactKind, str]:
     with transaction() as session:
-        return {made.kind: made.crc32c for made in service.get(session, walk_id, viewer=None).artifacts}
+        return {made.kind: made.crc32c for made in queries.get(session, walk_id, viewer=None).artifacts}
 
 
 def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_without(

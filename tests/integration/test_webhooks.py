@@ -32,7 +32,7 @@ from momalisa.queue import leases, lifecycle, results
 from momalisa.queue.lifecycle import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.storage.bucket import StoredObject
-from momalisa.walks import service
+from momalisa.walks import queries, service
 from momalisa.webhooks import deliveries, sender, ssrf
 from momalisa.webhooks.sender import Message, Outcome
 from tests import receiver
@@ -140,7 +140,7 @@ def cancel(walk_id: UUID) -> None:
 
 def finished_at(walk_id: UUID) -> str:
     with transaction() as session:
-        moment = service.get(session, walk_id, viewer=None).finished_at
+        moment = queries.get(session, walk_id, viewer=None).finished_at
     assert moment
     return moment.astimezone(UTC).isoformat()
 

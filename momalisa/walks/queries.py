@@ -1,0 +1,217 @@
+"""Reading walks: one, many, or a snapshot, as far as a viewer may see them.
+
+Each function works inside the transaction of its caller (`session.transaction`).
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, tuple_
+from sqlalchemy.orm import Session, aliased, selectinload, with_expression
+from sqlalchemy.sql.base import ExecutableOption
+
+from momalisa import api_keys
+from momalisa.db.models import Frame, Tombstone, Walk
+from momalisa.domain.states import WalkStatus
+from momalisa.errors import WalkExpiredError, WalkNotFoundError
+from momalisa.settings import settings
+from momalisa.storage.bucket import StoredObject
+from momalisa.walks import search
+
+
+def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
+    """Return a walk with its frames and artifacts.
+
+    Raises:
+        WalkNotFoundError: if there is none with this id that the viewer may see.
+        WalkExpiredError: if it is past its retention.
+    """
+    walk = session.scalars(
+        select(Walk)
+        .where(Walk.id == walk_id, _visible(viewer))
+        .options(selectinload(Walk.frames), selectinload(Walk.artifacts), _with_source(viewer))
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    _refuse_if_gone(session, walk_id, None if walk is None else walk.status, viewer)
+    assert walk
+    return walk
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a walk looks like at one moment, without its contents: enough to see whether it has changed."""
+
+    revision: int
+    """Grows with every change that a client can see."""
+    status: WalkStatus
+    age_seconds: float
+
+
+def snapshot(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID | None = None) -> Snapshot:
+    """Return the revision and the status of a walk, by one query for one row.
+
+    The query also checks that the viewer's API key, if any, is still valid.
+
+    Raises:
+        InvalidKeyError: if the key is not valid.
+        WalkNotFoundError: if there is none with this id that the viewer may see.
+        WalkExpiredError: if it is past its retention.
+    """
+    age = func.extract("epoch", func.now() - Walk.created_at).label("age")
+    key_holds = true() if key is None else api_keys.holds(key)
+    row = session.execute(
+        select(Walk.revision, Walk.status, age, key_holds.label("key_holds")).where(
+            Walk.id == walk_id, _visible(viewer)
+        )
+    ).one_or_none()
+    if not (row.key_holds if row else session.scalar(select(key_holds))):
+        api_keys.refuse()
+    _refuse_if_gone(session, walk_id, None if row is None else row.status, viewer)
+    assert row
+    return Snapshot(row.revision, row.status, float(row.age))
+
+
+@dataclass(frozen=True)
+class SharedSnapshot:
+    """A snapshot of a walk for all who wait for it, with what decides who may see it."""
+
+    walk_id: UUID
+    snapshot: Snapshot | None
+    """None if there is no such walk."""
+    owner: str | None
+    shown: bool
+    """Whether everyone may see it."""
+    keys: frozenset[UUID]
+    """Those of the API keys in question that are valid."""
+    source_owner: str | None = None
+    """The owner of the walk that it started from, if that is still there."""
+
+    def looks_different_to(self, viewer: str | None) -> bool:
+        """Return whether a viewer may see more than those who own nothing."""
+        return viewer is not None and viewer in {self.owner, self.source_owner}
+
+    def seen_by(self, viewer: str | None, key: UUID | None) -> Snapshot:
+        """Return what a viewer sees, who is known by an API key if `key` is not None.
+
+        Raises:
+            InvalidKeyError: if the key is not valid.
+            WalkNotFoundError: if the viewer may not see the walk, or there is none.
+            WalkExpiredError: if it is past its retention.
+        """
+        if key is not None and key not in self.keys:
+            api_keys.refuse()
+        visible = self.snapshot if self.shown or (viewer is not None and viewer == self.owner) else None
+        if visible is None:
+            raise WalkNotFoundError(f"There is no walk {self.walk_id}.")
+        if visible.status == WalkStatus.EXPIRED:
+            raise _expired(self.walk_id)
+        return visible
+
+
+def shared_snapshot(session: Session, walk_id: UUID, asked: Collection[UUID]) -> SharedSnapshot:
+    """Return a snapshot of a walk for all who wait for it, and which of their API keys are valid."""
+    holding = api_keys.holding(session, asked) if asked else frozenset()
+    age = func.extract("epoch", func.now() - Walk.created_at).label("age")
+    other = aliased(Walk)
+    source_owner = select(other.owner).where(other.id == Walk.from_walk).scalar_subquery().label("source_owner")
+    row = session.execute(
+        select(Walk.revision, Walk.status, age, Walk.owner, _shown().label("shown"), source_owner).where(
+            Walk.id == walk_id, Walk.deleted_at.is_(None)
+        )
+    ).one_or_none()
+    if row is None:
+        left = session.get(Tombstone, walk_id)
+        if left is None:
+            return SharedSnapshot(walk_id, None, None, False, holding)
+        return SharedSnapshot(walk_id, Snapshot(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
+    seen = Snapshot(row.revision, row.status, float(row.age))
+    return SharedSnapshot(walk_id, seen, row.owner, row.shown, holding, row.source_owner)
+
+
+def _refuse_if_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:
+    if status is None and not session.scalar(select(_was_there(walk_id, viewer))):
+        raise WalkNotFoundError(f"There is no walk {walk_id}.")
+    if status in {None, WalkStatus.EXPIRED}:
+        raise _expired(walk_id)
+
+
+def _expired(walk_id: UUID) -> WalkExpiredError:
+    return WalkExpiredError(
+        f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
+    )
+
+
+def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
+    """Return the condition that a viewer could see a walk that has since expired."""
+    could_see = or_(Tombstone.public, Tombstone.owner == viewer)
+    return exists().where(Tombstone.walk_id == walk_id, could_see)
+
+
+def reusable_frames(
+    session: Session, walk_id: UUID, hashes: Sequence[str], *, viewer: str
+) -> dict[str, tuple[StoredObject, bytes]]:
+    """Return the objects and thumbnails of those frames of a walk that have given content hashes, by hash.
+
+    There are none if the viewer may not see the walk, or it is gone.
+    """
+    found = session.execute(
+        select(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail)
+        .join(Walk, Walk.id == Frame.walk_id)
+        .where(Frame.walk_id == walk_id, Frame.content_hash.in_(hashes), Frame.object.is_not(None))
+        .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
+    )
+    return {
+        frame.content_hash: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.thumbnail)
+        for frame in found
+    }
+
+
+def list_walks(
+    session: Session,
+    *,
+    limit: int,
+    before: tuple[datetime, UUID] | None,
+    status: WalkStatus | None,
+    viewer: str | None,
+    owner: str | None = None,
+    word: str = "",
+) -> Sequence[Walk]:
+    """Return up to `limit` walks, newest first, with their artifacts: all of an owner, or else the public ones.
+
+    `before` is the creation time and the id of the last walk of the previous page; `word` is a text that one of the
+    prompts contains, in any case.
+    """
+    query = (
+        select(Walk)
+        .where(_shown() if owner is None else Walk.owner == owner)
+        .where(Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
+        .order_by(Walk.created_at.desc(), Walk.id.desc())
+        .limit(limit)
+        .options(selectinload(Walk.artifacts), _with_source(viewer))
+    )
+    if before is not None:
+        query = query.where(tuple_(Walk.created_at, Walk.id) < before)
+    if status is not None:
+        query = query.where(Walk.status == status)
+    if word := word.replace("\0", ""):  # which PostgreSQL does not take, and no prompt has
+        query = query.where(Walk.id.in_(search.first(session, query, word, limit)))
+    return session.scalars(query).all()
+
+
+def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:
+    """Return the condition that everyone may see a walk that is not deleted."""
+    return and_(walk.public, walk.hidden_at.is_(None))
+
+
+def _visible(viewer: str | None, walk: type[Walk] = Walk) -> ColumnElement[bool]:
+    """Return the condition that a viewer may see a walk; None is one who owns nothing."""
+    return and_(walk.deleted_at.is_(None), or_(_shown(walk), walk.owner == viewer))
+
+
+def _with_source(viewer: str | None) -> ExecutableOption:
+    """Return the query option that fills `Walk.source`, if the viewer may see that walk."""
+    other = aliased(Walk)
+    source = select(other.id).where(other.id == Walk.from_walk, _visible(viewer, other))
+    return with_expression(Walk.source, source.scalar_subquery())
