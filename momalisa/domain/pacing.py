@@ -1,9 +1,29 @@
-"""Even pacing: which frames of a walk are rendered first, and which once it is known where the picture moves.
+"""Even pacing: where the frames of a walk lie, so that neighbouring pictures differ equally.
 
 Equal steps in position are not equal steps to the eye: the picture rests for many frames, then jumps. So a walk is
-rendered in passes. The first is a probe in equal steps; each later one puts its frames where the pictures on both
-sides differ most, as far as that is known by then. All frames stay. Everything here is a pure function of what was
-recorded, so that whoever plans a pass plans the same one.
+rendered in passes. The first is a probe in equal steps; each later one puts its frames into the gaps where the
+pictures on both sides differ most. All frames stay. Everything here is a pure function of what was recorded, so
+that any process plans the same pass.
+
+A leg with five frames after a pass; each distance is that of the two pictures beside it:
+
+    t         0.0          0.25          0.5          0.75          1.0
+    frames    o------------o-------------o------------o-------------o
+    distance        2             20            16          2
+    progress  0.0          0.05          0.55         0.95          1.0
+
+Progress is the sum of the distances so far, as a share of the leg's. A gap is cut at times that are equally far
+apart. For each of them, the timing of the walk (weights, easing) gives the progress to reach, and a monotone cubic
+through the frames' (progress, t) gives the t at which it is reached:
+
+    t
+    1.0  |                        o      The new frames (x) are equally far apart in progress, so they lie close
+    0.75 |                   x o         together in t where the curve is flat: there the picture changes fast.
+    0.5  |            o x x
+    0.25 | o x x x
+    0.0  o
+         +-------------------------
+         0          progress      1
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +38,7 @@ GRID = 4096
 """Places on a leg at which a frame can lie: the least step is 1/4096 of it."""
 
 BASE = 0.02
-"""The share of a leg's length that is spread evenly over it, so that no part of it is taken for nothing."""
+"""Share of a leg's length that is spread evenly over it, so that a gap between equal pictures has a length, too."""
 
 
 def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:
@@ -29,77 +49,77 @@ def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> 
     Args:
         spec: the walk.
         size: frames in a batch.
-        kept: positions of frames that are there already, and stay.
+        kept: positions of frames that exist already, which are part of the walk.
     """
-    course = spec.timing
+    timing = spec.timing
     if spec.pacing == "linear":
-        wanted = positions(spec.frames, course)
+        wanted = positions(spec.frames, timing)
         count = spec.frames
     else:
-        count = max(_probe(spec.frames, course, size), min(len(kept), spec.frames))
-        wanted = positions(count, Timing(weights=(1.0,) * len(course.weights), closed=course.closed))
-        wanted = [_snapped(position, course.legs) for position in wanted]
+        count = max(_probe_frames(spec.frames, timing, size), min(len(kept), spec.frames))
+        wanted = positions(count, Timing(weights=(1.0,) * len(timing.weights), closed=timing.closed))
+        wanted = [_snapped(position, timing.legs) for position in wanted]
     if set(kept) <= set(wanted):
         return wanted
-    there = sorted({*kept, *positions(course.legs + (not course.closed), course)})
-    ends = [*there, 1.0] if course.closed else there
-    new = subdivide(ends, [b - a for a, b in pairwise(ends)], max(count - len(there), 0), course)
-    return sorted([*there, *new])
+    known = sorted({*kept, *positions(timing.legs + (not timing.closed), timing)})
+    ends = [*known, 1.0] if timing.closed else known
+    new = subdivide(ends, [b - a for a, b in pairwise(ends)], max(count - len(known), 0), timing)
+    return sorted([*known, *new])
 
 
 def plan_next_pass(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int) -> list[float]:
-    """Return the positions of the next pass, in ascending order; none if every frame is there.
+    """Return the positions of the next pass, in ascending order; none if the walk has all its frames.
 
     Args:
         spec: the walk.
-        recorded: the signature of each frame that is there, by position; every stop is among them. None is one
-            that nothing is known of: it is taken to look like the one before.
+        recorded: the thumbnail of each frame, by position; every stop is among them. A flagged frame has None, and
+            is taken to look like the one before.
         size: frames in a batch.
     """
-    count = _next(len(recorded), spec.frames, size) - len(recorded)
+    count = _frames_after_next_pass(len(recorded), spec.frames, size) - len(recorded)
     if not count:
         return []
-    there = sorted(recorded)
-    signatures: list[bytes] = []
-    for position in there:
-        signatures.append(recorded[position] or (signatures[-1] if signatures else b""))
+    known = sorted(recorded)
+    thumbnails: list[bytes] = []
+    for position in known:
+        thumbnails.append(recorded[position] or (thumbnails[-1] if thumbnails else b""))
     if spec.timing.closed:
-        there, signatures = [*there, 1.0], [*signatures, signatures[0]]
+        known, thumbnails = [*known, 1.0], [*thumbnails, thumbnails[0]]
     if spec.pacing == "linear":
-        distances = [b - a for a, b in pairwise(there)]
+        distances = [b - a for a, b in pairwise(known)]
     else:
-        distances = [distance(a, b) for a, b in pairwise(signatures)]
-    return subdivide(there, distances, count, spec.timing)
+        distances = [distance(a, b) for a, b in pairwise(thumbnails)]
+    return subdivide(known, distances, count, spec.timing)
 
 
 def distance(one: bytes, other: bytes) -> float:
-    """Return how far apart two pictures are to the eye, by their signatures: the length of the difference."""
+    """Return the distance of two pictures: the Euclidean distance of their thumbnails; 0 if one is unknown."""
     return dist(one, other) if one and other else 0.0
 
 
-def subdivide(there: Sequence[float], distances: Sequence[float], count: int, timing: Timing) -> list[float]:
-    """Return `count` positions for new frames, in ascending order, so that the longest step is as short as can be.
+def subdivide(known: Sequence[float], distances: Sequence[float], count: int, timing: Timing) -> list[float]:
+    """Return the positions of `count` new frames, in ascending order, so that the longest step is shortest.
 
-    How long a step takes is the distance between its ends, bent by the course. A gap is cut into steps that take
-    equally long, if the picture's speed changes steadily from gap to gap.
+    Each gap between two known frames is cut into steps of equal time. The duration of a gap is the distance of its
+    pictures, weighted by the timing of the walk.
 
     Args:
-        there: positions of the frames that are there, in ascending order, with every stop and both ends.
-        distances: between each frame and the next; as many as there are gaps.
-        count: of new frames.
-        course: how the time of the walk is spread over its way.
+        known: positions of the known frames, in ascending order, with every stop and both ends.
+        distances: between each known frame and the next.
+        count: number of new frames.
+        timing: of the walk.
     """
     legs: list[list[float]] = [[] for _ in range(timing.legs)]
-    for position in there:
-        number, along = leg(position, timing.legs)
-        legs[number].append(along)
+    for position in known:
+        number, t = leg(position, timing.legs)
+        legs[number].append(t)
     even = BASE * (sum(distances) / timing.legs or 1.0)
     gaps: list[_Gap] = []
     for number, found in enumerate(legs):
-        alongs = found if found[-1] == 1 else [*found, 1.0]
-        steps = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(alongs))]
-        gaps += _gaps(number, alongs, steps, timing)
-    parts = apportion([gap.duration for gap in gaps], len(gaps) + count, [gap.room for gap in gaps])
+        ts = found if found[-1] == 1 else [*found, 1.0]
+        steps = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(ts))]
+        gaps += _gaps(number, ts, steps, timing)
+    parts = apportion([gap.duration for gap in gaps], len(gaps) + count, [gap.capacity for gap in gaps])
     return [
         (gap.leg + place / GRID) / timing.legs
         for gap, cut in zip(gaps, parts, strict=True)
@@ -108,80 +128,85 @@ def subdivide(there: Sequence[float], distances: Sequence[float], count: int, ti
 
 
 @dataclass(frozen=True)
+class _Knot:
+    """A known frame of a leg, as a knot of the cubics."""
+
+    t: float
+    """Where it lies on its leg, in [0, 1]."""
+    progress: float
+    """Length of the leg up to there, as a share of all of it."""
+    time: float
+    """Time of the leg up to there, as a share of all of it."""
+    slope: float
+    """Derivative of t by progress."""
+
+
+@dataclass(frozen=True)
 class _Gap:
-    """What lies between two frames that are neighbours by now."""
+    """The gap between two neighbouring known frames of a leg."""
 
     leg: int
-    alongs: tuple[float, float]
-    """Where it begins and ends on its leg."""
-    progress: tuple[float, float]
-    """How much of the leg's way is done there."""
-    times: tuple[float, float]
-    """How much of the leg's time has passed there."""
-    slopes: tuple[float, float]
-    """How far along the leg a bit of its way leads there."""
+    start: _Knot
+    end: _Knot
     duration: float
-    """How long it takes, in the unit of distances."""
+    """Its time, in the unit of distances."""
 
     @property
     def lowest(self) -> int:
-        """The first place within it."""
-        return floor(self.alongs[0] * GRID) + 1
+        """The first place of the grid within it."""
+        return floor(self.start.t * GRID) + 1
 
     @property
     def highest(self) -> int:
-        """The last place within it."""
-        return ceil(self.alongs[1] * GRID) - 1
+        """The last place of the grid within it."""
+        return ceil(self.end.t * GRID) - 1
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """The number of steps into which it can be cut."""
         return max(self.highest - self.lowest + 2, 1)
 
     def places(self, cut: int, timing: Timing) -> Iterator[int]:
-        """Give the places that cut it into so many steps of equal time."""
+        """Yield the places of the grid that cut it into so many steps of equal time."""
         least = self.lowest
         for step in range(1, cut):
-            time = self.times[0] + (self.times[1] - self.times[0]) * step / cut
-            along = self._along(timing.progress(self.leg, time))
-            place = min(max(round(along * GRID), least), self.highest - (cut - 1 - step))
+            time = self.start.time + (self.end.time - self.start.time) * step / cut
+            t = self._t(timing.progress(self.leg, time))
+            place = min(max(round(t * GRID), least), self.highest - (cut - 1 - step))
             yield place
             least = place + 1
 
-    def _along(self, progress: float) -> float:
-        """Return where so much of the leg's way is done: on the cubic that meets both ends at their slopes."""
-        whole = self.progress[1] - self.progress[0]
-        part = (progress - self.progress[0]) / whole
+    def _t(self, progress: float) -> float:
+        """Return the t of a progress: on the cubic Hermite spline through both knots."""
+        start, end = self.start, self.end
+        whole = end.progress - start.progress
+        part = (progress - start.progress) / whole
         bend = part * (1 - part) * whole
         return (
-            self.alongs[0]
-            + (self.alongs[1] - self.alongs[0]) * part**2 * (3 - 2 * part)
-            + bend * ((1 - part) * self.slopes[0] - part * self.slopes[1])
+            start.t
+            + (end.t - start.t) * part**2 * (3 - 2 * part)
+            + bend * ((1 - part) * start.slope - part * end.slope)
         )
 
 
-def _gaps(number: int, alongs: Sequence[float], distances: Sequence[float], timing: Timing) -> list[_Gap]:
-    """Return the gaps of a leg, by where its frames lie along it and how far apart they are, all above 0."""
-    done = list(accumulate(distances, initial=0.0))
-    progress = [length / done[-1] for length in done]
-    times = [timing.time(number, part) for part in progress]
-    whole = timing.weight(number) * done[-1]
-    columns = (pairwise(values) for values in (alongs, progress, times, _slopes(progress, alongs)))
-    return [
-        _Gap(number, ends, parts, span, slopes, whole * (span[1] - span[0]))
-        for ends, parts, span, slopes in zip(*columns, strict=True)
-    ]
+def _gaps(number: int, ts: Sequence[float], distances: Sequence[float], timing: Timing) -> list[_Gap]:
+    """Return the gaps of a leg, by the t of its frames and the distances between them, all above 0."""
+    lengths = list(accumulate(distances, initial=0.0))
+    progress = [length / lengths[-1] for length in lengths]
+    times = [timing.time(number, each) for each in progress]
+    knots = [_Knot(*each) for each in zip(ts, progress, times, _slopes(progress, ts), strict=True)]
+    duration = timing.weight(number) * lengths[-1]
+    return [_Gap(number, start, end, duration * (end.time - start.time)) for start, end in pairwise(knots)]
 
 
-def _slopes(progress: Sequence[float], alongs: Sequence[float]) -> list[float]:
-    """Return how far along a leg a bit of its way leads, at each of its frames.
+def _slopes(progress: Sequence[float], ts: Sequence[float]) -> list[float]:
+    """Return the slopes at the knots of a leg, so that the cubics are monotone.
 
-    That is between what it is before the frame and after it, so that the cubics never turn back: the weighted
-    harmonic mean of both. Source: Fritsch and Butland, "A Method for Constructing Local Monotone Piecewise Cubic
-    Interpolants", 1984.
+    Each is the weighted harmonic mean of the secants on both sides. Source: Fritsch and Butland, "A Method for
+    Constructing Local Monotone Piecewise Cubic Interpolants", 1984.
     """
     widths = [b - a for a, b in pairwise(progress)]
-    secants = [(b - a) / width for (a, b), width in zip(pairwise(alongs), widths, strict=True)]
+    secants = [(b - a) / width for (a, b), width in zip(pairwise(ts), widths, strict=True)]
     inner = [
         3 * (w + v) / ((2 * v + w) / one + (v + 2 * w) / other)
         for (w, v), (one, other) in zip(pairwise(widths), pairwise(secants), strict=True)
@@ -189,17 +214,17 @@ def _slopes(progress: Sequence[float], alongs: Sequence[float]) -> list[float]:
     return [secants[0], *inner, secants[-1]]
 
 
-def _probe(frames: int, timing: Timing, size: int) -> int:
+def _probe_frames(frames: int, timing: Timing, size: int) -> int:
     """Return how many frames the first pass has: a third, in whole batches; at least one within each leg."""
     least = 2 * timing.legs + (not timing.closed)
     whole = ceil(frames / 3 / size) * size
     return min(max(least, whole if whole < frames else ceil(frames / 2)), frames)
 
 
-def _next(done: int, frames: int, size: int) -> int:
-    """Return how many frames are there after the next pass: twice as many, the last of them in two halves.
+def _frames_after_next_pass(done: int, frames: int, size: int) -> int:
+    """Return how many frames a walk has after its next pass: twice as many as before it.
 
-    Both halves are whole batches, or all comes at once.
+    What is left after the last doubling comes in two passes, if both are whole batches, or else in one.
     """
     if 2 * done + size <= frames:
         return 2 * done
@@ -208,6 +233,6 @@ def _next(done: int, frames: int, size: int) -> int:
 
 
 def _snapped(position: float, legs: int) -> float:
-    """Return the place on the grid that is next to a position."""
-    number, along = leg(position, legs)
-    return (number + round(along * GRID) / GRID) / legs
+    """Return the place on the grid that is nearest to a position."""
+    number, t = leg(position, legs)
+    return (number + round(t * GRID) / GRID) / legs

@@ -1,7 +1,7 @@
-"""The pure maths of a walk: where its frames lie, in which order they are rendered and shown. No I/O.
+"""The path of a walk: where its frames lie, and in which order they are rendered and shown. Pure functions.
 
-A walk leads over stops; leg k leads from stop k to stop k + 1. A position lies in [0, 1], and stop k at k / legs.
-A closed walk has one stop more than it has prompts: it ends where it begins, and no frame lies at 1, since the one
+A walk passes its stops; leg k leads from stop k to stop k + 1. Positions are in [0, 1], and stop k is at k / legs.
+A closed walk has one stop more than it has prompts: it ends at the first one, and no frame lies at 1, since the one
 at 0 is the same picture.
 """
 
@@ -13,10 +13,10 @@ from math import acos, asin, cos, pi, sin, sqrt
 from typing import Literal
 
 Easing = Literal["linear", "ease-in", "ease-out", "ease-in-out"]
-"""How a leg is walked: at one speed, or slowly where it begins, where it ends, or both."""
+"""The speed on a leg: constant, or slow at its start, at its end, or at both."""
 
 Loop = Literal["none", "pingpong", "closed"]
-"""What follows the last stop: the first frame again, the way back, or a leg to the first stop."""
+"""What follows the last stop: the first frame again, all frames in reverse, or a leg to the first stop."""
 
 _EASINGS: dict[Easing, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "linear": (lambda time: time, lambda progress: progress),
@@ -29,14 +29,14 @@ _EASINGS: dict[Easing, tuple[Callable[[float], float], Callable[[float], float]]
 
 @dataclass(frozen=True)
 class Timing:
-    """How the time of a walk is spread over its way.
+    """The speed of a walk along its path.
 
-    Time is counted so that a walk of weights 1 takes as long as its way is; where the way has weight 2, it takes
-    twice as long. On a leg the weight changes steadily from that of one stop to that of the next.
+    With weights of 1, time equals length; where the weight is 2, the same length takes twice the time. On a leg the
+    weight changes linearly from that of one stop to that of the next.
     """
 
     weights: tuple[float, ...]
-    """One for each stop, above 0; a closed walk has that of its first stop at the end again."""
+    """One for each stop, above 0; a closed walk repeats that of its first stop at the end."""
     easing: Easing = "linear"
     closed: bool = False
 
@@ -46,17 +46,17 @@ class Timing:
         return len(self.weights) - 1
 
     def weight(self, leg: int) -> float:
-        """Return how long a leg takes for its length."""
+        """Return the time of a leg divided by its length."""
         return (self.weights[leg] + self.weights[leg + 1]) / 2
 
     def time(self, leg: int, progress: float) -> float:
-        """Return how much of a leg's time has passed when so much of its way is done, both in [0, 1]."""
+        """Return the time on a leg at a progress, both as shares in [0, 1]."""
         start, end = self._ends(leg)
         weighed = (start * progress + (end - start) * progress**2 / 2) / ((start + end) / 2)
         return _EASINGS[self.easing][1](min(max(weighed, 0.0), 1.0))
 
     def progress(self, leg: int, time: float) -> float:
-        """Return how much of a leg's way is done when so much of its time has passed: the inverse of `time`."""
+        """Return the progress on a leg at a time, both as shares in [0, 1]: the inverse of `time`."""
         start, end = self._ends(leg)
         eased = _EASINGS[self.easing][0](time)
         if not eased:
@@ -65,16 +65,16 @@ class Timing:
         return min(max(done, 0.0), 1.0)
 
     def _ends(self, leg: int) -> tuple[float, float]:
-        """Return the weights at both ends of a leg, the larger one as 1: their squares are numbers, too."""
+        """Return the weights at both ends of a leg, scaled to a maximum of 1, so that squares do not overflow."""
         start, end = self.weights[leg : leg + 2]
         return start / max(start, end), end / max(start, end)
 
 
 def positions(frames: int, timing: Timing) -> list[float]:
-    """Return the positions of `frames` frames, in ascending order, if all legs are equally long.
+    """Return the positions of `frames` frames, in ascending order, with legs of equal length.
 
-    Every stop has a frame of its own, exactly; the others are shared out between the legs by the time that those
-    take, as evenly as whole frames allow, at equal intervals of time on each leg.
+    Every stop has a frame; the others are apportioned among the legs by their times, and lie at equal intervals of
+    time on each leg.
 
     Raises:
         ValueError: if there are fewer than two stops, or fewer frames than stops.
@@ -94,22 +94,25 @@ def positions(frames: int, timing: Timing) -> list[float]:
 
 
 def apportion(sizes: Sequence[float], total: int, most: Sequence[int] | None = None) -> list[int]:
-    """Cut things of some sizes into `total` parts, each into one at least, so that the largest part is smallest.
+    """Divide items into `total` parts, each into at least one, so that the largest part is smallest.
 
-    Each cut goes to the thing whose parts are largest by then (D'Hondt's rule), to the first of equals.
+    Each further part goes to the item whose parts are largest by then, and to the first of equals (D'Hondt's rule).
 
     Args:
-        sizes: of the things, 0 or more.
-        total: parts in all.
-        most: parts that each thing can be cut into; None means any number.
+        sizes: of the items, 0 or more.
+        total: number of parts in all.
+        most: maximum number of parts of each item; None means any number.
+
+    Returns:
+        The number of parts of each item.
 
     Raises:
-        ValueError: if there are fewer parts than things, or more than they can be cut into.
+        ValueError: if `total` is less than the number of items, or more than `most` allows.
     """
     parts = [1] * len(sizes)
     limits = [total] * len(sizes) if most is None else most
     if total < len(sizes) or total > sum(limits):
-        raise ValueError(f"{len(sizes)} things cannot be cut into {total} parts")
+        raise ValueError(f"{len(sizes)} items cannot be divided into {total} parts")
     largest = [(-size, index) for index, size in enumerate(sizes) if limits[index] > 1]
     heapq.heapify(largest)
     for _ in range(total - len(sizes)):
@@ -123,11 +126,11 @@ def apportion(sizes: Sequence[float], total: int, most: Sequence[int] | None = N
 
 
 def chunks(frames: int, size: int) -> list[list[int]]:
-    """Share out the frames 0 … frames - 1 of a walk into chunks of at most `size`, coarse to fine.
+    """Divide the frames 0 … frames - 1 of a walk into chunks of at most `size`, coarse to fine.
 
-    The first chunk spans the walk from end to end, so that a preview of all of it plays as soon as one batch is
-    done. Each later chunk again takes frames from everywhere, and they come in bit-reversed order (van der
-    Corput), so that the gaps that are left are filled evenly. Every frame is in exactly one chunk.
+    The first chunk spans the whole walk, so that a preview can play after one batch. Each later chunk takes every
+    n-th of the other frames, in bit-reversed order of its offset (van der Corput), so that gaps are filled evenly.
+    Every frame is in exactly one chunk.
 
     Raises:
         ValueError: if `frames` or `size` is less than one.
@@ -143,33 +146,33 @@ def chunks(frames: int, size: int) -> list[list[int]]:
 
 
 def linspace_indices(total: int, count: int) -> list[int]:
-    """Return `count` of the indices 0 … total - 1 as evenly as whole numbers allow, both ends among them."""
+    """Return `count` of the indices 0 … total - 1, evenly spaced up to rounding, with both ends."""
     if count == 1:
         return [0]
     return [round(step * (total - 1) / (count - 1)) for step in range(count)]
 
 
 def leg(position: float, legs: int) -> tuple[int, float]:
-    """Return on which leg of a walk a position lies, and how far along it in [0, 1].
+    """Return the leg on which a position lies, and where on it, as t in [0, 1].
 
-    A stop belongs to the leg that it starts, the last one to the last leg.
+    A stop belongs to the leg that starts there, and the last one to the last leg.
     """
     number = min(int(position * legs), legs - 1)
-    along = position * legs - number
+    t = position * legs - number
     # A joint such as 2/3 · 3 must be the stop itself, not a rounding error before it.
-    nearest = round(along)
-    along = float(nearest) if abs(along - nearest) < 1e-9 else along  # noqa: PLR2004
-    return (number + 1, 0.0) if along == 1 and number < legs - 1 else (number, along)
+    nearest = round(t)
+    t = float(nearest) if abs(t - nearest) < 1e-9 else t  # noqa: PLR2004
+    return (number + 1, 0.0) if t == 1 and number < legs - 1 else (number, t)
 
 
 def sequence(positions: Sequence[float], legs: int, *, hold: int, loop: Loop) -> list[int]:
-    """Return the index of each frame that the animation shows, in order; the animation repeats it for ever.
+    """Return the indices of the frames that the animation shows, in order; then it repeats.
 
     Args:
         positions: of the frames, in ascending order.
         legs: number of legs.
-        hold: how many times more than once each stop is shown.
-        loop: on the way back of "pingpong" neither end is shown again, so that nothing comes twice in a row.
+        hold: number of times that each stop is shown again.
+        loop: with "pingpong" the frames follow in reverse without both ends, so that none is shown twice in a row.
     """
     there = range(len(positions))
     order = chain(there, there[-2:0:-1]) if loop == "pingpong" else there
@@ -178,9 +181,9 @@ def sequence(positions: Sequence[float], legs: int, *, hold: int, loop: Loop) ->
 
 
 def path_progress(position: float, *, closed: bool) -> float:
-    """Return how far a walk has come from what it starts with to what it ends with, in [0, 1].
+    """Return the share of its second seed that a walk has at a position, in [0, 1].
 
-    A closed walk is back in the end: it is furthest half-way.
+    A closed walk returns to its start, so it is 1 half-way and 0 at both ends.
     """
     return 1 - abs(1 - 2 * position) if closed else position
 

@@ -139,8 +139,8 @@ def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
 
 
 @pytest.mark.parametrize("total", [1, 5])
-def test_things_that_cannot_be_cut_so_are_refused(total: int) -> None:
-    with pytest.raises(ValueError, match="cannot be cut"):
+def test_items_that_cannot_be_divided_so_are_refused(total: int) -> None:
+    with pytest.raises(ValueError, match="cannot be divided"):
         path.apportion([1, 1], total, [2, 2])
 
 
