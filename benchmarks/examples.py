@@ -1,4 +1,4 @@
-"""The walks that docs/walks.md shows, made anew by the whole system: `python -m benchmarks.examples`."""
+"""Makes the walks that docs/walks.md shows, with the whole system: `python -m benchmarks.examples`."""
 
 import io
 import tempfile

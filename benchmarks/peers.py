@@ -1,6 +1,6 @@
 """What people render walks with otherwise, each as its users run it: float32, pictures saved as PNG files.
 
-The algorithms of other projects are told anew here in a few lines, with their batches, their embeddings and their
+The algorithms of other projects are reimplemented here in a few lines, with their batches, embeddings and
 loops; the model, the prompts, the steps and the noise are the same for all.
 """
 

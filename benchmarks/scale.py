@@ -67,13 +67,13 @@ ROUNDS = 3
 """Chunks that each worker renders while it is watched."""
 
 PARTS = ("api", "reconciler", "render", "assemble")
-"""Each has a role of its own in the database here, so that its statements can be told from the others'."""
+"""Each has a role of its own in the database here, so that its statements can be counted separately."""
 
 CONNECTIONS = 400
 """That PostgreSQL allows here. A render worker has one open; a second one if a report and a heartbeat coincide."""
 
 SCALED = ROOT / "infra" / "k8s" / "base" / "render.yaml"
-"""Where KEDA is told how many workers there shall be."""
+"""Where KEDA reads how many workers to run."""
 
 STATEMENTS = 4.0
 """Per frame, at most."""
@@ -98,7 +98,7 @@ class Bench(LocalStack):
         self._until_ready("api", lambda: httpx.get(ready, trust_env=False).raise_for_status())
 
     def _count_statements(self) -> None:
-        """Start PostgreSQL anew so that it counts all statements, and let each part have a role."""
+        """Restart PostgreSQL so that it counts all statements, and give each part a role."""
         library = "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"
         with self.database() as database:
             for statement in (library, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}"):
@@ -398,7 +398,7 @@ def scaled() -> list[tuple[str, float]]:
     """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
     [found] = [part for part in yaml.safe_load_all(SCALED.read_text()) if part["kind"] == "ScaledObject"]
     metadata = [trigger["metadata"] for trigger in found["spec"]["triggers"]]
-    return [(told["query"], float(told["targetQueryValue"])) for told in metadata]
+    return [(trigger["query"], float(trigger["targetQueryValue"])) for trigger in metadata]
 
 
 def median(values: list[float]) -> float:

@@ -41,7 +41,7 @@ def forget() -> None:
     if session.engine.cache_info().currsize:
         pool = session.engine().pool
         assert isinstance(pool, QueuePool)
-        until(lambda: not pool.checkedout(), 10)  # what threads hold that nobody waits for would never be closed
+        until(lambda: not pool.checkedout(), 10)  # connections that abandoned threads hold would never be closed
         session.engine().dispose()
     for remembered in (
         settings,

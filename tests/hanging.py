@@ -51,7 +51,7 @@ def drawn(spec: WalkSpec, position: float) -> Picture:
 
 
 def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> UUID:
-    """Make a public walk from its order to its end; nobody else may be at work on the queue."""
+    """Make a public walk from its submission to its end; no other worker may be running."""
     with transaction() as session:
         walk = service.create(session, spec, public=True, owner=OWNER)
     finish(walk.id, assemble)

@@ -1,7 +1,7 @@
 """Draw the secrets that the containers of one machine share, once: `python draw_secrets.py FOLDER`.
 
 Each is a file in FOLDER, named as the settings want it. The containers have different users, and share the folder
-as a volume that nobody else sees; so everybody in them may read the files.
+as a volume that nothing else sees, so every user in them may read the files.
 """
 
 import base64

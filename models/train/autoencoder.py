@@ -63,7 +63,7 @@ def run(gallery: Gallery, folder: Path, work: Path, sizes: Sizes, plan: Plan) ->
     """Train the autoencoder of a pipeline.
 
     Args:
-        gallery: what it shall be able to show.
+        gallery: the pictures to learn.
         folder: the pipeline.
         work: where the training keeps its state.
         sizes: of the autoencoder.

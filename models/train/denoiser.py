@@ -1,4 +1,4 @@
-"""The fourth step: a denoiser that paints what it is told, from noise.
+"""The fourth step: a denoiser that turns noise into a picture of a caption.
 
 It learns to tell the velocity (Salimans and Ho, "Progressive Distillation", 2022) of latents between noise and a
 picture. Two departures from Stable Diffusion 1.5 let a small model learn quickly: the text also reaches every block
@@ -192,7 +192,7 @@ def run(
     """Train the denoiser of a pipeline, beside its other parts.
 
     Args:
-        gallery: what it shall be able to paint.
+        gallery: the captioned pictures to learn.
         kin: for each label, words of the same meaning.
         folder: the pipeline, which has its text encoder and its autoencoder.
         work: where the training keeps its state.

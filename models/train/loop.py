@@ -93,7 +93,7 @@ def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: P
 
     Args:
         model: its parameters that require a gradient are trained.
-        loss: draws a batch and returns its loss; told the progress, from 0 to 1.
+        loss: draws a batch and returns its loss; its argument is the progress, from 0 to 1.
         plan: how long and how fast.
         checkpoint: a file that keeps everything; if it is there, the training goes on from it.
     """

@@ -62,7 +62,7 @@ def words(wordnet: Path) -> Words:
 
 
 def names(subjects: Sequence[Subject], known: Words) -> list[str]:
-    """Return the names whose words shall be tokens: those of the pictures, and the common ones."""
+    """Return the names whose words become tokens: those of the pictures, and the common ones."""
     return sorted({*known.common, *(name for subject in subjects for name in (subject.label, *subject.tags))})
 
 

@@ -124,7 +124,7 @@ def whole_words(tokens: Any) -> dict[str, int]:
 def lend(encoder: Any, tokens: Any, names: Sequence[str], prompts: Mapping[str, Sequence[str]]) -> None:
     """Let each word that no prompt holds borrow from one that does, for the thing that is closest to it.
 
-    By itself it is told in a way that the denoiser never saw, and comes out as something between several things.
+    Its own embedding is one that the denoiser never saw, and would be painted as a mixture of several things.
 
     Args:
         encoder: the text encoder, which knows what words mean.
@@ -185,9 +185,9 @@ def run(
     """Train the tokenizer and the text encoder of a pipeline.
 
     Args:
-        names: whose words shall be tokens.
-        phrases: what it shall understand.
-        prompts: for each label, among which it shall find the right ones, what asks for its pictures.
+        names: whose words become tokens.
+        phrases: to learn the meanings of.
+        prompts: for each label that it must distinguish, the prompts for its pictures.
         folder: the pipeline.
         work: where the training keeps its state.
         sizes: of the text encoder.

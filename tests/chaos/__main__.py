@@ -135,7 +135,7 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
         return next(together for together in program if together[0] in missing()) if missing() else []
 
     program = _program(stage.random)
-    told = 0
+    reported = 0
     try:
         with ThreadPoolExecutor(4) as pool:
             while len(injected) < faults or len(stage.diary.accepted) < walks or missing():
@@ -150,9 +150,9 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
                 while time.monotonic() < ends:
                     stage.tend()
                     time.sleep(0.05)
-                if len(injected) >= told + 25:
-                    told = len(injected)
-                    _say(f"{told} faults, {len(stage.diary.accepted)} walks")
+                if len(injected) >= reported + 25:
+                    reported = len(injected)
+                    _say(f"{reported} faults, {len(stage.diary.accepted)} walks")
     finally:
         over.set()
         for visitor in visitors:

@@ -16,7 +16,7 @@ class Clock:
         """Make a clock that is right.
 
         Args:
-            folder: where those programs may read, whoever runs them.
+            folder: a folder that those programs can read under any user.
         """
         assert LIBRARY
         self.hours = 0

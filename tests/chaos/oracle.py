@@ -156,7 +156,7 @@ def _wrongs_of_walk(stage: Stage, walk_id: str, status: str, objects: dict[str, 
     owned = {f"walks/{walk_id}/{secret}/frames/{position:.9f}.png" for position, *_ in frames}
     owned |= {f"walks/{walk_id}/{secret}/{name}" for name in ARTIFACTS.values()}
     mine = {name for name in objects if name.startswith(f"walks/{walk_id}/")}
-    wrongs += [f"object {name} is nobody's" for name in mine - owned]
+    wrongs += [f"object {name} belongs to no walk" for name in mine - owned]
     if status == "succeeded":
         [(total, done)] = stage.rows("SELECT frames_total, frames_done FROM walks WHERE id = %s", walk_id)
         positions = sorted(position for position, *_ in frames)

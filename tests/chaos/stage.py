@@ -124,9 +124,9 @@ class Stage(Pooled):
         """Parts that reach PostgreSQL through PgBouncer."""
         self.diary = Diary()
         self.held: set[str] = set()
-        """Children that shall stay down for now."""
+        """Children that must stay down for now."""
         self.submitting = threading.RLock()
-        """Held by whoever submits."""
+        """Held while a walk is submitted."""
         self.bucket_url = ""
         self._outage = outage
         self._full_outages: set[str] = set()
@@ -304,7 +304,7 @@ class Stage(Pooled):
     # Visiting
 
     def submit(self, http: httpx.Client, order: int | None = None) -> str | None:
-        """Submit a walk; None if it was not accepted, or nobody can know."""
+        """Submit a walk; None if it was not accepted, or that is unknown."""
         number = self.random.randrange(len(ORDERS)) if order is None else order
         try:
             with self.submitting:

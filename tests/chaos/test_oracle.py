@@ -1,4 +1,4 @@
-"""The oracle sees what it is there to see: each thing that must never happen is done by hand, and told."""
+"""The oracle reports each violation: every one is made by hand here."""
 
 from collections.abc import Callable, Iterator
 

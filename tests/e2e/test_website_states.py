@@ -1,4 +1,4 @@
-"""The states that people meet: nothing there yet, nobody answering, too much asked, and walks that are no more."""
+"""The states that people meet: an empty gallery, no server, a limit exceeded, and walks that are gone."""
 
 import json
 import re
@@ -134,9 +134,9 @@ def test_progress_is_told_each_quarter(website: Page, system: LocalStack) -> Non
     submit(website, "a tree", "a house", 40)
     expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
     expect(website.locator("#announcer")).to_have_text("Finished")
-    told = [text for text in said if "of 40 frames" in text]
-    assert told
-    assert set(told) <= {f"{frames} of 40 frames" for frames in (10, 20, 30, 40)}
+    progress = [text for text in said if "of 40 frames" in text]
+    assert progress
+    assert set(progress) <= {f"{frames} of 40 frames" for frames in (10, 20, 30, 40)}
 
 
 def test_a_failed_walk_says_why_and_leads_on(website: Page, finished: Finished) -> None:

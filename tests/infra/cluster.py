@@ -76,8 +76,8 @@ class Cluster:
         return status, answer
 
     def _read(self, path: str) -> tuple[int, Object]:
-        if (told := _discovery(path)) is not None:
-            return 200, told
+        if (discovered := _discovery(path)) is not None:
+            return 200, discovered
         if path in self.objects:
             return 200, self.objects[path]
         if path.rpartition("/")[2] in {plural for kinds in KINDS.values() for plural in kinds.values()}:

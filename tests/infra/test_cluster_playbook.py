@@ -334,7 +334,7 @@ class Rerun:
     recap: dict[str, int]
     asked: list[str]
     """What was asked of Google but questions; of the run beside it, too."""
-    told: list[str]
+    applied: list[str]
     """The changes of the cluster."""
 
 
@@ -346,13 +346,13 @@ def reruns(deployed: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with kubernetes.listening() as cluster, ThreadPoolExecutor() as pool:
         cluster.objects = deepcopy(deployed.cluster.objects)
         other = Stage(deployed.google, cluster, folder)
-        asked, told = len(deployed.google.changes), len(deployed.cluster.changes)
+        asked, applied = len(deployed.google.changes), len(deployed.cluster.changes)
         again = pool.submit(deployed.play, "deploy-k8s-cluster.yml", domain="walks.example.com")
         nginx = pool.submit(other.play, "deploy-k8s-cluster.yml", ingress="nginx", settings={"BATCH_SIZE": 4})
         recaps = again.result(), nginx.result()
         changes = [str(each) for each in deployed.google.changes[asked:]]
         yield (
-            Rerun(deployed, recaps[0], changes, deployed.cluster.changes[told:]),
+            Rerun(deployed, recaps[0], changes, deployed.cluster.changes[applied:]),
             Rerun(other, recaps[1], changes, cluster.changes),
         )
 
@@ -360,7 +360,7 @@ def reruns(deployed: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_a_second_run_changes_nothing(reruns: tuple[Rerun, Rerun]) -> None:
     again, _ = reruns
     assert again.asked == []
-    assert again.told == []
+    assert again.applied == []
     assert len(again.stage.helm()) == 1
     assert again.recap["changed"] == 0
 
@@ -370,7 +370,7 @@ def test_nginx_ingress_is_the_other_way_in_and_other_settings_keep_the_migration
 ) -> None:
     _, nginx = reruns
     assert nginx.asked == []
-    assert not any("/jobs" in each for each in nginx.told)
+    assert not any("/jobs" in each for each in nginx.applied)
     call = nginx.stage.helm()[-1]
     assert "oci://ghcr.io/nginx/charts/nginx-ingress" in " ".join(call["arguments"])
     assert call["values"]["controller"]["service"]["loadBalancerIP"] == "203.0.113.7"
@@ -409,10 +409,10 @@ def test_destroying_again_deletes_data_when_told_so_and_nothing_else(deployed: S
     gcloud.chmod(0o755)
     network = deployed.google.resources[f"compute/projects/{PROJECT}/global/networks/momalisa-cluster"]
     network["peerings"] = [{"name": "servicenetworking-googleapis-com"}]
-    before, told = len(deployed.google.changes), len(deployed.cluster.changes)
+    before, applied = len(deployed.google.changes), len(deployed.cluster.changes)
     again = deployed.play("destroy-k8s-cluster.yml", confirm=PROJECT, delete_data=True, domain="walks.example.com")
     asked = [str(each) for each in deployed.google.changes[before:]]
-    assert deployed.cluster.changes[told:] == []
+    assert deployed.cluster.changes[applied:] == []
     data = re.compile(r" (sqladmin|secretmanager)\.|/momalisa-stores$|/networks/momalisa-cluster(/removePeering)?$")
     assert [each for each in asked if not data.search(each)] == []
     assert again["changed"] == len(asked) + 1  # both buckets, by one task

@@ -312,7 +312,7 @@ def commands_are_those_of_the_code(manifests: Manifests) -> None:
                 given = variables(manifests, each["spec"]["template"]["spec"])
                 assert given == {"API": f"api.{namespace}.svc.cluster.local:{port['port']}"}
             case other:
-                pytest.fail(f"nobody knows {other}")
+                pytest.fail(f"{other} is unknown")
         image = {"frontend": "frontend", "weights": "worker", **dict.fromkeys(WORKERS, "worker")}
         assert own["image"] == f"momalisa-{image.get(component(each), 'api')}"
 

@@ -51,11 +51,11 @@ def configured(
 
 
 def test_the_configuration_is_valid(tmp_path: Path) -> None:
-    told = subprocess.run(
+    output = subprocess.run(
         ["nginx", "-t", "-c", configured(tmp_path)], check=False, stderr=subprocess.PIPE, text=True
     ).stderr
-    assert "test is successful" in told
-    assert "[warn]" not in told
+    assert "test is successful" in output
+    assert "[warn]" not in output
 
 
 def test_the_configuration_has_no_known_weakness(tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_events_arrive_when_they_happen(url: str) -> None:
         walk = client.submit(["a giraffe", "a battleship"], frames=240, steps=100)
         events = f"{url}/v1/walks/{walk['id']}/events"
         with httpx.stream("GET", events, timeout=60) as stream:
-            told = (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
-            assert not next(told)["done"]
+            updates = (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
+            assert not next(updates)["done"]
             client.cancel(walk["id"])
-            *_, last = told
+            *_, last = updates
             assert last["status"] == "canceled"
 
 

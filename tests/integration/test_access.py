@@ -104,7 +104,7 @@ def look_at_mine(client: TestClient, walk_id: str) -> Response:
     return client.get("/v1/walks?mine=true")
 
 
-CALLERS = ("owner", "another key", "nobody", "another visitor", "revoked key")
+CALLERS = ("owner", "another key", "stranger", "another visitor", "revoked key")
 
 ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]]] = [
     # what, on a public walk?, the status for each of CALLERS
@@ -151,7 +151,7 @@ def test_each_may_do_what_is_his(
     callers = {
         "owner": somebody(api, new_key() if owner_has_a_key else None),
         "another key": somebody(api, new_key()),
-        "nobody": somebody(api),
+        "stranger": somebody(api),
         "another visitor": visitor,
         "revoked key": somebody(api, new_key(revoked=True)),
     }
@@ -163,7 +163,7 @@ def test_each_may_do_what_is_his(
             shown = walk_id in [walk["id"] for walk in answer.json()["walks"]]
             assert shown == (public if operation is look_at_all else caller == "owner"), caller
         if status == 404:
-            unknown = read(callers["nobody"], str(uuid4())).json()
+            unknown = read(callers["stranger"], str(uuid4())).json()
             own = {name: answer.json()[name] for name in ("detail", "request_id")}
             assert answer.json() == {**unknown, **own}
 

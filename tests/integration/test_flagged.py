@@ -20,7 +20,7 @@ from worker.rendering.pipeline import Renderer
 
 
 class Checker(torch.nn.Module):
-    """Looks at a batch as the safety checkers of Stable Diffusion do, and blackens the rows that it is told to."""
+    """Looks at a batch as the safety checkers of Stable Diffusion do, and blackens the chosen rows."""
 
     device, dtype = torch.device("cpu"), torch.float32
 

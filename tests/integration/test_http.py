@@ -186,10 +186,10 @@ def test_every_type_of_problem_resolves(api: TestClient) -> None:
         for example in answer.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
     }
     for kind in sorted(kinds):
-        told = api.get(f"/problems/{kind}").json()
-        assert told["type"] == f"/problems/{kind}"
-        assert told["meaning"]
-        assert told["advice"]
+        described = api.get(f"/problems/{kind}").json()
+        assert described["type"] == f"/problems/{kind}"
+        assert described["meaning"]
+        assert described["advice"]
         page = api.get(f"/problems/{kind}", headers={"Accept": "text/html"})
         assert page.status_code == 200
         assert "What to do" in page.text
@@ -199,10 +199,10 @@ def test_every_type_of_problem_resolves(api: TestClient) -> None:
 
 def test_the_type_of_a_problem_leads_to_what_it_means(api: TestClient) -> None:
     problem = api.get(f"/v1/walks/{uuid4()}").json()
-    told = api.get(problem["type"]).json()
-    assert (told["title"], told["status"]) == (problem["title"], 404)
-    assert told["meaning"] == "There is no walk with this id."
-    assert told["advice"].startswith("Check the id.")
+    described = api.get(problem["type"]).json()
+    assert (described["title"], described["status"]) == (problem["title"], 404)
+    assert described["meaning"] == "There is no walk with this id."
+    assert described["advice"].startswith("Check the id.")
 
 
 FIELDS = sorted(schemas.WalkRequest.model_fields.keys() - {"prompts"})
@@ -215,10 +215,10 @@ def test_null_is_like_left_out(api: TestClient, field: str) -> None:
     assert answer.status_code == 202, answer.text
     same = {name: value for name, value in walk.items() if value is not None}
     usual = api.post("/v1/walks", json=same).json()
-    told = answer.json()
+    described = answer.json()
     if field == "seed":
-        told["settings"]["seed"] = usual["settings"]["seed"]  # drawn
-    assert [told[name] for name in ("settings", "frames_total", "public")] == [
+        described["settings"]["seed"] = usual["settings"]["seed"]  # drawn
+    assert [described[name] for name in ("settings", "frames_total", "public")] == [
         usual[name] for name in ("settings", "frames_total", "public")
     ]
 

@@ -67,7 +67,7 @@ def done(kept: Lease) -> lease.Record:
 
 
 def noting(worked: list[Lease]) -> Callable[[Lease], lease.Record]:
-    """Return work that is done, and noted: an error in work that nobody wants would only be a failed attempt."""
+    """Return work that notes its calls: an error in it would only be a failed attempt."""
 
     def work(kept: Lease) -> lease.Record:
         worked.append(kept)
@@ -105,7 +105,7 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make:
     def work_until_told(kept: Lease) -> lease.Record:
         shutdown.stop()
         kept.check()
-        raise AssertionError("it was told to stop")
+        raise AssertionError("it should have stopped")
 
     lease.run(ChunkKind.RENDER, work_until_told)
     assert (chunk().status, chunk().attempts, chunk().priority) == (ChunkStatus.QUEUED, 0, 0)
@@ -242,7 +242,7 @@ def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
 
 
 def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
-    """A thread that hangs in an upload keeps nobody from giving the chunk back."""
+    """A thread that hangs in an upload does not delay the release of the chunk."""
     make()
     released = threading.Event()
 
@@ -252,7 +252,7 @@ def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
             released.wait(60)
 
         kept.at_once(upload, range(3))
-        raise AssertionError("it was told to stop")
+        raise AssertionError("it should have stopped")
 
     lease.run(ChunkKind.RENDER, upload_for_ever)
     assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
@@ -337,7 +337,7 @@ def work(kept):
 real_claim, leases.claim = leases.claim, claim
 lease.run(ChunkKind.RENDER, work)
 """
-"""No thread starts any more once a chunk is claimed, as when memory ran out: whoever starts one waits for ever."""
+"""No thread can start once a chunk is claimed, as when memory ran out: starting one blocks for ever."""
 
 
 def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_free(
@@ -389,7 +389,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
 def test_a_frozen_database_takes_nothing_back_that_is_alive(
     make: Callable[[], UUID], services: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody can send a heartbeat meanwhile, so everybody has a whole lease for it afterwards."""
+    """No worker can send a heartbeat meanwhile, so each has a whole lease for it afterwards."""
     monkeypatch.setenv("LEASE_SECONDS", "1.5")
     monkeypatch.setenv("RECONCILE_SECONDS", "0.1")
     settings.cache_clear()

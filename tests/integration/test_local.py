@@ -120,14 +120,14 @@ def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
 
 
 def test_a_part_that_ends_by_itself_is_started_again(services: LocalStack) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     child = services.children["bucket"]
     assert child.process
     before = child.process.pid
     child.process.kill()
     child.process.wait()
-    services.supervise(told.append)
-    assert told == ["bucket ended (exit code -9) and is started again."]
+    services.supervise(messages.append)
+    assert messages == ["bucket ended (exit code -9) and is started again."]
     assert child.process.pid != before
     assert child.ended() is None
     services._until_ready("bucket", lambda: httpx.get(f"{services.variables['BUCKET_ENDPOINT']}/storage/v1/b"))
@@ -186,11 +186,11 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
     monkeypatch.setattr(postgres, "BIN", home / postgres.BIN.relative_to(package.parent))
     monkeypatch.setattr(postgres, "ELSEWHERE", tmp_path / "elsewhere")
     monkeypatch.setattr(postgres, "_homes", lambda: {home})
-    told: list[str] = []
+    messages: list[str] = []
     for _ in range(2):
         system = LocalStack(home / "x" / ".momalisa", port=free_port())
         try:
-            system.start_services(told.append)
+            system.start_services(messages.append)
             with psycopg.connect(host=str(system._sockets), user="momalisa", dbname="postgres") as connection:
                 connection.execute("CREATE TABLE IF NOT EXISTS kept (id int)")
                 connection.execute("INSERT INTO kept VALUES (1)")
@@ -200,7 +200,7 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
     assert counted == (2,)
     assert home.stat().st_mode & 0o777 == 0o700
     assert (home / "x" / ".momalisa" / "postgres").readlink().parent == tmp_path / "elsewhere"
-    assert f"may not enter {home}." in told[0]
+    assert f"may not enter {home}." in messages[0]
 
 
 def test_on_one_machine_nobody_else_sees_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

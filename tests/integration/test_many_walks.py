@@ -1,4 +1,4 @@
-"""A long queue slows nobody down."""
+"""A long queue slows nothing down."""
 
 import json
 from collections.abc import Callable, Iterator

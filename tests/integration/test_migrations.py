@@ -103,10 +103,10 @@ def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
     for name in before.keys() & after.keys():
         (old, old_rules), (new, rules) = before[name], after[name]
         found += [f"{name}.{column} is gone" for column in old.keys() - new.keys()]
-        for column, told in new.items():
-            if column in old and str(told["type"]) != str(old[column]["type"]):
-                found.append(f"{name}.{column} is {told['type']}")
-            optional = told["nullable"] or told["default"] is not None
+        for column, description in new.items():
+            if column in old and str(description["type"]) != str(old[column]["type"]):
+                found.append(f"{name}.{column} is {description['type']}")
+            optional = description["nullable"] or description["default"] is not None
             if not optional and (column not in old or old[column]["nullable"]):
                 found.append(f"{name}.{column} must be given")
         found += [f"{name} has a new rule: {rule}" for rule in rules - old_rules]

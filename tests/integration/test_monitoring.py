@@ -34,7 +34,7 @@ PARTS = {"api": 0, "reconciler": 1, "assemble-1": 2, "render-1": 3}
 
 
 def free_ports(count: int) -> int:
-    """Return the first of some ports in a row that nobody listens on."""
+    """Return the first of some consecutive free ports."""
     while True:
         first = free_port()
         if all(is_free(first + place) for place in range(count)):
@@ -192,7 +192,7 @@ def test_prometheus_sees_all_parts_and_there_is_something_to_draw(
 
 def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: LocalStack) -> None:
     before = figure(monitored, "api", "momalisa_http_requests_total", route="unknown", method="other")
-    for number, method in enumerate(("PURGE", "MKCOL", "SUBSCRIBE")):  # what the server lets pass, and nobody needs
+    for number, method in enumerate(("PURGE", "MKCOL", "SUBSCRIBE")):  # which the server accepts
         httpx.request(method, f"{monitored.url}/made/up/{number}", trust_env=False)
     known = {"route": "unknown", "method": "other"}
     assert figure(monitored, "api", "momalisa_http_requests_total", **known) == before + 3

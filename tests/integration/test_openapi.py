@@ -63,7 +63,7 @@ def test_every_operation_answers_as_documented(case: Case[Any]) -> None:
 
 @pytest.mark.usefixtures("services")
 def test_operations_in_a_row_answer_as_documented() -> None:
-    # A stream ends with its walk, and nobody renders here.
+    # A stream ends with its walk, and no worker runs here.
     machine: Any = schema.exclude(operation_id="follow_walk").as_state_machine()
 
     class Program(machine):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The time that is told is true: walks of many tenants, several workers, and a clock that is simulated."""
+"""Estimates are accurate: walks of many tenants, several workers, and a clock that is simulated."""
 
 import heapq
 import random
@@ -33,7 +33,7 @@ def test_the_time_that_is_told_is_true_within_a_half(spec: Callable[..., WalkSpe
 
 
 def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
-    """Return the time told over the time that it took then, at each poll of 40 walks of 10 tenants."""
+    """Return the estimated time ÷ the actual time, at each poll of 40 walks of 10 tenants."""
     draw = random.Random(seed)  # noqa: S311 - the same each time
     coming = sorted(
         (
@@ -84,9 +84,9 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
                     polls.setdefault(walk_id, []).append((now, seen.eta_seconds))
     assert len(ended) == 40
     return [
-        told / max(ended[walk_id] - at, 1)
+        estimated / max(ended[walk_id] - at, 1)
         for walk_id, found in polls.items()
-        for at, told in found
+        for at, estimated in found
         if at < ended[walk_id]
     ]
 
@@ -109,7 +109,7 @@ def test_another_party_is_waited_for_with_the_chunks_that_it_has(spec: Callable[
 def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_told(
     spec: Callable[..., WalkSpec],
 ) -> None:
-    def told() -> int | None:
+    def estimated() -> int | None:
         with transaction() as session:
             return estimate.estimate(session, session.get_one(Walk, late)).eta_seconds
 
@@ -125,15 +125,15 @@ def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_to
             session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
         held = leases.claim(session, ChunkKind.RENDER, "there:1")
         assert held
-    before = told()
+    before = estimated()
     with transaction() as session:  # the clock was set forward while the last one was at work
         assert done
         began_at = Chunk.finished_at - timedelta(hours=1)
         session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
-    assert told() == before
+    assert estimated() == before
     with transaction() as session:  # and back
         session.execute(update(Chunk).where(chunk(held)).values(claimed_at=func.now() + timedelta(hours=1)))
-    assert told() == before
+    assert estimated() == before
 
 
 def claim() -> Claim | None:

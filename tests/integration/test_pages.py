@@ -220,10 +220,10 @@ def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: Tes
             update(Chunk).where(Chunk.walk_id == walk.id, Chunk.status == ChunkStatus.DONE).values(times)
         )
         session.execute(update(Walk).values(started_at=func.now() - timedelta(minutes=30)))
-    told = re.search(r'data-speed="([^"]+)" data-workers="(\d+)" data-batch="(\d+)"', api.get("/").text)
-    assert told
-    assert float(told[1]) == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
-    assert (told[2], told[3]) == ("1", "8")
+    figures = re.search(r'data-speed="([^"]+)" data-workers="(\d+)" data-batch="(\d+)"', api.get("/").text)
+    assert figures
+    assert float(figures[1]) == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
+    assert (figures[2], figures[3]) == ("1", "8")
     with transaction() as session:
         session.execute(update(Chunk).values(model="another"))  # which says nothing of this one
     assert "data-speed" not in api.get("/").text

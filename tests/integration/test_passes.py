@@ -1,4 +1,4 @@
-"""Even pacing in PostgreSQL: passes follow each other, whoever works on them, and the queue stays fair."""
+"""Even pacing in PostgreSQL: passes follow each other with any workers, and the queue stays fair."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

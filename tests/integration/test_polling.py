@@ -228,7 +228,7 @@ def test_a_wish_on_a_second_line_is_heeded(api: TestClient, make: Callable[..., 
 
 
 def test_who_makes_a_walk_may_wait_for_it(api: TestClient) -> None:
-    """Nobody renders here: it is canceled meanwhile."""
+    """No worker runs here: the walk is canceled meanwhile."""
     prompts = {"prompts": ["a giraffe", "a battleship"]}
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(api.post, "/v1/walks", json=prompts, headers={"Prefer": "wait=30"})
@@ -261,8 +261,8 @@ def test_a_stream_tells_a_walk_to_its_end(api: TestClient, make: Callable[..., d
     end(WalkStatus.CANCELED)
     answer = api.get(f"/v1/walks/{walk['id']}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    [(number, told)] = events(answer.text)
-    assert (number, told["status"], told["id"]) == ("2", "canceled", walk["id"])
+    [(number, sent)] = events(answer.text)
+    assert (number, sent["status"], sent["id"]) == ("2", "canceled", walk["id"])
     again = api.get(f"/v1/walks/{walk['id']}/events", headers={"Last-Event-ID": number})
     assert events(again.text) == []
 

@@ -29,7 +29,7 @@ def test_everything_works_through_a_pooler_that_hands_connections_on(pooled: Poo
         order = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "steps": 2}
         walk = http.post("/v1/walks", json=order).raise_for_status().json()
         with http.stream("GET", f"/v1/walks/{walk['id']}/events") as stream:
-            told = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
-    assert (told[-1]["done"], told[-1]["status"]) == (True, "succeeded")
+            updates = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+    assert (updates[-1]["done"], updates[-1]["status"]) == (True, "succeeded")
     for name in ("api", "render-1", "assemble-1", "reconciler"):
         assert "database failed" not in pooled.children[name].log.read_text(), name

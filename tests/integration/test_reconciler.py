@@ -122,7 +122,7 @@ def test_a_fault_in_one_task_is_counted_and_stops_no_round_after_it(
         rounds += 1
         if rounds == 3:
             stop.set()
-        raise KeyError("nobody thought of this")
+        raise KeyError("an unexpected bug")
 
     count = metrics.TASK_FAILURES.labels(task="faulty")._value
     before = count.get()

@@ -82,7 +82,7 @@ def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_do
     with transaction() as session:
         leases.release(session, mine)
     do(theirs)
-    again = claim(SICK)  # nobody else is at work
+    again = claim(SICK)  # no other worker is busy
     assert again
     assert again.number == failed.number
 
@@ -376,8 +376,8 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
     change(admin.pause)  # again changes nothing
     with transaction() as session:
         assert stats.count_ready(session) == {}
-        told = estimate.estimate(session, queries.get(session, walk_id, viewer=None)).waiting_for
-    assert told == "The queue is paused; the walk waits until it goes on."
+        waiting_for = estimate.estimate(session, queries.get(session, walk_id, viewer=None)).waiting_for
+    assert waiting_for == "The queue is paused; the walk waits until it goes on."
     assert claim(WELL) is None
     change(admin.resume)
     assert claim(WELL)

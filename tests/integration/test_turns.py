@@ -60,7 +60,7 @@ def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[s
 
 
 def waiting() -> set[str]:
-    """Return the tenants that have a chunk waiting that nobody has had in hand."""
+    """Return the tenants with a queued chunk that was never claimed."""
     with transaction() as session:
         fresh = select(Chunk.tenant).where(
             Chunk.status == ChunkStatus.QUEUED, Chunk.kind == ChunkKind.RENDER, Chunk.priority > 0
@@ -94,7 +94,7 @@ STEP = st.one_of(
 def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
     make: Make, begin: list[tuple[str, int, str]], steps: tuple[object, ...]
 ) -> None:
-    """Whoever submits what and when, and in whatever order workers finish, give back and visitors cancel."""
+    """Fairness holds for any order of submissions, completions, releases and cancellations."""
     empty()
     walks = [(tenant, make(tenant, *about)) for tenant, *about in begin]
     held: list[Claim] = []

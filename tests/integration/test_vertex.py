@@ -54,7 +54,7 @@ class Container:
     def __init__(self, log: Path, port: int, **variables: str) -> None:
         given = {"AIP_HTTP_PORT": str(port), "AIP_HEALTH_ROUTE": "/ready", "AIP_PREDICT_ROUTE": ROUTE}
         nowhere = {
-            "DATABASE_URL": "postgresql+psycopg://nobody@nowhere.invalid/",
+            "DATABASE_URL": "postgresql+psycopg://unknown@nowhere.invalid/",
             "BROKER_URL": "redis://nowhere.invalid",
         }
         self.child = Child("vertex", command(), log, {**given, **nowhere, "NO_PROXY": "*", **variables})
@@ -235,7 +235,7 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
         400,
         "This endpoint has the model momalisa-mini, not other.",
     )
-    assert refused(content=iter([b"{}"]))[0] == 411  # in pieces, so that nobody knows how many
+    assert refused(content=iter([b"{}"]))[0] == 411  # chunked, without a length
     assert refused(content=b" " * 2_000_000)[0] == 413
     assert refused(json=order(spec(width=100), 0.5))[0] == 500  # what the model cannot do is its caller's to know
     [made] = http.post(ROUTE, json=good).raise_for_status().json()["predictions"]
@@ -411,34 +411,34 @@ def test_an_endpoint_that_fails_costs_an_attempt_and_the_reason_can_be_read(
 def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_up_on(
     rendered_by: Callable[..., Chunk],
 ) -> None:
-    told: list[object] = []
+    seen: list[object] = []
 
     def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-        told.extend([request["parameters"]["seconds"], hung_up(handler)])
+        seen.extend([request["parameters"]["seconds"], hung_up(handler)])
 
     with endpoint(hang) as url:
         left = rendered_by(url, VERTEX_TIMEOUT_SECONDS="0.5")
     assert (left.status, left.attempts) == (ChunkStatus.QUEUED, 1)
     assert "did not answer within 0.5 s" in (left.error or "")
-    assert told == [0.5, True]
+    assert seen == [0.5, True]
 
 
 def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(rendered_by: Callable[..., Chunk]) -> None:
-    told: list[bool] = []
+    seen: list[bool] = []
 
     def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
         shutdown.stop()
-        told.append(hung_up(handler))
+        seen.append(hung_up(handler))
 
     with endpoint(hang) as url:
         left = rendered_by(url)
-    assert (left.status, left.attempts, told) == (ChunkStatus.QUEUED, 0, [True])
+    assert (left.status, left.attempts, seen) == (ChunkStatus.QUEUED, 0, [True])
 
 
 def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_up_on(
     rendered_by: Callable[..., Chunk],
 ) -> None:
-    told: list[bool] = []
+    seen: list[bool] = []
 
     def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
         first = chunk().lease_expires_at
@@ -446,11 +446,11 @@ def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_
         until(lambda: (chunk().lease_expires_at or first) > first, 120)
         with transaction() as session:
             service.cancel(session, UUID(request["parameters"]["walk_id"]), owner="ann")
-        told.append(hung_up(handler))
+        seen.append(hung_up(handler))
 
     with endpoint(hang) as url:
         left = rendered_by(url, LEASE_SECONDS="1.5")
-    assert (left.status, told) == (ChunkStatus.DROPPED, [True])
+    assert (left.status, seen) == (ChunkStatus.DROPPED, [True])
 
 
 def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
@@ -488,8 +488,8 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
         bucket._bucket().blob(names[0]).upload_from_string(b"the other worker's")
         with transaction() as session:
             service.cancel(session, walk_id, owner="ann")
-        told = {"content_hash": "k", "warnings": [], "in_the_way": True}
-        return 200, {}, json.dumps({"predictions": [told] * 4}).encode()
+        seen = {"content_hash": "k", "warnings": [], "in_the_way": True}
+        return 200, {}, json.dumps({"predictions": [seen] * 4}).encode()
 
     with endpoint(say) as url:
         assert rendered_by(url).status == ChunkStatus.DROPPED
@@ -497,7 +497,7 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
     assert bucket._bucket().blob(names[0]).download_as_bytes() == b"the other worker's"
 
 
-# At last, since whoever needs the container after this starts it again.
+# Last, since any test after this that needs the container would start it again.
 
 
 def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(

@@ -1,4 +1,4 @@
-"""Webhooks from the end of a walk to a real HTTPS receiver, and to nobody else."""
+"""Webhooks from the end of a walk to a real HTTPS receiver, and to no other address."""
 
 import json
 import socket
@@ -105,9 +105,9 @@ def make_due(**changes: Any) -> None:
 
 
 def verify(got: receiver.Delivery, secret: str | None = None) -> dict[str, Any]:
-    """Check a signature as a receiver does, with the secret of its owner, and return what was told."""
-    told: dict[str, Any] = Webhook(secret or sender.signing_secret("ann")).verify(got.body, got.headers)
-    return told
+    """Check a signature as a receiver does, with the secret of its owner, and return the message."""
+    message: dict[str, Any] = Webhook(secret or sender.signing_secret("ann")).verify(got.body, got.headers)
+    return message
 
 
 def finish(walk_id: UUID) -> None:
@@ -169,8 +169,8 @@ def test_the_end_of_a_walk_is_told_with_a_signature_that_the_library_verifies(
     end(UUID(walk["id"]))
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
     (got,) = hook.got
-    told = verify(got, secret)
-    assert told == {
+    message = verify(got, secret)
+    assert message == {
         "type": event,
         "timestamp": finished_at(UUID(walk["id"])),
         "data": {
@@ -226,8 +226,8 @@ def test_a_walk_that_is_removed_while_it_runs_is_told_as_canceled_before_it_is_f
         session.execute(update(Walk).values(deleted_at=func.now() - timedelta(hours=1)))
     clear_away()
     assert attempt(hook.resolve) == DeliveryStatus.DELIVERED
-    told = verify(hook.got[0], api.get("/v1/webhook-secret").json()["secret"])
-    assert (told["type"], told["data"]["id"]) == ("walk.canceled", walk["id"])
+    message = verify(hook.got[0], api.get("/v1/webhook-secret").json()["secret"])
+    assert (message["type"], message["data"]["id"]) == ("walk.canceled", walk["id"])
     with transaction() as session:
         session.execute(update(Walk).values(purge_after=func.now()))
     clear_away()
@@ -525,7 +525,7 @@ def test_who_has_a_message_under_way_comes_after_who_has_none(
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "least", "most"),
+    ("code", "retry_after", "least", "most"),
     [
         (429, "100", 100, 100),
         (503, "100", 100, 100),
@@ -536,9 +536,9 @@ def test_who_has_a_message_under_way_comes_after_who_has_none(
     ],
 )
 def test_a_receiver_says_when_it_wants_the_message_again(
-    hook: Receiver, canceled: Callable[..., UUID], code: int, told: str, least: float, most: float
+    hook: Receiver, canceled: Callable[..., UUID], code: int, retry_after: str, least: float, most: float
 ) -> None:
-    hook.answers = [receiver.status(code, **{"retry-after": told})]
+    hook.answers = [receiver.status(code, **{"retry-after": retry_after})]
     canceled(hook.url)
     assert attempt(hook.resolve) == DeliveryStatus.PENDING
     with transaction() as session:

@@ -1,4 +1,4 @@
-"""Several real Celery workers on one walk: they share it, and nobody can tell how many there were."""
+"""Several real Celery workers on one walk: they share it, and the result does not show how many there were."""
 
 import json
 from collections import Counter

@@ -206,7 +206,7 @@ def test_a_contact_sheet_shows_all_frames_and_their_labels(tmp_path: Path) -> No
 @pytest.mark.parametrize(("count", "width", "height"), [(2, 96, 64), (240, 64, 64), (3, 1024, 256), (7, 64, 512)])
 def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, height: int) -> None:
     picture = np.zeros((height, width, 3), np.uint8)
-    labels = ["0.123 a very long prompt that nobody can read at this size"] * count
+    labels = ["0.123 a very long prompt that is too long to read at this size"] * count
     wide, high = contact_sheet.write(tmp_path / "sheet.png", (picture for _ in labels), labels, "", ABOUT)
     assert wide <= 2000
     assert 1 / 3 <= wide / high <= 3
@@ -264,9 +264,9 @@ def test_every_artifact_tells_how_it_was_made(tmp_path: Path) -> None:
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 6
     for path in paths:
-        told = json.loads(readers[path.suffix](path.read_bytes()))
-        assert tuple(told["prompts"]) == SPEC.prompts
-        assert (told["seed"], told["model"], told["positions"][-1]) == (7, "momalisa-mini", 1.0)
+        details = json.loads(readers[path.suffix](path.read_bytes()))
+        assert tuple(details["prompts"]) == SPEC.prompts
+        assert (details["seed"], details["model"], details["positions"][-1]) == (7, "momalisa-mini", 1.0)
         with Image.open(path) if path.suffix != ".mp4" else av.open(str(path)):
             pass  # it is still what it was
 

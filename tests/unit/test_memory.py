@@ -22,7 +22,7 @@ for _ in range(2):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_memory_that_is_freed_is_kept_for_what_comes_next() -> None:
-    told = subprocess.run([sys.executable, "-c", KEPT], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    first, second = map(int, told.split())
+    out = subprocess.run([sys.executable, "-c", KEPT], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    first, second = map(int, out.split())
     assert first > 100
     assert second < first / 10

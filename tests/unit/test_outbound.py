@@ -119,7 +119,7 @@ class Recording(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         self.called.append(host)
         if host not in self.answers:
-            raise httpcore.ConnectError("nobody there")
+            raise httpcore.ConnectError("connection refused")
         return httpcore.MockStream([])
 
 
@@ -156,7 +156,7 @@ def test_when_one_address_does_not_answer_the_next_is_tried() -> None:
 
 
 def test_when_no_address_answers_that_is_an_error_of_connecting() -> None:
-    with pytest.raises(httpcore.ConnectError, match="nobody there"):
+    with pytest.raises(httpcore.ConnectError, match="connection refused"):
         guarded(["1.1.1.1"], network=Recording()).connect_tcp("dead.test", 443)
     with pytest.raises(httpcore.ConnectError, match="has no address"):
         guarded([], network=Recording()).connect_tcp("empty.test", 443)

@@ -13,7 +13,7 @@ from worker.process import pulse
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The end at which nobody reads."""
+    """The unread end."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     monkeypatch.setattr(pulse, "_pipe", (read, write))
@@ -31,8 +31,8 @@ def test_nobody_who_works_waits_for_who_reads_and_no_line_is_torn(pipe: int) -> 
 
 
 def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, float, dict[str, str]]] = []
-    monkeypatch.setattr(metrics, "_forward", lambda *figure: told.append(figure))
+    sent: list[tuple[int, float, dict[str, str]]] = []
+    monkeypatch.setattr(metrics, "_forward", lambda *figure: sent.append(figure))
     registry = CollectorRegistry()
     kinds = (metrics.CHUNK_SECONDS, metrics.FRAMES_RENDERED, metrics.GPU_MEMORY_BYTES)
     for metric in kinds:
@@ -47,7 +47,7 @@ def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     metrics.record(metrics.FRAMES_RENDERED, 8)
     metrics.record(metrics.GPU_MEMORY_BYTES, 7, state="peak")
     assert [registry.get_sample_value(*name) or 0 for name in names] == before
-    for number, value, labels in json.loads(json.dumps(told)):
+    for number, value, labels in json.loads(json.dumps(sent)):
         metrics.apply(number, value, labels)
     after = [registry.get_sample_value(*name) or 0 for name in names]
     assert after == [before[0] + 2.5, before[1] + 8, 7]

@@ -178,9 +178,9 @@ def _scales_latents_otherwise(model: Path) -> None:
 def _reads_otherwise(model: Path) -> None:
     """Merge letters into tokens in another order."""
     file = model / "tokenizer/tokenizer.json"
-    told = json.loads(file.read_text())
-    told["model"]["merges"].reverse()
-    file.write_text(json.dumps(told))
+    config = json.loads(file.read_text())
+    config["model"]["merges"].reverse()
+    file.write_text(json.dumps(config))
 
 
 def _samples_otherwise(model: Path) -> None:
@@ -237,9 +237,9 @@ def terse(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     model = tmp_path_factory.mktemp("terse") / "model"
     shutil.copytree(settings().model, model)
     file = model / "scheduler/scheduler_config.json"
-    told = json.loads(file.read_text())
+    config = json.loads(file.read_text())
     names = ("beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset", "timestep_spacing")
-    kept = {name: told[name] for name in names}
+    kept = {name: config[name] for name in names}
     file.write_text(json.dumps({"_class_name": "PNDMScheduler", "skip_prk_steps": False, **kept}))
     _change(model / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
     return Renderer(str(model), batch_size=2, dtype="float32")
@@ -432,7 +432,7 @@ def test_threads_that_wait_leave_the_processor_to_others_unless_it_is_their_own(
 ) -> None:
     ours = {"GOMP_SPINCOUNT", "THREADS"}
     variables = {**{name: value for name, value in os.environ.items() if name not in ours}, **given}
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", "import worker, torch"],
         cwd=ROOT,
         env={**variables, "OMP_DISPLAY_ENV": "VERBOSE"},
@@ -440,7 +440,7 @@ def test_threads_that_wait_leave_the_processor_to_others_unless_it_is_their_own(
         text=True,
         check=True,
     ).stderr
-    assert f"GOMP_SPINCOUNT = '{spins}'" in told
+    assert f"GOMP_SPINCOUNT = '{spins}'" in printed
 
 
 @pytest.mark.parametrize("tokens", [1, FEW_TOKENS, FEW_TOKENS + 1])

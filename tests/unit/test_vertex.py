@@ -77,7 +77,7 @@ def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"),
+    ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "0"}, 1),
@@ -86,8 +86,8 @@ def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, 5),
     ],
 )
-def test_retry_after_is_honoured_within_reason(told: dict[str, str], seconds: float) -> None:
-    reply = httpx.Response(503, headers=told)
+def test_retry_after_is_honoured_within_reason(headers: dict[str, str], seconds: float) -> None:
+    reply = httpx.Response(503, headers=headers)
     assert client._retry_after(reply, 5.0) == seconds
 
 
@@ -131,5 +131,5 @@ def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callabl
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
     assert (in_the_way.object, in_the_way.in_the_way) == (None, True)
     assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
-    assert [told.content_hash for told in (company, shown, in_the_way, flagged)] == ["a", "b", "c", "d"]
+    assert [frame.content_hash for frame in (company, shown, in_the_way, flagged)] == ["a", "b", "c", "d"]
     assert company.warnings == ["Long."]
