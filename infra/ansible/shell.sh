@@ -1,6 +1,6 @@
 #!/bin/sh
 # Enters a container with all the tools of a deployment: `shell.sh`, or `shell.sh ansible-playbook site.yml`.
-# What gcloud, SSH and kubectl know on this machine is mounted, and kept here; so `gcloud auth login` is needed once.
+# The state of gcloud, SSH and kubectl is mounted and kept, so `gcloud auth login` is needed once.
 set -eu
 
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
@@ -9,7 +9,7 @@ for folder in .config/gcloud .ssh .kube; do
     mkdir -p "$HOME/$folder"
 done
 [ -t 0 ] && terminal=--tty || terminal=
-# shellcheck disable=SC2086 # no word at all, if there is no terminal
+# shellcheck disable=SC2086 # empty without a terminal
 exec docker run --rm --interactive $terminal --network host \
     --volume "$checkout:/checkout" \
     --volume /var/run/docker.sock:/var/run/docker.sock \

@@ -2,12 +2,12 @@
 #   docker build --file infra/docker/api.Dockerfile --tag momalisa-api .
 #
 # To pin the base by its content as well, append the digest that `docker buildx imagetools inspect python:3.11-slim`
-# prints, as in python:3.11-slim@sha256:…; here it stands by its tag, so that a build gets Debian's security fixes.
+# prints, as in python:3.11-slim@sha256:…; here it is pinned by tag, so that a build gets Debian's security fixes.
 
 FROM python:3.11-slim AS dependencies
 WORKDIR /app
 RUN python -m venv /opt/venv
-# What the packages need, from the project file and the pins alone: a change of code installs nothing again.
+# Dependencies, from the project file and the pins alone, so that changed code does not reinstall them.
 COPY pyproject.toml constraints.txt ./
 RUN touch README.md LICENSE && \
     /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[api]'

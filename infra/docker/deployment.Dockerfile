@@ -1,6 +1,6 @@
 # All the tools that a deployment needs; infra/ansible/shell.sh builds it and enters it. From the top folder:
 #   docker build --file infra/docker/deployment.Dockerfile --tag momalisa-deployment .
-# How to pin the images by their content is said in api.Dockerfile. Helm stays at 3: kubernetes.core does not know 4 yet.
+# api.Dockerfile says how to pin images by content. Helm stays at 3: kubernetes.core does not support 4 yet.
 
 FROM gcr.io/google.com/cloudsdktool/google-cloud-cli:543.0.0-alpine AS gcloud
 FROM docker:28.5.2-cli AS docker
@@ -8,7 +8,7 @@ FROM registry.k8s.io/kubectl:v1.35.0 AS kubectl
 FROM alpine/helm:3.19.4 AS helm
 
 FROM python:3.11-slim
-# Debian removes a version when it mends it, so none is named.
+# Debian removes a version when it fixes it, so none is pinned.
 # hadolint ignore=DL3008
 RUN apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git openssh-client && \
@@ -22,7 +22,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 RUN python -m venv /opt/venv && touch README.md LICENSE && \
     /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[infra]'
-# gcloud runs on this Python, too. The checkout that is mounted belongs to somebody else than root.
+# gcloud runs on this Python, too. The mounted checkout does not belong to root.
 ENV PATH=/opt/venv/bin:/opt/google-cloud-sdk/bin:$PATH CLOUDSDK_PYTHON=/usr/local/bin/python3 \
     PYTHONDONTWRITEBYTECODE=1 ANSIBLE_CONFIG=/checkout/infra/ansible/ansible.cfg
 RUN git config --system --add safe.directory /checkout

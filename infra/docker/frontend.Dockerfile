@@ -1,10 +1,10 @@
 # NGINX with the files of the website, in front of the API. From the top folder:
 #   docker build --file infra/docker/frontend.Dockerfile --tag momalisa-frontend .
-# How to pin the base by its content is said in api.Dockerfile.
+# api.Dockerfile says how to pin the base by content.
 
 FROM nginx:1.29.8-alpine AS static
 COPY frontend/static /app/frontend/static
-# Compressed once, here, so that NGINX need not do it for each visitor.
+# Compressed once, here, and not for each visitor.
 RUN find /app/frontend/static -type f -size +1k \( -name '*.js' -o -name '*.css' -o -name '*.svg' \) \
     -exec gzip -9k {} +
 
@@ -12,7 +12,7 @@ FROM nginx:1.29.8-alpine
 COPY infra/nginx/nginx.conf.template /etc/nginx/templates/
 COPY infra/nginx/errors /app/errors
 COPY --from=static /app/frontend/static /app/frontend/static
-# The image's own entry point fills in the template: where the API is, and who resolves its name.
+# The image's entry point fills in the template: the API's address and the DNS resolvers.
 ENV API=api:8000 \
     NGINX_ENTRYPOINT_LOCAL_RESOLVERS=1 \
     NGINX_ENVSUBST_OUTPUT_DIR=/tmp \

@@ -1,9 +1,9 @@
 # The workers: momalisa/ and worker/, with torch. `python -m worker assemble` is the other command. From the top folder:
 #   docker build --file infra/docker/worker.Dockerfile --tag momalisa-worker .
 #
-# With torch as pip finds it, the image works on CUDA and on the CPU. TORCH_INDEX names another index to take torch
+# With PyPI's torch, the image works on CUDA and on the CPU. TORCH_INDEX names another index to take torch
 # from, as PyTorch's own one of builds for the CPU, which are smaller by several gigabytes.
-# How to pin the base by its content is said in api.Dockerfile.
+# api.Dockerfile says how to pin the base by content.
 
 FROM python:3.11-slim AS dependencies
 WORKDIR /app
@@ -20,7 +20,7 @@ FROM python:3.11-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp momalisa && \
     install --directory --owner 10001 --group 10001 /run/secrets /weights
 COPY --from=dependencies /opt/venv /opt/venv
-# Models that are named on the Hub are kept in /weights.
+# Models from the Hub are cached in /weights.
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp HF_HOME=/weights
 WORKDIR /app
 COPY models models

@@ -472,8 +472,8 @@ def _under_load(stage: Stage, strike: Callable[[], object]) -> None:
 # Messages
 
 
-def _publish(stage: Stage, kind: str, permits: int) -> None:
-    """Send permits as the product's own format has them, from outside."""
+def _publish(stage: Stage, kind: str, count: int) -> None:
+    """Send wake-up messages in the product's own format, from outside."""
     from celery import Celery  # noqa: PLC0415
 
     with (
@@ -481,7 +481,7 @@ def _publish(stage: Stage, kind: str, permits: int) -> None:
         Celery(broker=stage.variables["BROKER_URL"]) as app,
     ):
         app.conf.broker_transport_options = {"global_keyprefix": QUEUE_PREFIX}
-        for _ in range(permits):
+        for _ in range(count):
             app.send_task(f"momalisa.{kind}", queue=kind, ignore_result=True, retry=False)
 
 

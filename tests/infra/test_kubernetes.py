@@ -341,7 +341,7 @@ def pods_stop_in_the_time_that_they_are_given(manifests: Manifests) -> None:
     for kind in WORKERS:
         pod = manifests.pod(kind)
         assert shutdown.STOP_SECONDS + 2 <= pod["terminationGracePeriodSeconds"] <= 15, "Spot grants 15 s"
-        assert "lifecycle" not in container(pod), "a preStop would take from the time to give back"
+        assert "lifecycle" not in container(pod), "a preStop would take from the time to release the chunk"
     source = (ROOT / "api" / "__main__.py").read_text()
     (graceful,) = re.findall(r"timeout_graceful_shutdown=(\d+)", source)
     for name in ("api", "frontend"):

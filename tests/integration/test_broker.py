@@ -1,4 +1,4 @@
-"""Every dialect of BROKER_URL, with a real server behind it: permits, limits, and a worker that takes permits."""
+"""Every dialect of BROKER_URL, with a real server behind it: messages, limits, and a worker that takes messages."""
 
 import contextlib
 import socket

@@ -176,7 +176,7 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
 
 
 def test_a_worker_claims_again_until_there_is_nothing(make: Callable[[], UUID]) -> None:
-    """One permit is enough for a backlog."""
+    """One message is enough for a backlog."""
     for _ in range(3):
         make()
     lease.run(ChunkKind.RENDER, done)

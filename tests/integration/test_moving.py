@@ -196,7 +196,7 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
 
     def while_it_is_made_private(work: Lease) -> Record:
         attempts.append(work.claim.attempt)
-        if len(attempts) > 1:  # given back, and claimed again
+        if len(attempts) > 1:  # released, and claimed again
             assert all(frame.stored for frame in work.claim.frames)  # none was lost
             return assemble_task.assemble(work)
         recorded = None if before_it_reads else assemble_task.assemble(work)
@@ -206,7 +206,7 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
 
     for _ in range(2):
         lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
-    assert attempts == ([1, 1] if before_it_reads else [1])  # what was given back does not count
+    assert attempts == ([1, 1] if before_it_reads else [1])  # a released attempt does not count
     with transaction() as session:
         chunks = session.execute(select(Chunk.kind, Chunk.status).order_by(Chunk.number)).all()
     assert [tuple(chunk) for chunk in chunks] == [

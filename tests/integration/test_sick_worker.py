@@ -129,7 +129,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
         made = made_frames(kept.claim)
         return lambda session: results.record_frames(session, kept.claim, made)
 
-    def permit() -> None:
+    def wake() -> None:
         try:
             if not health.rest_seconds():  # a real one would wait here
                 lease.run(ChunkKind.RENDER, work)
@@ -139,7 +139,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     while well := claim(WELL):
         claims[WELL] += 1
         for _ in range(4):  # it fails faster than others work
-            permit()
+            wake()
         do(well)
         make_due()
     assert claims[WELL] >= 66
@@ -266,24 +266,24 @@ def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitch
     walk_id = make()
     while claimed := claim(WELL):
         do(claimed)
-    stitching = assembly()
+    assembling = assembly()
     with transaction() as session:
-        results.requeue_frames(session, stitching, [stitching.frames[0].position])
+        results.requeue_frames(session, assembling, [assembling.frames[0].position])
     fail_walk(walk_id)
     retry(walk_id)
     with transaction() as session:
         assert leases.claim(session, ChunkKind.ASSEMBLE, WELL) is None
     while claimed := claim(WELL):
         do(claimed)
-    stitching = assembly()
-    assert not any(frame.missing for frame in stitching.frames)
+    assembling = assembly()
+    assert not any(frame.missing for frame in assembling.frames)
 
 
 def test_frames_that_are_lost_again_and_again_are_tried_afresh_by_a_retry(make: Callable[..., UUID]) -> None:
     def lose_a_frame() -> None:
-        stitching = assembly()
+        assembling = assembly()
         with transaction() as session:
-            results.requeue_frames(session, stitching, [stitching.frames[0].position])
+            results.requeue_frames(session, assembling, [assembling.frames[0].position])
 
     walk_id = make()
     for _ in range(settings().max_attempts):

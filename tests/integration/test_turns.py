@@ -68,15 +68,15 @@ def waiting() -> set[str]:
         return set(session.scalars(fresh.distinct()))
 
 
-PARTIES = ["ann", "bob", "eve"]
+TENANTS = ["ann", "bob", "eve"]
 
 SUBMISSION = st.tuples(
-    st.sampled_from(PARTIES), st.sampled_from([2, 8, 8, 24, 48, 80]), st.sampled_from(["linear", "even"])
+    st.sampled_from(TENANTS), st.sampled_from([2, 8, 8, 24, 48, 80]), st.sampled_from(["linear", "even"])
 )
 STEP = st.one_of(
     SUBMISSION,
     st.sampled_from(["claim"] * 5),
-    st.tuples(st.sampled_from(["finish", "finish", "give back", "cancel"]), st.integers(0, 9)),
+    st.tuples(st.sampled_from(["finish", "finish", "release", "cancel"]), st.integers(0, 9)),
 )
 
 
@@ -116,7 +116,7 @@ def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
             case ("finish", int(index)) if held:
                 with suppress(LeaseLostError):
                     finish(held.pop(index % len(held)))
-            case ("give back", int(index)) if held:
+            case ("release", int(index)) if held:
                 with suppress(LeaseLostError), transaction() as session:
                     leases.release(session, held.pop(index % len(held)))
             case ("cancel", int(index)):
