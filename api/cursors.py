@@ -11,6 +11,9 @@ from momalisa.errors import InvalidFieldError
 
 _PURPOSE = "cursor"
 
+MAX_CURSOR = 200
+"""Characters."""
+
 Position = tuple[datetime, UUID]
 """When a walk was created, and its id: what the gallery is sorted by."""
 

@@ -1,10 +1,28 @@
-"""What the documentation of the API shows of its answers."""
+"""Examples of answers, for the documentation of the API."""
 
 from typing import Any
+
+from api.schemas.views import WalkSettings
+from momalisa.domain.spec import WalkSpec
 
 WALK_ID = "0b0ff9a4-0c4c-4d3a-9c3e-6a1f0a3f6f57"
 _BUCKET = f"https://storage.googleapis.com/momalisa/walks/{WALK_ID}/Ex3fCnR0Tz2hqk0wB1uVMg"
 _API = f"https://momalisa.example/v1/walks/{WALK_ID}"
+
+_SPEC = WalkSpec(
+    prompts=("a giraffe", "a battleship"),
+    frames=3,
+    pacing="even",
+    loop="pingpong",
+    seed=7,
+    negative_prompt="",
+    steps=8,
+    guidance=2.0,
+    width=128,
+    height=128,
+    fps=12,
+)
+_SETTINGS = WalkSettings.model_validate(_SPEC, from_attributes=True)
 
 SUMMARY: dict[str, Any] = {
     "id": WALK_ID,
@@ -12,23 +30,7 @@ SUMMARY: dict[str, Any] = {
     "done": True,
     "prompts": ["a giraffe", "a battleship"],
     "frames_total": 3,
-    "settings": {
-        "weights": None,
-        "pacing": "even",
-        "easing": "linear",
-        "hold": 0,
-        "loop": "pingpong",
-        "interpolation": "lerp",
-        "seed": 7,
-        "seed_to": None,
-        "negative_prompt": "",
-        "steps": 8,
-        "guidance": 2.0,
-        "scheduler": None,
-        "width": 128,
-        "height": 128,
-        "fps": 12,
-    },
+    "settings": _SETTINGS.model_dump(mode="json"),
     "from_walk": None,
     "model": "momalisa-mini",
     "public": True,

@@ -6,11 +6,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
-from api import access, schemas
+from api import access
 from api.docs import examples
 from api.middleware import origin
 from api.problems.documents import Problem
 from api.problems.openapi import add_problems
+from api.schemas import views
 from momalisa.domain.states import WebhookEvent
 from momalisa.errors import (
     ForeignOriginError,
@@ -63,8 +64,8 @@ class EndedWalk(BaseModel):
     id: str
     status: str
     prompts: list[str]
-    error: schemas.WalkError | None
-    urls: schemas.Urls
+    error: views.WalkError | None
+    urls: views.Urls
 
 
 class WebhookMessage(BaseModel):

@@ -11,13 +11,15 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from api import access, cursors, media, schemas
+from api import access, cursors, media
 from api.problems import catalog
 from api.problems.fields import field_errors
 from api.routes.walks import Base, Caller, submit
+from api.schemas import requests, views
 from api.web import form, templates
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from momalisa.domain.spec import MAX_STOPS
 from momalisa.domain.states import WalkStatus
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WalkNotFoundError
 from momalisa.queue import estimate
@@ -65,7 +67,7 @@ def _pace() -> estimate.Pace | None:
 def home(
     caller: Caller,
     source: Annotated[str | None, Query(alias="from", max_length=MOST_LETTERS)] = None,
-    to: Annotated[str, Query(max_length=schemas.MAX_PROMPT)] = "",
+    to: Annotated[str, Query(max_length=requests.MAX_PROMPT)] = "",
 ) -> HTMLResponse:
     """Show where a walk is made, with the words and settings of another one if the address names it."""
     if source is None:
@@ -92,10 +94,10 @@ def make(
 ) -> Response:
     """Make the walk that the plain form asks for, and lead to it; or show the form again with what is wrong."""
     body = form.walk_request(sent)
-    values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"][: schemas.MAX_STOPS]}
+    values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"][:MAX_STOPS]}
     values["public"] = body.get("public", False)
     try:
-        wanted = schemas.WalkRequest.model_validate(body)
+        wanted = requests.WalkRequest.model_validate(body)
         owner = access.submitter(caller)
         walk, _ = submit(wanted, request, response, afterwards, base, owner)
     except ValidationError as error:
@@ -127,7 +129,7 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     found = _walk(walk_id, caller)
     with transaction() as session:
         ahead = estimate.estimate(session, found)
-    seen = schemas.view(found, ahead, base, viewer=caller.owner)
+    seen = views.view(found, ahead, base, viewer=caller.owner)
     return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
 
 
@@ -135,7 +137,7 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
 def gallery(
     caller: Caller,
     base: Base,
-    cursor: Annotated[str | None, Query(max_length=schemas.MAX_CURSOR)] = None,
+    cursor: Annotated[str | None, Query(max_length=cursors.MAX_CURSOR)] = None,
     q: Annotated[str, Query(max_length=MOST_LETTERS)] = "",
     mine: bool = False,
 ) -> HTMLResponse:
@@ -162,7 +164,7 @@ def gallery(
     onward = {**kept, "cursor": cursors.encode(shown[-1])} if len(walks) > PAGE_SIZE else None
     return templates.page(
         "gallery.html",
-        walks=schemas.summaries(shown, base, viewer=caller.owner),
+        walks=views.summaries(shown, base, viewer=caller.owner),
         word=word,
         mine=mine,
         further=cursor is not None,

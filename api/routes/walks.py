@@ -14,11 +14,12 @@ from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
-from api import access, cursors, limits, media, schemas, site
+from api import access, cursors, limits, media, site
 from api.docs import examples
 from api.live import long_polling, watchers
 from api.problems import documents
 from api.problems.openapi import problem_responses
+from api.schemas import requests, views
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
@@ -119,7 +120,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
     },
 )
 async def create_walk(
-    body: schemas.WalkRequest,
+    body: requests.WalkRequest,
     request: Request,
     response: Response,
     afterwards: BackgroundTasks,
@@ -127,7 +128,7 @@ async def create_walk(
     caller: Submitter,
     repeatable: Repeatable,
     seconds: Wish,
-) -> schemas.WalkView:
+) -> views.WalkView:
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine.
 
     With `Prefer: wait=N` the answer shows the walk when it is done, or as far as it is after N seconds.
@@ -146,14 +147,14 @@ async def create_walk(
 
 
 def submit(
-    body: schemas.WalkRequest,
+    body: requests.WalkRequest,
     request: Request,
     response: Response,
     afterwards: BackgroundTasks,
     base: str,
     caller: access.Owner,
     repeatable: tuple[str, bytes] | None = None,
-) -> tuple[schemas.WalkView, access.Caller]:
+) -> tuple[views.WalkView, access.Caller]:
     """Submit a walk, and return it with who may look at it from now on."""
 
     def prepare(source: Walk | None) -> service.Order:
@@ -172,7 +173,7 @@ def submit(
             *repeatable, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
         ),
     )
-    answer = schemas.view(made.walk, made.estimate, base, viewer=made.viewer)
+    answer = views.view(made.walk, made.estimate, base, viewer=made.viewer)
     if made.new:
         access.set_visitor_cookie(request, response, caller)
         log.info("walk queued", walk=str(made.walk.id), frames=made.walk.frames_total)
@@ -184,7 +185,7 @@ def submit(
     return answer, access.Caller(made.viewer, caller.tenant, caller.key)
 
 
-def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
+def _merged(body: requests.WalkRequest, source: Walk) -> requests.WalkRequest:
     try:
         return body.starting_from(source)
     except ValidationError as error:
@@ -196,7 +197,7 @@ def _merged(body: schemas.WalkRequest, source: Walk) -> schemas.WalkRequest:
 @router.get(
     "/{walk_id}",
     summary="Look at a walk",
-    response_model=schemas.WalkView,
+    response_model=views.WalkView,
     responses={
         HTTPStatus.OK.value: {
             "headers": {
@@ -218,7 +219,7 @@ async def read_walk(
     caller: Poller,
     seconds: Wish,
     if_none_match: IfNoneMatch = None,
-) -> schemas.WalkView | Response:
+) -> views.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
     read = partial(_read, walk_id, base)
     answer = None
@@ -239,11 +240,11 @@ async def read_walk(
     return answer if answer is not None else await run_in_threadpool(read, caller.owner)
 
 
-def _read(walk_id: UUID, base: str, viewer: str | None) -> schemas.WalkView:
+def _read(walk_id: UUID, base: str, viewer: str | None) -> views.WalkView:
     with transaction() as session:
         walk = queries.get(session, walk_id, viewer=viewer)
         ahead = estimate.estimate(session, walk)
-    return schemas.view(walk, ahead, base, viewer=viewer)
+    return views.view(walk, ahead, base, viewer=viewer)
 
 
 async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]:
@@ -361,12 +362,12 @@ def read_artifact(
         **problem_responses(NotOwnerError, WalkNotFoundError, WalkOverError, WalkExpiredError),
     },
 )
-def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView:
+def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> views.WalkView:
     """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
     with transaction() as session:
         walk = service.cancel(session, walk_id, owner=caller.owner)
         ahead = estimate.estimate(session, walk)
-    return schemas.view(walk, ahead, base, viewer=caller.owner)
+    return views.view(walk, ahead, base, viewer=caller.owner)
 
 
 @router.patch(
@@ -377,12 +378,12 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> schemas.WalkView
         **problem_responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
     },
 )
-def change_walk(walk_id: WalkId, body: schemas.WalkChange, base: Base, caller: Caller) -> schemas.WalkView:
+def change_walk(walk_id: WalkId, body: requests.WalkChange, base: Base, caller: Caller) -> views.WalkView:
     """Let everyone see a walk of yours, or only you; the URLs that others have stop working within a minute."""
     with transaction() as session:
         walk = service.set_public(session, walk_id, body.public, owner=caller.owner)
         ahead = estimate.estimate(session, walk)
-    return schemas.view(walk, ahead, base, viewer=caller.owner)
+    return views.view(walk, ahead, base, viewer=caller.owner)
 
 
 @router.delete(
@@ -421,7 +422,7 @@ def list_walks(
     caller: Caller,
     limit: Annotated[int, Query(ge=1, le=100, description="Walks on a page.")] = 20,
     cursor: Annotated[
-        str | None, Query(max_length=schemas.MAX_CURSOR, description="`next_cursor` of the page before.")
+        str | None, Query(max_length=cursors.MAX_CURSOR, description="`next_cursor` of the page before.")
     ] = None,
     status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
     mine: Annotated[bool, Query(description="Your own walks, public or not.")] = False,
@@ -433,10 +434,10 @@ def list_walks(
         ),
     ] = None,
     if_none_match: IfNoneMatch = None,  # noqa: ARG001 - documented here, `conditional.Conditional` sees to it
-) -> schemas.WalkPage:
+) -> views.WalkPage:
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:
-        return schemas.WalkPage(walks=[], next_cursor=None)
+        return views.WalkPage(walks=[], next_cursor=None)
     before = None if cursor is None else cursors.decode(cursor)
     with transaction() as session:
         walks = queries.list_walks(
@@ -453,4 +454,4 @@ def list_walks(
     if next_cursor is not None:
         url = request.url.include_query_params(cursor=next_cursor)
         response.headers["Link"] = f'<{base}{url.path}?{url.query}>; rel="next"'
-    return schemas.WalkPage(walks=schemas.summaries(shown, base, viewer=caller.owner), next_cursor=next_cursor)
+    return views.WalkPage(walks=views.summaries(shown, base, viewer=caller.owner), next_cursor=next_cursor)

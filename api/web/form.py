@@ -3,11 +3,13 @@
 from typing import Any
 from urllib.parse import parse_qs
 
+from momalisa.domain import spec
 from momalisa.errors import InvalidRequestError
 
-WHOLE = {"frames", "seed", "seed_to", "steps", "fps", "hold"}
-DECIMAL = {"guidance"}
-
+NUMBERS: dict[str, type[int] | type[float]] = {
+    name: spec.kind(name) for name in spec.SETTINGS if spec.kind(name) in {int, float}
+}
+"""By the name of the field."""
 
 MOST_FIELDS = 100
 MOST_LETTERS = 400
@@ -42,10 +44,8 @@ def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
         elif name == "size" and text:
             width, _, height = text.partition("x")
             request |= {"width": _number(width, int), "height": _number(height, int)}
-        elif name in WHOLE and text:
-            request[name] = _number(text, int)
-        elif name in DECIMAL and text:
-            request[name] = _number(text, float)
+        elif name in NUMBERS and text:
+            request[name] = _number(text, NUMBERS[name])
         elif name not in {"prompts", "size"} and text:
             request[name] = text
     return request

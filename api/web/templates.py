@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api import schemas
+from api.schemas import requests
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 
@@ -69,7 +69,7 @@ def problem_page(request: Request, *, status: int, title: str, detail: str) -> H
 @cache
 def fields() -> dict[str, Any]:
     """Return what a walk can be asked for, with the limits of each field, as the API's own document tells it."""
-    properties: dict[str, Any] = schemas.WalkRequest.model_json_schema()["properties"]
+    properties: dict[str, Any] = requests.WalkRequest.model_json_schema()["properties"]
     return {name: _limits(described) for name, described in properties.items()}
 
 

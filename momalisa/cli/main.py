@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from momalisa import __version__
 from momalisa.cli import admin
+from momalisa.cli.options import with_settings
 from momalisa.cli.terminal import Stopped, console, errors_as_sentences, fail, print_json, tell
 from momalisa.client import ApiError, Client, Walk
 from momalisa.domain.spec import slug
@@ -92,23 +93,10 @@ def up(
 
 
 @app.command()
+@with_settings
 def walk(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="Two or more stops, in words.", show_default=False)
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Number of frames, 2 to 240.", show_default="24")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
-    loop: Annotated[
-        str | None, typer.Option(help="After the last stop: none, pingpong or closed.", show_default="none")
-    ] = None,
-    hold: Annotated[
-        int | None, typer.Option(help="How many frames longer each stop is shown.", show_default="0")
-    ] = None,
-    easing: Annotated[
-        str | None, typer.Option(help="linear, ease-in, ease-out or ease-in-out.", show_default="linear")
-    ] = None,
-    pacing: Annotated[
-        str | None, typer.Option(help="even (to the eye) or linear (between embeddings).", show_default="even")
     ] = None,
     from_walk: Annotated[
         str | None,
@@ -118,24 +106,17 @@ def walk(
     url: Url = None,
     workers: Workers = None,
     as_json: AsJson = False,
+    **options: Any,
 ) -> None:
     """Make a walk and save it as a GIF and an MP4."""
     with errors_as_sentences(exit_code_when_stopped=130):
         if not prompts and from_walk is None:
             fail("Name two or more stops, or a walk to start from with --from-walk.")
         gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
-        options = {
-            "frames": frames,
-            "seed": seed,
-            "loop": loop,
-            "hold": hold,
-            "easing": easing,
-            "pacing": pacing,
-            "from_walk": from_walk,
-        }
+        chosen = {"from_walk": from_walk, **options}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
             made = _make(
-                server, prompts or None, {name: value for name, value in options.items() if value is not None}
+                server, prompts or None, {name: value for name, value in chosen.items() if value not in (None, [])}
             )
             with _client(server.url) as client:
                 for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
@@ -214,7 +195,7 @@ def _writable_gif(out: Path) -> Path:
     return gif
 
 
-def _make(server: "_Server", prompts: list[str] | None, options: dict[str, int | str]) -> Walk:
+def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any]) -> Walk:
     """Make a walk, with a progress bar until it is done; Ctrl-C offers to cancel it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _client(server.url) as client, Progress(*columns, console=console) as progress:

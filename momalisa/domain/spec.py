@@ -1,10 +1,11 @@
-"""What a walk shall look like: everything that decides its pixels, with nothing left to choose."""
+"""A walk's settings: everything that decides its pixels, each declared once, for all who offer or use it."""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,78 +21,153 @@ Scheduler = Literal["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"
 """Samplers that draw no noise after the first."""
 
 
+MAX_STOPS = 10
+
+MAX_SEED = 2**32 - 1
+
+
+class Setting:
+    """How a field of `WalkSpec` is chosen; the request, the response and the command line derive from it."""
+
+    def __init__(
+        self, description: str, default: object = None, *, answer: str | None = None, **limits: Any
+    ) -> None:
+        """Describe a setting.
+
+        Args:
+            description: what it does, for who makes a walk.
+            default: what a request gets that leaves it out; None if the server chooses.
+            answer: its description where a walk is shown, if its name does not say enough.
+            limits: of a value, as `pydantic.Field` takes them.
+        """
+        self.description = description
+        self.default = default
+        self.answer = answer
+        self.limits = limits
+
+
 class WalkSpec(BaseModel):
     """A walk as it was ordered, every default filled in.
 
-    What has a default here came later than the first walks, which were made as the default says.
+    Each field with a `Setting` is offered by the API and the command line. A default here is for walks that were
+    stored before the field was added.
     """
 
     model_config = ConfigDict(frozen=True)
 
     prompts: tuple[str, ...]
     """The stops, at least two."""
-    weights: tuple[float, ...] | None = None
-    """How long the walk lingers at each stop; None means equally long."""
-    frames: int
-    """Frames that are rendered, the stops included."""
-    pacing: Pacing = "linear"
-    easing: Easing = "linear"
-    hold: int = 0
-    """How many frames longer the animation shows each stop."""
-    loop: Loop = "none"
-    interpolation: Interpolation = "lerp"
-    seed: int
-    """Seed of the noise that every frame starts from, or only the first one if there is another to go to."""
-    seed_to: int | None = None
-    """Seed of the noise that the walk travels to; None means that all frames start from the same."""
-    negative_prompt: str
-    steps: int
-    """Denoising steps of each frame."""
-    guidance: float
+    weights: Annotated[
+        tuple[float, ...] | None,
+        Setting(
+            "How long the walk lingers at each stop, one number a prompt, of which only the ratios count; equally "
+            "long if left out.",
+            max_length=MAX_STOPS,
+        ),
+    ] = None
+    loop: Annotated[
+        Loop,
+        Setting(
+            "What follows the last stop: the first frame again, the way back without a frame shown twice in a row "
+            "(pingpong), or a leg to the first stop (closed).",
+            "none",
+        ),
+    ] = "none"
+    frames: Annotated[int, Setting("Frames that are rendered; every stop has one.", 24, ge=2, le=240)]
+    pacing: Annotated[
+        Pacing, Setting("Steps that are equal to the eye, or equal between the prompts' embeddings.", "even")
+    ] = "linear"
+    easing: Annotated[
+        Easing, Setting("Whether each leg is walked at one speed, or slowly where it begins or ends.", "linear")
+    ] = "linear"
+    hold: Annotated[
+        int,
+        Setting("How many frames longer each stop is shown; nothing more is rendered.", 0, ge=0, le=100),
+    ] = 0
+    interpolation: Annotated[
+        Interpolation, Setting("Between two embeddings: on the straight line, or on the arc.", "lerp")
+    ] = "lerp"
+    seed: Annotated[
+        int, Setting("Seed of the noise that every frame starts from; drawn if left out.", ge=0, le=MAX_SEED)
+    ]
+    seed_to: Annotated[
+        int | None,
+        Setting("Seed of a noise to travel to; the noise stays the same if left out.", ge=0, le=MAX_SEED),
+    ] = None
+    negative_prompt: Annotated[str, Setting("What the pictures should not show.", "")]
+    steps: Annotated[int, Setting("Denoising steps of each frame.", ge=1, le=100)]
+    guidance: Annotated[
+        float, Setting("How closely the pictures follow the words.", ge=0, le=20, allow_inf_nan=False)
+    ]
     """Scale of classifier-free guidance; 1 or less means none."""
-    scheduler: Scheduler | None = None
-    """None means the model's own."""
-    width: int
-    """Pixels."""
-    height: int
-    """Pixels."""
-    fps: int
-    """Frames per second of the finished animation."""
+    scheduler: Annotated[
+        Scheduler | None,
+        Setting("The sampler; the model's own if left out.", answer="Null is the model's own."),
+    ] = None
+    width: Annotated[
+        int,
+        Setting(
+            "Width in pixels; the model's own size if left out.", answer="Pixels.", ge=64, le=2048, multiple_of=8
+        ),
+    ]
+    height: Annotated[
+        int,
+        Setting(
+            "Height in pixels; the model's own size if left out.", answer="Pixels.", ge=64, le=2048, multiple_of=8
+        ),
+    ]
+    fps: Annotated[int, Setting("Frames per second of the animation.", 12, ge=1, le=50)]
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The prompts in the order in which the walk leads over them; a closed one ends at the first again."""
+        """The prompts in the order of the walk; a closed one ends at the first again."""
         return self.prompts + self.prompts[:1] if self.loop == "closed" else self.prompts
 
     @property
     def timing(self) -> Timing:
-        """How the time of the walk is spread over its way."""
+        """How positions on the walk map to its segments."""
         weights = self.weights or (1.0,) * len(self.prompts)
         closed = self.loop == "closed"
         return Timing(weights + weights[:1] if closed else weights, easing=self.easing, closed=closed)
 
     @property
     def frames_shown(self) -> int:
-        """Frames of the finished animation, which shows some of the rendered ones several times."""
+        """Frames of the animation, which shows some rendered ones several times."""
         there = self.frames + self.hold * len(self.prompts)
         back = self.frames - 2 + self.hold * (len(self.prompts) - 2)
         return there + back if self.loop == "pingpong" else there
 
     def refines(self, other: "WalkSpec") -> bool:
-        """Tell whether this walk is the other one with as many frames or more, so that all of those fit in."""
+        """Return whether this walk is the other one with as many frames or more, so that it can reuse all."""
         shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps}
         if not self.timing.closed and not other.timing.closed:
             shown["loop"] = self.loop
         return other.model_copy(update=shown) == self and self.frames >= other.frames
 
 
+SETTINGS: dict[str, Setting] = {
+    name: setting
+    for name, field in WalkSpec.model_fields.items()
+    for setting in field.metadata
+    if isinstance(setting, Setting)
+}
+"""By the name of the field."""
+
+
+def kind(name: str) -> Any:
+    """Return the type of a field of `WalkSpec`, apart from None."""
+    annotation = WalkSpec.model_fields[name].annotation
+    kinds = [each for each in get_args(annotation) if each is not NoneType]
+    return kinds[0] if NoneType in get_args(annotation) else annotation
+
+
 def frame_key(spec: WalkSpec, position: float, model: str) -> str:
-    """Return what a frame shows, as a hash: frames of any walks that have the same key are the same picture.
+    """Return the content hash of a frame: frames of any walks with equal hashes are the same picture.
 
     Args:
         spec: the walk.
         position: of the frame.
-        model: what tells this model and its weights from any other.
+        model: the revision of the model and its weights.
     """
     number, along = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]

@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from api import schemas
 from api.app import app
 from api.problems import catalog
+from api.schemas import requests
 from momalisa.db.models import Artifact
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind
@@ -205,7 +205,7 @@ def test_the_type_of_a_problem_leads_to_what_it_means(api: TestClient) -> None:
     assert described["advice"].startswith("Check the id.")
 
 
-FIELDS = sorted(schemas.WalkRequest.model_fields.keys() - {"prompts"})
+FIELDS = sorted(requests.WalkRequest.model_fields.keys() - {"prompts"})
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -225,7 +225,7 @@ def test_null_is_like_left_out(api: TestClient, field: str) -> None:
 
 def test_null_beside_a_source_is_what_was_there_or_the_usual(api: TestClient) -> None:
     source = make(api, frames=6, fps=20, public=False, seed_to=9, steps=3)
-    left_out = {name: None for name in FIELDS if name not in schemas.NULL_SAYS_USUAL}
+    left_out = {name: None for name in FIELDS if name not in requests.NULL_MEANS_DEFAULT}
     same = api.post("/v1/walks", json={**left_out, "prompts": None, "from_walk": source["id"]}).json()
     assert (same["prompts"], same["settings"]) == (source["prompts"], source["settings"])
     assert (same["frames_total"], same["public"]) == (6, False)

@@ -77,7 +77,7 @@ def test_a_prompt_with_a_blocked_word_is_refused_by_field(
 ) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "prompts": ["a duck", prompt]})
     assert answer.status_code == 422
-    message = f"“{found}” is not wanted in prompts here"
+    message = f"“{found}” is not allowed in prompts here"
     assert answer.json()["errors"] == [{"field": "prompts[1]", "message": message}]
 
 
@@ -105,9 +105,9 @@ def test_all_scripts_are_taken(api: TestClient, blocklist: Path, prompt: str) ->
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("\u200b\u2060", "something visible"),
-        ("\u3164\u2800\ufe0f", "something visible"),
-        ("\u0301\u0301", "something visible"),
+        ("\u200b\u2060", "needs a visible character"),
+        ("\u3164\u2800\ufe0f", "needs a visible character"),
+        ("\u0301\u0301", "needs a visible character"),
         ("z" + "\u0300" * 7, "at most 6 marks"),
     ],
 )

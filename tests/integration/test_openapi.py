@@ -18,9 +18,9 @@ from schemathesis.config import (
     SchemathesisConfig,
 )
 
-from api import schemas
 from api.app import app
 from api.docs import examples, openapi
+from api.schemas import views
 from momalisa.domain.states import WebhookEvent
 from tests.conftest import empty
 from tests.integration.test_access import new_key
@@ -94,10 +94,10 @@ def test_every_operation_is_told_with_an_example_and_its_problems(name: str, ope
 @pytest.mark.parametrize(
     ("model", "example"),
     [
-        (schemas.WalkView, examples.WALK),
-        (schemas.WalkView, examples.QUEUED),
-        (schemas.WalkView, examples.CANCELED),
-        (schemas.WalkPage, examples.PAGE),
+        (views.WalkView, examples.WALK),
+        (views.WalkView, examples.QUEUED),
+        (views.WalkView, examples.CANCELED),
+        (views.WalkPage, examples.PAGE),
     ],
 )
 def test_the_examples_are_what_the_api_would_say(model: type[BaseModel], example: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api import schemas
 from api.app import app
 from api.problems import fields
+from api.schemas import requests
 
 MOST_BYTES = 8 * 1024
 MOST_PAGE_BYTES = 64 * 1024
@@ -25,7 +25,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
     max_leaves=6,
 )
-FIELDS = st.sampled_from(sorted(schemas.WalkRequest.model_fields))
+FIELDS = st.sampled_from(sorted(requests.WalkRequest.model_fields))
 MANY = st.builds(lambda word, times: {f"{word}{i}": i for i in range(times)}, WORDS, st.integers(1, 4000))
 KNOWN = st.dictionaries(FIELDS | LONG, VALUES)
 BODIES = st.builds(lambda known, many: {**known, **many}, KNOWN, st.just({}) | MANY)
@@ -105,7 +105,7 @@ MUCH: list[dict[str, Any]] = [
 @pytest.mark.parametrize("body", MUCH, ids=["weights", "prompts", "fields"])
 def test_much_that_is_wrong_is_one_error(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as refused:
-        schemas.WalkRequest.model_validate({"prompts": ["a", "b"], **body})
+        requests.WalkRequest.model_validate({"prompts": ["a", "b"], **body})
     assert refused.value.error_count() == 1
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import event, make_url, text, update
 from api.access import Caller
 from api.live import listener, long_polling, watchers
 from api.routes import walks
-from api.schemas import WalkView
+from api.schemas.views import WalkView
 from momalisa import api_keys
 from momalisa.db import notifications, session
 from momalisa.db.models import Walk

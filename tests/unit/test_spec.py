@@ -1,10 +1,16 @@
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from api.schemas.requests import WalkRequest
+from api.schemas.views import WalkSettings
+from api.web import form
+from momalisa.cli import main
 from momalisa.domain import path
-from momalisa.domain.spec import WalkSpec, frame_key, slug
+from momalisa.domain.spec import SETTINGS, WalkSpec, frame_key, slug
+from momalisa.settings import ROOT
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -109,3 +115,16 @@ def test_specs_from_before_there_was_a_choice_are_read_as_they_were_made() -> No
     }
     spec = WalkSpec.model_validate(old)
     assert (spec.pacing, spec.easing, spec.loop, spec.hold) == ("linear", "linear", "none", 0)
+
+
+def test_every_setting_can_be_asked_for_and_is_shown() -> None:
+    assert SETTINGS.keys() == WalkSpec.model_fields.keys() - {"prompts"}
+    assert SETTINGS.keys() <= WalkRequest.model_fields.keys()
+    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames"}
+    assert SETTINGS.keys() <= inspect.signature(main.walk).parameters.keys()
+    assert form.NUMBERS["guidance"] is float
+
+
+def test_a_setting_is_declared_in_one_file() -> None:
+    sources = [path for folder in ("api", "momalisa") for path in (ROOT / folder).rglob("*.py")]
+    assert [path.name for path in sources if "seed_to" in path.read_text()] == ["spec.py"]

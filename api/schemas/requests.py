@@ -1,0 +1,237 @@
+"""Requests about walks, with the limits of each field. Those of settings are declared in `WalkSpec`."""
+
+import secrets
+import unicodedata
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+from momalisa.db.models import Walk
+from momalisa.domain.spec import MAX_SEED, MAX_STOPS, SETTINGS, WalkSpec, kind
+from momalisa.settings import settings
+from momalisa.walks import confusables, moderation
+from momalisa.walks.service import Order
+from momalisa.webhooks import sender
+
+MAX_PROMPT = 300
+"""Characters."""
+
+MAX_MARKS = 6
+"""Combining marks in a row; no language piles up more."""
+
+MAX_FIELDS = 100
+"""In the body of a request, known or not."""
+
+DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
+
+
+def _readable(value: str) -> str:
+    """Refuse control characters, lone surrogates and unassigned code points.
+
+    Overrides of the writing direction are refused too, since they affect the text around a prompt.
+    """
+    for position, character in enumerate(value):
+        if unicodedata.category(character) in {"Cc", "Cs", "Cn"} or character in DIRECTION_OVERRIDES:
+            raise ValueError(
+                "control characters, overrides of the writing direction and unassigned code points are not "
+                f"allowed, got U+{ord(character):04X} at character {position + 1}"
+            )
+    if confusables.marks_in_a_row(value) > MAX_MARKS:
+        raise ValueError(f"at most {MAX_MARKS} marks may be piled on one letter")
+    return value
+
+
+def _visible(value: str) -> str:
+    """Refuse a text without any visible character."""
+    if not confusables.has_visible(value):
+        raise ValueError("needs a visible character, got only invisible ones")
+    return value
+
+
+def _allowed(value: str) -> str:
+    """Refuse a text with a banned word."""
+    if found := moderation.find_banned(value):
+        raise ValueError(f"“{found}” is not allowed in prompts here")
+    return value
+
+
+def _whole(value: object) -> object:
+    """Accept 24.0 as 24: JSON has only one type of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Readable = AfterValidator(_readable)
+Prompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
+    Readable,
+    AfterValidator(_visible),
+    AfterValidator(_allowed),
+]
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT),
+    Readable,
+    AfterValidator(_allowed),  # it is shown beside the walk
+]
+Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
+WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterValidator(sender.checked_url)]
+
+
+NULL_MEANS_DEFAULT = frozenset(name for name, setting in SETTINGS.items() if setting.default is None)
+"""Fields where null chooses the default, even with `from_walk`. Elsewhere null is the same as left out."""
+
+
+def _documented(schema: dict[str, Any]) -> None:
+    """Let every field be null in the schema, and add examples."""
+    for name, described in schema["properties"].items():
+        if "anyOf" not in described:
+            about = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
+            schema["properties"][name] = {"anyOf": [described, {"type": "null"}], **about}
+    schema["examples"] = [
+        {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7},
+        {
+            "prompts": ["a rose", "a butterfly", "a hot air balloon"],
+            "weights": [1, 2, 1],
+            "frames": 48,
+            "easing": "ease-in-out",
+            "loop": "closed",
+        },
+    ]
+
+
+class _Stops(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_documented)
+
+    from_walk: Annotated[UUID, Field(strict=False)] | None = Field(
+        None,
+        description="A walk to start from: what is left out here is as it was there, and frames that are the same "
+        "are taken over from it instead of being rendered.",
+    )
+    prompts: list[Prompt] | None = Field(
+        None,
+        min_length=2,
+        max_length=MAX_STOPS,
+        validate_default=True,
+        description="The stops of the walk, in words; usually two. Required, unless `from_walk` names a walk.",
+    )
+
+
+_KINDS: dict[Any, Any] = {int: Whole, str: Text, tuple[float, ...]: list[Weight]}
+"""What a request takes for a type of `WalkSpec`, where that is something else."""
+
+
+def _fields() -> dict[str, Any]:
+    """Return a field for each setting of a walk."""
+    fields: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        taken = _KINDS.get(kind(name), kind(name))
+        field = Field(setting.default, description=setting.description, **setting.limits)
+        fields[name] = (taken | None if setting.default is None else taken, field)
+    return fields
+
+
+_Settings: Any = create_model("_Settings", __base__=_Stops, **_fields())
+
+
+class WalkRequest(_Settings):  # which has a field for each setting
+    """A walk to be made."""
+
+    public: bool = Field(True, description="Whether the walk is shown in the gallery.")
+    deadline_seconds: Whole | None = Field(
+        None, ge=1, le=7 * 24 * 3600, description="A walk that is not finished after so many seconds fails."
+    )
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="An https URL to which a message is posted when the walk ends: walk.succeeded, walk.failed or "
+        "walk.canceled, signed as Standard Webhooks say.",
+        examples=["https://example.com/hook"],
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields_and_null_is_left_out(cls, sent: object) -> object:
+        if not isinstance(sent, dict):
+            return sent
+        if len(sent) > MAX_FIELDS:  # refused at once, not by an error for each of thousands
+            raise ValueError(f"at most {MAX_FIELDS} fields, got {len(sent)}")
+        silent = WalkRequest.model_fields.keys() - NULL_MEANS_DEFAULT
+        return {name: value for name, value in sent.items() if value is not None or name not in silent}
+
+    @field_validator("width", "height")
+    @classmethod
+    def _model_can_render(cls, value: int | None) -> int | None:
+        if value is not None and value > settings().max_size:
+            raise ValueError(f"{settings().model_name} renders at most {settings().max_size} pixels, got {value}")
+        return value
+
+    @field_validator("prompts")
+    @classmethod
+    def _named_or_taken_over(cls, value: list[str] | None, others: ValidationInfo) -> list[str] | None:
+        if value is None and others.data.get("from_walk") is None:
+            raise ValueError("is required")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _one_for_each_prompt(cls, value: list[float] | None, others: ValidationInfo) -> list[float] | None:
+        prompts = others.data.get("prompts")
+        if value is not None and prompts is not None and len(value) != len(prompts):
+            raise ValueError(f"one for each prompt, {len(prompts)}, got {len(value)}")
+        return value
+
+    @field_validator("frames")
+    @classmethod
+    def _every_stop_has_a_frame(cls, value: int, others: ValidationInfo) -> int:
+        stops = len(others.data.get("prompts") or ())
+        if value < stops:
+            raise ValueError(f"at least the number of prompts, {stops}, got {value}")
+        return value
+
+    def starting_from(self, walk: Walk) -> "WalkRequest":
+        """Return the request with what it leaves out as it is in a walk.
+
+        Raises:
+            pydantic.ValidationError: if the two do not go together.
+        """
+        given = self.model_dump(mode="json", exclude_unset=True)
+        found = {**walk.spec.model_dump(mode="json"), "public": walk.public}
+        if len(given.get("prompts", found["prompts"])) != len(found["prompts"]):
+            del found["weights"]
+        return WalkRequest.model_validate({**found, **given})
+
+    def order(self) -> Order:
+        """Return the walk with every choice made; where there is a walk to start from, after `starting_from`."""
+        return Order(self._spec(), self.public, self.deadline_seconds, self.webhook_url)
+
+    def _spec(self) -> WalkSpec:
+        usual = {
+            "seed": secrets.randbelow(MAX_SEED + 1),
+            "steps": settings().default_steps,
+            "guidance": settings().default_guidance,
+            "width": settings().image_size,
+            "height": settings().image_size,
+        }
+        chosen = {name: getattr(self, name) for name in WalkSpec.model_fields}
+        return WalkSpec(**{name: usual.get(name) if value is None else value for name, value in chosen.items()})
+
+
+class WalkChange(BaseModel):
+    """What can be changed of a walk once it is made."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"public": False}]})
+
+    public: bool = Field(description="Whether everyone may see the walk, or only you.")
