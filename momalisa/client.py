@@ -1,4 +1,4 @@
-"""A Python client of the REST API, for programs that wait (`Client`) and for asynchronous ones (`AsyncClient`).
+"""A Python client of the REST API: blocking (`Client`) and asynchronous (`AsyncClient`).
 
 with Client("http://127.0.0.1:8000") as client:
     for walk in client.walk(["a giraffe", "a battleship"], frames=24):
@@ -19,15 +19,15 @@ import httpx
 from momalisa import retry_after
 from momalisa.errors import MomalisaError
 
-PATIENCE_SECONDS = 60
-"""How long to go on trying while the server is out of reach, where trying again is safe."""
+RETRY_SECONDS = 60
+"""How long requests are retried while the server is unreachable or busy."""
 
 WAIT_SECONDS = 10
-"""How long the server may hold an answer back until something changes."""
+"""How long the server may delay a response until the walk changes."""
 
 
 class Progress(TypedDict):
-    """How far a walk has come."""
+    """The progress of a walk."""
 
     frames_done: int
     frames_total: int
@@ -38,7 +38,7 @@ class Progress(TypedDict):
 
 
 class Frame(TypedDict):
-    """A picture on a walk."""
+    """A frame of a walk."""
 
     index: int
     position: float
@@ -63,7 +63,7 @@ class WalkError(TypedDict):
 
 
 class Walk(TypedDict):
-    """A walk as the API tells it; those of a list have no frames."""
+    """A walk as the API returns it; in a list it has no frames."""
 
     id: str
     status: str
@@ -88,14 +88,14 @@ class Walk(TypedDict):
 
 
 class Page(TypedDict):
-    """Walks, newest first."""
+    """A page of walks, newest first."""
 
     walks: list[Walk]
     next_cursor: str | None
 
 
 class ApiError(MomalisaError):
-    """The API refused, or could not do, what was asked; the message is what it said."""
+    """The API refused a request or failed; the message is the detail of its problem document."""
 
     def __init__(
         self,
@@ -107,22 +107,20 @@ class ApiError(MomalisaError):
     ) -> None:
         super().__init__(message)
         self.problem = problem
-        """The type of the problem without its path, such as "walk-not-found"; empty if there was no answer."""
+        """Type of the problem without its path, such as "walk-not-found"; empty if there was no response."""
         self.errors = list(errors)
-        """What is wrong with which field: {"field", "message"}."""
+        """Errors of the fields of the request: {"field", "message"}."""
         self.retry_after = retry_after
-        """Seconds after which it is worth asking again, or None if it is not."""
+        """Seconds after which a retry makes sense, or None if it does not."""
 
 
 class Client:
-    """Talks to one MoMALisa server. Methods raise ApiError if it refuses, or stays out of reach."""
+    """A client of one MoMALisa server. Methods raise ApiError if it refuses or stays unreachable."""
 
-    def __init__(
-        self, base_url: str, api_key: str | None = None, *, patience_seconds: float = PATIENCE_SECONDS
-    ) -> None:
+    def __init__(self, base_url: str, api_key: str | None = None, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._http = httpx.Client(**_settings(base_url, api_key))
-        self.patience_seconds = patience_seconds
-        """How long a server that is out of reach, or busy, is asked again."""
+        self.retry_seconds = retry_seconds
+        """How long requests are retried while the server is unreachable or busy."""
         self._reached = False
 
     def __enter__(self) -> Self:
@@ -134,15 +132,17 @@ class Client:
         self._http.close()
 
     def walk(self, prompts: Sequence[str] | None, **options: Any) -> Iterator[Walk]:
-        """Make a walk, and give it again and again as it changes, until it is done."""
+        """Submit a walk, and yield it whenever it changes, until it is done."""
         return self.watch(self.submit(prompts, **options))
 
     def submit(self, prompts: Sequence[str] | None, **options: Any) -> Walk:
-        """Queue a walk, once however often it is sent.
+        """Submit a walk; retries make no second one.
 
-        `options` are the other fields of the request; with `from_walk`, `prompts` may be None: as they were there.
+        Args:
+            prompts: the stops; None, with `from_walk`, means those of that walk.
+            options: other fields of the request.
         """
-        walk: Walk = self._request(**_order(prompts, options)).json()
+        walk: Walk = self._request(**_submission(prompts, options)).json()
         return walk
 
     def get(self, walk_id: str) -> Walk:
@@ -158,9 +158,9 @@ class Client:
         return page
 
     def watch(self, walk: Walk, *, seconds: int | None = None) -> Iterator[Walk]:
-        """Give a walk as it is now, and again whenever it has changed, until it is done.
+        """Yield a walk as it is, and again whenever it has changed, until it is done.
 
-        With `seconds`, also when it has not changed for so long.
+        With `seconds`, also if it has not changed for that time.
         """
         url, tag = f"/v1/walks/{walk['id']}", None
         yield walk
@@ -174,12 +174,12 @@ class Client:
                 yield walk
 
     def set_public(self, walk_id: str, public: bool) -> Walk:
-        """Show a walk of yours to everyone, or to yourself only, and return it."""
+        """Make a walk public or private, and return it."""
         walk: Walk = self._request("PATCH", f"/v1/walks/{walk_id}", json={"public": public}).json()
         return walk
 
     def cancel(self, walk_id: str) -> Walk:
-        """Stop a walk and return it."""
+        """Cancel a walk and return it."""
         walk: Walk = self._request("POST", f"/v1/walks/{walk_id}/cancel").json()
         return walk
 
@@ -188,31 +188,29 @@ class Client:
         return self._request("GET", url).content
 
     def save(self, walk: Walk, kind: str, path: Path) -> Artifact:
-        """Save an artifact of a finished walk, such as "gif" or "zip", and return what the API tells of it."""
+        """Save an artifact of a finished walk, such as "gif" or "zip", and return its description."""
         artifact = walk["artifacts"][kind]
         path.write_bytes(self.download(artifact["url"]))
         return artifact
 
     def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _RetryPolicy(self._reached, self.patience_seconds)
+        retries = _RetryPolicy(self._reached, self.retry_seconds)
         while True:
             try:
                 response = _checked(self._http.request(method, url, **arguments))
                 self._reached = True
                 return response
             except (httpx.TransportError, ApiError) as error:
-                time.sleep(patience.pause(error, self._http.base_url))
+                time.sleep(retries.pause(error, self._http.base_url))
 
 
 class AsyncClient:
-    """Talks to one MoMALisa server from asynchronous code. Methods raise ApiError like those of `Client`."""
+    """An asynchronous client of one MoMALisa server. Methods raise ApiError like those of `Client`."""
 
-    def __init__(
-        self, base_url: str, api_key: str | None = None, *, patience_seconds: float = PATIENCE_SECONDS
-    ) -> None:
+    def __init__(self, base_url: str, api_key: str | None = None, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._http = httpx.AsyncClient(**_settings(base_url, api_key))
-        self.patience_seconds = patience_seconds
-        """How long a server that is out of reach, or busy, is asked again."""
+        self.retry_seconds = retry_seconds
+        """How long requests are retried while the server is unreachable or busy."""
         self._reached = False
 
     async def __aenter__(self) -> Self:
@@ -224,16 +222,18 @@ class AsyncClient:
         await self._http.aclose()
 
     async def walk(self, prompts: Sequence[str] | None, **options: Any) -> AsyncIterator[Walk]:
-        """Make a walk, and give it again and again as it changes, until it is done."""
+        """Submit a walk, and yield it whenever it changes, until it is done."""
         async for walk in self.watch(await self.submit(prompts, **options)):
             yield walk
 
     async def submit(self, prompts: Sequence[str] | None, **options: Any) -> Walk:
-        """Queue a walk, once however often it is sent.
+        """Submit a walk; retries make no second one.
 
-        `options` are the other fields of the request; with `from_walk`, `prompts` may be None: as they were there.
+        Args:
+            prompts: the stops; None, with `from_walk`, means those of that walk.
+            options: other fields of the request.
         """
-        walk: Walk = (await self._request(**_order(prompts, options))).json()
+        walk: Walk = (await self._request(**_submission(prompts, options))).json()
         return walk
 
     async def get(self, walk_id: str) -> Walk:
@@ -248,7 +248,7 @@ class AsyncClient:
         return page
 
     async def watch(self, walk: Walk) -> AsyncIterator[Walk]:
-        """Give a walk as it is now, and again whenever it has changed, until it is done."""
+        """Yield a walk as it is, and again whenever it has changed, until it is done."""
         url, tag = f"/v1/walks/{walk['id']}", None
         yield walk
         while not walk["done"]:
@@ -259,12 +259,12 @@ class AsyncClient:
                 yield walk
 
     async def set_public(self, walk_id: str, public: bool) -> Walk:
-        """Show a walk of yours to everyone, or to yourself only, and return it."""
+        """Make a walk public or private, and return it."""
         walk: Walk = (await self._request("PATCH", f"/v1/walks/{walk_id}", json={"public": public})).json()
         return walk
 
     async def cancel(self, walk_id: str) -> Walk:
-        """Stop a walk and return it."""
+        """Cancel a walk and return it."""
         walk: Walk = (await self._request("POST", f"/v1/walks/{walk_id}/cancel")).json()
         return walk
 
@@ -273,33 +273,33 @@ class AsyncClient:
         return (await self._request("GET", url)).content
 
     async def save(self, walk: Walk, kind: str, path: Path) -> Artifact:
-        """Save an artifact of a finished walk, such as "gif" or "zip", and return what the API tells of it."""
+        """Save an artifact of a finished walk, such as "gif" or "zip", and return its description."""
         artifact = walk["artifacts"][kind]
         await asyncio.to_thread(path.write_bytes, await self.download(artifact["url"]))
         return artifact
 
     async def _request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        patience = _RetryPolicy(self._reached, self.patience_seconds)
+        retries = _RetryPolicy(self._reached, self.retry_seconds)
         while True:
             try:
                 response = _checked(await self._http.request(method, url, **arguments))
                 self._reached = True
                 return response
             except (httpx.TransportError, ApiError) as error:
-                await asyncio.sleep(patience.pause(error, self._http.base_url))
+                await asyncio.sleep(retries.pause(error, self._http.base_url))
 
 
 class _RetryPolicy:
-    """Decides whether to try again, and when. Every request of the clients is safe to send twice."""
+    """Decides whether and when to retry. All requests of the clients are safe to repeat."""
 
     def __init__(self, reached: bool, seconds: float) -> None:
-        """`reached` tells whether the server has ever answered: if not, its address may well be wrong."""
+        """`reached` is whether the server has answered before: if not, its address may be wrong."""
         self._reached = reached
         self._ends = time.monotonic() + seconds
         self._pause = 0.5
 
     def pause(self, error: httpx.TransportError | ApiError, base_url: httpx.URL) -> float:
-        """Return the seconds to wait before the next try, or raise an ApiError if there shall be none."""
+        """Return the seconds to wait before the next try, or raise an ApiError if there is none."""
         if isinstance(error, ApiError):
             wait, refusal = error.retry_after, error
         else:
@@ -312,14 +312,14 @@ class _RetryPolicy:
 
 
 class _KeyForItsServer(httpx.Auth):
-    """Shows an API key to the server that it is for; the bucket, where files lie, shall not learn it."""
+    """Sends the API key to its server only, and not to the bucket that serves files."""
 
     def __init__(self, server: httpx.URL, api_key: str) -> None:
         self._server = server
         self._api_key = api_key
 
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
-        """Give the request, with the key if it goes to the server."""
+        """Yield the request, with the key if it goes to the server."""
         url, server = request.url, self._server
         if (url.scheme, url.host, url.port) == (server.scheme, server.host, server.port):
             request.headers["Authorization"] = f"Bearer {self._api_key}"
@@ -342,8 +342,8 @@ def _settings(base_url: str, api_key: str | None) -> dict[str, Any]:
     }
 
 
-def _order(prompts: Sequence[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the request that submits a walk, under a key of its own."""
+def _submission(prompts: Sequence[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the request that submits a walk, with an Idempotency-Key."""
     return {
         "method": "POST",
         "url": "/v1/walks",
@@ -353,7 +353,7 @@ def _order(prompts: Sequence[str] | None, options: dict[str, Any]) -> dict[str, 
 
 
 def _wait_for_change(tag: str | None, seconds: int) -> dict[str, str]:
-    """Return the headers of a look at a walk that is answered once it is not what `tag` names, or after a while."""
+    """Return the headers of a long poll, which is answered when the entity tag has changed, or after `seconds`."""
     return {} if tag is None else {"If-None-Match": tag, "Prefer": f"wait={seconds}"}
 
 
@@ -362,7 +362,7 @@ def _present(**parameters: Any) -> dict[str, Any]:
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
-    """Return an answer, or raise what it says is wrong."""
+    """Return a response, or raise its problem as an ApiError."""
     if not response.is_error:
         return response
     try:
@@ -370,11 +370,11 @@ def _checked(response: httpx.Response) -> httpx.Response:
         message = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         problem, message = {}, f"{response.request.method} {response.url} answered {response.status_code}"
-    passing = response.status_code in {429, 502, 503, 504}
+    temporary = response.status_code in {429, 502, 503, 504}
     wait = retry_after.seconds(response.headers.get("Retry-After", ""))
     raise ApiError(
         message,
         problem=str(problem.get("type", "")).rpartition("/")[2],
         errors=problem.get("errors", ()),
-        retry_after=(2.0 if wait is None else wait) if passing else None,
+        retry_after=(2.0 if wait is None else wait) if temporary else None,
     )

@@ -1,6 +1,6 @@
-"""The commands of operators: the schema, the reconciler, API keys, and what is shown.
+"""The commands of operators: migrations, the reconciler, API keys, moderation, and the queue.
 
-Each imports what it works with itself, so that a visitor's commands need not wait for the libraries of servers.
+Each imports its own modules, so that commands of users start without the libraries of servers.
 """
 
 import re
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 app = typer.Typer()
-_WHERE = "in the database that DATABASE_URL names, or of the system that runs here"
-keys_app = typer.Typer(help=f"Make, list and revoke API keys, {_WHERE}.", no_args_is_help=True)
-moderate_app = typer.Typer(help=f"Hide, show and delete walks of anybody, {_WHERE}.", no_args_is_help=True)
+_WHERE = "in the database at DATABASE_URL, or of the system that runs on this machine"
+keys_app = typer.Typer(help=f"Create, list and revoke API keys, {_WHERE}.", no_args_is_help=True)
+moderate_app = typer.Typer(help=f"Hide, show and delete any walk, {_WHERE}.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(moderate_app, name="moderate")
-queue_app = typer.Typer(help=f"Look at work, try it again, pause all of it, {_WHERE}.", no_args_is_help=True)
+queue_app = typer.Typer(help=f"Inspect and retry walks, pause and resume claims, {_WHERE}.", no_args_is_help=True)
 app.add_typer(queue_app, name="queue")
 
 WalkId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of the walk.", show_default=False)]
 
 
 def _expiry(text: str) -> timedelta | datetime:
-    """Return the time or the moment that `90d` or `2027-12-31` says; a day counts to its end, in UTC."""
+    """Parse a number of days such as `90d`, or a date such as `2027-12-31`, which includes that day (UTC)."""
     if found := re.fullmatch(r"([1-9][0-9]{0,4})d", text):
         return timedelta(days=int(found[1]))
     try:
@@ -42,7 +42,7 @@ def _expiry(text: str) -> timedelta | datetime:
 
 @app.command()
 def migrate() -> None:
-    """Bring the schema of the database up to date, and make the bucket of an emulator."""
+    """Migrate the database to the newest schema; with an emulator, also create its bucket."""
     from momalisa.db import schema  # noqa: PLC0415
     from momalisa.storage import bucket  # noqa: PLC0415
 
@@ -65,28 +65,28 @@ def reconcile() -> None:
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose it is, or what it is for.")],
+    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
     expires: Annotated[
         str | None,
         typer.Option(
             metavar="90d|YYYY-MM-DD",
-            help="For how many days it holds, or the last day on which it does (UTC); for ever if left out.",
+            help="Lifetime in days, or last valid day (UTC); never expires by default.",
         ),
     ] = None,
 ) -> None:
-    """Make an API key and show it, this once."""
+    """Create an API key, and show it this once."""
     from momalisa import api_keys  # noqa: PLC0415
 
     until = None if expires is None else _expiry(expires)
     with _operating() as session:
         key, secret = api_keys.create(session, name, expires=until)
-    tell(f"{key.id} is the id of the key. The key itself is not kept and cannot be shown again:")
+    tell(f"{key.id} is the id of the key. The key itself is not stored and cannot be shown again:")
     tell(secret)
 
 
 @keys_app.command("list")
 def list_keys() -> None:
-    """List all API keys by their ids."""
+    """List all API keys."""
     from momalisa import api_keys  # noqa: PLC0415
 
     with _operating() as session:
@@ -97,8 +97,10 @@ def list_keys() -> None:
 
 
 @keys_app.command("revoke")
-def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
-    """Make an API key worthless at once; the walks that were made with it stay."""
+def revoke_key(
+    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id, as `list` shows it.")],
+) -> None:
+    """Revoke an API key at once; walks made with it stay."""
     from momalisa import api_keys  # noqa: PLC0415
 
     with _operating() as session:
@@ -108,7 +110,7 @@ def revoke_key(key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `li
 
 @moderate_app.command("hide")
 def hide_walk(walk_id: WalkId) -> None:
-    """Take a walk out of the gallery at once; only its owner still sees it."""
+    """Hide a walk at once: only its owner still sees it."""
     from momalisa.walks import moderation  # noqa: PLC0415
 
     with _operating() as session:
@@ -118,7 +120,7 @@ def hide_walk(walk_id: WalkId) -> None:
 
 @moderate_app.command("show")
 def show_walk(walk_id: WalkId) -> None:
-    """Show a walk again that was hidden."""
+    """Show a hidden walk again."""
     from momalisa.walks import moderation  # noqa: PLC0415
 
     with _operating() as session:
@@ -128,17 +130,17 @@ def show_walk(walk_id: WalkId) -> None:
 
 @moderate_app.command("delete")
 def delete_walk(walk_id: WalkId) -> None:
-    """Stop a walk and remove it, with all its files."""
+    """Delete a walk with all its files."""
     from momalisa.walks import moderation  # noqa: PLC0415
 
     with _operating() as session:
         moderation.delete(session, walk_id)
-    tell(f"{walk_id} is removed; its files go within a minute.")
+    tell(f"{walk_id} is deleted; its files are removed within a minute.")
 
 
 @queue_app.command("show")
 def show_chunks(walk_id: WalkId) -> None:
-    """Show the chunks of a walk, and why their attempts failed."""
+    """Show the chunks of a walk, and the errors of their attempts."""
     from momalisa.queue import admin  # noqa: PLC0415
 
     with _operating() as session:
@@ -151,37 +153,37 @@ def show_chunks(walk_id: WalkId) -> None:
 
 @queue_app.command("retry")
 def retry_walk(walk_id: WalkId) -> None:
-    """Queue a failed walk again, with fresh attempts; the frames that are there stay."""
+    """Queue a failed walk again, with fresh attempts; finished frames are kept."""
     from momalisa.queue import admin  # noqa: PLC0415
 
     with _operating() as session:
         admin.retry(session, walk_id)
-    tell(f"{walk_id} is queued again.")  # the reconciler sends the permits
+    tell(f"{walk_id} is queued again.")  # the reconciler publishes the messages
 
 
 @queue_app.command("pause")
 def pause_queue() -> None:
-    """Have no worker claim anything; what they have they finish, and walks are still accepted."""
+    """Pause all claims; workers finish their chunks, and walks are still accepted."""
     from momalisa.queue import admin  # noqa: PLC0415
 
     with _operating() as session:
         admin.pause(session)
-    tell("Nothing is claimed from now on.")
+    tell("Claims are paused.")
 
 
 @queue_app.command("resume")
 def resume_queue() -> None:
-    """Have workers claim again."""
+    """Resume claims."""
     from momalisa.queue import admin  # noqa: PLC0415
 
     with _operating() as session:
         admin.resume(session)
-    tell("Workers claim again.")
+    tell("Claims are resumed.")
 
 
 @contextmanager
 def _operating() -> Iterator["Session"]:
-    """Open a transaction in the database that DATABASE_URL names, or else in that of the system that runs here."""
+    """Open a transaction in the database at DATABASE_URL, or else in that of the system on this machine."""
     from momalisa.db.session import transaction  # noqa: PLC0415
 
     with errors_as_sentences():

@@ -41,10 +41,10 @@ Port = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option(help="The server, or MOMALISA_URL; this machine if left out.", show_default=False),
+    typer.Option(help="URL of the server; or MOMALISA_URL; this machine by default.", show_default=False),
 ]
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API says, as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, max=64, help="Number of render workers; or WORKERS.", show_default="2")
 ]
@@ -52,20 +52,20 @@ Workers = Annotated[
 _STATUS = {
     "queued": "waiting for a worker",
     "running": "rendering",
-    "assembling": "stitching",
+    "assembling": "making the files",
     "succeeded": "done",
 }
 
 TEND_SECONDS = 2
-"""How often a system that was started for one walk is looked after."""
+"""How often a system that was started for one walk is supervised."""
 
 _STILLS = {"poster": "-poster.webp", "sheet": "-sheet.png"}
-"""How the names of saved stills end; those of other files end with their kind."""
+"""Suffixes of saved stills; other files are named by their kind."""
 
 
 @app.callback(invoke_without_command=True)
 def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Walk between two artworks in the latent space of Stable Diffusion."""
     if version:
@@ -77,7 +77,7 @@ def main(
 def up(
     port: Port = None,
     workers: Workers = None,
-    folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = ROOT / ".momalisa",
+    folder: Annotated[Path, typer.Option(help="Folder for data and logs.")] = ROOT / ".momalisa",
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     from momalisa.local import stack  # noqa: PLC0415 - only this machine's own system needs its wheels
@@ -95,14 +95,12 @@ def up(
 @app.command()
 @with_settings
 def walk(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(help="Two or more stops, in words.", show_default=False)
-    ] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Two or more stops.", show_default=False)] = None,
     from_walk: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="A walk to start from: what is left out here is as it was there."),
+        typer.Option(metavar="ID", help="A walk to start from: options left out are taken from it."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The GIF to write; the MP4 goes beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="GIF file to write; the MP4 is written beside it.")] = None,
     url: Url = None,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -111,7 +109,7 @@ def walk(
     """Make a walk and save it as a GIF and an MP4."""
     with errors_as_sentences(exit_code_when_stopped=130):
         if not prompts and from_walk is None:
-            fail("Name two or more stops, or a walk to start from with --from-walk.")
+            fail("Give two or more stops, or a walk to start from with --from-walk.")
         gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
         chosen = {"from_walk": from_walk, **options}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
@@ -131,7 +129,7 @@ def walk(
 
 @app.command()
 def status(walk_id: Id, url: Url = None, as_json: AsJson = False) -> None:
-    """Tell where a walk stands; the exit code is 1 if it failed or was canceled."""
+    """Show the status of a walk; the exit code is 1 if it failed or was canceled."""
     with errors_as_sentences(), _client(_known_server(url)) as client:
         found = client.get(walk_id)
     print_json(found) if as_json else tell(_line(found))
@@ -157,7 +155,7 @@ def list_(
 
 @app.command()
 def cancel(walk_id: Id, url: Url = None) -> None:
-    """Stop a walk; the frames that are there stay."""
+    """Cancel a walk; finished frames are kept."""
     with errors_as_sentences(), _client(_known_server(url)) as client:
         tell(_line(client.cancel(walk_id)))
 
@@ -168,7 +166,7 @@ def download(
     kind: Annotated[
         str, typer.Option(help="gif, mp4, webp, poster, sheet (all frames on one page) or zip.")
     ] = "gif",
-    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default=False)] = None,
     url: Url = None,
 ) -> None:
     """Save a file of a finished walk."""
@@ -185,10 +183,10 @@ def download(
 
 
 def _writable_gif(out: Path) -> Path:
-    """Return the path of the GIF, before anything is rendered that could not be saved."""
+    """Return the path of the GIF, after checking that both files can be written."""
     gif = out if out.suffix.lower() == ".gif" else out.with_name(f"{out.name}.gif")
     if not gif.parent.is_dir():
-        fail(f"There is no folder {gif.parent} to write {gif.name} to.")
+        fail(f"{gif.name} cannot be written: there is no folder {gif.parent}.")
     for path in (gif, gif.with_suffix(".mp4")):
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             fail(f"{path} cannot be written.")
@@ -196,7 +194,7 @@ def _writable_gif(out: Path) -> Path:
 
 
 def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any]) -> Walk:
-    """Make a walk, with a progress bar until it is done; Ctrl-C offers to cancel it."""
+    """Make a walk with a progress bar; Ctrl-C offers to cancel it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _client(server.url) as client, Progress(*columns, console=console) as progress:
         walk = client.submit(prompts, **options)
@@ -212,7 +210,7 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any])
                 )
         except Stopped:
             progress.stop()
-            # A system that was started for this walk ends with it, and a script cannot be asked.
+            # A system that was started for this walk stops with it, and a script cannot be asked.
             if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
                 _cancel_at_once(client, walk["id"])
             else:
@@ -220,7 +218,7 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any])
             raise
         except LocalSystemError:
             progress.stop()
-            _cancel_at_once(client, walk["id"])  # it would never be fetched from the next system
+            _cancel_at_once(client, walk["id"])  # nobody would fetch it from the next system
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
@@ -229,11 +227,11 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any])
 
 
 def _cancel_at_once(client: Client, walk_id: str) -> None:
-    """Cancel a walk, without waiting for a server that cannot do it now: a command that was stopped ends soon.
+    """Cancel a walk without retries, so that a command that was stopped ends soon.
 
-    By the client that made it, which without a key alone has the cookie by which the server knows its maker.
+    Must be the client that submitted it: without an API key, its cookie identifies the owner.
     """
-    client.patience_seconds = 0
+    client.retry_seconds = 0
     try:
         client.cancel(walk_id)
     except ApiError as error:
@@ -246,12 +244,12 @@ def _client(url: str) -> Client:
 
 
 def _known_server(url: str | None) -> str:
-    """Return the URL of the server that was named, or of the one that runs here."""
+    """Return the URL of the given server, or of the one that runs on this machine."""
     from momalisa.local import stack  # noqa: PLC0415
 
     found = url or settings().momalisa_url or stack.running()
     if found is None:
-        fail("No server runs here; start one with `momalisa up`, or name one with --url or MOMALISA_URL.")
+        fail("No server runs on this machine. Start one with `momalisa up`, or set --url or MOMALISA_URL.")
     return found
 
 
@@ -263,7 +261,7 @@ def _line(walk: Walk) -> str:
 
 
 class _Server(NamedTuple):
-    """A server to talk to, and what to do now and then while it works."""
+    """A server, and a function to call regularly while it works."""
 
     url: str
     ours: bool = False
@@ -273,7 +271,7 @@ class _Server(NamedTuple):
 
 @contextmanager
 def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
-    """Give a server: the one that was named, the one that runs here, or one started for this walk."""
+    """Yield a server: the given one, the one that runs on this machine, or one started for this walk."""
     if url:
         yield _Server(url)
         return
@@ -289,7 +287,7 @@ def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
 
 @contextmanager
 def _running(system: "LocalStack") -> Iterator[None]:
-    """Run a system for the length of a block; signals do not disturb it while it stops."""
+    """Run a system during a block; signals are ignored while it stops."""
     try:
         system.start(tell)
         yield
@@ -306,9 +304,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise Stopped in the block when a signal asks to stop; under nohup, a hang-up stays ignored.
+    """Raise Stopped in the block on a signal; under nohup, SIGHUP stays ignored.
 
-    A second signal ends at once what the first one had begun to clean up.
+    A second signal interrupts the cleanup after the first.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""How commands talk to people: sentences, errors among them, and JSON for programs."""
+"""Output of the commands: sentences for people, and JSON for programs."""
 
 import json
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ console = Console(highlight=False)
 
 
 class Stopped(BaseException):
-    """A signal asked us to stop."""
+    """A signal asked the command to stop."""
 
 
 @contextmanager
 def errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
-    """Tell what goes wrong in a block as a sentence, and exit with 1; or as said, after `Stopped`."""
+    """Print errors of a block as sentences, and exit with 1, or after `Stopped` with another code."""
     try:
         yield
     except MomalisaError as error:
@@ -34,13 +34,13 @@ def errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
 
 
 def fail(sentence: str) -> NoReturn:
-    """Say what is wrong, to stderr, and exit with 1."""
+    """Print an error to stderr, and exit with 1."""
     Console(stderr=True, highlight=False).print(sentence, markup=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
 def tell(sentence: str) -> None:
-    """Say something."""
+    """Print a sentence."""
     console.print(sentence, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The tables of MoMALisa: walks, their chunks, their frames and what is made of them; API keys."""
+"""The tables of MoMALisa."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -70,7 +70,7 @@ def _enum(kind: type[StrEnum]) -> Enum:
 
 
 class Base(DeclarativeBase):
-    """What all tables share: constraint names that a migration can refer to, and times with a zone."""
+    """Base of all tables: constraint names that a migration can refer to, and column types."""
 
     metadata = MetaData(
         naming_convention={
@@ -99,55 +99,55 @@ class Base(DeclarativeBase):
 
 
 class Walk(Base):
-    """One job: prompts and settings in, an animation out."""
+    """A walk: the job of one submission, from prompts and settings to an animation."""
 
     __tablename__ = "walks"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[WalkStatus] = mapped_column(server_default=WalkStatus.QUEUED)
     owner: Mapped[str]
-    """Who made it, and may do with it what others may not: `key:ID` or `visitor:ID`."""
+    """Who made it, and may cancel, change and delete it: `key:ID` or `visitor:ID`."""
     public: Mapped[bool]
-    """Whether others may see it."""
+    """Whether everyone may see it."""
     secret: Mapped[str] = mapped_column(deferred=True, deferred_raiseload=True)
-    """Part of the names of its objects, so that they are found by those only who are given their URLs."""
+    """Random part of its object names, so that only those who are given the URLs can read the files."""
     secret_changed_at: Mapped[datetime | None]
-    """When it got another one, as long as objects are still to be moved to their new names (`moving`)."""
+    """When the secret was changed; null once all objects have their new names (`relocation`)."""
     spec: Mapped[WalkSpec]
     from_walk: Mapped[UUID | None]
-    """The walk whose frames it takes over where they are the same; that one may be gone by now."""
+    """The walk whose frames are copied where they are the same; it may no longer exist."""
     source: Mapped[UUID | None] = query_expression()
-    """`from_walk`, if the one who asks may see that walk (`jobs.get`, `jobs.page`)."""
+    """`from_walk`, if the viewer may see that walk (`walks.service`)."""
     model: Mapped[str]
     batch_size: Mapped[int]
     """Frames in each of its chunks, a full batch: BATCH_SIZE when it was made."""
     frames_total: Mapped[int]
     frames_done: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="1")
-    """Grows with every change that a client can see."""
+    """Grows with every change that a client can see; its entity tag."""
     warnings: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     webhook_url: Mapped[str | None]
-    """Who wants to be told that it has ended; for nobody else to see."""
+    """Receiver of a webhook when it ends; shown to nobody."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
-    """A walk that is not over by then fails."""
+    """If it is still active then, it fails."""
     hidden_at: Mapped[datetime | None]
-    """An operator took it out of the gallery: only its owner sees it."""
+    """When an operator hid it: only its owner sees it."""
     deleted_at: Mapped[datetime | None]
-    """Its owner removed it: nobody sees it any more, and the row goes once its objects are gone."""
+    """When it was deleted: nobody sees it, and its row follows once its objects are removed."""
     purged_at: Mapped[datetime | None]
-    """Its objects are gone; set while its row stays because the webhook of its end is still to be sent."""
+    """When its objects were removed; the row stays until the webhook of its end is delivered."""
     purge_after: Mapped[datetime | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """When somebody may (again) try to remove its objects and its row, if it is deleted or expired.
+    """Deleted and expired walks: when to try (again) to remove the objects and the row.
 
-    Of another walk: when its objects could not be moved, so that those of others come first (`moving`).
+    Other walks: when moving the objects failed last, so that other walks are tried first (`relocation`).
     """
     traceparent: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """The request that made it, as a W3C `traceparent`, where requests are traced."""
+    """The request that made it, as a W3C `traceparent`; null if it was not traced."""
 
     frames: Mapped[list["Frame"]] = relationship(order_by="Frame.position", viewonly=True)
     artifacts: Mapped[list["Artifact"]] = relationship(order_by="Artifact.kind", viewonly=True)
@@ -178,44 +178,44 @@ class Walk(Base):
 
 
 class Chunk(Base):
-    """The unit of work, lease and retry: frames to render as one batch, or a walk to assemble."""
+    """The unit of work: frames to render as one batch, or a walk to assemble."""
 
     __tablename__ = "chunks"
 
     walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    """Order within the walk; chunk 0 spans all of it."""
+    """Order within the walk; chunk 0 spans the whole walk."""
     kind: Mapped[ChunkKind]
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     tenant: Mapped[str]
-    """Who takes turns with others in the fair order: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
+    """Unit of fairness and of limits: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
     model: Mapped[str]
-    """What its worker must have; "" if it needs none."""
+    """Model that its worker must have; "" if it needs none."""
     virtual_time: Mapped[int]
-    """Place in the fair order between owners (`turns`); lower is sooner."""
+    """Place in the fair order (`fairness`); the least is claimed first."""
     priority: Mapped[int]
-    """Place within the turn: 0 was in a worker's hands before, 1 is the first of a newcomer, 2 the rest."""
+    """Place within a virtual time (`fairness`): 0 was tried before, 1 is a newcomer's first chunk, 2 all others."""
     scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
-    """Claims so far that were not given back."""
+    """Number of claims that were not released."""
     worker: Mapped[str | None]
-    """Who claimed it last, as host:pid."""
+    """Worker of the last claim, as host:pid."""
     secret: Mapped[str | None]
-    """The secret of its walk when it was claimed last, under which its worker names objects."""
+    """Secret of its walk at the last claim, under which the worker names objects."""
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
-    """Changes with every heartbeat, by which a reconciler sees that its worker lives (`leases`)."""
+    """Changes with every heartbeat, by which a reconciler sees that the worker is alive (`reclaim`)."""
     error: Mapped[str | None]
-    """What went wrong at the last attempt."""
+    """Error of the last failed attempt."""
     failed_by: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
-    """The workplaces at which it failed, as host:pid of a worker, whose processes come and go."""
+    """Workplaces at which it failed: parents of worker processes, as host:pid."""
     history: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]", deferred=True)
     """Its last failed attempts: attempt, at, worker, error."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     claimed_at: Mapped[datetime | None]
-    """When its last attempt began."""
+    """When it was last claimed."""
     lease_lost_at: Mapped[datetime | None]
-    """When a lease of it ran out, or its worker was found dead, the last time that one was."""
+    """When its lease last expired, or its worker was last found dead."""
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (
@@ -235,7 +235,7 @@ class Chunk(Base):
 
 
 class Tenant(Base):
-    """One of those who take turns, for as long as that matters (`turns`)."""
+    """State of a tenant in the fair order of one model (`fairness`)."""
 
     __tablename__ = "tenants"
 
@@ -243,11 +243,11 @@ class Tenant(Base):
     """As `Chunk.tenant`."""
     model: Mapped[str] = mapped_column(primary_key=True)
     next_virtual_time: Mapped[int]
-    """The one after that of the last chunk that it has added."""
+    """Virtual time after that of its last enqueued chunk."""
 
 
 class Worker(Base):
-    """A process that claims chunks, as long as it says so (`workers`)."""
+    """A live worker process (`workers`)."""
 
     __tablename__ = "workers"
 
@@ -255,12 +255,12 @@ class Worker(Base):
     """As host:pid, like `Chunk.worker`."""
     kind: Mapped[ChunkKind]
     model: Mapped[str]
-    """That it has; as `Chunk.model`."""
+    """Model that it has loaded; as `Chunk.model`."""
     seen_at: Mapped[datetime]
 
 
 class Pause(Base):
-    """While there is a row, no worker claims anything."""
+    """While there is a row, all claims are paused."""
 
     __tablename__ = "pauses"
 
@@ -268,9 +268,9 @@ class Pause(Base):
 
 
 class Frame(Base):
-    """One rendered image at a position; `object` is null until it is uploaded.
+    """A frame of a walk; `object` is null until it is uploaded.
 
-    A flagged frame is never uploaded. It gets the object of its nearest neighbour when the walk is assembled.
+    A flagged frame is never uploaded; at assembly it gets the object of its nearest neighbour.
     """
 
     __tablename__ = "frames"
@@ -286,9 +286,9 @@ class Frame(Base):
     rendered_at: Mapped[datetime | None]
     flagged: Mapped[Flag | None]
     thumbnail: Mapped[Bytes | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """What it looks like from afar, by which later frames are placed (`pacing`)."""
+    """The picture in 32 × 32 pixels, by which later frames are placed (`pacing`)."""
     content_hash: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """What it shows (`spec.frame_key`): another walk that needs the same picture may copy it."""
+    """Equal for frames that show the same (`spec.frame_key`), so that another walk can copy it."""
 
     __table_args__ = (
         ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),
@@ -302,7 +302,7 @@ class Frame(Base):
 
 
 class Artifact(Base):
-    """A file made of all frames of a finished walk."""
+    """A file of a finished walk."""
 
     __tablename__ = "artifacts"
 
@@ -316,7 +316,7 @@ class Artifact(Base):
 
 
 class Tombstone(Base):
-    """What is left of an expired walk, so that those who could see it learn that it was there."""
+    """What is left of an expired walk, so that its URL answers that it has expired."""
 
     __tablename__ = "tombstones"
 
@@ -330,7 +330,7 @@ class Tombstone(Base):
 
 
 class IdempotencyKey(Base):
-    """A key under which a caller submitted a walk, so that a repeated request makes no second one."""
+    """An Idempotency-Key of a caller, so that a repeated request makes no second walk."""
 
     __tablename__ = "idempotency_keys"
 
@@ -341,36 +341,36 @@ class IdempotencyKey(Base):
     walk_id: Mapped[UUID] = mapped_column(
         ForeignKey("walks.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
     )
-    """Known before the walk is written, in the same transaction."""
+    """Set before the walk is written, in the same transaction."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (Index("idempotency_keys_age", "created_at"), Index("idempotency_keys_walk", "walk_id"))
 
 
 class WebhookDelivery(Base):
-    """A message that tells that a walk has ended, and how its delivery goes."""
+    """The delivery of a webhook about the end of a walk."""
 
     __tablename__ = "webhook_deliveries"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """The id of the message, the same at every attempt."""
+    """Message id, the same at every attempt."""
     walk_id: Mapped[UUID] = mapped_column(ForeignKey("walks.id", ondelete="CASCADE"), unique=True)
     event: Mapped[WebhookEvent]
     url: Mapped[str]
     host: Mapped[str]
-    """Of its URL."""
+    """Host of the URL."""
     tenant: Mapped[str]
-    """Who takes turns with others, as `Chunk.tenant` has it."""
+    """As `Chunk.tenant`."""
     status: Mapped[DeliveryStatus] = mapped_column(server_default=DeliveryStatus.PENDING)
     scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """When it is sent next; while somebody sends it, when their lease runs out."""
+    """When it is due; while it is leased, when the lease expires."""
     wait_seconds: Mapped[float]
-    """How far ahead `scheduled_at` was set: if it is further, PostgreSQL's clock was set back, and it is due."""
+    """Seconds ahead that `scheduled_at` was set; if it is further ahead, PostgreSQL's clock was set back."""
     attempts: Mapped[int] = mapped_column(server_default="0")
     lease_token: Mapped[UUID | None]
-    """Set while somebody sends it, or vanished while they did."""
+    """Set while it is leased, and after a sender that died."""
     error: Mapped[str | None]
-    """What went wrong at the last attempt."""
+    """Error of the last failed attempt."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
 
@@ -382,7 +382,7 @@ class WebhookDelivery(Base):
 
 
 class ApiKey(Base):
-    """What a program shows to say who it is. The secret itself is not kept."""
+    """An API key, of which only the hash is stored."""
 
     __tablename__ = "api_keys"
 

@@ -1,4 +1,4 @@
-"""The schema of the database: whether it is what this code needs, and how it gets there."""
+"""The schema of the database: its check and its migration."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ from momalisa.settings import ROOT
 
 
 def check(session: Session) -> None:
-    """Look at the revision of the schema; one that this code does not know is newer, which it can work with.
+    """Check the revision of the schema; an unknown one is newer, and newer schemas are compatible.
 
     Raises:
         StoreUnavailableError: if migrations are missing.
@@ -29,7 +29,7 @@ def check(session: Session) -> None:
 
 
 def migrate() -> None:
-    """Bring the schema up to date.
+    """Migrate the schema to the newest revision.
 
     Raises:
         SchemaError: if the database was made by a version that this one does not know.

@@ -25,42 +25,42 @@ PROMPTLY: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
-"""How the client library notices soon that the database is away; seconds, where nothing else is said."""
+"""Connection options that detect a dead database soon; in seconds unless noted."""
 
 
 BEGIN = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s';"
     " SET LOCAL idle_in_transaction_session_timeout = '30s'"
 )
-"""How each transaction begins, in one round trip.
+"""Starts a transaction with its timeouts, in one round trip.
 
-Its limits are its own, and not the connection's: a pooler such as PgBouncer refuses options at the start of a
-connection, and hands connections on after each transaction.
+They are set for the transaction and not the connection: a pooler such as PgBouncer refuses connection options, and
+gives connections to other clients after each transaction.
 """
 
-GIVEN_UP = (
+ABORTED = (
     psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
-"""What PostgreSQL raises on queries that it gives up; it serves others."""
+"""Errors of a statement that PostgreSQL aborts while it serves others."""
 
-MOST_STATEMENT = 1000
-"""Characters of a statement that are logged; its values never are."""
+MAX_LOGGED_STATEMENT = 1000
+"""Characters of a statement that are logged; parameters never are."""
 
 
 @cache
 def engine() -> Engine:
-    """Return the engine of this process; made at the first call, so never shared across a fork."""
+    """Return the engine of this process; created at the first call, so never shared across a fork."""
     made = create_engine(
         settings().database_url,
-        isolation_level="AUTOCOMMIT",  # of the driver, since `_begin` begins each transaction
+        isolation_level="AUTOCOMMIT",  # of the driver: `_begin` starts transactions
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=10,
         pool_timeout=2,
-        # What is prepared on one connection of a pooler is not on the next.
+        # A pooler may give the next transaction another connection, without the prepared statements.
         connect_args={"prepare_threshold": None, **PROMPTLY},
     )
     event.listen(made, "begin", _begin)
@@ -68,13 +68,13 @@ def engine() -> Engine:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction, unless somebody asked for a connection without any."""
+    """Start a transaction, unless the connection was requested in autocommit mode."""
     if "isolation_level" not in connection.get_execution_options():
         connection.exec_driver_sql(BEGIN)
 
 
 async def connect() -> psycopg.AsyncConnection:
-    """Return a connection outside of the pool, without transactions, for one that stays and listens.
+    """Return a connection in autocommit mode outside of the pool, to LISTEN on.
 
     Raises:
         psycopg.Error: if PostgreSQL cannot be reached.
@@ -86,25 +86,25 @@ async def connect() -> psycopg.AsyncConnection:
 
 
 _open = ContextVar("open", default=False)
-"""Whether a transaction is open here."""
+"""Whether a transaction is open in this context."""
 
 
 def refuse_open_transaction() -> None:
-    """Refuse to wait for another service while a transaction is open here.
+    """Assert that no transaction is open, before a call to another service.
 
-    A connection of the pool would wait with it, and locks: one slow service would hold up everything else.
+    A slow service would otherwise hold a connection of the pool, and locks.
     """
-    assert not _open.get(), "Ask other services before a transaction begins, or after it has ended."
+    assert not _open.get(), "Call other services before the transaction or after it."
 
 
 @contextmanager
 def transaction() -> Iterator[Session]:
-    """Open a session whose work is committed when the block ends, and rolled back when it raises.
+    """Open a session that commits when the block ends, and rolls back when it raises.
 
     Raises:
-        StoreBusyError: if a query took too long, waited too long for a lock, or was in a deadlock.
-        StoreUnavailableError: if PostgreSQL cannot be reached, or broke off. Nothing was committed, unless the
-            connection broke during the commit itself: then nobody can know, and whoever retries must be fenced.
+        StoreBusyError: if a statement or lock timed out, or was in a deadlock.
+        StoreUnavailableError: if PostgreSQL cannot be reached, or the connection broke. Nothing was committed,
+            unless it broke during the commit: then the outcome is unknown, and a retry must be fenced.
     """
     before = _open.set(True)
     try:
@@ -112,8 +112,8 @@ def transaction() -> Iterator[Session]:
             yield session
     except OperationalError as error:
         cause = str(error.orig).strip()
-        if isinstance(error.orig, GIVEN_UP):
-            log.warning("query given up", cause=cause, statement=(error.statement or "")[:MOST_STATEMENT])
+        if isinstance(error.orig, ABORTED):
+            log.warning("query aborted", cause=cause, statement=(error.statement or "")[:MAX_LOGGED_STATEMENT])
             raise StoreBusyError("The database is too busy just now; try again soon.") from error
         log.warning("database failed", cause=cause)
         raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error

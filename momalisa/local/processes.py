@@ -1,4 +1,4 @@
-"""Programs as child processes: started, watched, stopped, and never left behind."""
+"""Programs as supervised child processes, which never outlive their parent."""
 
 import ctypes
 import os
@@ -17,18 +17,18 @@ from momalisa.errors import LocalSystemError
 from momalisa.settings import ROOT, environment
 
 PR_SET_PDEATHSIG = 1
-"""`prctl(2)`: the signal that a child gets when its parent dies."""
+"""`prctl(2)`: signal for a child when its parent dies."""
 
 CANNOT_WORK = os.EX_CONFIG
-"""Exit code of a program that would fare no better if it were started again; the last line of its log says why."""
+"""Exit code of a program that a restart would not help; the last line of its log says why."""
 
 LIMIT, WINDOW_SECONDS = 5, 60
-"""A program that ended this often within this time is not started again."""
+"""A program that ended more than LIMIT times within WINDOW_SECONDS is not restarted."""
 
 
 @dataclass
 class Child:
-    """A program that runs as long as the system does."""
+    """A program that runs as long as the system."""
 
     name: str
     command: list[str]
@@ -38,10 +38,10 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     process: subprocess.Popen[bytes] | None = None
     ends: list[float] = field(default_factory=list)
-    """When it ended by itself, in monotonic seconds."""
+    """When it ended, in monotonic seconds."""
 
     def start(self) -> None:
-        """Start the program in a session of its own, so that a Ctrl-C reaches us alone."""
+        """Start the program in its own session, so that Ctrl-C reaches only this process."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 self.command,
@@ -60,10 +60,10 @@ class Child:
         return self.process.poll() if self.process else None
 
     def restart(self) -> None:
-        """Start the program again after it ended by itself.
+        """Restart the program after it has ended.
 
         Raises:
-            LocalSystemError: if it keeps ending, or says that it cannot work.
+            LocalSystemError: if it keeps ending, or ended with CANNOT_WORK.
         """
         if self.ended() == CANNOT_WORK:
             raise LocalSystemError(f"{self.name} cannot work. {self.last_lines(1)}")
@@ -71,13 +71,13 @@ class Child:
         self.ends = [moment for moment in self.ends if now - moment < WINDOW_SECONDS] + [now]
         if len(self.ends) > LIMIT:
             raise LocalSystemError(
-                f"{self.name} keeps ending (exit code {self.ended()}). Its log, {self.log}, ends with:\n"
+                f"{self.name} keeps ending (exit code {self.ended()}). The end of its log ({self.log}):\n"
                 f"{self.last_lines()}"
             )
         self.start()
 
     def signal_stop(self) -> None:
-        """Ask the program to stop."""
+        """Send the program its stop signal."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(self.stop_signal)
 
@@ -100,7 +100,7 @@ class Child:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port of an address of this machine that no program listens on now.
+    """Return a free port of an address of this machine.
 
     Raises:
         OSError: if this machine does not have the address.
@@ -112,7 +112,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
-    """Tell whether a program could listen on a port of an address of this machine."""
+    """Return whether a port of an address of this machine is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -123,23 +123,23 @@ def is_free(port: int, address: str = "127.0.0.1") -> bool:
 
 
 def as_user(user: str | None) -> dict[str, Any]:
-    """Return the arguments of `subprocess.Popen` that run a program as another user and in its group only."""
+    """Return the arguments of `subprocess.Popen` to run a program as another user, in its group only."""
     return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def system_user(name: str) -> str:
-    """Return the name of a system user, which is made if it is not there; only root may.
+    """Return the name of a system user, which root creates if it does not exist.
 
     Raises:
-        LocalSystemError: if it cannot be made.
+        LocalSystemError: if it cannot be created.
     """
     if not _is_user(name):
         useradd = shutil.which("useradd")
         command = [useradd or "useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
         failed = useradd is None or subprocess.run(command, check=False, capture_output=True).returncode  # noqa: S603
-        if failed and not _is_user(name):  # somebody else may have made it in the meantime
+        if failed and not _is_user(name):  # another process may have created it in the meantime
             raise LocalSystemError(
-                f"PostgreSQL refuses to run as root, and the user {name} cannot be made for it. "
+                f"PostgreSQL refuses to run as root, and its user {name} cannot be created. "
                 "Run MoMALisa as an ordinary user."
             )
     return name

@@ -1,6 +1,6 @@
-"""The whole system on one machine, without containers: every part a child process, its data in one folder.
+"""The whole system on one machine, without containers: each part a child process, with all data in one folder.
 
-PostgreSQL, Valkey and the emulator of the bucket come as wheels. They are the same engines as in production.
+PostgreSQL, Valkey and the emulator of the bucket are installed from wheels; they are the engines of production.
 """
 
 import base64
@@ -33,33 +33,32 @@ from momalisa.settings import ROOT, environment, settings
 FOLDER = ROOT / ".momalisa"
 START_SECONDS = 60
 STOP_SECONDS = 15
-"""How long a child may take to start, and to stop before it is killed."""
+"""Timeouts of a child to start, and to stop before it is killed."""
 
 Tell = Callable[[str], None]
-"""Tells the person at the terminal what happens, in a sentence."""
+"""Prints a sentence for the user."""
 
 
 class LocalStack:
-    """PostgreSQL, Valkey, the bucket, the API, the workers and the reconciler."""
+    """PostgreSQL, Valkey, the bucket, the API, the workers and the reconciler, as child processes."""
 
     def __init__(
         self, folder: Path = FOLDER, *, port: int = 8000, workers: int = 2, variables: dict[str, str] | None = None
     ) -> None:
-        """Describe a system; nothing is started yet.
+        """Configure a system without starting it.
 
         Args:
-            folder: where its data and logs are kept.
+            folder: for data and logs.
             port: of the website and the API, on 127.0.0.1.
             workers: number of render workers.
-            variables: settings for all parts, as environment variables.
+            variables: settings of all parts, as environment variables.
         """
         self.folder = folder.resolve()
         self.url = f"http://127.0.0.1:{port}"
         self.workers = workers
         self.children: dict[str, Child] = {}
         self._port = port
-        # Nothing here is to go through a proxy; nobody but this machine's user can call, so he is held to no limits
-        # unless he asks for them.
+        # No proxies between the parts. Only users of this machine can call, so rate limits are off by default.
         limits = "on" if "rate_limits" in settings().model_fields_set and settings().rate_limits else "off"
         given = settings()
         self._variables = {
@@ -78,16 +77,16 @@ class LocalStack:
         return dict(self._variables)
 
     def start(self, tell: Tell = lambda _: None) -> None:
-        """Start everything, and return when walks can be submitted.
+        """Start all parts, and return when walks can be submitted.
 
         Raises:
-            LocalSystemError: if a part cannot be started; then nothing is left running.
+            LocalSystemError: if a part cannot be started; then all are stopped.
         """
         try:
             self._take_lock()
             if not is_free(self._port):
                 raise LocalSystemError(
-                    f"Port {self._port} is taken by another program; choose another, as in PORT={self._port + 1}."
+                    f"Port {self._port} is in use by another program; choose another one: PORT={self._port + 1}."
                 )
             tell("Starting PostgreSQL, Valkey and the bucket …")
             self.start_services(tell)
@@ -101,11 +100,11 @@ class LocalStack:
             raise
 
     def start_services(self, tell: Tell = lambda _: None) -> None:
-        """Start PostgreSQL, Valkey and the bucket only, with the schema in place."""
+        """Start only PostgreSQL, Valkey and the bucket, and migrate the database."""
         for name in ("logs", "valkey", "bucket"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         if settings().webhook_secret is None:
-            self._variables.setdefault("WEBHOOK_SECRET", _kept_secret(self.folder / "webhook-secret"))
+            self._variables.setdefault("WEBHOOK_SECRET", _stored_secret(self.folder / "webhook-secret"))
         self._start_postgres(tell)
         self._start_valkey()
         self._start_bucket()
@@ -121,26 +120,26 @@ class LocalStack:
             raise LocalSystemError(f"The database in {self.folder} cannot be used. {migration.stderr.strip()}")
 
     def announce(self) -> None:
-        """Let other commands on this machine find the system (`running`)."""
+        """Publish the URL of the system for other commands on this machine (`running`)."""
         assert self._lock
         self._lock.truncate(0)
         self._lock.write(json.dumps({"url": self.url, "database_url": self._variables["DATABASE_URL"]}))
         self._lock.flush()
 
     def supervise(self, tell: Tell) -> None:
-        """Look after the children once: start again what ended by itself.
+        """Restart children that have ended; call it regularly.
 
         Raises:
-            LocalSystemError: if a child keeps ending, or says that it cannot work.
+            LocalSystemError: if a child keeps ending, or cannot work as configured.
         """
         for child in self.children.values():
             code = child.ended()
             if code is not None:
                 child.restart()
-                tell(f"{child.name} ended (exit code {code}) and is started again.")
+                tell(f"{child.name} ended (exit code {code}) and was restarted.")
 
     def stop(self) -> None:
-        """Stop everything: first who works, then what they work with."""
+        """Stop all parts: first API, workers and reconciler, then the services."""
         services = ["bucket", "valkey", "postgres"]
         for names in ([name for name in self.children if name not in services], services):
             group = [self.children[name] for name in names if name in self.children]
@@ -158,7 +157,7 @@ class LocalStack:
             self._lock = None
 
     def _take_lock(self) -> None:
-        """Make sure that nobody else uses the folder. The lock goes with the process, so it cannot be stale."""
+        """Lock the folder. The lock ends with the process, so it cannot be stale."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "lock").open("a+")
         try:
@@ -167,9 +166,9 @@ class LocalStack:
             lock.close()
             url = running(self.folder)
             raise LocalSystemError(
-                f"MoMALisa already runs in {self.folder}, at {url}; stop that one first, with Ctrl-C."
+                f"MoMALisa already runs in {self.folder}, at {url}; stop it first with Ctrl-C."
                 if url
-                else f"MoMALisa is already at work in {self.folder}; wait for that, or stop it with Ctrl-C."
+                else f"Another MoMALisa command uses {self.folder}; wait for it to finish, or stop it with Ctrl-C."
             ) from None
         lock.truncate(0)
         self._lock = lock
@@ -180,7 +179,7 @@ class LocalStack:
         if place.user:
             shutil.chown(self._sockets, place.user)
         postgres.prepare(place)
-        # Trusted: the socket lies in a folder that only this user may enter, and there is no other way in.
+        # No password: the socket is in a folder that only this user may enter, and there is no TCP port.
         self._start(
             "postgres",
             [str(place.programs / "postgres"), "-D", str(place.data), "-k", str(self._sockets), "-h", ""],
@@ -195,7 +194,7 @@ class LocalStack:
 
     def _start_valkey(self) -> None:
         port = free_port()
-        # Nothing is kept on disk: the broker carries hints, and losing them must not matter.
+        # Nothing is stored on disk: losing wake-up messages must not matter.
         self._start(
             "valkey",
             [
@@ -243,19 +242,19 @@ class LocalStack:
         self._until_ready("api", lambda: httpx.get(f"{self.url}/readyz", trust_env=False).raise_for_status())
 
     def _metrics_port(self, place: int) -> str:
-        """Return the port on which a part is monitored, each one of its own on one machine; empty if it is not."""
+        """Return the METRICS_PORT of a part; empty if metrics are off."""
         first = self._variables.get("METRICS_PORT") or settings().metrics_port
         return "" if first is None else str(int(first) + place)
 
     def _secret_key(self) -> str:
-        """Return the secret that signs the cookies of visitors: SECRET_KEY, or one that is made once and kept."""
+        """Return the secret that signs visitor cookies: SECRET_KEY, or one that is generated once and stored."""
         if given := self._variables.get("SECRET_KEY"):
             return given
         if configured := settings().secret_key:
             return configured.get_secret_value()
         file = self.folder / "secret-key"
         if not file.exists():
-            _keep(file, secrets.token_urlsafe(32))
+            _write_private(file, secrets.token_urlsafe(32))
         return file.read_text()
 
     def _start(
@@ -282,7 +281,7 @@ class LocalStack:
             except (psycopg.OperationalError, redis.RedisError, httpx.HTTPError) as error:
                 if child.ended() is not None or time.monotonic() > deadline:
                     raise LocalSystemError(
-                        f"{name} does not start. Its log, {child.log}, ends with:\n{child.last_lines()}"
+                        f"{name} does not start. The end of its log ({child.log}):\n{child.last_lines()}"
                     ) from error
                 time.sleep(0.05)
             else:
@@ -291,7 +290,7 @@ class LocalStack:
 
 @contextlib.contextmanager
 def started(system: LocalStack, tell: Callable[[str], None] = lambda _: None) -> Iterator[LocalStack]:
-    """Run a system for the length of a block."""
+    """Run a system during a block."""
     try:
         system.start(tell)
         yield system
@@ -300,7 +299,7 @@ def started(system: LocalStack, tell: Callable[[str], None] = lambda _: None) ->
 
 
 def running(folder: Path = FOLDER) -> str | None:
-    """Return the URL of the system that runs in a folder and was announced, or None."""
+    """Return the URL of the system that runs in a folder, or None."""
     return _announced(folder).get("url")
 
 
@@ -315,26 +314,26 @@ def _announced(folder: Path) -> dict[str, str]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                told: dict[str, str] = json.load(lock)
-                return told
+                announced: dict[str, str] = json.load(lock)
+                return announced
             return {}
     except (FileNotFoundError, PermissionError, ValueError):
         return {}
 
 
-def _kept_secret(file: Path) -> str:
-    """Return the secret that webhooks are signed with, which is drawn at the first call and kept in a file."""
+def _stored_secret(file: Path) -> str:
+    """Return the secret in a file for signing webhooks; it is generated at the first call."""
     if not file.exists():
-        _keep(file, f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
+        _write_private(file, f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
     return file.read_text().strip()
 
 
 def _bucket_address(file: Path) -> tuple[str, int]:
-    """Return where the bucket listens: the same at every start, and somewhere else if that is taken.
+    """Return the address of the bucket: the same at every start, unless it is in use.
 
-    The emulator obeys every page in every browser on this machine, as it asks for no credentials and allows all
-    origins. So its address is one of 2^24 that lead to this machine, drawn at random, which no page can find. Where
-    there is only 127.0.0.1, as on macOS, its port alone is random.
+    The emulator needs no credentials and allows all origins, so any page in a browser on this machine could use it.
+    Therefore its address is a random one of the 2^24 loopback addresses, which no page can find. Where there is
+    only 127.0.0.1, as on macOS, only the port is random.
     """
     with contextlib.suppress(FileNotFoundError, ValueError):
         host, _, port = file.read_text().strip().rpartition(":")
@@ -345,12 +344,12 @@ def _bucket_address(file: Path) -> tuple[str, int]:
         port_ = free_port(host)
     except OSError:
         host, port_ = "127.0.0.1", free_port()
-    _keep(file, f"{host}:{port_}\n")
+    _write_private(file, f"{host}:{port_}\n")
     return host, port_
 
 
-def _keep(file: Path, text: str) -> None:
-    """Write a file that only this user may read, whole or not at all."""
+def _write_private(file: Path, text: str) -> None:
+    """Write a file atomically that only this user may read."""
     new = file.with_suffix(".new")
     new.unlink(missing_ok=True)
     new.touch(mode=0o600)

@@ -1,1 +1,1 @@
-"""What runs beside the queue: lost work, expiry, and objects without a row."""
+"""The reconciler: expired leases, expiry of walks, orphaned objects, webhooks."""

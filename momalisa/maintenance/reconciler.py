@@ -197,7 +197,7 @@ def delete_old_records() -> None:
     """
     with transaction() as session:
         idempotency.forget_old(session)
-        retention.forget(session)
+        retention.delete_old_tombstones(session)
 
 
 def remove_walks() -> bool:

@@ -1,4 +1,4 @@
-"""The end of walks: deadlines, expiry, and the removal of what they left in the bucket and in the database."""
+"""The end of walks: deadlines, expiry, and the removal of their objects and rows."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,30 +25,30 @@ from momalisa.telemetry.logging import cause, logger
 log = logger(__name__)
 
 AT_ONCE = 64
-"""Walks that are dealt with in one round; where there are more, the next round follows at once."""
+"""Walks per round; if there are more, the next round follows at once."""
 
-HANDS = 8
-"""Walks whose objects are removed at the same time, each object by a request of its own."""
+THREADS = 8
+"""Walks whose objects are removed at the same time, each object by one request."""
 
 ROUND_SECONDS = 60
-"""After that no other object is removed in one round: one that the bucket does not answer for takes two minutes."""
+"""No object is removed later in a round; one request to a bucket that hangs may take two minutes."""
 
-AGAIN = timedelta(minutes=5)
-"""Time until removing a walk is tried again, if it failed or its row has to stay."""
+RETRY_AFTER = timedelta(minutes=5)
+"""Time until the removal of a walk is tried again, if it failed or its row has to stay."""
 
-REMEMBERED = timedelta(days=365)
-"""How long an expired walk is known to have been there."""
+TOMBSTONE_AGE = timedelta(days=365)
+"""Lifetime of the tombstone of an expired walk."""
 
-_TO_BE_TOLD = (
+_WEBHOOK_PENDING = (
     select(WebhookDelivery.id)
     .where(WebhookDelivery.walk_id == Walk.id, WebhookDelivery.status == DeliveryStatus.PENDING)
     .exists()
 )
-"""Whether a walk's end is still to be told to somebody."""
+"""Whether the webhook of a walk's end is still to be delivered."""
 
 
 def end_overdue(session: Session) -> int:
-    """Fail up to `AT_ONCE` walks that are past their deadline, and return how many were."""
+    """Fail up to `AT_ONCE` walks that are past their deadline, and return how many."""
     overdue = session.scalars(
         select(Walk.id)
         .where(Walk.deadline_at < func.now(), Walk.status.in_(ACTIVE), Walk.finished_at.is_(None))
@@ -56,7 +56,7 @@ def end_overdue(session: Session) -> int:
         .limit(AT_ONCE)
     ).all()
     message = "This walk was not finished by the deadline that was set for it."
-    for walk_id in sorted(overdue):  # the order in which everybody locks several walks
+    for walk_id in sorted(overdue):  # the order in which all transactions lock several walks
         lifecycle.end_walk(
             session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message=message
         )
@@ -64,7 +64,7 @@ def end_overdue(session: Session) -> int:
 
 
 def expire(session: Session) -> int:
-    """Mark up to `AT_ONCE` walks as expired that were finished longer ago than they are kept; return how many."""
+    """Mark up to `AT_ONCE` walks that finished RETENTION_DAYS ago as expired, and return how many."""
     old = Walk.finished_at < func.now() - timedelta(days=settings().retention_days)
     chosen = (
         select(Walk.id)
@@ -83,24 +83,24 @@ def expire(session: Session) -> int:
 
 
 def remove() -> tuple[int, bool]:
-    """Remove up to `AT_ONCE` deleted and expired walks, as far as a round goes: their objects, then their rows.
+    """Remove up to `AT_ONCE` deleted and expired walks: their objects, then their rows.
 
-    The row goes after the objects, so that nothing is left over if this process dies in between, and after the
-    webhook of the walk's end was delivered. A deleted walk is left alone for a lease, in which its workers learn of
-    that. A walk whose objects cannot be removed holds up no other: its turn comes again later.
+    The row is deleted after the objects, so that nothing is left over if this process dies in between, and after
+    the webhook of the walk's end was delivered. A deleted walk is left for LEASE_SECONDS, until its workers have
+    lost their leases. A walk whose objects cannot be removed delays no other, and is tried again later.
 
     Returns:
-        How many walks have lost their objects, and whether there may be more to remove.
+        The number of walks whose objects were removed, and whether there may be more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
-        google.api_core.exceptions.GoogleAPIError: if the bucket gave up no walk that was tried.
-        google.auth.exceptions.GoogleAuthError: likewise, because Google does not know us (any more).
-        requests.RequestException: likewise, because the bucket was not reached.
+        google.api_core.exceptions.GoogleAPIError: if this failed for every walk that was tried.
+        google.auth.exceptions.GoogleAuthError: likewise, because the credentials are refused.
+        requests.RequestException: likewise, because the bucket cannot be reached.
     """
     with transaction() as session:
         gone = _take_gone(session)
-    with ThreadPoolExecutor(HANDS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         ends = list(pool.map(partial(_remove_objects, until=monotonic() + ROUND_SECONDS), gone))
     empty = [walk_id for walk_id, end in zip(gone, ends, strict=True) if end is None]
     unfinished = [walk_id for walk_id, end in zip(gone, ends, strict=True) if isinstance(end, _TimeIsUp)]
@@ -108,7 +108,7 @@ def remove() -> tuple[int, bool]:
     with transaction() as session:
         if empty:
             _remove_rows(session, empty)
-        # Nothing is the matter with these walks: next time, after those not yet tried.
+        # These can be tried again in the next round, after walks that were never tried.
         soon = gone if failed and not empty else unfinished
         session.execute(update(Walk).where(Walk.id.in_(soon)).values(purge_after=func.now()))
     if failed and not empty:
@@ -117,7 +117,7 @@ def remove() -> tuple[int, bool]:
 
 
 def _take_gone(session: Session) -> Sequence[UUID]:
-    """Return walks that are to go, those first that were never tried; the others leave them alone for a while."""
+    """Return walks to be removed, never tried ones first, and reserve them for RETRY_AFTER."""
     learned = Walk.deleted_at < func.now() - timedelta(seconds=settings().lease_seconds)
     gone = session.scalars(
         select(Walk.id)
@@ -127,12 +127,12 @@ def _take_gone(session: Session) -> Sequence[UUID]:
         .limit(AT_ONCE)
         .with_for_update(skip_locked=True)
     ).all()
-    session.execute(update(Walk).where(Walk.id.in_(gone)).values(purge_after=func.now() + AGAIN))
+    session.execute(update(Walk).where(Walk.id.in_(gone)).values(purge_after=func.now() + RETRY_AFTER))
     return gone
 
 
 class _TimeIsUp(Exception):  # noqa: N818
-    """The round is over."""
+    """The time of the round is over."""
 
 
 def _remove_objects(walk_id: UUID, until: float) -> Exception | None:
@@ -153,12 +153,12 @@ def _remove_objects(walk_id: UUID, until: float) -> Exception | None:
 
 def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
     for walk_id in sorted(walks):
-        lifecycle.lock_chunks(session, walk_id)  # before the walk, as everybody does
+        lifecycle.lock_chunks(session, walk_id)  # before the walk, as all transactions do
     public = and_(Walk.public, Walk.hidden_at.is_(None)).label("public")
     expired_at = func.coalesce(Walk.purged_at, func.now()).label("expired_at")
     left = session.execute(
         delete(Walk)
-        .where(Walk.id.in_(walks), ~_TO_BE_TOLD)
+        .where(Walk.id.in_(walks), ~_WEBHOOK_PENDING)
         .returning(Walk.id.label("walk_id"), Walk.owner, public, expired_at, Walk.deleted_at)
         .execution_options(synchronize_session=False)
     ).mappings()
@@ -169,7 +169,7 @@ def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
     session.execute(update(Walk).where(Walk.id.in_(walks)).values(purged_at=func.now()))
 
 
-def forget(session: Session) -> int:
-    """Forget up to 1,000 walks that expired a year ago, and return how many."""
-    old = select(Tombstone.walk_id).where(Tombstone.expired_at < func.now() - REMEMBERED).limit(1000)
+def delete_old_tombstones(session: Session) -> int:
+    """Delete up to 1,000 tombstones of walks that expired a year ago, and return how many."""
+    old = select(Tombstone.walk_id).where(Tombstone.expired_at < func.now() - TOMBSTONE_AGE).limit(1000)
     return rowcount(session.execute(delete(Tombstone).where(Tombstone.walk_id.in_(old))))

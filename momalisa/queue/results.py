@@ -34,7 +34,7 @@ class MadeFrame(NamedTuple):
     position: float
     stored: StoredObject
     thumbnail: bytes
-    """A few gray pixels, by which later frames are placed (`pacing`)."""
+    """The picture in 32 × 32 pixels, by which later frames are placed (`pacing`)."""
     content_hash: str
     """Equal for frames that show the same (`spec.frame_key`)."""
 

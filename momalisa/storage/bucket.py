@@ -28,21 +28,22 @@ from momalisa.telemetry.logging import cause, logger
 log = logger(__name__)
 
 FOREVER = "max-age=31536000, immutable"
-"""Objects never change, so browsers may keep them, and CDNs those of a public bucket."""
+"""Objects never change, so browsers may cache them, and CDNs those of a public bucket."""
 
-PIECE = 4 * 1024 * 1024
-"""Bytes of a file that are in memory at once while it is uploaded; the library wants a multiple of 256 kB."""
+CHUNK_BYTES = 4 * 1024 * 1024
+"""Bytes of a file in memory during an upload; a multiple of 256 KiB, as the library requires."""
 
 TIMEOUT = (3.05, 10.0)
-"""Seconds to connect, and to wait for bytes, at each try."""
+"""Seconds to connect, and to read, at each try."""
 
 
 Check = Callable[[], None]
+"""Raises if the work should end."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object that is in the bucket."""
+    """An object as it was recorded."""
 
     name: str
     bytes: int
@@ -52,7 +53,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Listed:
-    """An object as a list shows it."""
+    """An object in a listing."""
 
     name: str
     generation: int
@@ -61,14 +62,14 @@ class Listed:
 
 
 def _bucket() -> storage.Bucket:
-    """Return the bucket, to be asked outside of transactions."""
+    """Return the bucket; only outside of transactions."""
     session.refuse_open_transaction()
     return _client_bucket()
 
 
 @cache
 def _client_bucket() -> storage.Bucket:
-    """Return the bucket, through a client that is made at the first call, so never shared across a fork."""
+    """Return the bucket with its client, created at the first call, so never shared across a fork."""
     if endpoint := settings().bucket_endpoint:
         client = storage.Client(
             project="momalisa",
@@ -84,22 +85,22 @@ def _go_on() -> None: ...
 
 
 def new_secret() -> str:
-    """Return the part of the names of a walk's objects that cannot be guessed: 128 random bits, safe in a URL."""
+    """Return a secret for the object names of a walk: 128 random bits, URL-safe."""
     return secrets.token_urlsafe(16)
 
 
 def folder_name(walk_id: UUID, secret: str | None = None) -> str:
-    """Return what the names of all objects of a walk begin with, or of those under one of its secrets."""
+    """Return the prefix of all object names of a walk, or of those under one of its secrets."""
     return f"walks/{walk_id}/" if secret is None else f"walks/{walk_id}/{secret}/"
 
 
 def frame_name(walk_id: UUID, secret: str | None, position: float) -> str:
-    """Return the name of the object that holds a frame: the same at every attempt, sorted by position."""
+    """Return the object name of a frame: the same at every attempt, and sorted by position."""
     return f"{folder_name(walk_id, secret)}frames/{position:.9f}.png"
 
 
 def artifact_name(walk_id: UUID, secret: str, filename: str) -> str:
-    """Return the name of the object that holds an artifact."""
+    """Return the object name of an artifact."""
     return f"{folder_name(walk_id, secret)}{filename}"
 
 
@@ -112,23 +113,23 @@ def upload(
     check: Check = _go_on,
     confirm: Check = _go_on,
 ) -> StoredObject:
-    """Create an object, unless it is there already, and return what is in the bucket under its name.
+    """Create an object, unless it exists already, and return it.
 
-    What is there under the name with another checksum was not made from the same input, or is damaged: it is
-    replaced. Tries again for two minutes when the bucket is out of order.
+    An object of the same name with another checksum was made from other input, or is damaged: it is replaced.
+    Retries for two minutes while the bucket is unavailable.
 
     Args:
-        name: of the object.
-        data: its bytes, or the file that has them, which is read in pieces.
+        name: its name.
+        data: its bytes, or a file, which is read in chunks.
         content_type: its media type.
-        download_as: the file name under which a browser saves it; None lets the browser show it.
-        check: called between two tries; what it raises ends the work.
-        confirm: called before an object is replaced; raises unless the caller still has the right to.
+        download_as: file name under which a browser saves it; None lets the browser show it.
+        check: called between tries; its exceptions pass through.
+        confirm: called before an object is replaced; raises if the caller may no longer do that.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
-    blob = _bucket().blob(name, chunk_size=PIECE)
+    blob = _bucket().blob(name, chunk_size=CHUNK_BYTES)
     upload = blob.upload_from_filename if isinstance(data, Path) else blob.upload_from_string
     checksum, retry = _crc32c(data), _retry(check, name)
     generation = 0  # "must not exist"
@@ -137,7 +138,7 @@ def upload(
         blob.content_disposition = f'attachment; filename="{download_as}"' if download_as else None
         try:
             if isinstance(data, Path) and not generation and blob.exists(timeout=TIMEOUT, retry=retry):
-                raise PreconditionFailed("It is there.")  # type: ignore[no-untyped-call]  # which saves its upload
+                raise PreconditionFailed("It exists.")  # type: ignore[no-untyped-call]  # saves the upload
             upload(
                 data,
                 content_type=content_type,
@@ -149,7 +150,7 @@ def upload(
         except PreconditionFailed:
             try:
                 blob.reload(timeout=TIMEOUT, retry=retry)
-            except NotFound:  # somebody removed it meanwhile
+            except NotFound:  # deleted in the meantime
                 generation = 0
                 continue
         if blob.crc32c == checksum:
@@ -160,25 +161,24 @@ def upload(
 
 
 def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredObject | None:
-    """Copy an object within the bucket, unless the copy is there already; its bytes do not pass through here.
+    """Copy an object within the bucket, unless the copy exists already; its bytes do not pass through this process.
 
-    Returns None if there is no such object any more, or what is there under one of the names is not what was
-    recorded.
+    Returns None if the original is missing, or one of both differs from what was recorded.
 
     Args:
         original: the object, as it was recorded.
         name: of the copy.
-        check: called between two tries; what it raises ends the work.
+        check: called between tries; its exceptions pass through.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     bucket, arguments = _bucket(), {"timeout": TIMEOUT, "retry": _retry(check, name)}
     try:
         blob = bucket.copy_blob(
             bucket.blob(original.name), bucket, name, if_generation_match=0, preserve_acl=True, **arguments
         )
-    except (NotFound, PreconditionFailed):  # of both, a bucket may tell either
+    except (NotFound, PreconditionFailed):  # a bucket may report either, if both hold
         blob = bucket.get_blob(name, **arguments)
     if blob is None or blob.crc32c != original.crc32c:
         return None
@@ -186,15 +186,15 @@ def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredO
 
 
 def delete_conflicting(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> None:
-    """Remove what was never recorded and has the name of an object that is still to be put.
+    """Delete an object that was never recorded, and has the name of one that is to be uploaded.
 
     Args:
-        name: of the object.
-        check: called between two tries; what it raises ends the work.
-        confirm: called before an object is removed; raises unless the caller still has the right to.
+        name: its name.
+        check: called between tries; its exceptions pass through.
+        confirm: called before an object is deleted; raises if the caller may no longer do that.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     blob = _bucket().get_blob(name, timeout=TIMEOUT, retry=_retry(check, name))
     if blob is None:
@@ -209,60 +209,60 @@ def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
 
     Args:
         stored: the object, as it was recorded.
-        check: called between two tries; what it raises ends the work.
+        check: called between tries; its exceptions pass through.
 
     Raises:
-        ObjectCorruptError: if it is missing, or is not what was recorded.
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        ObjectCorruptError: if it is missing, or differs from what was recorded.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     blob = _bucket().blob(stored.name)
     try:
         data: bytes = blob.download_as_bytes(timeout=TIMEOUT, retry=_retry(check, stored.name))
     except NotFound as error:
-        raise ObjectCorruptError(f"{stored.name} is not in the bucket") from error
+        raise ObjectCorruptError(f"{stored.name} is missing in the bucket") from error
     if _crc32c(data) != stored.crc32c:
-        raise ObjectCorruptError(f"{stored.name} is not what was recorded")
+        raise ObjectCorruptError(f"{stored.name} differs from what was recorded")
     return data
 
 
 def list_names(prefix: str) -> list[str]:
-    """Return the names of all objects whose names begin so.
+    """Return the names of all objects with a prefix.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     return [blob.name for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT)]
 
 
 def list_objects(prefix: str, *, start: str, limit: int) -> list[Listed]:
-    """Return a page of the objects whose names begin with `prefix`, by name, from the name `start` on.
+    """Return a page of the objects with a prefix, by name, from the name `start` on.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     found = _bucket().list_blobs(prefix=prefix, start_offset=start or None, max_results=limit, timeout=TIMEOUT)
     return [Listed(blob.name, blob.generation, blob.time_created) for blob in found]
 
 
 def delete(name: str, *, generation: int | None = None) -> None:
-    """Delete an object, or one generation of it; if that is gone already, it does no harm.
+    """Delete an object, or one generation of it, if it exists.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     with contextlib.suppress(NotFound, PreconditionFailed):
         _bucket().blob(name).delete(if_generation_match=generation, timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
 def delete_all(prefix: str, *, check: Check = _go_on) -> None:
-    """Delete every object whose name begins so; those that are gone already do no harm.
+    """Delete all objects with a prefix.
 
     Args:
         prefix: of the names.
-        check: called before each object; what it raises ends the work.
+        check: called before each object; its exceptions pass through.
 
     Raises:
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT):
         check()
@@ -271,14 +271,14 @@ def delete_all(prefix: str, *, check: Check = _go_on) -> None:
 
 
 def url(name: str, website: str) -> str:
-    """Return the URL at which a browser finds an object: for ever, or until `urls_expire_at`.
+    """Return the URL of an object for browsers, valid until `urls_expire_at`.
 
     Args:
-        name: of the object.
-        website: base URL of the website, for a bucket that is found there (BUCKET_PUBLIC_URL).
+        name: its name.
+        website: base URL of the website, if BUCKET_PUBLIC_URL is a path on it.
 
     Raises:
-        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed now.
     """
     session.refuse_open_transaction()
     expires_at = urls_expire_at()
@@ -288,10 +288,10 @@ def url(name: str, website: str) -> str:
 
 
 def sign(names: Iterable[str]) -> None:
-    """Have the URLs of many objects signed at once, if they are to be signed, so that `url` knows them.
+    """Sign the URLs of many objects concurrently, if the bucket is private, so that `url` finds them in the cache.
 
     Raises:
-        StoreUnavailableError: if they cannot be signed just now.
+        StoreUnavailableError: if they cannot be signed now.
     """
     session.refuse_open_transaction()
     expires_at = urls_expire_at()
@@ -300,15 +300,15 @@ def sign(names: Iterable[str]) -> None:
 
 
 def base_url() -> str:
-    """Return the URL that those of all objects begin with: a path, if the website's own host leads there."""
+    """Return the base URL of all objects; a path, if the website's host forwards it to the bucket."""
     given = settings().bucket_public_url or settings().bucket_endpoint or "https://storage.googleapis.com"
     return given.rstrip("/")
 
 
 def urls_expire_at() -> datetime | None:
-    """Return until when the URLs hold that are given now, or None if they hold for ever.
+    """Return when URLs that are given out now expire, or None if they do not.
 
-    It is the same moment for half the lifetime of a URL, so that a browser finds what it has in its cache.
+    The time stays the same for half the lifetime of a URL, so that browsers can use their cache.
     """
     if not settings().signed_urls:
         return None
@@ -317,7 +317,7 @@ def urls_expire_at() -> datetime | None:
 
 
 def make_bucket() -> None:
-    """Create the bucket unless it is there."""
+    """Create the bucket unless it exists."""
     client = _bucket().client
     try:
         client.create_bucket(settings().bucket, timeout=TIMEOUT)
@@ -326,19 +326,19 @@ def make_bucket() -> None:
 
 
 def _retry(check: Check, name: str) -> Retry:
-    """Return the library's own policy for trying again, which also asks `check` whether to go on.
+    """Return the library's retry policy, which also calls `check` between tries.
 
-    The first error that is tried again is logged: it takes two minutes until the last one is raised.
+    The first error is logged, since it may take two minutes until the last one is raised.
     """
-    said = False
+    logged = False
 
     def should_retry(error: Exception) -> bool:
-        nonlocal said
+        nonlocal logged
         check()
         again = bool(DEFAULT_RETRY._predicate(error))
-        if again and not said:
-            log.warning("bucket tried again", object=name, reason=str(error), cause=cause(error))
-            said = True
+        if again and not logged:
+            log.warning("bucket request retried", object=name, reason=str(error), cause=cause(error))
+            logged = True
         return again
 
     policy: Retry = DEFAULT_RETRY.with_predicate(should_retry).with_delay(initial=0.5, maximum=5)
@@ -349,7 +349,7 @@ def _crc32c(data: bytes | Path) -> str:
     value = 0
     if isinstance(data, Path):
         with data.open("rb") as file:
-            while piece := file.read(PIECE):
+            while piece := file.read(CHUNK_BYTES):
                 value = google_crc32c.extend(value, piece)
     else:
         value = google_crc32c.value(data)

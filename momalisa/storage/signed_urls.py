@@ -1,4 +1,4 @@
-"""Signed URLs of a private bucket: made many at once, and remembered for as long as they are given out."""
+"""Signed URLs of a private bucket: signed concurrently, and cached while they are given out."""
 
 import threading
 from collections.abc import Iterable
@@ -19,25 +19,25 @@ from requests.adapters import HTTPAdapter
 from momalisa.errors import StoreUnavailableError
 from momalisa.settings import settings
 
-AT_ONCE = 64
-"""Signatures that are asked for at once: each is a request to IAM, where no key is at hand."""
+CONCURRENCY = 64
+"""Concurrent signatures: without a private key, each is a request to IAM."""
 
 TIMEOUT = (3.05, 5.0)
-"""Seconds to connect to IAM, and to wait for bytes, at each try."""
+"""Seconds to connect to IAM, and to read, at each try."""
 
-REMEMBERED = 100_000
+CACHE_SIZE = 100_000
 
 
-class _ByIam(Signing):
-    """Credentials that hold no key, as those of a virtual machine or a pod: IAM signs for them."""
+class _IamSigning(Signing):
+    """Credentials without a private key, as of a virtual machine or a pod, for which IAM signs."""
 
     def __init__(self, credentials: Any) -> None:
         session = requests.Session()
-        session.mount("https://", HTTPAdapter(pool_maxsize=AT_ONCE))
-        session.mount("http://", HTTPAdapter(pool_maxsize=AT_ONCE))
+        session.mount("https://", HTTPAdapter(pool_maxsize=CONCURRENCY))
+        session.mount("http://", HTTPAdapter(pool_maxsize=CONCURRENCY))
         request = partial(Request(session), timeout=TIMEOUT)
         if not credentials.valid:
-            credentials.refresh(request)  # it also learns the name of the account
+            credentials.refresh(request)  # also fetches the name of the account
         self._signer = iam.Signer(request, credentials, credentials.service_account_email)  # type: ignore[no-untyped-call]
 
     def sign_bytes(self, message: bytes) -> bytes:
@@ -55,17 +55,17 @@ class _ByIam(Signing):
 
 
 class Signatures:
-    """The signed URLs of this process, each made once, also while several ask for it."""
+    """The cache of signed URLs of this process; concurrent requests for one URL share its signature."""
 
     def __init__(self) -> None:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        self._credentials = credentials if isinstance(credentials, Signing) else _ByIam(credentials)
-        self._signers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="signer")
+        self._credentials = credentials if isinstance(credentials, Signing) else _IamSigning(credentials)
+        self._signers = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="signer")
         self._urls: dict[tuple[str, datetime], Future[str]] = {}
         self._lock = threading.Lock()
 
     def urls(self, blobs: Iterable[Blob], expires_at: datetime) -> list[str]:
-        """Return the URLs of objects; those that are not known yet are signed at once.
+        """Return the URLs of objects; those that are not cached are signed concurrently.
 
         Raises:
             google.auth.exceptions.GoogleAuthError: if IAM refuses, or cannot be reached.
@@ -78,7 +78,7 @@ class Signatures:
         key = (blob.name, expires_at)
         if (known := self._urls.get(key)) and not (known.done() and known.exception()):
             return known
-        if len(self._urls) >= REMEMBERED:
+        if len(self._urls) >= CACHE_SIZE:
             self._urls.clear()
         self._urls[key] = made = self._signers.submit(
             blob.generate_signed_url,
@@ -96,14 +96,12 @@ def _signatures() -> Signatures:
 
 
 def urls(blobs: Iterable[Blob], expires_at: datetime) -> list[str]:
-    """Return the V4 signed URLs of objects, which hold until `expires_at`.
+    """Return the V4 signed URLs of objects, which expire at `expires_at`.
 
     Raises:
-        StoreUnavailableError: if they cannot be signed just now.
+        StoreUnavailableError: if they cannot be signed now.
     """
     try:
         return _signatures().urls(blobs, expires_at)
     except GoogleAuthError as error:
-        raise StoreUnavailableError(
-            "The addresses of the files cannot be signed just now; try again soon."
-        ) from error
+        raise StoreUnavailableError("The URLs of the files cannot be signed now; try again soon.") from error

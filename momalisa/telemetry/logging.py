@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, JSON when nobody sits at a terminal, with ids bound by context."""
+"""Structured logs: one event per line, as text on a terminal and JSON otherwise, with ids bound by context."""
 
 import logging
 import re
@@ -11,11 +11,11 @@ import structlog.tracebacks
 from momalisa.settings import settings
 
 _SECRET = re.compile(r"(walks(?P<slash>/|%(?:25)*2F)[0-9a-f-]{36}(?P=slash))[\w-]{22}(?=(?P=slash))", re.IGNORECASE)
-"""The secret of a walk, in the name of an object (`storage.folder_name`) or in a URL that holds the name."""
+"""The secret of a walk in an object name (`bucket.folder_name`), also in a URL."""
 
 
 def configure() -> None:
-    """Send every log line of this process, our own and the libraries', through structlog to stderr."""
+    """Send all log lines of this process, those of libraries too, through structlog to stderr."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -24,7 +24,7 @@ def configure() -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     as_json = settings().log_format == "json" or (settings().log_format == "auto" and not sys.stderr.isatty())
-    # Tracebacks without the values of local variables, among which are keys and passwords.
+    # Without the values of local variables, which include keys and passwords.
     traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderer: list[structlog.typing.Processor] = (
         [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]
@@ -55,7 +55,7 @@ def configure() -> None:
 
 
 def _without_secrets(_logger: object, _method: str, line: Any) -> str:
-    """Return a line without what opens the files of a walk: names of objects stand in errors of libraries, too."""
+    """Redact the secrets of walks, which also occur in errors of libraries."""
     return _SECRET.sub(r"\1***", line)
 
 
@@ -66,7 +66,7 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def cause(error: BaseException) -> str:
-    """Return the type and the words of the error that began it all, such as the driver's own behind ours."""
+    """Return the type and message of the root cause of an error, such as that of the database driver."""
     while (deeper := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = deeper
     return f"{type(error).__name__}: {error}".strip()

@@ -1,7 +1,7 @@
-"""What a part tells of itself on METRICS_PORT: its metrics, whether it is alive, and whether it is ready.
+"""Metrics, liveness and readiness of a process, served on METRICS_PORT.
 
-Every metric is defined here and described in `docs/operations.md`. What is counted is counted after the commit, so
-that a figure never tells of work that was undone.
+Every metric is defined here and described in `docs/operations.md`. Results are counted after the commit, so that no
+count includes work that was rolled back.
 """
 
 import threading
@@ -20,32 +20,30 @@ from momalisa.settings import settings
 Metric = Counter | Gauge | Histogram
 
 HealthCheck = Callable[[], str | None]
-"""Returns None if all is well, or else in a sentence what is not."""
+"""Returns None if the process is healthy, or a sentence on what is wrong."""
 
 HTTP_REQUESTS = Counter(
     "momalisa_http_requests_total",
-    "Requests that were answered, by the path's pattern.",
+    "Answered requests by route pattern.",
     ["method", "route", "status"],
     registry=None,
 )
 HTTP_SECONDS = Histogram(
     "momalisa_http_request_seconds",
-    "Time from a request to the first byte of its answer; not of those that asked to wait.",
+    "Time from a request to the first byte of its response, without long polls.",
     ["method", "route"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=None,
 )
-CHUNKS = Gauge("momalisa_chunks", "Chunks that wait or are being worked on.", ["kind", "status"], registry=None)
+CHUNKS = Gauge("momalisa_chunks", "Queued and leased chunks.", ["kind", "status"], registry=None)
 OLDEST_DUE_CHUNK_SECONDS = Gauge(
     "momalisa_oldest_due_chunk_seconds",
-    "How long the chunk has waited that has waited the longest; 0 if none does.",
+    "Time since the oldest queued chunk became due; 0 if there is none.",
     ["kind"],
     registry=None,
 )
-CLAIMS_PAUSED = Gauge(
-    "momalisa_claims_paused", "1 while an operator has stopped all claims, as last seen; else 0.", registry=None
-)
-WALKS = Gauge("momalisa_walks", "Walks that are not over.", ["status"], registry=None)
+CLAIMS_PAUSED = Gauge("momalisa_claims_paused", "1 while claims are paused, else 0.", registry=None)
+WALKS = Gauge("momalisa_walks", "Active walks.", ["status"], registry=None)
 WALKS_LAST_HOUR = Gauge(
     "momalisa_walks_last_hour", "Walks that ended within the last hour.", ["status"], registry=None
 )
@@ -61,21 +59,21 @@ FRAMES_RENDERED = Counter(
 )
 FRAMES_WASTED = Counter(
     "momalisa_frames_wasted_total",
-    "Frames that were rendered and not recorded: lease lost, attempt failed, or there before.",
+    "Frames that were rendered and not recorded: lease lost, attempt failed, or recorded before.",
     registry=None,
 )
 LEASES_EXPIRED = Counter(
-    "momalisa_leases_expired_total", "Chunks that lost their worker: it fell silent, or died.", registry=None
+    "momalisa_leases_expired_total", "Leases that expired, or whose worker process died.", registry=None
 )
 RECOVERY_SECONDS = Histogram(
     "momalisa_recovery_seconds",
-    "Time from the loss of a worker to the next claim of its chunk.",
+    "Time from the loss of a lease to the next claim of the chunk.",
     buckets=(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 900),
     registry=None,
 )
 WEBHOOK_DELIVERIES = Counter(
     "momalisa_webhook_deliveries_total",
-    "Attempts to deliver a webhook, by where the delivery stood afterwards.",
+    "Attempts to deliver a webhook, by the resulting status of the delivery.",
     ["status"],
     registry=None,
 )
@@ -85,10 +83,10 @@ TASK_FAILURES = Counter(
     ["task"],
     registry=None,
 )
-BROKER_FAILURES = Counter("momalisa_broker_failures_total", "Times that the broker was not reached.", registry=None)
+BROKER_FAILURES = Counter("momalisa_broker_failures_total", "Failed requests to the broker.", registry=None)
 GPU_MEMORY_BYTES = Gauge(
     "momalisa_gpu_memory_bytes",
-    "Memory of the GPU: allocated by tensors, at most so far (peak), reserved by torch, and all there is (total).",
+    "GPU memory: allocated by tensors, its peak, reserved by torch, and total.",
     ["state"],
     registry=None,
 )
@@ -113,7 +111,7 @@ _forward: Forward | None = None
 
 
 def record(metric: Metric, value: float = 1, **labels: str) -> None:
-    """Count a value, set a gauge to it, or observe it; where the metric is served, if that is another process."""
+    """Increment a counter, set a gauge or observe a value, in the process that serves the metric."""
     if _forward is None:
         apply(_NUMBERS[metric], value, labels)
     else:
@@ -140,7 +138,7 @@ def forward(to: Forward) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers Prometheus, and whoever looks after the part, until it is closed."""
+    """Serves metrics and health checks until it is closed."""
 
     daemon_threads = True
 
@@ -152,33 +150,33 @@ class Server(ThreadingHTTPServer):
             registry.register(metric)
 
         class Handler(_Handler):
-            verdicts: ClassVar = {"/healthz": alive, "/readyz": ready}
+            checks: ClassVar = {"/healthz": alive, "/readyz": ready}
 
         Handler.registry = registry
         super().__init__((settings().metrics_host, port), Handler)
         threading.Thread(target=self.serve_forever, name="monitoring", daemon=True).start()
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop serving."""
         self.shutdown()
         self.server_close()
 
 
 class _Handler(MetricsHandler):
-    timeout = 10  # of a client that says nothing, in seconds
-    verdicts: ClassVar[dict[str, HealthCheck]]
+    timeout = 10  # of a silent client, in seconds
+    checks: ClassVar[dict[str, HealthCheck]]
 
     def do_GET(self) -> None:  # noqa: N802
         path = urlsplit(self.path).path
         if path == "/metrics":
             super().do_GET()
-        elif (verdict := self.verdicts.get(path)) is not None:
-            trouble = verdict()
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK, trouble or "ok")
+        elif (check := self.checks.get(path)) is not None:
+            problem = check()
+            self._respond(HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK, problem or "ok")
         else:
-            self._say(HTTPStatus.NOT_FOUND, "There are /metrics, /healthz and /readyz.")
+            self._respond(HTTPStatus.NOT_FOUND, "Not found; there are /metrics, /healthz and /readyz.")
 
-    def _say(self, status: HTTPStatus, sentence: str) -> None:
+    def _respond(self, status: HTTPStatus, sentence: str) -> None:
         body = f"{sentence}\n".encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
@@ -188,12 +186,12 @@ class _Handler(MetricsHandler):
 
 
 def serve(metrics: Iterable[Metric], *, alive: HealthCheck, ready: HealthCheck) -> Server | None:
-    """Answer `/metrics`, `/healthz` and `/readyz` on METRICS_PORT; returns None if it is unset.
+    """Serve `/metrics`, `/healthz` and `/readyz` on METRICS_PORT; returns None if it is unset.
 
     Args:
-        metrics: those that this part knows.
-        alive: whether there is no need to start the part anew.
-        ready: whether the part can do its work.
+        metrics: of this process.
+        alive: fails if the process must be restarted.
+        ready: fails while the process cannot do its work.
 
     Raises:
         PortTakenError: if another program listens there.
@@ -204,4 +202,4 @@ def serve(metrics: Iterable[Metric], *, alive: HealthCheck, ready: HealthCheck) 
     try:
         return Server(port, metrics, alive, ready)
     except OSError as error:
-        raise PortTakenError(f"METRICS_PORT is {port}, which cannot be listened on: {error}.") from error
+        raise PortTakenError(f"METRICS_PORT is {port}, which is not available: {error}.") from error

@@ -1,7 +1,7 @@
 """Traces by OpenTelemetry, from a request to each chunk of its walk; off unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-A message is a permit that names no chunk, so it cannot carry a trace. The walk's row does: whoever claims a chunk
-of it goes on with the trace of the request that made it.
+A wake-up message names no chunk, so it carries no trace context. The row of the walk does: a worker that claims one
+of its chunks continues the trace of the request that made it.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,19 +15,19 @@ from momalisa import __version__
 from momalisa.settings import settings
 
 EXPORT_SECONDS = 3
-"""How long spans may take to be sent; a worker that must stop has 15 s in all."""
+"""Timeout to send spans; a worker on a Spot node has 15 s to stop in all."""
 
 _tracer: trace.Tracer = trace.NoOpTracer()
-_send_the_rest: Callable[[], None] | None = None
+_shutdown: Callable[[], None] | None = None
 
 
 def start(part: str) -> None:
-    """Have the spans of this process sent from now on, if there is an endpoint; call it after the last fork.
+    """Start to export the spans of this process, if an endpoint is set; call it after the last fork.
 
-    The SDK, which costs a second and some megabytes, is imported here only. It reads the other variables of its
-    specification by itself: OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER and so on.
+    The SDK is imported only here, since it takes a second and some megabytes. It reads the other variables of the
+    OpenTelemetry specification, such as OTEL_EXPORTER_OTLP_HEADERS and OTEL_TRACES_SAMPLER.
     """
-    global _tracer, _send_the_rest
+    global _tracer, _shutdown
     endpoint = settings().otel_exporter_otlp_endpoint
     if endpoint is None:
         return
@@ -40,13 +40,13 @@ def start(part: str) -> None:
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
     provider = TracerProvider(resource=about)
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    _tracer, _send_the_rest = provider.get_tracer("momalisa", __version__), provider.shutdown
+    _tracer, _shutdown = provider.get_tracer("momalisa", __version__), provider.shutdown
 
 
 def stop() -> None:
-    """Send the spans that are left."""
-    if _send_the_rest is not None:
-        _send_the_rest()
+    """Send the remaining spans."""
+    if _shutdown is not None:
+        _shutdown()
 
 
 @contextmanager
@@ -56,9 +56,9 @@ def span(
     """Trace a block.
 
     Args:
-        name: of the kind of work.
-        parent: what the work was asked for by, as a W3C `traceparent`; None means by the span around it, if any.
-        kind: which side of an exchange this is.
+        name: of the span.
+        parent: W3C `traceparent` of the parent; None means the current span, if any.
+        kind: of the span.
         about: attributes, which get the prefix `momalisa.`.
     """
     context = TraceContextTextMapPropagator().extract({"traceparent": parent}) if parent else None
@@ -68,12 +68,12 @@ def span(
 
 
 def failed(reason: str) -> None:
-    """Note on the span at hand why its work came to nothing."""
+    """Mark the current span as failed."""
     trace.get_current_span().set_status(Status(StatusCode.ERROR, reason))
 
 
 def here() -> str | None:
-    """Return the span at hand as a W3C `traceparent`, or None if nothing is traced."""
+    """Return the current span as a W3C `traceparent`, or None if nothing is traced."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return carrier.get("traceparent")

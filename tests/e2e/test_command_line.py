@@ -59,13 +59,19 @@ def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: LocalStack, t
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Name two or more stops, or a walk to start from with --from-walk."),
+        ([], "Give two or more stops, or a walk to start from with --from-walk."),
         (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
         (["a cat", "x" * 400], "prompts[1]: at most 300 characters, got 400"),
-        (["a cat", "a castle", "--out=nowhere/cat.gif"], "There is no folder nowhere to write cat.gif to."),
-        (["a cat", "a castle", "--out=docs.gif/x"], "There is no folder docs.gif to write x.gif to."),
+        (
+            ["a cat", "a castle", "--out=nowhere/cat.gif"],
+            "cat.gif cannot be written: there is no folder nowhere.",
+        ),
+        (
+            ["a cat", "a castle", "--out=docs.gif/x"],
+            "x.gif cannot be written: there is no folder docs.gif.",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence(system: LocalStack, arguments: list[str], sentence: str) -> None:

@@ -60,7 +60,7 @@ def test_a_worker_whose_port_is_taken_or_whose_settings_are_wrong_says_so_and_en
             _, log = process.communicate(timeout=60)
             assert process.returncode == CANNOT_WORK
             sentences.append(log.splitlines()[-1])
-    assert f"METRICS_PORT is {port}, which cannot be listened on" in sentences[0]
+    assert f"METRICS_PORT is {port}, which is not available" in sentences[0]
     assert "BATCH_SIZE: Input should be greater than or equal to 1." in sentences[1]
 
 

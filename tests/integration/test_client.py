@@ -140,13 +140,13 @@ def test_a_pause_is_asked_for_in_seconds_or_until_a_date(retry_after: str, secon
         return httpx.Response(429, json={"detail": "no"}, headers={"Retry-After": retry_after})
 
     with pytest.raises(ApiError) as refused:
-        with_answers(httpx.MockTransport(busy), patience_seconds=0).get("7")
+        with_answers(httpx.MockTransport(busy), retry_seconds=0).get("7")
     assert refused.value.retry_after == pytest.approx(seconds, abs=600 if seconds > 600 else 0)
 
 
 def test_patience_has_an_end() -> None:
     transport, asked = answers(200, 0, 0)
-    client = with_answers(transport, patience_seconds=0)
+    client = with_answers(transport, retry_seconds=0)
     client.get("7")
     with pytest.raises(ApiError, match="cannot be reached"):
         client.get("7")

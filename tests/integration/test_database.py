@@ -32,7 +32,7 @@ def test_a_transaction_has_its_limits_and_leaves_none_behind() -> None:
 def test_a_query_that_takes_too_long_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(StoreBusyError):
         execute("SET LOCAL statement_timeout = '10ms'", "SELECT pg_sleep(60)")
-    assert "query given up" in caplog.text
+    assert "query aborted" in caplog.text
     assert "SELECT pg_sleep(60)" in caplog.text
 
 

@@ -99,7 +99,7 @@ def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LocalSystemError, match=rf"Port {port} is taken .* PORT={port + 1}"):
+        with pytest.raises(LocalSystemError, match=rf"Port {port} is in use .* PORT={port + 1}"):
             LocalStack(tmp_path, port=port).start()
     assert stack.running(tmp_path) is None
 
@@ -108,7 +108,7 @@ def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
     system = LocalStack(tmp_path, variables={"DATABASE_URL": "postgresql://"})
     system._take_lock()  # as it does before anything else
     try:
-        with pytest.raises(LocalSystemError, match=r"already at work in .*; wait"):
+        with pytest.raises(LocalSystemError, match=r"Another MoMALisa command uses .*; wait"):
             LocalStack(tmp_path, port=free_port()).start()
         assert stack.running(tmp_path) is None  # it is not for others
         system.announce()
@@ -127,7 +127,7 @@ def test_a_part_that_ends_by_itself_is_started_again(services: LocalStack) -> No
     child.process.kill()
     child.process.wait()
     services.supervise(messages.append)
-    assert messages == ["bucket ended (exit code -9) and is started again."]
+    assert messages == ["bucket ended (exit code -9) and was restarted."]
     assert child.process.pid != before
     assert child.ended() is None
     services._until_ready("bucket", lambda: httpx.get(f"{services.variables['BUCKET_ENDPOINT']}/storage/v1/b"))

@@ -37,7 +37,7 @@ def test_a_hidden_walk_is_there_for_its_owner_only_until_it_is_shown_again(api: 
 
 def test_a_walk_that_an_operator_deletes_is_gone_for_everybody(api: TestClient) -> None:
     walk_id = submit(api)
-    assert "is removed" in moderate("delete", walk_id)
+    assert "is deleted" in moderate("delete", walk_id)
     assert shown(api, walk_id) == (False, 404)
     for command in ("hide", "show", "delete"):
         assert f"There is no walk {walk_id}." in moderate(command, walk_id)

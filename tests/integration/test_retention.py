@@ -152,7 +152,7 @@ def test_a_round_of_removal_ends_and_the_next_one_goes_on_where_it_was(
 ) -> None:
     walks = [make(api) for _ in range(3)]
     let_time_pass(status=WalkStatus.EXPIRED)
-    monkeypatch.setattr(retention, "HANDS", 1)
+    monkeypatch.setattr(retention, "THREADS", 1)
     monkeypatch.setattr(retention, "ROUND_SECONDS", 6, raising=False)
     monkeypatch.setattr(retention, "monotonic", count().__next__, raising=False)  # a second between two looks
     assert retention.remove() == (1, True)

@@ -157,5 +157,5 @@ def test_no_other_service_is_asked_within_a_transaction() -> None:
         lambda: counters.take(RateLimitItemPerMinute(1), "ann", 1),
     )
     for ask in asked:
-        with pytest.raises(AssertionError, match="before a transaction"), transaction():
+        with pytest.raises(AssertionError, match="before the transaction"), transaction():
             ask()

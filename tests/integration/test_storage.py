@@ -65,7 +65,7 @@ def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch:
 
     with capture_logs() as lines, pytest.raises(InterruptedError):
         bucket.upload(name, b"picture", "image/png", check=stop)
-    assert [(line["event"], line["object"]) for line in lines] == [("bucket tried again", name)]
+    assert [(line["event"], line["object"]) for line in lines] == [("bucket request retried", name)]
     assert "refused" in lines[0]["cause"]
 
 
@@ -112,10 +112,10 @@ def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
 
 
 def test_a_missing_object_is_told_from_a_changed_one(name: str) -> None:
-    with pytest.raises(ObjectCorruptError, match="not in the bucket"):
+    with pytest.raises(ObjectCorruptError, match="missing in the bucket"):
         bucket.read(StoredObject(name, 7, "AAAAAA=="))
     stored = bucket.upload(name, b"picture", "image/png")
-    with pytest.raises(ObjectCorruptError, match="not what was recorded"):
+    with pytest.raises(ObjectCorruptError, match="differs from what was recorded"):
         bucket.read(StoredObject(name, stored.bytes, "AAAAAA=="))
 
 

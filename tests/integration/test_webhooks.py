@@ -737,5 +737,5 @@ def test_a_server_without_a_secret_refuses_webhooks(api: TestClient, monkeypatch
 
 def test_a_system_on_one_machine_keeps_its_secret_to_itself(services: LocalStack) -> None:
     file = services.folder / "webhook-secret"
-    assert services.variables["WEBHOOK_SECRET"] == stack._kept_secret(file) == file.read_text().strip()
+    assert services.variables["WEBHOOK_SECRET"] == stack._stored_secret(file) == file.read_text().strip()
     assert file.stat().st_mode & 0o777 == 0o600

@@ -73,6 +73,6 @@ def test_text_is_for_people() -> None:
 def test_no_line_tells_the_secret_in_the_names_of_a_walks_objects(log_format: str) -> None:
     found = "\n".join(lines(log_format, BUCKET_AWAY, BUCKET_ENDPOINT=f"http://127.0.0.1:{free_port()}"))
     assert found.count("00000007/***/frames/0.250000000.png") >= 2  # which walk and which frame, it does tell
-    assert "bucket tried again" in found
+    assert "bucket request retried" in found
     assert "%2F***%2Fframes%2F0.250000000.png" in found  # a URL in the words of a library
     assert "secret_secret" not in found
