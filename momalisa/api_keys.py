@@ -118,5 +118,5 @@ def refuse() -> NoReturn:
 
 
 def _hash(secret: str) -> str:
-    # No salt and no slow hash: nobody can guess 256 random bits.
+    # No salt and no slow hash: 256 random bits cannot be guessed.
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -40,11 +40,11 @@ class Telemetry:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         started = time.monotonic()
-        told = False
+        answered = False
 
-        def tell(status: int, *, waited: bool) -> None:
-            nonlocal told
-            told = True
+        def record(status: int, *, waited: bool) -> None:
+            nonlocal answered
+            answered = True
             method, route = _method(scope), _route(scope)
             metrics.record(metrics.HTTP_REQUESTS, method=method, route=route, status=str(status))
             if not waited:
@@ -57,18 +57,18 @@ class Telemetry:
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 tracing.failed(f"answered {status}")
 
-        async def send_and_tell(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Who asked to be answered once something changes (`Prefer: wait`) was not kept waiting by us.
                 waited = any(name.lower() == b"preference-applied" for name, _ in message["headers"])
-                tell(message["status"], waited=waited)
+                record(message["status"], waited=waited)
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_tell)
+            await self._app(scope, receive, send_and_record)
         except Exception:
-            if not told:
-                tell(HTTPStatus.INTERNAL_SERVER_ERROR, waited=False)
+            if not answered:
+                record(HTTPStatus.INTERNAL_SERVER_ERROR, waited=False)
             raise
 
 

@@ -129,7 +129,7 @@ class Walk(Base):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     webhook_url: Mapped[str | None]
-    """Receiver of a webhook when it ends; shown to nobody."""
+    """Receiver of a webhook when it ends; never shown."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -138,7 +138,7 @@ class Walk(Base):
     hidden_at: Mapped[datetime | None]
     """When an operator hid it: only its owner sees it."""
     deleted_at: Mapped[datetime | None]
-    """When it was deleted: nobody sees it, and its row follows once its objects are removed."""
+    """When it was deleted: it is hidden, and its row follows once its objects are removed."""
     purged_at: Mapped[datetime | None]
     """When its objects were removed; the row stays until the webhook of its end is delivered."""
     purge_after: Mapped[datetime | None] = mapped_column(deferred=True, deferred_raiseload=True)

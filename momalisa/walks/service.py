@@ -36,7 +36,7 @@ from momalisa.walks import idempotency, queries, relocation
 from momalisa.walks.idempotency import IdempotentRequest
 
 WAITING_RETRY_SECONDS = 30
-"""When to try again after reaching MAX_WAITING_WALKS; nobody can say when a worker is free."""
+"""When to try again after reaching MAX_WAITING_WALKS; when a worker is free is not known."""
 
 
 @dataclass(frozen=True)

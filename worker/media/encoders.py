@@ -30,7 +30,7 @@ SAMPLED_PIXELS = 1 << 14
 """Of each picture, to find the palette of a GIF."""
 
 Frames = Callable[[], Iterator[Picture]]
-"""Gives the pictures of an animation in the order in which they are shown, anew at each call."""
+"""Returns an iterator over the pictures of an animation in the order shown, from the start at each call."""
 
 GIF_TICK = Fraction(1, 100)
 """The unit of a GIF's frame times, in seconds."""

@@ -1,7 +1,7 @@
 """The denoiser compiled for one shape of batch: made once on a machine, then loaded by its workers in a moment.
 
 PyTorch's ahead-of-time compiler writes a package with kernels for this very processor, shape, number of threads and
-weights. Whoever comes first makes it and the others wait; a C++ compiler is needed for the making only.
+weights. The first process makes it while the others wait; only making it needs a C++ compiler.
 """
 
 import fcntl

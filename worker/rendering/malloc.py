@@ -12,7 +12,7 @@ KEPT_BYTES = 1 << 30
 def keep_memory() -> None:
     """Have this process keep the memory that it frees, up to a gigabyte, for the next block as large.
 
-    Otherwise glibc hands large blocks back to the system, which clears each page anew when it is touched again.
+    Otherwise glibc hands large blocks back to the system, which clears each page when it is used again.
     Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] == "glibc":

@@ -80,7 +80,7 @@ Pictures = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the model is told about one prompt, or about several as rows of a batch."""
+    """The embedding of one prompt, or of several as rows of a batch."""
 
     prompt: torch.Tensor
     """Shape (rows, tokens, width)."""
@@ -388,9 +388,9 @@ class Renderer:
 
 def _described(config: Any) -> bytes:
     """Return the settings of a part of a model, without where it came from and who wrote it."""
-    told = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    told = {name: value for name, value in told.items() if name[0] != "_" and name != "transformers_version"}
-    return json.dumps(told, sort_keys=True, default=str).encode()
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    values = {name: value for name, value in values.items() if name[0] != "_" and name != "transformers_version"}
+    return json.dumps(values, sort_keys=True, default=str).encode()
 
 
 def _report_memory(device: torch.device) -> None:
@@ -439,7 +439,7 @@ def _attend_plainly(unet: Any) -> None:
 def _compute_apart(module: Any) -> None:
     """Have a part of the model compute in its own number format, among float32 ones, with channels last.
 
-    Its parameters are looked at anew at each call: some pipelines change the format of their decoder for a while.
+    Its parameters are read again at each call: some pipelines change the format of their decoder for a while.
     """
 
     def enter(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
