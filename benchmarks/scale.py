@@ -324,7 +324,7 @@ class Loop:
     seconds: float
     busy_victims: int
     lost: int
-    """Chunks that needed a second attempt, or were taken back from somebody who vanished."""
+    """Chunks that needed a second attempt, or lost a lease."""
     statements: dict[str, float]
     """Per frame, by part, from the submission to the artifacts."""
     idle: bool

@@ -25,7 +25,7 @@ from tests.conftest import forget, until
 from worker.process.consumer import PAUSE_SECONDS
 
 
-def test_permits_wait_in_the_queue_of_their_kind(services: LocalStack) -> None:
+def test_messages_wait_in_the_queue_of_their_kind(services: LocalStack) -> None:
     celery_app.publish(ChunkKind.RENDER, 3)
     celery_app.publish(ChunkKind.ASSEMBLE)
     assert (celery_app.count_messages(ChunkKind.RENDER), celery_app.count_messages(ChunkKind.ASSEMBLE)) == (3, 1)
@@ -68,7 +68,7 @@ def twenty_chunks(services: LocalStack) -> None:
 
 
 @pytest.mark.usefixtures("twenty_chunks")
-def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
+def test_the_reconciler_publishes_a_message_for_each_chunk_that_is_due() -> None:
     celery_app.publish(ChunkKind.RENDER, 5)
     reconciler.publish_missing()
     assert celery_app.count_messages(ChunkKind.RENDER) == 20
@@ -81,7 +81,7 @@ def test_the_reconciler_tops_up_permits_to_the_chunks_that_are_due() -> None:
 
 
 @pytest.mark.usefixtures("twenty_chunks")
-def test_the_broker_never_holds_more_permits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broker_never_holds_more_messages_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_QUEUED_MESSAGES", "7")
     settings.cache_clear()
     for _ in range(3):

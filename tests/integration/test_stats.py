@@ -1,4 +1,4 @@
-"""What the reconciler tells of the queue, and what it costs to find out."""
+"""Queue statistics of the reconciler, and what they cost."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Telling of changes after the commit: nothing waits for it, and nothing depends on it."""
+"""Notifications of changes after the commit: no transaction waits for them, and nothing depends on them."""
 
 import contextlib
 import multiprocessing

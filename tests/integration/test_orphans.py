@@ -1,4 +1,4 @@
-"""The sweep takes out of the bucket what belongs to no walk, and nothing else."""
+"""Orphaned objects are deleted from the bucket, and nothing else."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -91,7 +91,7 @@ STEP = st.one_of(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(st.lists(SUBMISSION, min_size=3, max_size=6), st.lists(STEP, min_size=20, max_size=50).map(tuple))
-def test_parties_with_work_waiting_are_served_alike_over_any_stretch(
+def test_tenants_with_work_waiting_are_served_alike_over_any_stretch(
     make: Make, begin: list[tuple[str, int, str]], steps: tuple[object, ...]
 ) -> None:
     """Fairness holds for any order of submissions, completions, releases and cancellations."""
@@ -167,7 +167,7 @@ def test_a_newcomer_sees_something_before_a_turn_of_many_is_over(make: Make) -> 
     assert "new" in list(serve(2))
 
 
-def test_a_party_whose_queue_ran_empty_is_still_known(make: Make) -> None:
+def test_a_tenant_whose_queue_ran_empty_is_still_known(make: Make) -> None:
     """Served in this turn already, it waits for the next one, though nothing of it was queued meanwhile."""
     for tenant in ("ann", "bob", "eve"):
         make(tenant, 80)
@@ -193,7 +193,7 @@ def test_who_cancels_does_not_wait_for_the_turns_of_the_old_walk(make: Make) -> 
     assert "ann" in list(serve(3))
 
 
-def test_parties_behind_are_forgotten(make: Make) -> None:
+def test_idle_tenants_are_deleted(make: Make) -> None:
     make("ann")
     make("bob", 24)
     for _ in serve(4):
@@ -225,7 +225,7 @@ def test_no_two_chunks_of_a_tenant_share_a_virtual_time_because_one_was_locked(m
         lifecycle.lock_chunks(session, busy)
         reconciler.maintain_fairness()
     with transaction() as session:
-        turns = session.scalars(select(Chunk.virtual_time).where(Chunk.walk_id.in_([busy, last]))).all()
-    assert len(set(turns)) == len(turns)
+        times = session.scalars(select(Chunk.virtual_time).where(Chunk.walk_id.in_([busy, last]))).all()
+    assert len(set(times)) == len(times)
     reconciler.maintain_fairness()
     assert list(serve(6)).count("ann") == 3

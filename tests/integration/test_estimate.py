@@ -91,7 +91,7 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
     ]
 
 
-def test_another_party_is_waited_for_with_the_chunks_that_it_has(spec: Callable[..., WalkSpec]) -> None:
+def test_another_tenant_is_waited_for_with_the_chunks_that_it_has(spec: Callable[..., WalkSpec]) -> None:
     """Not with the frames: a small walk of somebody else is soon over."""
     with transaction() as session:
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
