@@ -30,6 +30,7 @@ from momalisa.settings import settings
 from momalisa.storage import bucket, signed_urls
 from momalisa.storage.bucket import StoredObject
 from tests.chromium import launch_options
+from worker.process.worker import Worker
 from worker.rendering.pipeline import Renderer
 
 hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
@@ -158,6 +159,12 @@ def made_frames(claim: Claim) -> list[MadeFrame]:
         MadeFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
         for frame in claim.frames
     ]
+
+
+@pytest.fixture
+def worker() -> Worker:
+    """A worker in this process, without Celery."""
+    return Worker()
 
 
 @pytest.fixture(scope="session")

@@ -20,12 +20,14 @@ from momalisa.queue.results import MadeArtifact, MadeFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries, service
-from worker import assemble_task, lease
-from worker.lease import Lease, Record
+from worker import assemble_task, runner
+from worker.lease import Lease
 from worker.media import encoders
 from worker.media.encoders import Picture
 from worker.media.metadata import frame_caption
 from worker.media.thumbnail import thumbnail
+from worker.process.worker import Worker
+from worker.recording import Record
 
 OWNER = "visitor:somebody"
 
@@ -62,7 +64,7 @@ def finish(walk_id: UUID, assemble: Callable[[Lease], Record] = assemble_task.as
     """Do all work of a walk that waits; nothing else may be at work on the queue."""
     while not (status := _status(walk_id)).done:
         kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
-        lease.run(kind, assemble if kind == ChunkKind.ASSEMBLE else draw)
+        runner.run(Worker(), kind, assemble if kind == ChunkKind.ASSEMBLE else draw)
     assert status == WalkStatus.SUCCEEDED
 
 
@@ -81,7 +83,7 @@ def draw(work: Lease) -> Record:
         stored = bucket.upload(bucket.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
         return MadeFrame(position, stored, thumbnail(picture), "")
 
-    made = work.at_once(upload, [frame.position for frame in claim.frames])
+    made = work.run_concurrently(upload, [frame.position for frame in claim.frames])
 
     def record(session: Session) -> Ready | None:
         return results.record_frames(session, claim, made)

@@ -11,17 +11,19 @@ from worker.process import startup
 
 
 def main() -> int:
-    """Be a Celery worker with one child, named by kind, process and host; return the exit code."""
+    """Run a Celery worker with one child, named by kind, process and host; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="what it works on")
+    parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="the chunks that it works on")
     kind = parser.parse_args().kind
     try:
-        with startup.in_parent():
-            from worker import tasks  # noqa: PLC0415 - Celery would show a traceback of settings that are not valid
+        from worker.tasks import app, worker  # noqa: PLC0415 - Celery would show a traceback of invalid settings
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is explained
+        return startup.refuse(startup.explain(error))
+    try:
         celery(
             [
                 *("--app", "worker.tasks"),
-                *("--broker", tasks.app.conf.broker_url),  # else it would read BROKER_URL in its own dialect
+                *("--broker", app.conf.broker_url),  # else it would read BROKER_URL in its own dialect
                 "worker",
                 *("--queues", kind, "--hostname", f"{kind}-{os.getpid()}@%h"),
                 *("--pool", "prefork", "--concurrency", "1"),
@@ -29,7 +31,7 @@ def main() -> int:
             ]
         )
     except SystemExit as end:
-        return startup.exit_code(end.code)
+        return worker.startup.exit_code(end.code)
     return 0
 
 

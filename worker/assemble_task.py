@@ -20,10 +20,11 @@ from momalisa.queue.results import MadeArtifact
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
-from worker.lease import Lease, Record
+from worker.lease import Lease
 from worker.media import contact_sheet, encoders
 from worker.media.encoders import Picture
 from worker.media.metadata import walk_caption
+from worker.recording import Record
 
 log = logger(__name__)
 
@@ -131,7 +132,7 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
         for index, times in groupby(indices):
             picture = shown[index].picture()
             for _ in times:
-                lease.check()
+                lease.checkpoint()
                 yield picture
 
     def files() -> Iterator[tuple[str, bytes]]:
@@ -158,7 +159,7 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
                 encoders.write_zip(path, files())
         return MadeArtifact(kind, _upload(lease, kind, path), *size)
 
-    return lease.at_once(make, FILES)
+    return lease.run_concurrently(make, FILES)
 
 
 def _labels(claim: Claim) -> list[str]:
@@ -192,7 +193,7 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
             return None
         path = folder / f"{index:03}.png"
         try:
-            data = bucket.read(frame.stored, check=lease.check)
+            data = bucket.read(frame.stored, check=lease.checkpoint)
             picture = encoders.decode_png(data)
         except ObjectCorruptError as error:
             log.warning("frame lost", position=frame.position, reason=str(error))
@@ -201,7 +202,7 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
         return Fetched(path, picture if index < room else None)
 
     wanted = [frame for frame in lease.claim.frames if frame.flagged is None]
-    found = dict(zip(wanted, lease.at_once(fetch, range(len(wanted)), wanted), strict=True))
+    found = dict(zip(wanted, lease.run_concurrently(fetch, range(len(wanted)), wanted), strict=True))
     fetched = {frame.position: it for frame, it in found.items() if it is not None}
     return fetched, [frame.position for frame in wanted if frame.position not in fetched]
 
@@ -214,6 +215,6 @@ def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
         path,
         content_type,
         download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{path.suffix}",
-        check=lease.check,
-        confirm=lease.confirm,
+        check=lease.checkpoint,
+        confirm=lease.verify,
     )

@@ -14,7 +14,8 @@ from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
 from momalisa.walks import queries
-from worker.lease import Lease, Record
+from worker.lease import Lease
+from worker.recording import Record
 from worker.rendering import batch
 from worker.rendering.batch import Batch, RenderRequest
 from worker.rendering.loaded import renderer
@@ -80,12 +81,12 @@ def _copied(lease: Lease, source: UUID, keys: dict[ClaimedFrame, str]) -> dict[C
     def copy(frame: ClaimedFrame) -> MadeFrame | None:
         original, looks = found[keys[frame]]
         stored = bucket.copy(
-            original, bucket.frame_name(claim.walk_id, claim.secret, frame.position), check=lease.check
+            original, bucket.frame_name(claim.walk_id, claim.secret, frame.position), check=lease.checkpoint
         )
         return None if stored is None else MadeFrame(frame.position, stored, looks, keys[frame])
 
     known = [frame for frame in keys if keys[frame] in found]
     missing = [frame for frame in known if frame.missing]
-    copies = dict(zip(missing, lease.at_once(copy, missing), strict=True))
+    copies = dict(zip(missing, lease.run_concurrently(copy, missing), strict=True))
     log.info("frames taken over", frames=sum(made is not None for made in copies.values()))
     return {frame: copies.get(frame) for frame in known if frame.stored or copies[frame]}

@@ -1,4 +1,4 @@
-"""The Celery tasks, and what Celery tells a worker process about its life. No work is done here."""
+"""Celery's tasks and signals, which only pass control on to the worker."""
 
 import gc
 from typing import Any
@@ -9,28 +9,33 @@ from momalisa.domain.states import ChunkKind
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from momalisa.telemetry import logging, tracing
-from worker import assemble_task, lease, render_task
-from worker.process import ending, heartbeat, pulse, shutdown, startup
-from worker.process.pulse import State
+from worker import assemble_task, render_task, runner
+from worker.process.consumer import consumer_class
+from worker.process.crash import pool_class
+from worker.process.monitor import State, consumer_heartbeat
+from worker.process.worker import Worker
 from worker.rendering.loaded import renderer
 
-app = celery_app.app()
-app.conf.worker_consumer = "worker.process.consumer:Consumer"
-app.conf.worker_pool = "worker.process.ending:TaskPool"
-app.steps["consumer"].add(pulse.ConsumerHeartbeat)
 logger = logging.logger(__name__)
+
+worker = Worker()
+
+app = celery_app.app()
+app.conf.worker_consumer = consumer_class(worker.shutdown)
+app.conf.worker_pool = pool_class(worker.crashes)
+app.steps["consumer"].add(consumer_heartbeat(worker.monitor))
 
 
 @app.task(name=celery_app.task_name(ChunkKind.RENDER))
 def render() -> None:
-    """Take a permit to render: claim the best chunk and render it."""
-    lease.run(ChunkKind.RENDER, render_task.render)
+    """Claim chunks of frames and render them."""
+    runner.run(worker, ChunkKind.RENDER, render_task.render)
 
 
 @app.task(name=celery_app.task_name(ChunkKind.ASSEMBLE))
 def assemble() -> None:
-    """Take a permit to assemble: claim a walk whose frames are all there and stitch them."""
-    lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
+    """Claim walks whose frames are all there and make their artifacts."""
+    runner.run(worker, ChunkKind.ASSEMBLE, assemble_task.assemble)
 
 
 @signals.setup_logging.connect
@@ -39,54 +44,54 @@ def _configure_logging(**_: Any) -> None:
 
 
 def _kind() -> ChunkKind:
-    """Return what this worker works on."""
+    """Return the kind of chunk that this worker works on."""
     return ChunkKind.RENDER if ChunkKind.RENDER in app.amqp.queues.consume_from else ChunkKind.ASSEMBLE
 
 
 @signals.worker_init.connect
-def _answer_for_the_children(**_: Any) -> None:
-    with startup.in_parent():
-        pulse.serve_health(_kind(), shutdown.stopping)
+def _serve_metrics(**_: Any) -> None:
+    with worker.startup.in_parent():
+        worker.monitor.serve(_kind())
 
 
 @signals.worker_init.connect
-def _import_the_renderer(**_: Any) -> None:
-    """Import torch in the parent, which touches no GPU by that, so that a new child need only load the model.
+def _import_torch(**_: Any) -> None:
+    """Import torch in the parent, which does not touch the GPU, so that a new child only has to load the model.
 
-    What is imported is never thrown away: looking for garbage in it would take a sixth of the time, and would have
-    each child copy the memory that it shares with the parent.
+    Imported modules are never garbage: collecting among them would take a sixth of the time, and would make each
+    child copy the memory that it shares with the parent.
     """
     if _kind() == ChunkKind.RENDER and settings().renderer == "local":
         gc.disable()
-        with startup.in_parent():
-            import worker.rendering.pipeline  # noqa: F401, PLC0415
+        with worker.startup.in_parent():
+            from worker.rendering import pipeline  # noqa: F401, PLC0415
         gc.freeze()
         gc.enable()
 
 
 @signals.worker_process_init.connect
-def _load_the_model(**_: Any) -> None:
-    """Load the model in the child that will use it, before it reports for work; one without a model ends here."""
+def _start_child(**_: Any) -> None:
+    """Load the model in the child that will use it, before it asks for work; a child that fails to do so ends."""
     loads = _kind() == ChunkKind.RENDER and settings().renderer == "local"
-    with startup.in_child(settings().model if loads else None):
-        lease.start_watchdog()
-        pulse.attach()
+    with worker.startup.in_child(settings().model if loads else None):
+        worker.watchdog.start()
+        worker.monitor.attach_child()
         tracing.start(_kind().value)
-        ending.report()
+        worker.crashes.report()
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
-    heartbeat.start(_kind())
-    pulse.report(State.READY)
+    worker.heartbeat.start(_kind())
+    worker.monitor.report(State.READY)
 
 
 @signals.worker_process_shutdown.connect
-def _leave(**_: Any) -> None:
-    heartbeat.stop()
+def _stop_child(**_: Any) -> None:
+    worker.heartbeat.stop()
     tracing.stop()
 
 
 @signals.worker_shutting_down.connect
 def _stop_claiming(**_: Any) -> None:
-    shutdown.stop()
+    worker.shutdown.request()

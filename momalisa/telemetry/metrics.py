@@ -102,25 +102,30 @@ WORKER: tuple[Metric, ...] = (
 )
 ALL = tuple(dict.fromkeys((*API, *RECONCILER, *WORKER)))
 
-_NUMBERS = {metric: number for number, metric in enumerate(ALL)}
 
-Forward = Callable[[int, float, dict[str, str]], None]
-"""Takes the number of a metric, a value and its labels to the process that serves the metric."""
+def name(metric: Metric) -> str:
+    """Return the name of a metric, as it is declared and documented."""
+    [family] = metric.describe()
+    return family.name + ("_total" if isinstance(metric, Counter) else "")
+
+
+_BY_NAME = {name(metric): metric for metric in ALL}
+_NAMES = {metric: name for name, metric in _BY_NAME.items()}
+
+Forward = Callable[[str, float, dict[str, str]], None]
+"""Sends the name of a metric, a value and its labels to the process that serves the metric."""
 
 _forward: Forward | None = None
 
 
 def record(metric: Metric, value: float = 1, **labels: str) -> None:
     """Increment a counter, set a gauge or observe a value, in the process that serves the metric."""
-    if _forward is None:
-        apply(_NUMBERS[metric], value, labels)
-    else:
-        _forward(_NUMBERS[metric], value, labels)
+    (_forward or apply)(_NAMES[metric], value, labels)
 
 
-def apply(number: int, value: float, labels: dict[str, str]) -> None:
-    """Record a value that came from another process, by the number of its metric."""
-    metric = ALL[number]
+def apply(name: str, value: float, labels: dict[str, str]) -> None:
+    """Record a value in this process, as `record` does, by the name of its metric."""
+    metric = _BY_NAME[name]
     sample = metric.labels(**labels) if labels else metric
     match sample:
         case Counter():
@@ -131,9 +136,9 @@ def apply(number: int, value: float, labels: dict[str, str]) -> None:
             sample.observe(value)
 
 
-def forward(to: Forward) -> None:
-    """Send all that is recorded in this process to another one."""
-    global _forward  # noqa: PLW0603 - said once in the life of a process
+def forward(to: Forward | None) -> None:
+    """Have all that is recorded in this process sent to another one, or no longer if `to` is None."""
+    global _forward  # noqa: PLW0603 - set once in the life of a process
     _forward = to
 
 

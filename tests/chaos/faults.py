@@ -45,7 +45,7 @@ MATRIX: list[Fault] = []
 SICK_SECONDS = 10
 """How long a worker is sick at most; if others succeed meanwhile, it rests sooner."""
 
-RESTS = "this worker fails where others succeed, so it rests"
+RESTS = "worker fails where others succeed, backing off"
 
 Command = tuple[str | int, ...]
 """Of Redis, with its arguments."""

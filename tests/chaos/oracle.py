@@ -231,7 +231,7 @@ def _work(stage: Stage) -> tuple[int, int]:
     rendered = sum(
         event["frames"]
         for event in _events(stage)
-        if event.get("event") == "claimed" and event.get("kind") == "render" and event.get("walk") in whole
+        if event.get("event") == "chunk claimed" and event.get("kind") == "render" and event.get("walk") in whole
     )
     return sum(whole.values()), rendered
 
@@ -239,7 +239,7 @@ def _work(stage: Stage) -> tuple[int, int]:
 def _progress(stage: Stage, faults: list[Injected]) -> list[float]:
     """Return the seconds from each fault to the next chunk that was done, by clocks that do not step."""
     done = sorted(
-        datetime.fromisoformat(event["timestamp"]) for event in _events(stage) if event.get("event") == "done"
+        datetime.fromisoformat(event["timestamp"]) for event in _events(stage) if event.get("event") == "chunk done"
     )
     return [
         (min(later) - end).total_seconds()
@@ -252,7 +252,7 @@ def _taken_up_again(stage: Stage) -> list[tuple[datetime, datetime]]:
     """Return when each lost chunk was lost, and when somebody took it up again, or brought it to its end."""
     touched: dict[tuple[str, int], list[datetime]] = {}
     for event in _events(stage):
-        if event.get("event") in {"claimed", "done"} and "walk" in event:
+        if event.get("event") in {"chunk claimed", "chunk done"} and "walk" in event:
             moment = datetime.fromisoformat(event["timestamp"])
             touched.setdefault((event["walk"], event["chunk"]), []).append(moment)
     return [

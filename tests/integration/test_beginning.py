@@ -43,8 +43,8 @@ def test_a_worker_whose_model_cannot_render_says_why_and_ends_and_takes_nothing(
         assert process.returncode == CANNOT_WORK
         last = log.splitlines()[-1]
         assert words in last
-        failures = [json.loads(line) for line in log.splitlines() if '"cannot begin"' in line]
-        assert [failure["times"] for failure in failures] == [1, 2, 3]
+        failures = [json.loads(line) for line in log.splitlines() if '"cannot start"' in line]
+        assert [failure["failures"] for failure in failures] == [1, 2, 3]
         assert {failure["reason"] for failure in failures} == {last}
     with transaction() as session:
         [chunk] = session.query(Chunk).all()
@@ -81,7 +81,7 @@ def test_a_worker_whose_process_is_killed_again_and_again_while_it_begins_ends(s
     finally:
         process.kill()
     assert process.returncode == CANNOT_WORK
-    assert "killed before it could say why" in log.splitlines()[-1]
+    assert "was killed while it started" in log.splitlines()[-1]
 
 
 def test_a_system_whose_workers_cannot_work_says_why_and_ends(tmp_path: Path) -> None:

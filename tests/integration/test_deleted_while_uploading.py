@@ -14,8 +14,10 @@ from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.chaos.proxy import Proxy, Trouble
 from tests.conftest import forget, until
-from worker import lease
+from worker import runner
 from worker.lease import Lease
+from worker.process.worker import Worker
+from worker.recording import Record
 
 
 @pytest.fixture
@@ -36,10 +38,10 @@ def test_a_worker_drops_the_upload_of_a_walk_that_was_deleted_and_records_nothin
         walk_id = service.create(session, spec(), public=True, owner="ann").id
     hung = []
 
-    def upload_and_record(kept: Lease) -> lease.Record:
+    def upload_and_record(kept: Lease) -> Record:
         def upload(position: float) -> None:
             name = bucket.folder_name(walk_id) + f"{position}.png"
-            bucket.upload(name, b"a picture", "image/png", check=kept.check)
+            bucket.upload(name, b"a picture", "image/png", check=kept.checkpoint)
 
         def delete() -> None:
             until(lambda: proxy.met)
@@ -48,13 +50,13 @@ def test_a_worker_drops_the_upload_of_a_walk_that_was_deleted_and_records_nothin
 
         proxy.trouble = Trouble.HANG
         try:
-            kept.at_once(lambda work: work(), [lambda: upload(kept.claim.frames[0].position), delete])
+            kept.run_concurrently(lambda work: work(), [lambda: upload(kept.claim.frames[0].position), delete])
         finally:
             hung.append(proxy.trouble)  # it did not wait for the upload, which hangs still
             proxy.trouble = None
         raise AssertionError("it went on")
 
-    lease.run(ChunkKind.RENDER, upload_and_record)
+    runner.run(Worker(), ChunkKind.RENDER, upload_and_record)
     assert hung == [Trouble.HANG]
     with transaction() as session:
         [chunk] = session.scalars(select(Chunk))

@@ -19,7 +19,7 @@ from momalisa.queue import celery_app
 from momalisa.settings import ROOT, environment
 from momalisa.walks import service
 from tests.conftest import until
-from worker.process import ending
+from worker.process.crash import describe_exit
 
 WORKER = """
 import os, signal, sys
@@ -86,4 +86,4 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
     ],
 )
 def test_every_end_has_words(code: int, words: str) -> None:
-    assert ending.in_words(code) == words
+    assert describe_exit(code) == words

@@ -14,8 +14,9 @@ from transformers import CLIPImageProcessor
 from momalisa.domain.states import ChunkKind
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
-from worker import assemble_task, lease, render_task
+from worker import assemble_task, render_task, runner
 from worker.media import encoders
+from worker.process.worker import Worker
 from worker.rendering.pipeline import Renderer
 
 
@@ -46,8 +47,8 @@ def make(api: TestClient, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(pipeline, "feature_extractor", CLIPImageProcessor())
         order = {"prompts": ["a cat", "a castle"], "frames": 4, "steps": 2, "seed": 7, "pacing": "linear"}
         walk = api.post("/v1/walks", json=order).raise_for_status().json()
-        lease.run(ChunkKind.RENDER, render_task.render)
-        lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
+        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
+        runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
         return api.get(f"/v1/walks/{walk['id']}").json()
 
     return make_walk
@@ -117,8 +118,8 @@ def test_a_lost_frame_is_rendered_again_and_the_flagged_one_stays_flagged(
     monkeypatch.setattr(bucket, "read", lose_one)
     walk = make({1})
     assert (walk["status"], walk["progress"]["frames_done"]) == ("assembling", 3)
-    lease.run(ChunkKind.RENDER, render_task.render)
-    lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
+    runner.run(Worker(), ChunkKind.RENDER, render_task.render)
+    runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
     [first, held, *_] = pictures(walk)
     assert np.array_equal(first, held)
     assert len(objects(walk)) == 3
@@ -131,8 +132,8 @@ def test_an_evenly_paced_walk_goes_on_past_flagged_frames(
     order = {"prompts": ["a cat", "a castle"], "frames": 12, "steps": 1, "seed": 7, "pacing": "even"}
     walk = api.post("/v1/walks", json=order).raise_for_status().json()
     while not walk["done"]:
-        lease.run(ChunkKind.RENDER, render_task.render)
-        lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
+        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
+        runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
         walk = api.get(f"/v1/walks/{walk['id']}").json()
     assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 12)
     assert walk["frames"][0]["flagged"]

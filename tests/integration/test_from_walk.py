@@ -13,8 +13,9 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.storage import bucket
-from worker import assemble_task, lease, render_task
+from worker import assemble_task, render_task, runner
 from worker.media.encoders import Picture, decode_png
+from worker.process.worker import Worker
 from worker.rendering.pipeline import Rendering
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "steps": 2, "width": 64, "height": 64}
@@ -54,7 +55,6 @@ class Painter:
 def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
     painter = Painter()
     monkeypatch.setattr(render_task, "renderer", lambda: painter)
-    lease._failed.clear()
     return painter
 
 
@@ -74,8 +74,8 @@ def finish(api: TestClient, painter: Painter, walk_id: str) -> Reply:
     painter.painted = []
     walk: Reply = {"status": None, "done": False}
     while not walk["done"]:
-        lease.run(ChunkKind.RENDER, render_task.render)
-        lease.run(ChunkKind.ASSEMBLE, assemble_task.assemble)
+        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
+        runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
         walk = api.get(f"/v1/walks/{walk_id}").json()
     assert walk["status"] == "succeeded"
     return walk
@@ -187,7 +187,7 @@ def test_a_frame_that_was_taken_over_and_is_lost_is_taken_over_again(
     second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
     painter.painted = []
     while (seen := api.get(f"/v1/walks/{second['id']}").json())["status"] != "assembling":
-        lease.run(ChunkKind.RENDER, render_task.render)
+        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
     bucket._bucket().delete_blob(objects(seen)[4])
     finish(api, painter, second["id"])
     assert painter.painted == []

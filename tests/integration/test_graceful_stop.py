@@ -19,7 +19,7 @@ def finished_chunks(system: LocalStack, walk_id: str) -> Counter[int]:
     for log in (system.folder / "logs").glob("render-*.log"):
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "done" and event.get("walk") == walk_id:
+            if event.get("event") == "chunk done" and event.get("walk") == walk_id:
                 done[event["chunk"]] += 1
     return done
 
@@ -37,7 +37,7 @@ def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
                     break
         assert not seen["done"]
     done = finished_chunks(before, walk["id"])
-    given_back = [log.read_text().count('"given back"') for log in (tmp_path / "logs").glob("render-*.log")]
+    given_back = [log.read_text().count('"chunk released"') for log in (tmp_path / "logs").glob("render-*.log")]
     assert given_back == [1]  # the worker was in the middle of a chunk
 
     with stack.started(system()) as after, Client(after.url) as client:

@@ -33,23 +33,21 @@ from momalisa.telemetry import metrics
 from momalisa.walks import queries, service
 from tests.conftest import made_frames, until
 from tests.frozen import frozen
-from worker import lease
+from worker import runner
 from worker.lease import Lease
-from worker.process import shutdown
+from worker.process.worker import Worker
+from worker.recording import Record
 
 MakeSpec = Callable[..., WalkSpec]
 
 
 @pytest.fixture
-def make(services: LocalStack, spec: MakeSpec) -> Iterator[Callable[[], UUID]]:
+def make(services: LocalStack, spec: MakeSpec) -> Callable[[], UUID]:
     def make_walk() -> UUID:
         with transaction() as session:
             return service.create(session, spec(frames=8), public=True, owner="ann").id
 
-    lease._failed.clear()
-    yield make_walk
-    lease._failed.clear()
-    shutdown._stop[0] = 0
+    return make_walk
 
 
 def chunk() -> Chunk:
@@ -57,7 +55,7 @@ def chunk() -> Chunk:
         return session.scalars(select(Chunk).order_by(Chunk.created_at)).first() or Chunk()
 
 
-def done(kept: Lease) -> lease.Record:
+def done(kept: Lease) -> Record:
     stored = made_frames(kept.claim)
 
     def record(session: Session) -> Ready | None:
@@ -66,10 +64,10 @@ def done(kept: Lease) -> lease.Record:
     return record
 
 
-def noting(worked: list[Lease]) -> Callable[[Lease], lease.Record]:
+def noting(worked: list[Lease]) -> Callable[[Lease], Record]:
     """Return work that notes its calls: an error in it would only be a failed attempt."""
 
-    def work(kept: Lease) -> lease.Record:
+    def work(kept: Lease) -> Record:
         worked.append(kept)
         return done(kept)
 
@@ -83,70 +81,72 @@ def failing(error: Exception) -> Callable[[Lease], Never]:
     return fail
 
 
-def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(make: Callable[[], UUID]) -> None:
+def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(
+    worker: Worker, make: Callable[[], UUID]
+) -> None:
     make()
-    lease.run(ChunkKind.RENDER, done)
+    runner.run(worker, ChunkKind.RENDER, done)
     assert chunk().status == ChunkStatus.DONE
     assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 1
 
 
-def test_a_permit_too_many_finds_nothing(make: Callable[[], UUID]) -> None:
+def test_a_permit_too_many_finds_nothing(worker: Worker, make: Callable[[], UUID]) -> None:
     worked: list[Lease] = []
-    lease.run(ChunkKind.RENDER, noting(worked))
+    runner.run(worker, ChunkKind.RENDER, noting(worked))
     assert worked == []
     make()
-    lease.run(ChunkKind.RENDER, noting(worked))
+    runner.run(worker, ChunkKind.RENDER, noting(worked))
     assert worked
 
 
-def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(make: Callable[[], UUID]) -> None:
+def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(
+    worker: Worker, make: Callable[[], UUID]
+) -> None:
     make()
 
-    def work_until_told(kept: Lease) -> lease.Record:
-        shutdown.stop()
-        kept.check()
+    def work_until_told(kept: Lease) -> Record:
+        worker.shutdown.request()
+        kept.checkpoint()
         raise AssertionError("it should have stopped")
 
-    lease.run(ChunkKind.RENDER, work_until_told)
+    runner.run(worker, ChunkKind.RENDER, work_until_told)
     assert (chunk().status, chunk().attempts, chunk().priority) == (ChunkStatus.QUEUED, 0, 0)
     assert celery_app.count_messages(ChunkKind.RENDER) == 1
     worked: list[Lease] = []
-    lease.run(ChunkKind.RENDER, noting(worked))
+    runner.run(worker, ChunkKind.RENDER, noting(worked))
     assert worked == []
-    shutdown._stop[0] = 0
-    lease.run(ChunkKind.RENDER, noting(worked))
+    runner.run(Worker(), ChunkKind.RENDER, noting(worked))
     assert worked
 
 
-def test_a_database_that_is_away_is_no_failed_attempt(make: Callable[[], UUID]) -> None:
+def test_a_database_that_is_away_is_no_failed_attempt(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
-    lease.run(ChunkKind.RENDER, failing(StoreUnavailableError("away")))
+    runner.run(worker, ChunkKind.RENDER, failing(StoreUnavailableError("away")))
     assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
 
 
-def test_a_failed_attempt_is_counted_and_waits(make: Callable[[], UUID]) -> None:
+def test_a_failed_attempt_is_counted_and_waits(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
-    lease.run(ChunkKind.RENDER, failing(ValueError("no")))
+    runner.run(worker, ChunkKind.RENDER, failing(ValueError("no")))
     assert (chunk().status, chunk().attempts, chunk().error) == (ChunkStatus.QUEUED, 1, "ValueError: no")
     assert celery_app.count_messages(ChunkKind.RENDER) == 0  # it is not due yet
 
 
-def test_a_process_that_fails_at_two_walks_in_a_row_ends(make: Callable[[], UUID]) -> None:
+def test_a_process_that_fails_at_two_walks_in_a_row_ends(worker: Worker, make: Callable[[], UUID]) -> None:
     for _ in range(3):
         make()
-    lease.run(ChunkKind.RENDER, failing(MemoryError()))
+    runner.run(worker, ChunkKind.RENDER, failing(MemoryError()))
     with pytest.raises(SystemExit):
-        lease.run(ChunkKind.RENDER, failing(MemoryError()))
-    lease._failed.clear()
-    lease.run(ChunkKind.RENDER, done)
+        runner.run(worker, ChunkKind.RENDER, failing(MemoryError()))
+    runner.run(Worker(), ChunkKind.RENDER, done)
 
 
-def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
+def test_one_bad_walk_does_not_end_a_process(worker: Worker, make: Callable[[], UUID]) -> None:
     walk_id = make()
     for _ in range(settings().max_attempts):
         with transaction() as session:
             session.execute(update(Chunk).values(scheduled_at=func.now()))
-        lease.run(ChunkKind.RENDER, failing(OSError("no")))
+        runner.run(worker, ChunkKind.RENDER, failing(OSError("no")))
     with transaction() as session:
         assert queries.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
 
@@ -161,13 +161,13 @@ def test_one_bad_walk_does_not_end_a_process(make: Callable[[], UUID]) -> None:
     ],
 )
 def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
-    make: Callable[[], UUID], errors: list[Exception], attempts: int
+    worker: Worker, make: Callable[[], UUID], errors: list[Exception], attempts: int
 ) -> None:
     walk_id = make()
     for error in itertools.islice(itertools.cycle(errors), settings().max_attempts):
         with transaction() as session:
             session.execute(update(Chunk).values(scheduled_at=func.now()))
-        lease.run(ChunkKind.RENDER, failing(error))
+        runner.run(worker, ChunkKind.RENDER, failing(error))
     with transaction() as session:
         walk = queries.get(session, walk_id, viewer=None)
     assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "render_failed")
@@ -175,31 +175,31 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
     assert chunk().attempts == attempts
 
 
-def test_a_worker_claims_again_until_there_is_nothing(make: Callable[[], UUID]) -> None:
+def test_a_worker_claims_again_until_there_is_nothing(worker: Worker, make: Callable[[], UUID]) -> None:
     """One message is enough for a backlog."""
     for _ in range(3):
         make()
-    lease.run(ChunkKind.RENDER, done)
+    runner.run(worker, ChunkKind.RENDER, done)
     with transaction() as session:
         rendered = select(Chunk.status).where(Chunk.kind == ChunkKind.RENDER)
         assert list(session.scalars(rendered)) == [ChunkStatus.DONE] * 3
 
 
 def test_a_worker_does_not_hold_a_permit_for_ever(
-    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
+    worker: Worker, make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker would take it for lost, and give it to another."""
-    monkeypatch.setattr(lease, "PERMIT_SECONDS", 0)
+    monkeypatch.setattr(runner, "MESSAGE_SECONDS", 0)
     for _ in range(2):
         make()
-    lease.run(ChunkKind.RENDER, done)
+    runner.run(worker, ChunkKind.RENDER, done)
     with transaction() as session:
         rendered = select(Chunk.status).where(Chunk.kind == ChunkKind.RENDER)
         assert sorted(session.scalars(rendered)) == [ChunkStatus.DONE, ChunkStatus.QUEUED]
 
 
 def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
-    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
+    worker: Worker, make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODEL", "another")
     settings.cache_clear()
@@ -208,7 +208,7 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
     settings.cache_clear()
     with transaction() as session:
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
-    lease.run(ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
+    runner.run(worker, ChunkKind.RENDER, failing(AssertionError("it was rendered all the same")))
     with transaction() as session:
         walk = queries.get(session, walk_id, viewer=None)
         ahead = estimate.estimate(session, walk)
@@ -222,52 +222,52 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
 
 
 def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
-    make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
+    worker: Worker, make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEASE_SECONDS", "0.3")
     settings.cache_clear()
     walk_id = make()
 
-    def work_past_the_lease(kept: Lease) -> lease.Record:
+    def work_past_the_lease(kept: Lease) -> Record:
         before = chunk().lease_expires_at
         while chunk().lease_expires_at == before:
-            kept.check()
+            kept.checkpoint()
         with transaction() as session:
             service.cancel(session, walk_id, owner="ann")
         while True:
-            kept.check()
+            kept.checkpoint()
 
-    lease.run(ChunkKind.RENDER, work_past_the_lease)
+    runner.run(worker, ChunkKind.RENDER, work_past_the_lease)
     assert chunk().status == ChunkStatus.DROPPED
 
 
-def test_transfers_do_not_outlive_the_work(make: Callable[[], UUID]) -> None:
+def test_transfers_do_not_outlive_the_work(worker: Worker, make: Callable[[], UUID]) -> None:
     """A thread that hangs in an upload does not delay the release of the chunk."""
     make()
     released = threading.Event()
 
-    def upload_for_ever(kept: Lease) -> lease.Record:
+    def upload_for_ever(kept: Lease) -> Record:
         def upload(_: int) -> None:
-            shutdown.stop()
+            worker.shutdown.request()
             released.wait(60)
 
-        kept.at_once(upload, range(3))
+        kept.run_concurrently(upload, range(3))
         raise AssertionError("it should have stopped")
 
-    lease.run(ChunkKind.RENDER, upload_for_ever)
+    runner.run(worker, ChunkKind.RENDER, upload_for_ever)
     assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
     released.set()
 
 
-def test_threads_that_nobody_waits_for_end_at_their_next_step(make: Callable[[], UUID]) -> None:
+def test_threads_that_nobody_waits_for_end_at_their_next_step(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
     begun, ended = threading.Event(), threading.Event()
 
-    def fail_beside_another(kept: Lease) -> lease.Record:
+    def fail_beside_another(kept: Lease) -> Record:
         def step_for_ever() -> None:
             try:
                 while True:
-                    kept.check()
+                    kept.checkpoint()
                     begun.set()
             except LeaseLostError:
                 ended.set()
@@ -277,37 +277,40 @@ def test_threads_that_nobody_waits_for_end_at_their_next_step(make: Callable[[],
             begun.wait(60)
             raise RuntimeError("out of luck")
 
-        kept.at_once(lambda work: work(), [step_for_ever, fail])
+        kept.run_concurrently(lambda work: work(), [step_for_ever, fail])
         raise AssertionError("it failed")
 
-    lease.run(ChunkKind.RENDER, fail_beside_another)
+    runner.run(worker, ChunkKind.RENDER, fail_beside_another)
     assert chunk().error == "RuntimeError: out of luck"
     assert ended.wait(60)
 
 
-def test_threads_log_what_they_work_on(make: Callable[[], UUID]) -> None:
+def test_threads_log_what_they_work_on(worker: Worker, make: Callable[[], UUID]) -> None:
     walk_id = make()
     known = []
 
-    def look_around(kept: Lease) -> lease.Record:
-        known.extend(kept.at_once(lambda _: structlog.contextvars.get_contextvars(), range(2)))
+    def look_around(kept: Lease) -> Record:
+        known.extend(kept.run_concurrently(lambda _: structlog.contextvars.get_contextvars(), range(2)))
         return lambda _: None
 
-    lease.run(ChunkKind.RENDER, look_around)
+    runner.run(worker, ChunkKind.RENDER, look_around)
     assert [context["walk"] for context in known] == [str(walk_id)] * 2
 
 
 HANGS = """
 import threading
 from momalisa.domain.states import ChunkKind
-from worker import lease
+from worker import runner
+from worker.process.worker import Worker
 def hang(kept):
     {}
-lease.run(ChunkKind.RENDER, hang)
+runner.run(Worker(), ChunkKind.RENDER, hang)
 """
 
 
-@pytest.mark.parametrize("hang", ["threading.Event().wait()", "kept.at_once(threading.Event().wait, [None])"])
+@pytest.mark.parametrize(
+    "hang", ["threading.Event().wait()", "kept.run_concurrently(threading.Event().wait, [None])"]
+)
 def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(
     make: Callable[[], UUID], services: LocalStack, hang: str
 ) -> None:
@@ -327,15 +330,16 @@ STARVES = """
 import threading
 from momalisa.domain.states import ChunkKind
 from momalisa.queue import leases
-from worker import lease
+from worker import runner
+from worker.process.worker import Worker
 def claim(*arguments, **named):
     claimed = real_claim(*arguments, **named)
     threading.Thread.start = lambda thread: threading.Event().wait()
     return claimed
 def work(kept):
-    kept.at_once(len, ["something"])
+    kept.run_concurrently(len, ["something"])
 real_claim, leases.claim = leases.claim, claim
-lease.run(ChunkKind.RENDER, work)
+runner.run(Worker(), ChunkKind.RENDER, work)
 """
 """No thread can start once a chunk is claimed, as when memory ran out: starting one blocks for ever."""
 
@@ -422,17 +426,17 @@ def test_a_frozen_database_takes_nothing_back_that_is_alive(
         looking.result()
 
 
-def test_the_late_report_of_a_lost_lease_is_dropped(make: Callable[[], UUID]) -> None:
+def test_the_late_report_of_a_lost_lease_is_dropped(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
 
-    def lose_it(kept: Lease) -> lease.Record:
+    def lose_it(kept: Lease) -> Record:
         with transaction() as session:
             leases.release(session, kept.claim)
         with pytest.raises(LeaseLostError):
-            kept.confirm()
+            kept.verify()
         return done(kept)
 
-    lease.run(ChunkKind.RENDER, lose_it)
+    runner.run(worker, ChunkKind.RENDER, lose_it)
     assert (chunk().status, chunk().finished_at) == (ChunkStatus.QUEUED, None)
 
 
@@ -446,24 +450,26 @@ def frames() -> tuple[float, float]:
     return rendered, wasted
 
 
-def test_frames_are_counted_once_they_are_recorded_and_as_wasted_if_they_are_not(make: Callable[[], UUID]) -> None:
+def test_frames_are_counted_once_they_are_recorded_and_as_wasted_if_they_are_not(
+    worker: Worker, make: Callable[[], UUID]
+) -> None:
     make()
 
-    def rendered(kept: Lease) -> lease.Record:
-        kept.rendered, kept.wanted = 8, 5  # three were there before, and kept the batch whole
+    def rendered(kept: Lease) -> Record:
+        kept.rendered, kept.to_record = 8, 5  # three were there before, and kept the batch whole
         return done(kept)
 
     def rendered_in_vain(kept: Lease) -> Never:
-        kept.rendered, kept.wanted = 8, 8
+        kept.rendered, kept.to_record = 8, 8
         raise StoreUnavailableError("away")
 
     def stopped_before(kept: Lease) -> Never:
         raise StoreUnavailableError("away")
 
     before = frames()
-    lease.run(ChunkKind.RENDER, stopped_before)
+    runner.run(worker, ChunkKind.RENDER, stopped_before)
     assert frames() == before
-    lease.run(ChunkKind.RENDER, rendered_in_vain)
+    runner.run(worker, ChunkKind.RENDER, rendered_in_vain)
     assert frames() == (before[0], before[1] + 8)
-    lease.run(ChunkKind.RENDER, rendered)
+    runner.run(worker, ChunkKind.RENDER, rendered)
     assert frames() == (before[0] + 5, before[1] + 11)

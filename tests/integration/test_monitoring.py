@@ -26,8 +26,8 @@ from momalisa.maintenance.reconciler import TaskHeartbeats
 from momalisa.settings import ROOT, settings
 from momalisa.telemetry import metrics
 from tests.conftest import forget, until
-from worker.process import pulse
-from worker.process.pulse import State
+from worker.process.monitor import STUCK_SECONDS, Monitor, State, Status
+from worker.process.worker import Worker
 
 PARTS = {"api": 0, "reconciler": 1, "assemble-1": 2, "render-1": 3}
 """Where each part is monitored, from the first port on."""
@@ -265,32 +265,33 @@ def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: LocalStac
 
 
 @pytest.fixture
-def seen() -> Iterator[pulse._Seen]:
-    before = pulse._seen
-    pulse._seen = pulse._Seen(pid=os.getpid(), state=State.READY, heard=time.monotonic(), turned=time.monotonic())
-    yield pulse._seen
-    pulse._seen = before
+def monitor(worker: Worker) -> Monitor:
+    """The monitor of a worker whose child and whose consumer are there."""
+    now = time.monotonic()
+    worker.monitor.status = Status(pid=os.getpid(), state=State.READY, reported_at=now, consumer_ran_at=now)
+    return worker.monitor
 
 
-def test_a_worker_that_looks_for_no_permits_is_stuck_unless_there_is_no_broker(
-    services: LocalStack, seen: pulse._Seen, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_looks_for_no_messages_is_stuck_unless_there_is_no_broker(
+    services: LocalStack, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pulse._stuck(ChunkKind.RENDER) is None
-    seen.turned = time.monotonic() - pulse.STUCK_SECONDS - 1
-    assert "No permit was looked for" in (pulse._stuck(ChunkKind.RENDER) or "")
+    assert monitor.liveness_failure(ChunkKind.RENDER) is None
+    monitor.status.consumer_ran_at = time.monotonic() - STUCK_SECONDS - 1
+    assert "No wake-up message was looked for" in (monitor.liveness_failure(ChunkKind.RENDER) or "")
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     forget()
-    assert pulse._stuck(ChunkKind.RENDER) is None
+    assert monitor.liveness_failure(ChunkKind.RENDER) is None
     monkeypatch.setenv("BROKER_URL", services.variables["BROKER_URL"])
     forget()
-    assert pulse._stuck(ChunkKind.RENDER) is None  # it has some time to find out that the broker is back
+    # It has some time to find out that the broker is back.
+    assert monitor.liveness_failure(ChunkKind.RENDER) is None
 
 
-def test_a_worker_whose_child_holds_a_chunk_and_says_nothing_is_stuck(seen: pulse._Seen) -> None:
-    seen.heard -= settings().stall_seconds + 1
-    assert pulse._stuck(ChunkKind.RENDER) is None  # there is nothing to do
-    seen.state = State.WORKING
-    assert "says nothing" in (pulse._stuck(ChunkKind.RENDER) or "")
+def test_a_worker_whose_child_holds_a_chunk_and_says_nothing_is_stuck(monitor: Monitor) -> None:
+    monitor.status.reported_at -= settings().stall_seconds + 1
+    assert monitor.liveness_failure(ChunkKind.RENDER) is None  # there is nothing to do
+    monitor.status.state = State.WORKING
+    assert "has reported nothing" in (monitor.liveness_failure(ChunkKind.RENDER) or "")
 
 
 def test_a_reconciler_one_of_whose_tasks_hangs_is_not_healthy() -> None:

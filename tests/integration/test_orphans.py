@@ -18,8 +18,10 @@ from momalisa.walks import relocation
 from tests.conftest import empty
 from tests.hanging import draw
 from tests.integration.test_private import ORDER, Reply, checksums, look, make, urls
-from worker import lease
-from worker.lease import Lease, Record
+from worker import runner
+from worker.lease import Lease
+from worker.process.worker import Worker
+from worker.recording import Record
 
 __all__ = ["make"]  # a fixture
 
@@ -80,7 +82,7 @@ def test_an_upload_that_was_under_way_while_its_walk_went_leaves_nothing(api: Te
             assert session.scalars(select(Walk.id)).all() != [UUID(walk["id"])]
         return draw(work)
 
-    lease.run(ChunkKind.RENDER, while_it_is_removed)
+    runner.run(Worker(), ChunkKind.RENDER, while_it_is_removed)
     assert len(bucket.list_names(bucket.folder_name(walk["id"]))) == 2  # the orphans
     assert swept() == set()
 

@@ -19,8 +19,10 @@ from momalisa.walks.relocation import Move
 from tests.hanging import draw, finish
 from tests.integration.test_access import somebody
 from tests.integration.test_private import ORDER, Reply, checksums, look, make, statuses, urls
-from worker import assemble_task, lease
-from worker.lease import Lease, Record
+from worker import assemble_task, runner
+from worker.lease import Lease
+from worker.process.worker import Worker
+from worker.recording import Record
 
 __all__ = ["make"]  # a fixture
 
@@ -176,7 +178,7 @@ def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestCl
         return recorded
 
     while not seen:
-        lease.run(ChunkKind.RENDER, while_it_is_made_private)
+        runner.run(Worker(), ChunkKind.RENDER, while_it_is_made_private)
     assert relocation.move(UUID(walk["id"]))
     finish(UUID(walk["id"]))
     made = look(api, walk["id"])
@@ -190,7 +192,7 @@ def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestCl
 def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_it_reads: bool) -> None:
     walk = private_walk_in_progress(api)
     while look(api, walk["id"])["status"] != "assembling":
-        lease.run(ChunkKind.RENDER, draw)
+        runner.run(Worker(), ChunkKind.RENDER, draw)
 
     attempts: list[int] = []
 
@@ -205,7 +207,7 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
         return recorded or assemble_task.assemble(work)
 
     for _ in range(2):
-        lease.run(ChunkKind.ASSEMBLE, while_it_is_made_private)
+        runner.run(Worker(), ChunkKind.ASSEMBLE, while_it_is_made_private)
     assert attempts == ([1, 1] if before_it_reads else [1])  # a released attempt does not count
     with transaction() as session:
         chunks = session.execute(select(Chunk.kind, Chunk.status).order_by(Chunk.number)).all()

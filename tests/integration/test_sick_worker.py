@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -24,25 +24,22 @@ from momalisa.queue.leases import Claim
 from momalisa.settings import ROOT, environment, settings
 from momalisa.walks import queries, service
 from tests.conftest import made_frames
-from worker import lease
+from worker import recording, runner
 from worker.lease import Lease
-from worker.process import health, pulse, shutdown
+from worker.process import health
+from worker.process.worker import Worker
+from worker.recording import Record
 
 SICK, WELL = "sick:1", "well:2"
 
 
 @pytest.fixture
-def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Callable[..., UUID]]:
+def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Callable[..., UUID]:
     def submit(frames: int = 4) -> UUID:
         with transaction() as session:
             return service.create(session, spec(frames=frames), public=True, owner="ann").id
 
-    health._state.set(list(health.State()))
-    shutdown._stop[0] = 0
-    yield submit
-    health._state.set(list(health.State()))
-    shutdown._stop[0] = 0
-    lease._failed.clear()
+    return submit
 
 
 def claim(workplace: str = "") -> Claim | None:
@@ -112,17 +109,17 @@ def test_a_claim_that_avoids_failures_still_walks_along_the_index(make: Callable
 
 
 def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
-    make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., UUID], worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sick worker is this process, by the real loop; another one works beside it: 66 chunks of 12 walks."""
-    monkeypatch.setattr(health, "REST_SECONDS", 30.0)
+    monkeypatch.setattr(health, "BACKOFF_SECONDS", 30.0)
     rested: list[float] = []
-    monkeypatch.setattr(lease, "_claim_nothing", rested.append)
+    monkeypatch.setattr(worker.shutdown, "wait", rested.append)
     walks = [make(frames=44) for _ in range(11)]
     claims: Counter[str] = Counter()
     sick = True
 
-    def work(kept: Lease) -> lease.Record:
+    def work(kept: Lease) -> Record:
         claims[SICK] += 1
         if sick:
             raise RuntimeError("CUDA error")
@@ -131,10 +128,10 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
 
     def wake() -> None:
         try:
-            if not health.rest_seconds():  # a real one would wait here
-                lease.run(ChunkKind.RENDER, work)
+            if not worker.health.backoff_seconds():  # a real one would wait here
+                runner.run(worker, ChunkKind.RENDER, work)
         except SystemExit:
-            lease._failed.clear()  # a fresh process on the same device
+            worker.failed_walks.clear()  # a fresh process on the same device
 
     while well := claim(WELL):
         claims[WELL] += 1
@@ -147,7 +144,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     with transaction() as session:
         states = {queries.get(session, walk_id, viewer=None).status for walk_id in walks}
     assert states == {WalkStatus.ASSEMBLING}
-    trouble = pulse._not_ready(lambda: False)
+    trouble = worker.monitor.readiness_failure()
     assert trouble
     assert "fails where other workers succeed" in trouble
     assert "CUDA error" in trouble
@@ -155,16 +152,16 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     make(frames=44)
     pauses = []
     for _ in range(6):
-        pauses.append(health.rest_seconds())
+        pauses.append(worker.health.backoff_seconds())
         make_due(attempts=0)
-        with pytest.raises(SystemExit) if lease._failed else nothing():
-            lease.run(ChunkKind.RENDER, work)
-        lease._failed.clear()
+        with pytest.raises(SystemExit) if worker.failed_walks else nothing():
+            runner.run(worker, ChunkKind.RENDER, work)
+        worker.failed_walks.clear()
     assert [round(pause / 30) for pause in pauses] == [1, 2, 4, 8, 16, 20]
     sick = False
     make_due(attempts=0)
-    lease.run(ChunkKind.RENDER, work)
-    assert health.trouble() is None
+    runner.run(worker, ChunkKind.RENDER, work)
+    assert worker.health.failure() is None
     assert len(rested) == 7
 
 
@@ -174,12 +171,12 @@ def nothing() -> Any:
     return nullcontext()
 
 
-def test_where_nobody_succeeds_nobody_rests(make: Callable[..., UUID]) -> None:
+def test_where_nobody_succeeds_nobody_rests(make: Callable[..., UUID], worker: Worker) -> None:
     for _ in range(4):
         make()
         make_due()
-        health.failed(ChunkKind.RENDER, "the bucket is away")
-    assert health.rest_seconds() == 0
+        worker.health.record_failure(ChunkKind.RENDER, "the bucket is away")
+    assert worker.health.backoff_seconds() == 0
 
 
 def momalisa(services: LocalStack, *arguments: str) -> str:
@@ -326,13 +323,12 @@ def test_a_query_that_always_takes_too_long_is_not_tried_without_end(
         session.execute(text("SET LOCAL statement_timeout = '1ms'"))
         session.execute(text("SELECT pg_sleep(60)"))
 
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", -1)
+    monkeypatch.setattr(recording, "RETRY_SECONDS", -1)
     walk_id = make()
     for _ in range(settings().max_attempts):
         with suppress(SystemExit):
-            lease.run(ChunkKind.RENDER, lambda _: slowly)
+            runner.run(Worker(), ChunkKind.RENDER, lambda _: slowly)
         make_due(failed_by=[])
-        health._state.set(list(health.State()))
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
 

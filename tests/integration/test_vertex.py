@@ -29,8 +29,8 @@ from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.conftest import forget, until, wait_for_workers
-from worker import lease, render_task
-from worker.process import shutdown
+from worker import render_task, runner
+from worker.process.worker import Worker
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
 ROUTE = f"/v1/{ENDPOINT}:predict"
@@ -319,17 +319,21 @@ def hung_up(handler: BaseHTTPRequestHandler) -> bool:
 
 
 @pytest.fixture
-def paused(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def paused(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds for which this worker would have claimed nothing."""
     seconds: list[float] = []
-    monkeypatch.setattr(lease, "_claim_nothing", seconds.append)
+    monkeypatch.setattr(worker.shutdown, "wait", seconds.append)
     return seconds
 
 
 @pytest.fixture
 def rendered_by(
-    services: LocalStack, monkeypatch: pytest.MonkeyPatch, spec: Callable[..., WalkSpec], paused: list[float]
-) -> Iterator[Callable[..., Chunk]]:
+    services: LocalStack,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    spec: Callable[..., WalkSpec],
+    paused: list[float],
+) -> Callable[..., Chunk]:
     """Make a walk, have its chunk rendered by an endpoint in this process, and return what became of the chunk."""
 
     def render(url: str, **variables: str) -> Chunk:
@@ -339,13 +343,10 @@ def rendered_by(
         forget()
         with transaction() as session:
             service.create(session, spec(frames=4), public=True, owner="ann")
-        lease.run(ChunkKind.RENDER, render_task.render)
+        runner.run(worker, ChunkKind.RENDER, render_task.render)
         return chunk()
 
-    lease._failed.clear()
-    yield render
-    lease._failed.clear()
-    shutdown._stop[0] = 0
+    return render
 
 
 def chunk() -> Chunk:
@@ -423,11 +424,13 @@ def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_u
     assert seen == [0.5, True]
 
 
-def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(rendered_by: Callable[..., Chunk]) -> None:
+def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(
+    worker: Worker, rendered_by: Callable[..., Chunk]
+) -> None:
     seen: list[bool] = []
 
     def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-        shutdown.stop()
+        worker.shutdown.request()
         seen.append(hung_up(handler))
 
     with endpoint(hang) as url:

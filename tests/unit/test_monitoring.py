@@ -12,7 +12,7 @@ import yaml
 
 from momalisa.settings import ROOT
 from momalisa.telemetry import metrics
-from momalisa.telemetry.metrics import Metric
+from momalisa.telemetry.metrics import Metric, name
 
 PROMETHEUS = ROOT / "infra" / "prometheus"
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
@@ -22,12 +22,6 @@ RULES = [
     rule for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
 TESTS = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text())["tests"]
-
-
-def name(metric: Metric) -> str:
-    """Return the name of a metric, as it is declared and documented."""
-    [family] = metric.describe()
-    return family.name + ("_total" if family.type == "counter" else "")
 
 
 def samples(metric: Metric) -> set[str]:

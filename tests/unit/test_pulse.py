@@ -1,38 +1,37 @@
-"""What the process that works tells the one that answers for it."""
+"""What a worker's child sends to its parent: its state and its metrics."""
 
 import json
-import os
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from momalisa.telemetry import metrics
-from worker.process import pulse
+from worker.process.message_pipe import MessagePipe
+
+MESSAGE = {"metric": "momalisa_chunk_seconds", "value": 0.123456789, "labels": {"kind": "render"}}
+
+
+def test_a_sender_does_not_wait_for_the_receiver_and_no_message_is_torn() -> None:
+    pipe = MessagePipe()
+    for _ in range(20_000):
+        pipe.send(**MESSAGE)
+    pipe.close_sender()
+    messages = list(pipe.receive())
+    assert 500 < len(messages) < 20_000
+    assert all(message == MESSAGE for message in messages)
 
 
 @pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The unread end."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    monkeypatch.setattr(pulse, "_pipe", (read, write))
-    yield read
-    os.close(write)
-    os.close(read)
+def forwarded() -> Iterator[list[tuple[str, float, dict[str, str]]]]:
+    """What this process records, instead of recording it."""
+    sent: list[tuple[str, float, dict[str, str]]] = []
+    metrics.forward(lambda *sample: sent.append(sample))
+    yield sent
+    metrics.forward(None)
 
 
-def test_nobody_who_works_waits_for_who_reads_and_no_line_is_torn(pipe: int) -> None:
-    for _ in range(20_000):
-        pulse._write(3, 0.123456789, {"kind": "render"})
-    lines = os.read(pipe, 1 << 20).decode().splitlines()
-    assert 1000 < len(lines) < 20_000
-    assert {json.dumps(json.loads(line)) for line in lines} == {'[3, 0.123456789, {"kind": "render"}]'}
-
-
-def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[int, float, dict[str, str]]] = []
-    monkeypatch.setattr(metrics, "_forward", lambda *figure: sent.append(figure))
+def test_what_is_forwarded_is_what_is_recorded(forwarded: list[tuple[str, float, dict[str, str]]]) -> None:
     registry = CollectorRegistry()
     kinds = (metrics.CHUNK_SECONDS, metrics.FRAMES_RENDERED, metrics.GPU_MEMORY_BYTES)
     for metric in kinds:
@@ -47,7 +46,7 @@ def test_what_is_told_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     metrics.record(metrics.FRAMES_RENDERED, 8)
     metrics.record(metrics.GPU_MEMORY_BYTES, 7, state="peak")
     assert [registry.get_sample_value(*name) or 0 for name in names] == before
-    for number, value, labels in json.loads(json.dumps(sent)):
-        metrics.apply(number, value, labels)
+    for name, value, labels in json.loads(json.dumps(forwarded)):
+        metrics.apply(name, value, labels)
     after = [registry.get_sample_value(*name) or 0 for name in names]
     assert after == [before[0] + 2.5, before[1] + 8, 7]

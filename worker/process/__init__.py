@@ -1,1 +1,1 @@
-"""The processes of a worker: how they start, report, and end."""
+"""The processes of a worker: how they start, report, crash and stop."""

@@ -1,7 +1,7 @@
-"""Whether this worker does its work where others do: one that fails where they succeed takes itself out.
+"""Whether a worker fails where others succeed; if so, it backs off.
 
-It claims nothing for a while, is not ready and says why; then it tries one chunk, and rests longer if that fails,
-too. What it knows is kept in memory that its processes share: a fresh process on the same sick device is no better.
+It claims nothing for a while, is not ready and says why. Then it tries one chunk, and backs off longer if that
+fails, too. Its processes share this state, because a new process on the same broken device is no better.
 """
 
 import time
@@ -16,67 +16,70 @@ from worker.process.shared_memory import Shared
 
 log = logger(__name__)
 
-SICK = 2
-"""After as many failures in a row it is looked whether others succeed."""
+SUSPECT_FAILURES = 2
+"""After this many failures in a row the worker checks whether others succeed."""
 
-REST_SECONDS, LONGEST_REST_SECONDS = 30.0, 600.0
-"""The first rest; each one that follows is twice as long, up to the longest."""
+BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 30.0, 600.0
+"""The first pause; each following one is twice as long, up to the maximum."""
+
+LONGEST_REASON = 500
 
 
-class State(NamedTuple):
-    """How a worker fares."""
+class FailureRecord(NamedTuple):
+    """The failures of a worker since its last success."""
 
     failures: int = 0
-    """In a row."""
     since: float = 0.0
-    """When the first of them was, in monotonic seconds, which all processes of a machine share."""
-    rests: int = 0
+    """Time of the first one, in monotonic seconds, which all processes of a machine share."""
+    backoffs: int = 0
+    """How often the worker backed off."""
     until: float = 0.0
-    """When the rest ends, in monotonic seconds."""
+    """End of the current pause, in monotonic seconds."""
     reason: str = ""
+    """The last failure."""
 
 
-_state: Shared[list[float | str]] = Shared(list(State()))
+class Health:
+    """The failures of a worker, in memory that its processes share; created before the fork."""
 
+    def __init__(self) -> None:
+        self._record: Shared[list[float | str]] = Shared(list(FailureRecord()))
 
-def _now() -> State:
-    return State(*_state.get())  # type: ignore[arg-type] # JSON knows no tuples of several types
+    def _get(self) -> FailureRecord:
+        return FailureRecord(*self._record.get())  # type: ignore[arg-type] # JSON has no tuples of several types
 
+    def record_success(self) -> None:
+        """Record that a chunk was done here."""
+        if (before := self._get()).failures:
+            if before.backoffs:
+                log.info("worker recovered")
+            self._record.set(list(FailureRecord()))
 
-def succeeded() -> None:
-    """Note that a chunk was done here."""
-    if _now().failures:
-        if _now().rests:
-            log.info("this worker is well again")
-        _state.set(list(State()))
+    def record_failure(self, kind: ChunkKind, reason: str) -> None:
+        """Record that a chunk failed here; if other workers did theirs meanwhile, this one backs off."""
+        now, before = time.monotonic(), self._get()
+        since = before.since if before.failures else now
+        after = FailureRecord(before.failures + 1, since, before.backoffs, reason=reason[:LONGEST_REASON])
+        if after.failures >= SUSPECT_FAILURES and (after.backoffs or _others_succeed(kind, now - since)):
+            seconds = min(BACKOFF_SECONDS * 2**after.backoffs, MAX_BACKOFF_SECONDS)
+            after = after._replace(backoffs=after.backoffs + 1, until=now + seconds)
+            log.error("worker fails where others succeed, backing off", seconds=seconds, reason=reason)
+        self._record.set(list(after))
 
+    def backoff_seconds(self) -> float:
+        """Return for how long this worker must claim nothing."""
+        return max(0.0, self._get().until - time.monotonic())
 
-def failed(kind: ChunkKind, reason: str) -> None:
-    """Note that a chunk failed here; when others did theirs meanwhile, this worker rests."""
-    now, before = time.monotonic(), _now()
-    state = State(before.failures + 1, before.since if before.failures else now, before.rests, reason=reason[:500])
-    if state.failures >= SICK and (state.rests or _others_succeed(kind, now - state.since)):
-        seconds = min(REST_SECONDS * 2**state.rests, LONGEST_REST_SECONDS)
-        state = state._replace(rests=state.rests + 1, until=now + seconds)
-        log.error("this worker fails where others succeed, so it rests", seconds=seconds, reason=reason)
-    _state.set(list(state))
-
-
-def rest_seconds() -> float:
-    """Return how long this worker must claim nothing from now on."""
-    return max(0.0, _now().until - time.monotonic())
-
-
-def trouble() -> str | None:
-    """Return why this worker claims nothing, or None if it does."""
-    seconds = rest_seconds()
-    if not seconds:
-        return None
-    return f"It fails where other workers succeed, and tries again in {seconds:.0f} seconds: {_now().reason}"
+    def failure(self) -> str | None:
+        """Return why this worker claims nothing, or None if it does."""
+        seconds = self.backoff_seconds()
+        if not seconds:
+            return None
+        return f"It fails where other workers succeed, and retries in {seconds:.0f} seconds: {self._get().reason}"
 
 
 def _others_succeed(kind: ChunkKind, seconds: float) -> bool:
-    """Tell whether chunks were done within so many seconds, in which this worker has done none."""
+    """Return whether chunks were done within the last `seconds`, in which this worker did none."""
     try:
         with transaction() as session:
             return stats.done_within(session, kind, seconds)

@@ -1,9 +1,8 @@
-"""What a working process lets others know of itself: that it is there, and which model it has."""
+"""The presence of a working process: that it is alive, and which model it has."""
 
 import os
 import socket
 import threading
-from functools import cache
 
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
@@ -14,36 +13,37 @@ from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 
-_leaving = threading.Event()
 
-
-def name() -> str:
+def process_name() -> str:
     """Return the name of this process, as host:pid."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-@cache
-def start(kind: ChunkKind) -> None:
-    """Say every third of a lease that this process is there, from now on until `end`."""
-    threading.Thread(target=_say, args=(kind,), name="presence", daemon=True).start()
+class Heartbeat:
+    """Registers this process in the database every third of a lease, from `start` to `stop`."""
 
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
 
-def stop() -> None:
-    """Say that this process leaves; if the database is away, others notice after a lease."""
-    _leaving.set()
-    try:
-        with transaction() as session:
-            workers.report_gone(session, name())
-    except StoreUnavailableError as error:
-        log.warning("leaves without a word", reason=str(error))
+    def start(self, kind: ChunkKind) -> None:
+        """Start the thread that registers this process."""
+        threading.Thread(target=self._beat, args=(kind,), name="heartbeat", daemon=True).start()
 
-
-def _say(kind: ChunkKind) -> None:
-    model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
-    while not _leaving.is_set():
+    def stop(self) -> None:
+        """Remove this process; if the database is away, its entry expires after a lease."""
+        self._stopped.set()
         try:
             with transaction() as session:
-                workers.report_alive(session, name(), kind, model)
+                workers.report_gone(session, process_name())
         except StoreUnavailableError as error:
-            log.warning("not announced", reason=str(error))
-        _leaving.wait(settings().lease_seconds / 3)
+            log.warning("worker not removed, its entry will expire", reason=str(error))
+
+    def _beat(self, kind: ChunkKind) -> None:
+        model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
+        while not self._stopped.is_set():
+            try:
+                with transaction() as session:
+                    workers.report_alive(session, process_name(), kind, model)
+            except StoreUnavailableError as error:
+                log.warning("worker heartbeat failed", reason=str(error))
+            self._stopped.wait(settings().lease_seconds / 3)

@@ -1,4 +1,4 @@
-"""Memory that a worker shares with the processes that Celery forks in it one after the other."""
+"""Memory that a worker's parent process shares with the children that Celery forks in it."""
 
 import json
 import mmap
@@ -8,27 +8,30 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-WRITTEN_SECONDS = 1.0
-"""After that nobody writes any more what cannot be read; to write takes less than a microsecond."""
+READ_SECONDS = 1.0
+"""How long a reader waits for a value that is being written; a write takes less than a microsecond."""
 
 
 class Shared(Generic[T]):
-    """A value that JSON can hold, written by one process at a time; there is no lock that could die with one."""
+    """A JSON value in shared memory, created before the fork and written by one process at a time.
+
+    There is no lock, because a process that is killed would never release it.
+    """
 
     def __init__(self, value: T) -> None:
-        self._memory = mmap.mmap(-1, 8192)
+        self.memory = mmap.mmap(-1, 8192)
         self._first = value
         self.set(value)
 
     def get(self) -> T:
-        """Return the value that was set last, in whichever process; the first one if that died while it wrote."""
-        until = time.monotonic() + WRITTEN_SECONDS
+        """Return the value that any process set last; the first one if its writer was killed half way."""
+        until = time.monotonic() + READ_SECONDS
         while time.monotonic() < until:
-            with suppress(ValueError):  # it is just being written
-                value: T = json.loads(self._memory[:].rstrip(b"\0"))
+            with suppress(ValueError):  # it is being written
+                value: T = json.loads(self.memory[:].rstrip(b"\0"))
                 return value
         return self._first
 
     def set(self, value: T) -> None:
         """Set the value for all processes."""
-        self._memory[:] = json.dumps(value).encode().ljust(len(self._memory), b"\0")
+        self.memory[:] = json.dumps(value).encode().ljust(len(self.memory), b"\0")

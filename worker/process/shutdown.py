@@ -1,22 +1,35 @@
-"""Whether a worker was asked to stop: known to its parent process and to the children that Celery forks in it."""
+"""Whether a worker was asked to stop."""
 
 import mmap
+import time
 
 STOP_SECONDS = 10
-"""How long the work at hand may take to end when the worker is asked to stop; Spot nodes grant 15 s in all."""
+"""How long the work at hand may take to end after a request to stop; Spot nodes grant 15 s in all."""
 
-_stop = mmap.mmap(-1, 1)  # one byte that is shared with the children that Celery forks; no lock to die with
+POLL_SECONDS = 0.1
 
 
-class Stopping(Exception):  # noqa: N818
+class ShutdownRequested(Exception):  # noqa: N818 - it is no error
     """This worker was asked to stop."""
 
 
-def stop() -> None:
-    """Ask this process and its children to claim nothing more and to release what they hold."""
-    _stop[0] = 1
+class Shutdown:
+    """A flag that a worker's parent process shares with its children; created before the fork."""
 
+    def __init__(self) -> None:
+        self._flag = mmap.mmap(-1, 1)  # a lock could die with the process that holds it
 
-def stopping() -> bool:
-    """Return whether this worker was asked to stop."""
-    return _stop[0] != 0
+    def request(self) -> None:
+        """Ask all processes of the worker to claim nothing more and to release what they hold."""
+        self._flag[0] = 1
+
+    def requested(self) -> bool:
+        """Return whether the worker was asked to stop."""
+        return self._flag[0] != 0
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until a stop is requested, but not longer than `seconds`; return whether it was requested."""
+        until = time.monotonic() + seconds
+        while not self.requested() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
+        return self.requested()

@@ -13,7 +13,7 @@ from momalisa.domain.states import Flag
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
-from worker.lease import CancellationToken
+from worker.cancellation import CancellationToken
 from worker.media import encoders
 from worker.media.encoders import Picture
 from worker.media.metadata import frame_caption
@@ -66,8 +66,8 @@ def make(renderer: "Renderer", order: RenderRequest, hold: CancellationToken) ->
     if not order.wanted:
         return Batch(keys, [], warnings)
     started = time.monotonic()
-    rendering = renderer.render(spec, list(order.positions), hold.check, batch_size=order.batch_size)
-    hold.rendered, hold.wanted = len(order.positions), len(order.wanted)
+    rendering = renderer.render(spec, list(order.positions), hold.checkpoint, batch_size=order.batch_size)
+    hold.rendered, hold.to_record = len(order.positions), len(order.wanted)
     log.info("rendered", seconds=round(time.monotonic() - started, 3))
 
     def upload(position: float, key: str, picture: Picture, flag: Flag | None) -> MadeFrame | FlaggedFrame | None:
@@ -77,8 +77,8 @@ def make(renderer: "Renderer", order: RenderRequest, hold: CancellationToken) ->
             return FlaggedFrame(position, flag)
         name = bucket.frame_name(order.walk_id, order.secret, position)
         data = encoders.encode_png(picture, frame_caption(spec, order.model, position))
-        stored = bucket.upload(name, data, "image/png", check=hold.check, confirm=hold.confirm)
+        stored = bucket.upload(name, data, "image/png", check=hold.checkpoint, confirm=hold.verify)
         return MadeFrame(position, stored, thumbnail(picture), key)
 
-    uploads = hold.at_once(upload, order.positions, keys, rendering.pictures, rendering.flags)
+    uploads = hold.run_concurrently(upload, order.positions, keys, rendering.pictures, rendering.flags)
     return Batch(keys, [frame for frame in uploads if frame is not None], warnings)

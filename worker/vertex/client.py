@@ -35,7 +35,7 @@ from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
-from worker.lease import Lease
+from worker.cancellation import CancellationToken
 from worker.rendering.batch import Batch, RenderRequest
 
 log = logger(__name__)
@@ -108,7 +108,7 @@ class Answer(BaseModel):
     predictions: list[Prediction]
 
 
-def make(order: RenderRequest, lease: Lease) -> Batch:
+def make(order: RenderRequest, token: CancellationToken) -> Batch:
     """Have the endpoint make an order.
 
     The endpoint knows nothing of leases. So it replaces no object: if there is one in the way, damaged or made
@@ -117,16 +117,16 @@ def make(order: RenderRequest, lease: Lease) -> Batch:
     Raises:
         RendererBusyError: if the endpoint takes no orders just now, or is not there.
         RendererError: if it refuses this order, fails at it, does not answer in time or makes no sense.
-        whatever `lease` raises when the work should end; the endpoint then ends at its next step.
+        whatever `token` raises when the work should end; the endpoint then ends at its next step.
     """
-    predictions = _ask(order, lease)
+    predictions = _ask(order, token)
     if any(prediction.in_the_way for prediction in predictions):
         for position in order.wanted:
             name = bucket.frame_name(order.walk_id, order.secret, position)
-            bucket.delete_conflicting(name, check=lease.check, confirm=lease.confirm)
-        predictions = _ask(order, lease)
+            bucket.delete_conflicting(name, check=token.checkpoint, confirm=token.verify)
+        predictions = _ask(order, token)
     if order.wanted:
-        lease.rendered, lease.wanted = len(order.positions), len(order.wanted)
+        token.rendered, token.to_record = len(order.positions), len(order.wanted)
     made = [
         _made(order, position, prediction)
         for position, prediction in zip(order.positions, predictions, strict=True)
@@ -150,7 +150,7 @@ def _made(order: RenderRequest, position: float, prediction: Prediction) -> Made
     )
 
 
-def _ask(order: RenderRequest, lease: Lease) -> list[Prediction]:
+def _ask(order: RenderRequest, token: CancellationToken) -> list[Prediction]:
     session.refuse_open_transaction()
     seconds = settings().vertex_timeout_seconds
     request = Request(
@@ -166,8 +166,8 @@ def _ask(order: RenderRequest, lease: Lease) -> list[Prediction]:
     )
     url, started = _url(), time.monotonic()
     try:
-        [headers] = lease.at_once(_headers, [url])
-        reply = asyncio.run(_post(url, request.model_dump_json(), headers, lease.check))
+        [headers] = token.run_concurrently(_headers, [url])
+        reply = asyncio.run(_post(url, request.model_dump_json(), headers, token.checkpoint))
     except TimeoutError as error:
         raise RendererError(f"The endpoint did not answer within {seconds:g} s.") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:

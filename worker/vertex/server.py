@@ -26,9 +26,8 @@ from momalisa.errors import ObjectInTheWayError
 from momalisa.queue.results import FlaggedFrame, MadeFrame
 from momalisa.settings import settings
 from momalisa.telemetry import logging
-from worker.lease import CancellationToken
-from worker.process import shutdown
-from worker.process.shutdown import STOP_SECONDS, Stopping
+from worker.cancellation import CancellationToken
+from worker.process.shutdown import STOP_SECONDS, Shutdown, ShutdownRequested
 from worker.process.startup import explain
 from worker.rendering import batch
 from worker.rendering.batch import Batch, RenderRequest
@@ -56,23 +55,24 @@ class Abandoned(Exception):  # noqa: N818
 class RequestSlot(CancellationToken):
     """The right to make an order, as long as its caller waits and this process goes on."""
 
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
+    def __init__(self, shutdown: Shutdown, connection: socket.socket, seconds: float) -> None:
+        self._shutdown = shutdown
         self._connection = connection
         self._deadline = time.monotonic() + seconds
 
-    def look(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """Raise if the order should not be made any more.
 
         Raises:
-            Stopping: if this process was told to stop.
+            ShutdownRequested: if this process was asked to stop.
             Abandoned: if the caller hung up, or will have by now.
         """
-        if shutdown.stopping():
-            raise Stopping
+        if self._shutdown.requested():
+            raise ShutdownRequested
         if time.monotonic() > self._deadline or self._hung_up():
             raise Abandoned
 
-    def confirm(self) -> None:
+    def verify(self) -> None:
         """Refuse to replace an object: only the caller can know whether the chunk is still his.
 
         Raises:
@@ -95,6 +95,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
+        self.stop_flag = Shutdown()
         self.painter = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self.places = threading.BoundedSemaphore(SLOTS)
         self.ready = threading.Event()
@@ -102,9 +103,13 @@ class Server(ThreadingHTTPServer):
         self.failures = 0
         super().__init__(("0.0.0.0", settings().aip_http_port), Handler)  # noqa: S104 - the platform's proxy calls
 
+    def accepts(self) -> bool:
+        """Return whether the model is loaded and the server is not stopping."""
+        return self.ready.is_set() and not self.stop_flag.requested()
+
     def make(self, order: RenderRequest, place: RequestSlot) -> Batch:
         """Make an order in the painter's thread; what cannot be replaced is left out of the batch."""
-        place.check()
+        place.checkpoint()
         try:
             return batch.make(renderer(), order, place)
         except ObjectInTheWayError:
@@ -123,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         """Tell whether orders can be made."""
         if self.path != settings().aip_health_route:
             self._refuse(HTTPStatus.NOT_FOUND, f"There is nothing at {self.path}.")
-        elif self.server.ready.is_set() and not shutdown.stopping():
+        elif self.server.accepts():
             self._answer(HTTPStatus.OK, {"status": "ok"})
         else:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The model is not loaded, or the server stops.")
@@ -146,9 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         if request.parameters.model != settings().model_name:
             message = f"This endpoint has the model {settings().model_name}, not {request.parameters.model}."
             self._refuse(HTTPStatus.BAD_REQUEST, message)
-        elif (
-            shutdown.stopping() or not self.server.ready.is_set() or not self.server.places.acquire(blocking=False)
-        ):
+        elif not self.server.accepts() or not self.server.places.acquire(blocking=False):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "All places are taken; come again.")
         else:
             try:
@@ -167,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
             wanted=frozenset(instance.position for instance in request.instances if instance.wanted),
             batch_size=parameters.batch_size,
         )
-        place = RequestSlot(self.connection, parameters.seconds)
+        place = RequestSlot(self.server.stop_flag, self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(order.walk_id)):
             logger.info("ordered", frames=len(order.positions), wanted=len(order.wanted))
             try:
@@ -175,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             except Abandoned:
                 logger.info("abandoned")
                 self.close_connection = True
-            except Stopping:
+            except ShutdownRequested:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops; come again.")
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
                 self._failed(error)
@@ -189,8 +192,8 @@ class Handler(BaseHTTPRequestHandler):
         while not making.done():
             wait([making], timeout=0.2)
             try:
-                place.check()
-            except (Abandoned, Stopping):
+                place.checkpoint()
+            except (Abandoned, ShutdownRequested):
                 if making.cancel():
                     raise
         return making.result()
@@ -265,7 +268,7 @@ def main() -> int:
     server = Server()
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        shutdown.stop()
+        server.stop_flag.request()
         server.ended.set()
 
     signal.signal(signal.SIGTERM, on_signal)
@@ -276,8 +279,8 @@ def main() -> int:
     server.ended.wait()
     if loading.done() and (error := loading.exception()):
         logger.critical("no renderer", reason=explain(error), exc_info=error)
-    ordered = shutdown.stopping()
-    shutdown.stop()
+    ordered = server.stop_flag.requested()
+    server.stop_flag.request()
     deadline = time.monotonic() + STOP_SECONDS
     for _ in range(SLOTS):  # each is free again when its answer is on its way
         server.places.acquire(timeout=max(deadline - time.monotonic(), 0))

@@ -1,0 +1,107 @@
+"""A process that dies while it works on a chunk: the next one reports at once how it died.
+
+A process that is killed, or crashes in native code, reports nothing itself. Its parent sees how it ended and forks
+a new one, which finds the chunk of the dead one in shared memory. If the parent dies as well, with its machine or
+container, nothing is left to report it, and the lease expires.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from celery.concurrency import asynpool, prefork
+
+from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
+from momalisa.errors import LeaseLostError, StoreUnavailableError
+from momalisa.queue import leases
+from momalisa.queue.leases import Attempt
+from momalisa.telemetry import metrics
+from momalisa.telemetry.logging import logger
+from worker.process.health import Health
+from worker.process.shared_memory import Shared
+
+log = logger(__name__)
+
+HUNG = "its worker hung"
+"""The error of an attempt whose process made no progress."""
+
+
+class CrashReporter:
+    """What a child works on and how it ended, in memory shared with its successor; created before the fork."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._attempt: Shared[list[str] | None] = Shared(None)
+        self._exit: Shared[str] = Shared("")
+
+    @contextmanager
+    def tracking(self, attempt: Attempt) -> Iterator[None]:
+        """Have the next process report this attempt if this one dies in the block."""
+        self._exit.set("")
+        numbers = (str(attempt.number), str(attempt.attempt))
+        self._attempt.set([str(attempt.walk_id), str(attempt.token), attempt.kind, attempt.workplace, *numbers])
+        try:
+            yield
+        finally:
+            self._attempt.set(None)
+
+    def record_exit(self, code: int) -> None:
+        """Record how a child ended that was working; called in the parent."""
+        self._exit.set(describe_exit(code))
+
+    def report(self) -> None:
+        """Report the attempt during which the previous process died, if any; it counts against this worker."""
+        tracked, reason = self._attempt.get(), self._exit.get() or "its process died"
+        if tracked is None:
+            return
+        self._attempt.set(None)
+        walk, token, kind, workplace, number, attempt = tracked
+        died = Attempt(
+            walk_id=UUID(walk),
+            number=int(number),
+            kind=ChunkKind(kind),
+            token=UUID(token),
+            attempt=int(attempt),
+            workplace=workplace,
+        )
+        log.error("previous process died", walk=walk, chunk=died.number, kind=kind, reason=reason)
+        try:
+            with transaction() as session:
+                leases.attempt_failed(session, died, reason, lost=True)
+            metrics.record(metrics.LEASES_EXPIRED)
+        except LeaseLostError:  # reported before, or its walk is over
+            return
+        except StoreUnavailableError as error:
+            log.warning("crash not reported, its lease will expire", reason=str(error))
+        self._health.record_failure(died.kind, reason)
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, in words: with an exit code, or by a signal, whose number is negative."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    if -code == signal.SIGALRM:  # the watchdog's last resort
+        return HUNG
+    if -code == signal.SIGKILL:
+        return "its process was killed (SIGKILL), most often because memory ran out"
+    try:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"its process was ended by signal {-code}"
+
+
+def pool_class(crashes: CrashReporter) -> type[prefork.TaskPool]:
+    """Return the pool of processes for a worker. Celery creates it, so the class has to know the reporter."""
+
+    class AsynPool(asynpool.AsynPool):  # type: ignore[misc] # Celery has no types
+        def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
+            super().on_job_process_lost(job, pid, exitcode)
+            crashes.record_exit(exitcode)
+
+    class TaskPool(prefork.TaskPool):  # type: ignore[misc]
+        Pool = AsynPool
+
+    return TaskPool

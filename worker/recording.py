@@ -1,0 +1,66 @@
+"""Writing the outcome of a chunk to the database, which may be away for a while."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from momalisa.db.session import transaction
+from momalisa.errors import LeaseLostError, StoreUnavailableError
+from momalisa.queue.leases import Claim
+from momalisa.queue.lifecycle import Ready
+from momalisa.telemetry.logging import logger
+from worker.process.shutdown import Shutdown
+
+log = logger(__name__)
+
+T = TypeVar("T")
+
+Record = Callable[[Session], Ready | None]
+"""Writes the result of some work; returns the chunks that can be claimed because of it."""
+
+RETRY_SECONDS = 300
+"""How long a write is retried while the database is away."""
+
+PAUSE_SECONDS = 1
+
+
+def write(shutdown: Shutdown, write: Callable[[Session], T], checkpoint: Callable[[], None] = lambda: None) -> T:
+    """Write in a transaction of its own, and retry while the database is away.
+
+    The lease token fences what is written. So a write whose commit was not acknowledged can be repeated: it finds
+    the chunk closed.
+
+    Args:
+        shutdown: no retry follows once a stop is requested.
+        write: writes in the session that it is given.
+        checkpoint: called before each retry; what it raises ends them.
+
+    Raises:
+        StoreUnavailableError: if the database is still away after RETRY_SECONDS.
+    """
+    deadline = time.monotonic() + RETRY_SECONDS
+    while True:
+        try:
+            with transaction() as session:
+                return write(session)
+        except StoreUnavailableError as error:
+            if shutdown.requested() or time.monotonic() > deadline:
+                raise
+            log.warning("database unavailable, retrying", reason=str(error))
+            time.sleep(PAUSE_SECONDS)
+            checkpoint()
+
+
+def give_up(shutdown: Shutdown, claim: Claim, report: Callable[[Session], object]) -> Ready | None:
+    """Report that a chunk was not done; return it as ready again, or None if it is no longer ours."""
+    try:
+        write(shutdown, report)
+    except LeaseLostError:
+        log.warning("chunk already claimed by another worker")
+        return None
+    except StoreUnavailableError as error:
+        log.warning("chunk not released, its lease will expire", reason=str(error))
+        return None
+    return Ready(claim.kind)

@@ -1,0 +1,154 @@
+"""The loop of a worker: claim a chunk, do it, record the result or give it up cleanly, and start over."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+
+import structlog
+
+from momalisa.db.session import transaction
+from momalisa.domain.states import ChunkKind
+from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
+from momalisa.queue import celery_app, leases
+from momalisa.queue.leases import Claim
+from momalisa.telemetry import metrics, tracing
+from momalisa.telemetry.logging import logger
+from worker.lease import Lease
+from worker.process.heartbeat import process_name
+from worker.process.shutdown import ShutdownRequested
+from worker.process.worker import Worker
+from worker.recording import Record, give_up, write
+
+log = logger(__name__)
+
+Work = Callable[[Lease], Record]
+"""Does a claimed chunk; returns what writes its result."""
+
+MESSAGE_SECONDS = 600
+"""How long a worker claims for one wake-up message, far below the broker's visibility timeout."""
+
+DETERMINISTIC = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
+    *(TypeError, ValueError, ModelError),
+)
+"""Errors of work that cannot be done; others may come from memory, a device, a file or the network."""
+
+
+def run(worker: Worker, kind: ChunkKind, work: Work) -> None:
+    """Claim the best chunk of a kind, do it and record it, again and again until there is nothing to do.
+
+    So a backlog needs no wake-up messages; they only wake idle workers. It also returns when other messages wait,
+    since each is good for a claim; after work that did not go well; and after MESSAGE_SECONDS.
+
+    Raises:
+        SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
+            no memory left), so the next chunk gets a new process.
+    """
+    worker.watchdog.start()
+    until = time.monotonic() + MESSAGE_SECONDS
+    while (
+        not worker.shutdown.requested()
+        and _claim_and_do(worker, kind, work)
+        and time.monotonic() < until
+        and not _messages_wait(kind)
+    ):
+        pass
+
+
+def _messages_wait(kind: ChunkKind) -> bool:
+    try:
+        return celery_app.count_messages(kind) > 0
+    except celery_app.BROKER_ERRORS:
+        return False  # then none can be received
+
+
+def _claim_and_do(worker: Worker, kind: ChunkKind, work: Work) -> bool:
+    """Claim a chunk and do it; return whether this worker should look for another."""
+    if (seconds := worker.health.backoff_seconds()) and worker.shutdown.wait(seconds):
+        return False
+    workplace = f"{socket.gethostname()}:{os.getppid()}"
+    try:
+        with transaction() as session:
+            claim = leases.claim(session, kind, process_name(), workplace)
+    except StoreUnavailableError as error:
+        log.warning("claim failed", reason=str(error))
+        return False
+    if claim is None:
+        log.info("nothing to do", kind=kind)
+        return False
+    walk, number = str(claim.walk_id), claim.number
+    with (
+        worker.crashes.tracking(claim),
+        structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
+        tracing.span(f"{kind} chunk", parent=claim.traceparent, walk=walk, chunk=number, attempt=claim.attempt),
+    ):
+        return _do(worker, claim, work)
+
+
+def _do(worker: Worker, claim: Claim, work: Work) -> bool:
+    """Do a claimed chunk; return whether it went well."""
+    log.info("chunk claimed", attempt=claim.attempt, frames=len(claim.frames))
+    if claim.recovery_seconds is not None:
+        metrics.record(metrics.RECOVERY_SECONDS, claim.recovery_seconds)
+    started = time.monotonic()
+    lease = Lease(worker, claim)
+    recorded, went_well = 0, True
+    try:
+        with lease:
+            ready = write(worker.shutdown, work(lease), lease.checkpoint)
+        recorded = lease.to_record
+        worker.failed_walks.clear()
+        worker.health.record_success()
+        seconds = time.monotonic() - started
+        metrics.record(metrics.CHUNK_SECONDS, seconds, kind=claim.kind)
+        log.info("chunk done", seconds=round(seconds, 3))
+    except StoreBusyError as error:  # a statement that takes too long may do so each time, so it counts
+        _attempt_failed(worker, claim, error)
+        return False
+    except (ShutdownRequested, StoreUnavailableError) as cause:
+        went_well = False
+        ready = give_up(worker.shutdown, claim, lambda session: leases.release(session, claim))
+        log.info("chunk released", cause=type(cause).__name__)
+        tracing.failed("released")
+    except RendererBusyError as busy:
+        seconds = busy.retry_after
+        give_up(worker.shutdown, claim, lambda session: leases.release(session, claim, seconds))
+        log.warning("chunk released", cause=type(busy).__name__, reason=str(busy), retry_after=seconds)
+        tracing.failed("released")
+        worker.shutdown.wait(seconds)  # the next chunk would fare no better
+        return False
+    except LeaseLostError:
+        ready, went_well = None, False
+        log.warning("lease lost, chunk dropped")
+        tracing.failed("lease lost")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and logged
+        _attempt_failed(worker, claim, error)
+        return False
+    finally:
+        if lease.rendered:
+            metrics.record(metrics.FRAMES_RENDERED, recorded)
+            metrics.record(metrics.FRAMES_WASTED, lease.rendered - recorded)
+    if ready is not None:
+        celery_app.publish(*ready)
+    return went_well
+
+
+def _attempt_failed(worker: Worker, claim: Claim, error: Exception) -> None:
+    """Report a failed attempt, and count it against what caused it: the walk, or this process and this worker."""
+    log.exception("attempt failed", attempt=claim.attempt)
+    reason = f"{type(error).__name__}: {error}"
+    tracing.failed(reason)
+    deterministic = isinstance(error, DETERMINISTIC)
+    give_up(
+        worker.shutdown,
+        claim,
+        lambda session: leases.attempt_failed(session, claim, reason, deterministic=deterministic),
+    )
+    if deterministic:
+        return  # the walk's own fault
+    worker.failed_walks.add(claim.walk_id)
+    worker.health.record_failure(claim.kind, reason)
+    if len(worker.failed_walks) > 1:
+        log.error("two walks in a row failed, ending this process")
+        raise SystemExit(1) from error
