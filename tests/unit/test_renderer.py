@@ -27,7 +27,10 @@ from momalisa.domain.states import Flag
 from momalisa.errors import ModelError
 from momalisa.settings import ROOT, settings
 from worker.rendering.compiled import AlignedCode
-from worker.rendering.pipeline import FEW_TOKENS, Pictures, Renderer, ShortAttention, lerp, slerp
+from worker.rendering.embeddings import lerp, slerp
+from worker.rendering.layers import FEW_TOKENS, ShortAttention
+from worker.rendering.pipeline import Pictures, Renderer
+from worker.rendering.samplers import make_sampler
 
 BATCH_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
@@ -246,14 +249,10 @@ def terse(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
 
 
 def test_ddim_does_not_clip_latents_unless_the_model_says_so(terse: Renderer) -> None:
-    sampler = terse._scheduler("ddim", 8)
-    assert sampler.config.clip_sample is False
-    clipping = type(sampler).from_config(sampler.config, clip_sample=True)
-    terse._own_scheduler, own = clipping, terse._own_scheduler
-    try:
-        assert terse._scheduler("ddim", 8).config.clip_sample is True
-    finally:
-        terse._own_scheduler = own
+    ddim = make_sampler(terse.own_scheduler, "ddim", 8)
+    assert ddim.config.clip_sample is False
+    clipping = type(ddim).from_config(ddim.config, clip_sample=True)
+    assert make_sampler(clipping, "ddim", 8).config.clip_sample is True
 
 
 @pytest.mark.parametrize("sampler", [None, "pndm"])
@@ -263,7 +262,7 @@ def test_a_model_whose_own_sampler_needs_four_steps_renders_in_fewer(
     for steps in range(1, 5):
         rendered = terse.render(spec(scheduler=sampler, steps=steps, width=64, height=64), [0.0])
         assert rendered.flags == (None,)
-    assert terse._scheduler(None, 4) is terse._own_scheduler
+    assert make_sampler(terse.own_scheduler, None, 4) is terse.own_scheduler
 
 
 def test_the_middle_is_neither_end(renderer: Renderer, spec: MakeSpec) -> None:

@@ -1,139 +1,45 @@
-"""From prompts and positions to pictures; the only user of diffusers and torch.
+"""From prompts and positions to pictures.
 
-Every frame of a walk starts from the same noise (unless the walk travels to another) and differs from its
-neighbours only in the text embedding, a point on the way between two prompts' embeddings. The embeddings go into
-the model's own stock pipeline, so that any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
+Every frame of a walk starts from the same noise (unless the walk has a second seed) and differs from its neighbours
+only in the text embedding, which is interpolated between those of two prompts. The embeddings go into the model's
+own stock pipeline, so that any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
 
-The denoiser and the decoder, where the time goes, may compute in half precision; what lies between them stays in
-float32: the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
+The denoiser and the decoder, which take most of the time, may compute in half precision; the rest stays in float32:
+the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
 """
 
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from numpy.typing import NDArray
 
 from momalisa.domain import path as maths
-from momalisa.domain.spec import Interpolation, Scheduler, WalkSpec
+from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.errors import ModelError
 from momalisa.telemetry import metrics
-from momalisa.telemetry.logging import logger
 from worker.rendering.compiled import compile_for
-from worker.rendering.malloc import keep_memory
-
-log = logger(__name__)
-
-DETERMINISTIC_SCHEDULERS = frozenset(
-    {
-        "DDIMScheduler",
-        "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSinglestepScheduler",
-        "EulerDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "LMSDiscreteScheduler",
-        "PNDMScheduler",
-        "UniPCMultistepScheduler",
-    }
-)
-"""Samplers that draw no noise after the first: the same embedding gives the same picture at every attempt."""
-
-SCHEDULERS: dict[Scheduler, str] = {
-    "ddim": "DDIMScheduler",
-    "deis": "DEISMultistepScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""The classes of diffusers behind the names that a walk can choose."""
-
-LEFT_OUT: dict[Scheduler, tuple[str, object]] = {"ddim": ("clip_sample", False), "pndm": ("skip_prk_steps", True)}
-"""What a sampler needs to render latents in few steps, where the model's own sampler does not name it."""
-
-PRK_STEPS = 4
-"""Below so many steps PNDM cannot begin by Runge-Kutta, as it would unless `skip_prk_steps` is set."""
-
-FEW_TOKENS = 256
-"""Up to so many of a picture, a CPU computes attention faster in plain products than in PyTorch's fused form."""
-
-PARALLEL = 0.9995
-"""Cosine of an angle so small that the arc is taken for a line."""
+from worker.rendering.embeddings import Embedding, slerp
+from worker.rendering.loading import load_pipeline
+from worker.rendering.revision import model_revision
+from worker.rendering.samplers import make_sampler
 
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """The embedding of one prompt, or of several as rows of a batch."""
-
-    prompt: torch.Tensor
-    """Shape (rows, tokens, width)."""
-    negative: torch.Tensor | None
-    pooled: torch.Tensor | None = None
-    """Shape (rows, width), of models that have it."""
-    negative_pooled: torch.Tensor | None = None
-
-    def between(self, other: "Embedding", along: float, interpolation: Interpolation = "lerp") -> "Embedding":
-        """Return the point `along` in [0, 1] of the way from this embedding to another, token by token."""
-        interpolate = slerp if interpolation == "slerp" else lerp
-        return _fieldwise(lambda a, b: interpolate(a, b, along), self, other)
-
-    @staticmethod
-    def batch(rows: Sequence["Embedding"]) -> "Embedding":
-        """Return embeddings as the rows of one."""
-        return _fieldwise(lambda *tensors: torch.cat(tensors), *rows)
-
-
-def _fieldwise(combine: Callable[..., torch.Tensor], *embeddings: Embedding) -> Embedding:
-    """Return the embedding whose tensors are those of `embeddings`, combined; all have the same ones."""
-
-    def combined(name: str) -> Any:
-        column = [getattr(embedding, name) for embedding in embeddings]
-        return None if column[0] is None else combine(*column)
-
-    return Embedding(**{field.name: combined(field.name) for field in fields(Embedding)})
-
-
-def lerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
-    """Return the point `along` in [0, 1] of the straight line from a to b."""
-    return (1 - along) * a + along * b
-
-
-def slerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
-    """Return the point `along` in [0, 1] of the arc from a to b, vector by vector of their last dimension.
-
-    Where two vectors lie on one line through the origin there is no arc, and the straight line is taken.
-    Source: Shoemake, "Animating Rotation with Quaternion Curves", SIGGRAPH 1985.
-    """
-    cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).unsqueeze(-1)
-    angle = torch.acos(cosine.clamp(-PARALLEL, PARALLEL))
-    arc = (torch.sin((1 - along) * angle) * a + torch.sin(along * angle) * b) / torch.sin(angle)
-    return torch.where(cosine.abs() < PARALLEL, arc, lerp(a, b, along)).to(a.dtype)
-
-
-@dataclass(frozen=True)
 class Rendering:
-    """What came of some positions."""
+    """The pictures at some positions."""
 
     pictures: Pictures
     flags: tuple[Flag | None, ...]
-    """For each picture why it must not be shown, or None if it may."""
+    """For each picture why it must not be shown, or None if it may be."""
 
 
 class Renderer:
@@ -166,69 +72,17 @@ class Renderer:
             torch.set_num_threads(threads)
         self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        half = _fastest_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
-        dtypes = {"unet": half, "vae": half, "default": torch.float32}
-        try:
-            index = DiffusionPipeline.load_config(model)
-            if "unet" not in index:  # before gigabytes are loaded in vain
-                kind = index.get("_class_name", "What lies there")
-                raise ModelError(f"{kind} of {model!r} is not of the Stable Diffusion family.")
-            self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False).to(
-                self.device
-            )
-        except (ModelError, torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # a broken file fails in one library or another, each with an error of its own
-            raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
-        if "image" in inspect.signature(self.pipeline.__call__).parameters:
-            kind = type(self.pipeline).__name__
-            raise ModelError(
-                f"{kind} of {model!r} begins with a picture; a walk needs one that makes them from text."
-            )
-        scheduler = type(self.pipeline.scheduler).__name__
-        sde = "sde" in self.pipeline.scheduler.config.get("algorithm_type", "")
-        if sde or scheduler not in DETERMINISTIC_SCHEDULERS:
-            raise ModelError(
-                f"The scheduler {scheduler} of {model!r} draws noise at each step or is unknown; "
-                f"a walk needs one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
-            )
-        self.pipeline.set_progress_bar_config(disable=True)
-        if self.device.type == "cpu":
-            keep_memory()
-            _attend_plainly(self.pipeline.unet)
-        _compute_apart(self.pipeline.unet)
-        _compute_apart(self.pipeline.vae.decoder)
-        if getattr(self.pipeline.vae, "post_quant_conv", None) is not None:
-            _compute_apart(self.pipeline.vae.post_quant_conv)
+        self.pipeline = load_pipeline(model, self.device, dtype)
         self.encode = lru_cache(maxsize=64)(self._encode)
-        self._own_scheduler = self.pipeline.scheduler
+        self.own_scheduler = self.pipeline.scheduler
 
     @cached_property
     def revision(self) -> str:
-        """What tells this model from any other: a hash of all its weights, settings and vocabulary.
-
-        It reads every byte of the weights: a tenth of a second for the embedded model, seconds for large ones.
-        """
-        digest = hashlib.sha256()
-        for name, part in sorted({**self.pipeline.components, "scheduler": self._own_scheduler}.items()):
-            digest.update(f"{name} {type(part).__name__}".encode())
-            if hasattr(part, "config"):
-                digest.update(_described(part.config))
-            if isinstance(part, torch.nn.Module):
-                for tensor, weights in part.state_dict().items():
-                    plain = weights.contiguous().flatten().view(torch.uint8).cpu().numpy()
-                    digest.update(f"{tensor} {weights.dtype} {tuple(weights.shape)}".encode())
-                    digest.update(plain)
-            elif not hasattr(part, "config") and hasattr(part, "save_pretrained"):
-                with TemporaryDirectory() as folder:
-                    part.save_pretrained(folder)
-                    for file in sorted(Path(folder).rglob("*")):
-                        if file.is_file():
-                            digest.update(file.name.encode() + file.read_bytes())
-        return digest.hexdigest()
+        """The revision of the model (`model_revision`)."""
+        return model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
 
     def warm_up(self, size: int) -> None:
-        """Render one step of a batch of `size` × `size` pixels, so that the first walk need not wait for it."""
+        """Render one step of a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
         spec = WalkSpec(
             prompts=("", ""),
             frames=2,
@@ -243,9 +97,9 @@ class Renderer:
         self.render(spec, [0.0])
 
     def compile(self, size: int, folder: Path) -> None:
-        """Compile the denoiser for guided batches of `size` × `size` pixels, if it can be done (`compiled.py`).
+        """Compile the denoiser for guided batches of `size` × `size` pixels, if possible (`compiled.py`).
 
-        It takes minutes, once: `folder` keeps what was compiled.
+        It takes minutes, once: `folder` caches the compiled code.
         """
         calls: list[dict[str, Any]] = []
 
@@ -258,7 +112,7 @@ class Renderer:
         compile_for(self.pipeline.unet, calls[0], folder)
 
     def warnings(self, spec: WalkSpec) -> list[str]:
-        """Return what visitors should know about how the model reads their prompts."""
+        """Return warnings for visitors about how the model reads their prompts."""
         tokenizer = self.pipeline.tokenizer
         limit = tokenizer.model_max_length
         found = []
@@ -304,7 +158,7 @@ class Renderer:
             return tensors
 
         check()
-        self.pipeline.scheduler = self._scheduler(spec.scheduler, spec.steps)
+        self.pipeline.scheduler = make_sampler(self.own_scheduler, spec.scheduler, spec.steps)
         extra: dict[str, torch.Tensor | None] = {}
         if batch.pooled is not None:
             extra["pooled_prompt_embeds"] = batch.pooled
@@ -337,18 +191,8 @@ class Renderer:
             return end if along else start
         return start.between(end, along, spec.interpolation)
 
-    def _scheduler(self, name: Scheduler | None, steps: int) -> Any:
-        """Return the sampler of a walk, set up as the model's own is."""
-        own, changes = self._own_scheduler, {}
-        kind = type(own) if name is None else getattr(diffusers, SCHEDULERS[name])
-        if name in LEFT_OUT and LEFT_OUT[name][0] not in own.config:
-            changes = dict([LEFT_OUT[name]])
-        if kind is diffusers.PNDMScheduler and steps < PRK_STEPS:
-            changes = {"skip_prk_steps": True}
-        return own if name is None and not changes else kind.from_config(own.config, **changes)
-
     def _encode(self, prompt: str, negative_prompt: str, guided: bool) -> Embedding:
-        """Return what the text encoders make of a prompt; remembered, so once per process and walk."""
+        """Return the text embedding of a prompt; cached, so computed once per process and walk."""
         with torch.inference_mode():
             encoded = self.pipeline.encode_prompt(
                 prompt=prompt,
@@ -362,13 +206,13 @@ class Renderer:
                 return Embedding(positive, negative)
             case (positive, negative, pooled, negative_pooled):
                 return Embedding(positive, negative, pooled, negative_pooled)
-        raise ModelError(f"{type(self.pipeline).__name__} encodes prompts in a way that is not known here.")
+        raise ModelError(f"{type(self.pipeline).__name__} encodes prompts in an unsupported way.")
 
     def _noise(self, spec: WalkSpec, position: float) -> torch.Tensor:
         """Return the noise that a frame starts from, shape (1, channels, height / 8, width / 8).
 
-        It is drawn on the CPU in float32, because a GPU's random numbers differ from model to model of GPU. Between
-        two seeds it moves on the arc, where noise keeps the strength that the model expects.
+        It is drawn on the CPU in float32, because random numbers differ between models of GPUs. Between two seeds
+        it is interpolated spherically, so that it keeps the strength that the model expects.
         """
         noise = self._drawn(spec, spec.seed)
         if spec.seed_to is not None:
@@ -386,15 +230,8 @@ class Renderer:
         )
 
 
-def _described(config: Any) -> bytes:
-    """Return the settings of a part of a model, without where it came from and who wrote it."""
-    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    values = {name: value for name, value in values.items() if name[0] != "_" and name != "transformers_version"}
-    return json.dumps(values, sort_keys=True, default=str).encode()
-
-
 def _report_memory(device: torch.device) -> None:
-    """Tell how much memory of a GPU is used by this process, and how much it has."""
+    """Record how much memory of a GPU this process uses, and how much the GPU has."""
     _, total = torch.cuda.mem_get_info(device)
     for state, size in (
         ("allocated", torch.cuda.memory_allocated(device)),
@@ -405,59 +242,8 @@ def _report_memory(device: torch.device) -> None:
         metrics.record(metrics.GPU_MEMORY_BYTES, size, state=state)
 
 
-def _fastest_dtype(device: torch.device) -> torch.dtype:
-    """Return the number format that a device computes fastest with, and well enough."""
-    if device.type != "cpu":
-        return torch.float16
-    able = torch.cpu.get_capabilities()
-    has_bfloat16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if has_bfloat16 else torch.float32
-
-
-class ShortAttention:
-    """Attention as diffusers computes it: in plain products for few tokens, in the fused form for many."""
-
-    plain, fused = AttnProcessor(), AttnProcessor2_0()
-
-    def __call__(self, attn: Any, hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
-        """Return the hidden states, shape (rows, tokens, width), after attention."""
-        processor = self.plain if hidden_states.shape[1] <= FEW_TOKENS else self.fused
-        attended: torch.Tensor = processor(attn, hidden_states, *arguments, **named)
-        return attended
-
-
-def _attend_plainly(unet: Any) -> None:
-    """Have the layers of a denoiser that would fuse all their attention fuse it for many tokens only."""
-    unet.set_attn_processor(
-        {
-            name: ShortAttention() if type(processor) is AttnProcessor2_0 else processor
-            for name, processor in unet.attn_processors.items()
-        }
-    )
-
-
-def _compute_apart(module: Any) -> None:
-    """Have a part of the model compute in its own number format, among float32 ones, with channels last.
-
-    Its parameters are read again at each call: some pipelines change the format of their decoder for a while.
-    """
-
-    def enter(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        dtype = next(part.parameters()).dtype
-        if "encoder_hidden_states" in named:
-            named = {**named, "encoder_hidden_states": named["encoder_hidden_states"].to(dtype)}
-        return (inputs[0].to(dtype), *inputs[1:]), named
-
-    def leave(part: torch.nn.Module, inputs: Any, output: Any) -> Any:  # noqa: ARG001
-        return (output[0].float(), *output[1:]) if isinstance(output, tuple) else output.float()
-
-    module.to(memory_format=torch.channels_last)
-    module.register_forward_pre_hook(enter, with_kwargs=True)
-    module.register_forward_hook(leave)
-
-
 def _flag(image: NDArray[np.float32], unsafe: bool) -> Flag | None:
-    """Return why an image in [0, 1] must not be shown, or None if it may."""
+    """Return why an image in [0, 1] must not be shown, or None if it may be."""
     if unsafe:
         return Flag.UNSAFE
     return None if np.isfinite(image).all() and image.max() > 0 else Flag.BLACK

@@ -1,0 +1,62 @@
+"""The samplers (schedulers of diffusers) that can render walks."""
+
+from typing import Any
+
+import diffusers
+
+from momalisa.domain.spec import Scheduler
+
+DETERMINISTIC_SCHEDULERS = frozenset(
+    {
+        "DDIMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""Samplers that draw no noise after the start: the same embedding gives the same picture at every attempt."""
+
+SCHEDULERS: dict[Scheduler, str] = {
+    "ddim": "DDIMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""The classes of diffusers behind the names that a walk can choose."""
+
+DEFAULTS: dict[Scheduler, tuple[str, object]] = {"ddim": ("clip_sample", False), "pndm": ("skip_prk_steps", True)}
+"""Options for rendering latents in few steps, where the configuration of the model does not set them."""
+
+PRK_STEPS = 4
+"""With fewer steps PNDM cannot start with Runge-Kutta, as it does unless `skip_prk_steps` is set."""
+
+
+def is_deterministic(scheduler: Any) -> bool:
+    """Return whether a sampler draws no noise while it runs."""
+    sde = "sde" in scheduler.config.get("algorithm_type", "")
+    return type(scheduler).__name__ in DETERMINISTIC_SCHEDULERS and not sde
+
+
+def make_sampler(own: Any, name: Scheduler | None, steps: int) -> Any:
+    """Return the sampler of a walk.
+
+    Args:
+        own: the model's own sampler, whose configuration others take over.
+        name: as the walk names it; None for the model's own.
+        steps: of the walk.
+    """
+    changes: dict[str, object] = {}
+    kind = type(own) if name is None else getattr(diffusers, SCHEDULERS[name])
+    if name in DEFAULTS and DEFAULTS[name][0] not in own.config:
+        changes = dict([DEFAULTS[name]])
+    if kind is diffusers.PNDMScheduler and steps < PRK_STEPS:
+        changes = {"skip_prk_steps": True}
+    return own if name is None and not changes else kind.from_config(own.config, **changes)
