@@ -248,7 +248,7 @@ def _watched(client: Client, walk: WalkAnswer, holds: Callable[[WalkAnswer], boo
 def _rendered(log: Path, walk: str) -> float | None:
     """Return the seconds in which a worker rendered the first chunk of a walk, or None if it did not."""
     for line in log.read_text().splitlines():
-        if '"rendered"' in line:
+        if '"batch rendered"' in line:
             event = json.loads(line)
             if (event["walk"], event["chunk"]) == (walk, 0):
                 return float(event["seconds"])

@@ -136,7 +136,7 @@ class RendererError(MomalisaError):
     """The Vertex AI endpoint refused a chunk, timed out, or sent an invalid answer."""
 
 
-class ObjectInTheWayError(MomalisaError):
+class ObjectConflictError(MomalisaError):
     """Another object has this name, and must not be replaced."""
 
 

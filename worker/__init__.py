@@ -1,4 +1,4 @@
-"""The workers of MoMALisa: they render frames and stitch them together."""
+"""The workers of MoMALisa, which render frames and assemble them into artifacts."""
 
 from contextlib import suppress
 
@@ -6,10 +6,9 @@ from pydantic import ValidationError
 
 from momalisa.settings import set_default_environment, settings
 
-with suppress(ValidationError):  # those who use the settings say what is wrong with them
+with suppress(ValidationError):  # reported where the settings are used
     if settings().threads is None:
-        # A thread of torch's that waits for the others spins before it sleeps, for milliseconds unless libgomp is
-        # set otherwise. Where processes share processors, it keeps from working the very one that it waits for. A
-        # worker with a set number of threads has as many processors for itself, and they are faster by a sixth if
-        # they spin.
+        # By default, a thread of libgomp that waits for others spins for milliseconds before it sleeps. Where
+        # processes share CPUs, that slows the very thread that it waits for. With THREADS set, a worker has that
+        # many CPUs for itself, and spinning makes it faster by a sixth.
         set_default_environment(GOMP_SPINCOUNT="1000")

@@ -1,4 +1,4 @@
-"""What a worker does with a walk whose frames are all there: make its artifacts, and upload them."""
+"""Assembling a walk whose frames are all there: its artifacts are made and uploaded."""
 
 import tempfile
 from collections import Counter
@@ -39,10 +39,10 @@ FILES = {
 """The file name and the content type of each artifact."""
 
 STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
-"""What a browser shows instead of saving it."""
+"""Artifacts that a browser shows instead of saving."""
 
-KEPT_BYTES = 256 << 20
-"""Of decoded pictures, which every artifact looks at: 240 of 512 × 512 pixels. Others are decoded each time."""
+CACHE_BYTES = 256 << 20
+"""For decoded pictures, which every artifact uses: 240 of 512 × 512 pixels. Others are decoded each time."""
 
 HELD = {
     Flag.UNSAFE: (
@@ -54,26 +54,26 @@ HELD = {
         "{} frames were held, because they came out black.",
     ),
 }
-"""What a walk says about frames that are not shown, of one and of several."""
+"""The warnings about frames that are not shown, for one and for several."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A frame that may be shown, on this machine."""
+    """A downloaded frame that may be shown."""
 
     file: Path
-    kept: Picture | None
-    """None if there was no room for it."""
+    decoded: Picture | None
+    """None if the cache was full."""
 
     def picture(self) -> Picture:
-        """Return it decoded."""
-        return encoders.decode_png(self.file.read_bytes()) if self.kept is None else self.kept
+        """Return the decoded picture."""
+        return encoders.decode_png(self.file.read_bytes()) if self.decoded is None else self.decoded
 
 
 def assemble(lease: Lease) -> Record:
-    """Make and upload the artifacts of a walk; or, if frames are missing or damaged, have them rendered again."""
+    """Make and upload the artifacts of a walk, or requeue frames that are missing or damaged."""
     claim = lease.claim
-    # What is left to be cleaned up later is what a thread that nobody waits for writes meanwhile.
+    # After a cancellation, a thread may still write here while the folder is removed.
     with tempfile.TemporaryDirectory(prefix="momalisa-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         fetched, lost = _download(lease, folder)
@@ -97,9 +97,9 @@ def assemble(lease: Lease) -> Record:
 
 
 def stand_ins(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
-    """Return for each frame the one that is shown in its place: itself, or if it is flagged its nearest neighbour.
+    """Return for each frame the one to show: itself, or its nearest neighbour if it is flagged.
 
-    At least one must not be flagged.
+    At least one frame must not be flagged.
     """
     good = [frame for frame in frames if frame.flagged is None]
     return [
@@ -109,15 +109,18 @@ def stand_ins(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
 
 
 def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
-    """Return in sentences how many frames of a walk are not shown, and why."""
+    """Return warnings about how many frames of a walk are not shown, and why."""
     counts = Counter(frame.flagged for frame in frames if frame.flagged is not None)
     return [HELD[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
 
 
 def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -> list[MadeArtifact]:
-    """Write all artifacts at once, each in a thread of its own, and upload them.
+    """Write all artifacts concurrently and upload them.
 
-    `fetched` are the frames that may be shown, by position.
+    Args:
+        lease: of the walk's assembly.
+        fetched: the frames that may be shown, by position.
+        folder: for the files.
     """
     claim = lease.claim
     spec, fps = claim.spec, claim.spec.fps
@@ -163,7 +166,7 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
 
 
 def _labels(claim: Claim) -> list[str]:
-    """Return what stands under each frame on the contact sheet: its position, and the prompt of a stop."""
+    """Return the label of each frame on the contact sheet: its position, and the prompt if it is a stop."""
     stops = claim.spec.stops
     labels = []
     for frame in claim.frames:
@@ -174,19 +177,19 @@ def _labels(claim: Claim) -> list[str]:
 
 
 def _note(claim: Claim) -> str:
-    """Return how the pictures of a walk were made, in one line."""
+    """Return the settings of a walk in one line."""
     spec = claim.spec
     made = f"seed {spec.seed} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
     return f"{len(claim.frames)} frames · {made}"
 
 
 def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[float]]:
-    """Fetch the frames of a walk into a folder.
+    """Download the frames of a walk into a folder.
 
-    Returns the frames that may be shown, by position, and the positions of those that are missing or damaged.
+    Returns the frames that may be shown, by position, and the positions of frames that are missing or damaged.
     """
     spec = lease.claim.spec
-    room = KEPT_BYTES // (3 * spec.width * spec.height)
+    capacity = CACHE_BYTES // (3 * spec.width * spec.height)
 
     def fetch(index: int, frame: ClaimedFrame) -> Fetched | None:
         if frame.stored is None:
@@ -199,16 +202,16 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
             log.warning("frame lost", position=frame.position, reason=str(error))
             return None
         path.write_bytes(data)
-        return Fetched(path, picture if index < room else None)
+        return Fetched(path, picture if index < capacity else None)
 
-    wanted = [frame for frame in lease.claim.frames if frame.flagged is None]
-    found = dict(zip(wanted, lease.run_concurrently(fetch, range(len(wanted)), wanted), strict=True))
+    shown = [frame for frame in lease.claim.frames if frame.flagged is None]
+    found = dict(zip(shown, lease.run_concurrently(fetch, range(len(shown)), shown), strict=True))
     fetched = {frame.position: it for frame, it in found.items() if it is not None}
-    return fetched, [frame.position for frame in wanted if frame.position not in fetched]
+    return fetched, [frame.position for frame in shown if frame.position not in fetched]
 
 
 def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
-    """Upload an artifact, so that a browser saves it under a name that tells what it shows."""
+    """Upload an artifact, so that a browser saves it under a name made of the prompts."""
     name, content_type = FILES[kind]
     return bucket.upload(
         bucket.artifact_name(lease.claim.walk_id, lease.claim.secret, name),

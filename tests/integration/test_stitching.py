@@ -37,7 +37,7 @@ def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_witho
     assert (set(roomy), len(decoded)) == (set(ArtifactKind), 8)
 
     decoded.clear()
-    monkeypatch.setattr(assemble_task, "KEPT_BYTES", 5 * 3 * walk.width * walk.height)
+    monkeypatch.setattr(assemble_task, "CACHE_BYTES", 5 * 3 * walk.width * walk.height)
     assert checksums(hang(walk)) == roomy
     once, for_each_look = [1] * 5, [6] * 3  # two looks for the GIF, one each for three others and the check
     assert sorted(decoded.count(data) for data in set(decoded)) == once + for_each_look

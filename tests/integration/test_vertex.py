@@ -138,7 +138,7 @@ def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
     worker = system.children["render-1"]
     with Client(system.url) as client:
         there = finished(client, [LONG, "a battleship"], **order)
-        assert len(container.events("rendered")) == 3
+        assert len(container.events("batch rendered")) == 3
         assert not has_torch(worker)
         worker.signal_stop()
         worker.wait_stopped(time.monotonic() + 15)
@@ -148,7 +148,7 @@ def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
         wait_for_workers(system)
         assert has_torch(worker)  # so that the same look would have found it above
         here = finished(client, [LONG, "a battleship"], **order)
-        assert len(container.events("rendered")) == 3
+        assert len(container.events("batch rendered")) == 3
         assert rows(system, there) == rows(system, here)
         assert there["warnings"] == here["warnings"] != []
         for one, other in zip(there["frames"], here["frames"], strict=True):
@@ -162,7 +162,7 @@ def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
         worker.start()
         finer = finished(client, None, from_walk=here["id"], frames=16)
     assert {(row[0], *row[3:]) for row in rows(system, here)} <= {(row[0], *row[3:]) for row in rows(system, finer)}
-    assert len(container.events("rendered")) == 4  # the 4 new frames; the others are copies
+    assert len(container.events("batch rendered")) == 4  # the 4 new frames; the others are copies
 
 
 def has_torch(worker: Child) -> bool:
@@ -210,7 +210,7 @@ def order(spec: WalkSpec, *positions: float, **parameters: Any) -> dict[str, Any
         "seconds": 60,
     }
     return {
-        "instances": [{"position": position, "wanted": True} for position in positions],
+        "instances": [{"position": position, "to_upload": True} for position in positions],
         "parameters": {**usual, **parameters},
     }
 
@@ -247,14 +247,14 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
 def test_who_hangs_up_frees_the_place_that_others_are_refused(
     container: Container, spec: Callable[..., WalkSpec]
 ) -> None:
-    ordered, abandoned = len(container.events("ordered")), len(container.events("abandoned"))
+    ordered, abandoned = len(container.events("request received")), len(container.events("request abandoned"))
     endless = json.dumps(order(spec(steps=100), *(step / 64 for step in range(64)))).encode()
     head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(endless)}\r\n\r\n".encode()
     address = (container.http.base_url.host, container.http.base_url.port or 0)
     callers = [socket.create_connection(address) for _ in range(2)]
     for caller in callers:
         caller.sendall(head + endless)
-    until(lambda: len(container.events("ordered")) == ordered + 2, 120)
+    until(lambda: len(container.events("request received")) == ordered + 2, 120)
 
     def ask() -> httpx.Response:
         return container.http.post(ROUTE, json=order(spec(), 0.0))
@@ -264,7 +264,7 @@ def test_who_hangs_up_frees_the_place_that_others_are_refused(
     for caller in callers:
         caller.close()
     until(lambda: ask().status_code == 200, 120)
-    assert len(container.events("abandoned")) == abandoned + 2
+    assert len(container.events("request abandoned")) == abandoned + 2
 
 
 def test_a_container_without_its_model_ends_and_says_why(services: LocalStack, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_container_without_its_model_ends_and_says_why(services: LocalStack, t
     container.child.start()
     until(lambda: container.child.ended() is not None, 120)
     assert container.child.ended() == 1
-    assert "cannot be loaded" in container.events("no renderer")[0]["reason"]
+    assert "cannot be loaded" in container.events("model not loaded")[0]["reason"]
     container.http.close()
 
 
@@ -390,14 +390,14 @@ def test_an_endpoint_that_is_not_there_costs_no_attempt(
             "answered 500: OutOfMemoryError: CUDA is full",
         ),
         ((502, {}, b"<html>bad gateway</html>"), "answered 502: <html>bad gateway</html>"),
-        ((200, {}, b"<html>welcome</html>"), "makes no sense"),
-        ((200, {}, b'{"predictions": [{"content_hash": 1}]}'), "makes no sense"),
-        ((200, {}, b'{"predictions": []}'), "answered 4 instances by 0"),
+        ((200, {}, b"<html>welcome</html>"), "response is invalid"),
+        ((200, {}, b'{"predictions": [{"content_hash": 1}]}'), "response is invalid"),
+        ((200, {}, b'{"predictions": []}'), "sent 0 predictions for 4 instances"),
         (
             (200, {}, json.dumps({"predictions": [{"content_hash": "k", "warnings": []}] * 4}).encode()),
-            "not where we look",
+            "not in our bucket",
         ),
-        (None, "broke off"),
+        (None, "connection to the endpoint failed"),
     ],
 )
 def test_an_endpoint_that_fails_costs_an_attempt_and_the_reason_can_be_read(
@@ -420,7 +420,7 @@ def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_u
     with endpoint(hang) as url:
         left = rendered_by(url, VERTEX_TIMEOUT_SECONDS="0.5")
     assert (left.status, left.attempts) == (ChunkStatus.QUEUED, 1)
-    assert "did not answer within 0.5 s" in (left.error or "")
+    assert "did not respond within 0.5 s" in (left.error or "")
     assert seen == [0.5, True]
 
 
@@ -491,7 +491,7 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
         bucket._bucket().blob(names[0]).upload_from_string(b"the other worker's")
         with transaction() as session:
             service.cancel(session, walk_id, owner="ann")
-        seen = {"content_hash": "k", "warnings": [], "in_the_way": True}
+        seen = {"content_hash": "k", "warnings": [], "conflict": True}
         return 200, {}, json.dumps({"predictions": [seen] * 4}).encode()
 
     with endpoint(say) as url:
@@ -506,12 +506,12 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
 def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
     container: Container, spec: Callable[..., WalkSpec]
 ) -> None:
-    ordered = len(container.events("ordered"))
+    ordered = len(container.events("request received"))
     endless = order(spec(steps=100), *(step / 64 for step in range(64)))
     answers: list[httpx.Response] = []
     caller = threading.Thread(target=lambda: answers.append(container.http.post(ROUTE, json=endless)))
     caller.start()
-    until(lambda: len(container.events("ordered")) == ordered + 1, 120)
+    until(lambda: len(container.events("request received")) == ordered + 1, 120)
     container.child.signal_stop()
     caller.join()
     assert answers[0].status_code == 503

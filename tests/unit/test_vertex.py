@@ -18,7 +18,7 @@ from momalisa.settings import Settings, settings
 from momalisa.storage.bucket import StoredObject
 from worker.rendering.batch import Batch, RenderRequest
 from worker.vertex import client, server
-from worker.vertex.client import Instance, Parameters, Request
+from worker.vertex.client import Instance, Parameters, PredictRequest
 
 ENDPOINT = "projects/p/locations/europe-west4/endpoints/7"
 
@@ -81,7 +81,7 @@ def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "0"}, 1),
-        ({"Retry-After": "86400"}, client.LONGEST_WAIT),
+        ({"Retry-After": "86400"}, client.MAX_RETRY_AFTER),
         ({"Retry-After": "soon"}, 5),
         ({}, 5),
     ],
@@ -107,8 +107,8 @@ def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatc
 
 def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Callable[..., WalkSpec]) -> None:
     """Vertex AI passes requests on as protobuf values, which know no integers."""
-    sent = Request(
-        instances=[Instance(position=1 / 3, wanted=True)],
+    sent = PredictRequest(
+        instances=[Instance(position=1 / 3, to_upload=True)],
         parameters=Parameters(walk_id=uuid4(), secret="s" * 32, model="m", spec=spec(seed=2**32 - 1), seconds=9),
     )
 
@@ -119,17 +119,17 @@ def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Call
             return [doubled(part) for part in value]
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    assert Request.model_validate_json(json.dumps(doubled(json.loads(sent.model_dump_json())))) == sent
+    assert PredictRequest.model_validate_json(json.dumps(doubled(json.loads(sent.model_dump_json())))) == sent
 
 
 def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
-    order = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
+    request = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
     made = MadeFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
     batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
-    company, shown, in_the_way, flagged = server.answer(order, batch).predictions
-    assert (company.object, company.flagged, company.in_the_way) == (None, None, False)
+    company, shown, conflicting, flagged = server.response(request, batch).predictions
+    assert (company.object, company.flagged, company.conflict) == (None, None, False)
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
-    assert (in_the_way.object, in_the_way.in_the_way) == (None, True)
+    assert (conflicting.object, conflicting.conflict) == (None, True)
     assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
-    assert [frame.content_hash for frame in (company, shown, in_the_way, flagged)] == ["a", "b", "c", "d"]
+    assert [frame.content_hash for frame in (company, shown, conflicting, flagged)] == ["a", "b", "c", "d"]
     assert company.warnings == ["Long."]

@@ -1,1 +1,1 @@
-"""From frames to files: GIF, MP4, WebP, ZIP, stills, and what they say about themselves."""
+"""From frames to files: GIF, MP4, WebP, ZIP and stills, with metadata."""

@@ -1,4 +1,4 @@
-"""The contact sheet: all frames of a walk on one page with their positions, made for people to look at."""
+"""The contact sheet: all frames of a walk on one page, with their positions."""
 
 import math
 import unicodedata
@@ -18,13 +18,13 @@ MARGIN, GAP = 32, 12
 """Pixels around the page, and between pictures."""
 
 ROW_WIDTH = 1920
-"""Pixels that the pictures of a row take at most; larger ones are made smaller."""
+"""Maximal width of a row of pictures in pixels; larger pictures are scaled down."""
 
-NARROWEST = 480
-"""Pixels that the text has at least."""
+MIN_TEXT_WIDTH = 480
+"""Pixels."""
 
 COMPRESSION = 4
-"""Of zlib: takes half the time of its default, for a file that is a fiftieth larger."""
+"""Level of zlib: half the time of the default, for a file that is 2 % larger."""
 
 TITLE, NOTE, LABEL = 26, 16, 14
 """Sizes of type, in pixels."""
@@ -37,10 +37,10 @@ def write(
 
     Args:
         path: of the file.
-        pictures: in the order of the walk, all of one size; each is looked at once.
-        labels: what stands under each picture.
+        pictures: in the order of the walk, all of one size; read once.
+        labels: the text under each picture.
         note: a line under the title.
-        caption: the title, and what the file says about itself.
+        caption: the title, and the metadata of the file.
     """
     stream = iter(pictures)
     first = next(stream)
@@ -51,7 +51,7 @@ def write(
     size = (cell, max(1, round(height * cell / width)))
     step = (size[0] + GAP, size[1] + LABEL + 2 * GAP)
     top = MARGIN + TITLE + NOTE + 3 * GAP
-    page_width = max(columns * step[0] - GAP, NARROWEST)
+    page_width = max(columns * step[0] - GAP, MIN_TEXT_WIDTH)
     page = Image.new("RGB", (page_width + 2 * MARGIN, top + rows * step[1] - GAP + MARGIN), PAPER)
     _write_line(page, (MARGIN, MARGIN), caption.title, TITLE, INK, page_width)
     _write_line(page, (MARGIN, MARGIN + TITLE + GAP), note, NOTE, FAINT, page_width)
@@ -66,18 +66,18 @@ def write(
 def _write_line(
     page: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
 ) -> None:
-    """Write a line of text whose top left is at `place`; what is wider than `width` pixels is cut off."""
+    """Write a line of text whose top left is at `place`; text wider than `width` pixels is cut off."""
     font = ImageFont.load_default(size)
-    text = _in_plain_letters(text)
+    text = _to_plain_letters(text)
     draw = ImageDraw.Draw(page)
     cuts = chain([text], (text[:length].rstrip() + "…" for length in range(len(text) - 1, 0, -1)))
     draw.text(place, next((cut for cut in cuts if draw.textlength(cut, font) <= width), ""), colour, font)
 
 
-def _in_plain_letters(text: str) -> str:
-    """Return a text in the letters that the font has, which is the same on every machine: accents go.
+def _to_plain_letters(text: str) -> str:
+    """Return a text in letters that the font has, the same on every machine; accents are removed.
 
-    What the prompts were exactly is in the file's comment.
+    The exact prompts are in the file's metadata.
     """
     letters = [unicodedata.normalize("NFKD", letter)[0] for letter in text]
     return "".join(letter if letter.isascii() or letter in "·…" else "?" for letter in letters)

@@ -1,4 +1,4 @@
-"""From the frames of a walk to its artifacts, as a stream: no writer has all the frames in memory.
+"""From the frames of a walk to its artifacts, as a stream: no writer holds all frames in memory.
 
 The same frames and caption always give the same bytes.
 """
@@ -27,10 +27,10 @@ Picture = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 SAMPLED_PIXELS = 1 << 14
-"""Of each picture, to find the palette of a GIF."""
+"""Per picture, for the palette of a GIF."""
 
 Frames = Callable[[], Iterator[Picture]]
-"""Returns an iterator over the pictures of an animation in the order shown, from the start at each call."""
+"""Returns a new iterator over the pictures of an animation, in the order in which they are shown."""
 
 GIF_TICK = Fraction(1, 100)
 """The unit of a GIF's frame times, in seconds."""
@@ -40,7 +40,7 @@ WEBP_TICK = Fraction(1, 1000)
 
 
 def encode_png(picture: Picture, caption: Caption) -> bytes:
-    """Return a picture as a PNG file: lossless, so that artifacts lose nothing on the way."""
+    """Return a picture as a PNG file: lossless, so that artifacts are made from exact pixels."""
     file = BytesIO()
     Image.fromarray(picture).save(file, "png", pnginfo=png_text(caption))
     return file.getvalue()
@@ -63,25 +63,25 @@ def decode_png(data: bytes) -> Picture:
     """
     try:
         picture: Picture = iio.imread(data, extension=".png")
-    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises
-        raise ObjectCorruptError(f"A frame is no PNG file: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all of them
+        raise ObjectCorruptError(f"A frame is not a valid PNG file: {error}") from error
     return picture
 
 
 def write_poster(path: Path, picture: Picture, caption: Caption) -> None:
-    """Write the still that stands for a walk, as WebP."""
+    """Write the poster of a walk, as WebP."""
     Image.fromarray(picture).save(path, "webp", quality=90, xmp=caption.xmp())
 
 
 def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files into a ZIP, uncompressed, since PNG is."""
+    """Write files into a ZIP, uncompressed, because PNG is compressed already."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files:
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
 
 
 def write_gif(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
-    """Write an animated GIF that loops for ever, with one palette made from all frames.
+    """Write an animated GIF that loops for ever, with one palette for all frames.
 
     The palette and the dithering are ffmpeg's (palettegen, paletteuse). Frame times are whole hundredths of a
     second in a GIF; they are rounded one by one against the exact time, so that the animation does not drift.
@@ -114,14 +114,14 @@ def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
 
 
 def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
-    """Write an animated WebP that loops for ever: what a GIF is for, in all colours and smaller."""
+    """Write an animated WebP that loops for ever: like a GIF, but in full colour and smaller."""
     bare = path.with_name(f"{path.name}.bare")
     options = {"quality": "85", "compression_level": "4", "loop": "0"}
     count = 0
     with av.open(str(bare), "w", format="webp", options={"loop": "0"}) as container:
         stream = container.add_stream("libwebp_anim", rate=fps, options=options)
         stream.height, stream.width = next(frames()).shape[:2]
-        stream.pix_fmt = "bgra"  # what libwebp's animations are made of
+        stream.pix_fmt = "bgra"  # the format of libwebp's animations
         stream.codec_context.time_base = WEBP_TICK
         for picture in frames():
             container.mux(stream.encode(_frame(picture, round(count / fps / WEBP_TICK), WEBP_TICK)))
@@ -131,7 +131,7 @@ def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
     bare.unlink()
     if webp[12:16] == b"VP8X":
         path.write_bytes(_with_xmp(webp, caption.xmp(), round(count / fps / WEBP_TICK)))
-    else:  # the pictures were all the same, and the encoder made a still of them
+    else:  # all pictures were equal, and the encoder made a still of them
         write_poster(path, next(frames()), caption)
 
 
@@ -140,7 +140,7 @@ def _add_comment(gif: Path, path: Path, comment: str) -> None:
     with gif.open("rb") as source, path.open("wb") as target:
         header = source.read(13)
         target.write(header + source.read(3 * 2 ** ((header[10] & 7) + 1)))  # with the global colour table
-        target.write(source.read(19))  # the extension that says how often it loops, which comes first
+        target.write(source.read(19))  # the loop extension, which comes first
         text = comment.encode("ascii")
         blocks = (text[start : start + 255] for start in range(0, len(text), 255))
         target.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
@@ -150,7 +150,7 @@ def _add_comment(gif: Path, path: Path, comment: str) -> None:
 def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
     """Return an animated WebP with an XMP packet, whose last frame ends after `length` milliseconds (RFC 9649).
 
-    The encoder takes the times at which frames begin, and guesses when the last one ends.
+    The encoder knows when frames begin, and guesses when the last one ends.
     """
     chunks = dict[int, bytes]()
     place = 12
@@ -171,9 +171,9 @@ def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
 
 
 def _palette(frames: Frames) -> av.VideoFrame:
-    """Return the palette of 256 colours that suits all frames best, a picture of 16 × 16 pixels.
+    """Return the best palette of 256 colours for all frames, as a picture of 16 × 16 pixels.
 
-    It looks at a part of the pixels, which takes that part of the time and finds as good a palette.
+    It reads a sample of the pixels, which is faster and finds an equally good palette.
     """
     graph = av.filter.Graph()
     source = _source(graph, _frame(_sample(next(frames()), 0), 0, GIF_TICK))
@@ -188,7 +188,7 @@ def _palette(frames: Frames) -> av.VideoFrame:
 
 
 def _sample(picture: Picture, index: int) -> Picture:
-    """Return each n-th pixel of each n-th row of a picture; of n² pictures in a row, others each time.
+    """Return every n-th pixel of every n-th row of a picture, with another offset for each of n² pictures.
 
     That is a quarter of the pixels of a small picture, and SAMPLED_PIXELS of a large one.
     """
@@ -199,7 +199,7 @@ def _sample(picture: Picture, index: int) -> Picture:
 
 
 class _Paletteuse:
-    """Paints pictures in the colours of a palette, dithered."""
+    """Converts pictures to the colours of a palette, dithered."""
 
     def __init__(self, picture: Picture, palette: av.VideoFrame) -> None:
         self._graph = av.filter.Graph()
@@ -219,7 +219,7 @@ class _Paletteuse:
 
 
 def _source(graph: av.filter.Graph, like: av.VideoFrame) -> FilterContext:
-    """Return an entrance to a graph for frames that look like this one."""
+    """Return a source of a graph for frames of this size and format."""
     return graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=GIF_TICK)
 
 

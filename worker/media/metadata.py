@@ -1,4 +1,4 @@
-"""What an artifact says about itself, inside the file: the prompts, the seed, the model, the positions."""
+"""The metadata inside an artifact: prompts, seed, model, positions."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from momalisa.domain.spec import WalkSpec
 
 @dataclass(frozen=True)
 class Caption:
-    """A title for people and the details for programs."""
+    """A title for people and details for programs."""
 
     title: str
     """ "a giraffe to a battleship"."""
@@ -24,15 +24,15 @@ class Caption:
 
 
 def walk_caption(spec: WalkSpec, model: str, positions: Sequence[float]) -> Caption:
-    """Return the caption of a walk: the model, the positions of its frames, and the fields of the order."""
+    """Return the caption of a walk: the model, the positions of its frames, and its settings."""
     details = {"software": "MoMALisa", "model": model, "positions": list(positions), **spec.model_dump(mode="json")}
     return Caption(" to ".join(spec.prompts), json.dumps(details))
 
 
 def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
-    """Return the caption of a frame: all that decides its pixels, and nothing of the rest of its walk.
+    """Return the caption of a frame: everything that decides its pixels, and nothing else of its walk.
 
-    So the frame says the same in every walk that takes it over.
+    So the frame has the same caption in every walk that reuses it.
     """
     number, along = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]

@@ -1,13 +1,13 @@
-"""What a picture looks like from afar, in a few kilobytes: to compare pictures without fetching them."""
+"""Thumbnails, with which pictures are compared without downloading them."""
 
 from PIL import Image
 
 from worker.media.encoders import Picture
 
 SIDE = 32
-"""Pixels, whatever the size of the picture."""
+"""Pixels."""
 
 
 def thumbnail(picture: Picture) -> bytes:
-    """Return the signature of a picture: 32 × 32 pixels of sRGB, the mean of what each of them covers."""
+    """Return the thumbnail of a picture: 32 × 32 pixels of sRGB, each the mean of the area that it covers."""
     return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()

@@ -1,6 +1,6 @@
-"""From positions on a walk to frames in the bucket: rendered as one batch, uploaded, and told of.
+"""From positions on a walk to frames in the bucket, rendered as one batch.
 
-This is done where the model is: in a render worker, or behind an endpoint (`vertex`, `prediction`).
+This runs where the model is: in a render worker, or behind an endpoint (`worker/vertex/server.py`).
 """
 
 import time
@@ -27,58 +27,60 @@ log = logger(__name__)
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """Frames of one walk that are to be made together, since the company in a batch changes pixels a little."""
+    """Frames of one walk to render in one batch, because the other frames in a batch change pixels slightly."""
 
     walk_id: UUID
     secret: str | None = field(repr=False)
-    """Of the walk, for the names of its objects; None of an older worker, whose names had none."""
+    """Of the walk, for the names of its objects; None from an older worker, whose names had none."""
     model: str
     """Name of the model that the walk was made for."""
     spec: WalkSpec
     positions: tuple[float, ...]
-    wanted: frozenset[float]
-    """Which of them to upload and tell of; if there are none, nothing is rendered."""
+    to_upload: frozenset[float]
+    """Positions of the frames to upload and report; if it is empty, nothing is rendered."""
     batch_size: int | None
-    """Frames that are rendered at once, as the walk has it; None of an older worker, which means BATCH_SIZE."""
+    """Frames that are rendered at once, as stored on the walk; None from an older worker means BATCH_SIZE."""
 
 
 class Batch(NamedTuple):
-    """What came of an order."""
+    """The result of a render request."""
 
-    keys: tuple[str, ...]
-    """What the frame at each position shows, whether it was wanted or not (`spec.frame_key`)."""
+    content_hashes: tuple[str, ...]
+    """Of the frame at each position, uploaded or not (`spec.frame_key`)."""
     made: list[MadeFrame | FlaggedFrame]
-    """Those that were wanted, by position."""
+    """The frames to upload, in the order of their positions."""
     warnings: list[str]
-    """What visitors should know about how the model reads their prompts."""
+    """About how the model reads the prompts, for visitors."""
 
 
-def make(renderer: "Renderer", order: RenderRequest, hold: CancellationToken) -> Batch:
-    """Render an order and upload what is wanted of it.
+def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
+    """Render the frames of a request as one batch, and upload those that it asks for.
 
     Raises:
-        whatever `hold` raises when the work should end.
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays out of order.
+        Exception: what `token` raises when the work is cancelled.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses the upload, or stays unavailable.
     """
-    spec = order.spec
-    keys = tuple(frame_key(spec, position, renderer.revision) for position in order.positions)
+    spec = request.spec
+    content_hashes = tuple(frame_key(spec, position, renderer.revision) for position in request.positions)
     warnings = renderer.warnings(spec)
-    if not order.wanted:
-        return Batch(keys, [], warnings)
+    if not request.to_upload:
+        return Batch(content_hashes, [], warnings)
     started = time.monotonic()
-    rendering = renderer.render(spec, list(order.positions), hold.checkpoint, batch_size=order.batch_size)
-    hold.rendered, hold.to_record = len(order.positions), len(order.wanted)
-    log.info("rendered", seconds=round(time.monotonic() - started, 3))
+    rendering = renderer.render(spec, list(request.positions), token.checkpoint, batch_size=request.batch_size)
+    token.rendered, token.to_record = len(request.positions), len(request.to_upload)
+    log.info("batch rendered", seconds=round(time.monotonic() - started, 3))
 
-    def upload(position: float, key: str, picture: Picture, flag: Flag | None) -> MadeFrame | FlaggedFrame | None:
-        if position not in order.wanted:
+    def upload(
+        position: float, content_hash: str, picture: Picture, flag: Flag | None
+    ) -> MadeFrame | FlaggedFrame | None:
+        if position not in request.to_upload:
             return None
         if flag is not None:
             return FlaggedFrame(position, flag)
-        name = bucket.frame_name(order.walk_id, order.secret, position)
-        data = encoders.encode_png(picture, frame_caption(spec, order.model, position))
-        stored = bucket.upload(name, data, "image/png", check=hold.checkpoint, confirm=hold.verify)
-        return MadeFrame(position, stored, thumbnail(picture), key)
+        name = bucket.frame_name(request.walk_id, request.secret, position)
+        data = encoders.encode_png(picture, frame_caption(spec, request.model, position))
+        stored = bucket.upload(name, data, "image/png", check=token.checkpoint, confirm=token.verify)
+        return MadeFrame(position, stored, thumbnail(picture), content_hash)
 
-    uploads = hold.run_concurrently(upload, order.positions, keys, rendering.pictures, rendering.flags)
-    return Batch(keys, [frame for frame in uploads if frame is not None], warnings)
+    uploads = token.run_concurrently(upload, request.positions, content_hashes, rendering.pictures, rendering.flags)
+    return Batch(content_hashes, [frame for frame in uploads if frame is not None], warnings)

@@ -1,19 +1,19 @@
-"""The memory of a process that renders on a CPU: batch after batch, it needs blocks as large as those before."""
+"""Memory allocation of a process that renders on a CPU: each batch needs blocks of the same sizes."""
 
 import ctypes
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""`mallopt(3)` of glibc: how much free memory it keeps, and how many blocks it takes from the system one by one."""
+"""Options of glibc's `mallopt(3)`: how much free memory it keeps, and how many blocks it maps separately."""
 
 KEPT_BYTES = 1 << 30
 
 
 def keep_memory() -> None:
-    """Have this process keep the memory that it frees, up to a gigabyte, for the next block as large.
+    """Have this process keep up to a gigabyte of freed memory for the next blocks.
 
-    Otherwise glibc hands large blocks back to the system, which clears each page when it is used again.
-    Other C libraries are left as they are.
+    Otherwise glibc returns large blocks to the system, which clears each page again at its next use. Other C
+    libraries are left as they are.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
