@@ -218,7 +218,7 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any])
             raise
         except LocalSystemError:
             progress.stop()
-            _cancel_at_once(client, walk["id"])  # nobody would fetch it from the next system
+            _cancel_at_once(client, walk["id"])  # the next system would not fetch it
             raise
     if walk["status"] != "succeeded":
         reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
