@@ -125,10 +125,10 @@ def test_ones_own_walks_are_found_again(website: Page, system: LocalStack) -> No
 def test_the_figure_shows_even_against_equal_steps(website: Page, system: LocalStack) -> None:
     website.emulate_media(reduced_motion="reduce")
     website.goto(f"{system.url}/about")
-    told = website.locator(".told")
-    expect(told).to_contain_text("up to 13 %")
+    notice = website.locator(".told")
+    expect(notice).to_contain_text("up to 13 %")
     website.get_by_label("Equal steps").check()
-    expect(told).not_to_contain_text("up to 13 %")
+    expect(notice).not_to_contain_text("up to 13 %")
     points = website.locator(".point")
     expect(points).to_have_count(9)
     website.get_by_label("Points", exact=True).press("ArrowRight")
