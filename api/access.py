@@ -93,7 +93,7 @@ def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
 def _visitor(request: Request) -> str | None:
     """Return who the visitor is by a cookie of ours; behind https also by one from before it was guarded."""
     for name in (_cookie(request), COOKIE):
-        if visitor := signing.verified(request.cookies.get(name, ""), name):
+        if visitor := signing.verify(request.cookies.get(name, ""), name):
             return visitor
     return None
 
@@ -131,7 +131,7 @@ def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> No
     visitor = owner.owner.removeprefix("visitor:")
     response.set_cookie(
         name,
-        signing.signed(visitor, name),
+        signing.sign(visitor, name),
         max_age=COOKIE_SECONDS,
         httponly=True,
         samesite="lax",

@@ -1,40 +1,48 @@
-"""What we hand out and want back unchanged: values with a proof that they are from us."""
+"""Signed values that clients send back unchanged: cookies and cursors, under SECRET_KEYS."""
 
-import base64
 import hashlib
-import hmac
 import secrets
 from functools import cache
+from typing import Any
+
+from itsdangerous import BadSignature, Signer, URLSafeSerializer
 
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 
-
-def signed(value: str, purpose: str) -> str:
-    """Return a value with its signature, separated by a dot; it holds for this purpose only."""
-    return f"{value}.{_signature(value, purpose)}"
+_OPTIONS: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
-def verified(given: str, purpose: str) -> str | None:
-    """Return the value that was signed for a purpose, or None if it is not from us."""
-    value, _, signature = given.rpartition(".")
-    genuine = hmac.compare_digest(signature.encode(), _signature(value, purpose).encode())
-    return value if value and genuine else None
+def sign(value: str, purpose: str) -> str:
+    """Return a value with its signature after a dot, which is valid for this purpose only."""
+    return _signer(purpose).sign(value).decode()
 
 
-def _signature(value: str, purpose: str) -> str:
-    digest = hmac.digest(_secret().encode(), f"{purpose}:{value}".encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+def verify(signed: str, purpose: str) -> str | None:
+    """Return the value that was signed for a purpose with one of SECRET_KEYS, or None if it was not."""
+    try:
+        return _signer(purpose).unsign(signed).decode()
+    except BadSignature:
+        return None
 
 
-def _secret() -> str:
-    secret = settings().secret_key
-    return secret.get_secret_value() if secret else _passing_secret()
+def serializer(purpose: str) -> URLSafeSerializer:
+    """Return a serializer of signed JSON for URLs; it raises `itsdangerous.BadData` for what we did not sign."""
+    return URLSafeSerializer(_keys(), salt=purpose, signer_kwargs=_OPTIONS)
+
+
+def _signer(purpose: str) -> Signer:
+    return Signer(_keys(), salt=purpose, **_OPTIONS)
+
+
+def _keys() -> list[str]:
+    """Return the keys, oldest first: the last one signs."""
+    return [key.get_secret_value() for key in reversed(settings().secret_keys)] or [_random_key()]
 
 
 @cache
-def _passing_secret() -> str:
-    log.warning("SECRET_KEY is not set: visitors lose their walks when this process ends")
+def _random_key() -> str:
+    log.warning("SECRET_KEYS is not set: visitors lose their walks when this process ends")
     return secrets.token_urlsafe(32)

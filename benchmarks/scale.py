@@ -90,7 +90,7 @@ class Bench(LocalStack):
         api: dict[str, Any] = {
             "HOST": "127.0.0.1",
             "PORT": str(self._port),
-            "SECRET_KEY": "s" * 32,
+            "SECRET_KEYS": "s" * 32,
             **self.role("api"),
         }
         self._start("api", [sys.executable, "-m", "api"], **api)

@@ -126,7 +126,7 @@ def museum(folder: Path) -> Iterator[str]:
     api = Child("api", [sys.executable, "-m", "api"], folder / "api.log")
     try:
         system.start_services()
-        settings.override(**system.variables, PORT=str(port), SECRET_KEY="s" * 32)
+        settings.override(**system.variables, PORT=str(port), SECRET_KEYS="s" * 32)
         api.start()
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60

@@ -177,12 +177,11 @@ class Settings(BaseSettings):
     # Who runs `momalisa up`.
     workers: int = Field(2, ge=1, le=64, description="Number of render workers of `momalisa up`.")
 
-    # Access. Operators; SECRET_KEY is also drawn and kept by `momalisa up`.
-    secret_key: SecretStr | None = Field(
-        None,
-        min_length=32,
-        description="Signs the cookies of visitors; all API processes need the same. Unset means one that lasts as "
-        "long as the process.",
+    # Access. Operators; SECRET_KEYS are also drawn and kept by `momalisa up`.
+    secret_keys: CommaSeparated[Annotated[SecretStr, Field(min_length=32)]] = Field(
+        (),
+        description="Keys for the cookies of visitors, separated by commas, newest first: the first signs, all are "
+        "accepted. All API processes need the same. Unset means one that lasts as long as the process.",
     )
     anonymous: bool = Field(True, description="Whether walks can be made without an API key.")
     trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(

@@ -71,7 +71,7 @@ def clear_away() -> None:
 @pytest.fixture(scope="session")
 def _services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     system = LocalStack(
-        tmp_path_factory.mktemp("services"), variables={"RATE_LIMITS": "off", "SECRET_KEY": "s" * 32}
+        tmp_path_factory.mktemp("services"), variables={"RATE_LIMITS": "off", "SECRET_KEYS": "s" * 32}
     )
     try:
         system.start_services()

@@ -23,7 +23,7 @@ def keep(file: Path, value: str) -> str:
 def main() -> None:
     """Draw all of them."""
     folder = Path(sys.argv[1])
-    keep(folder / "secret_key", secrets.token_urlsafe(32))
+    keep(folder / "secret_keys", secrets.token_urlsafe(32))
     keep(folder / "webhook_secret", f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
     password = keep(folder / "database_password", secrets.token_urlsafe(32))
     keep(folder / "database_url", f"postgresql+psycopg://momalisa:{password}@postgres/momalisa")

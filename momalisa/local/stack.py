@@ -235,7 +235,7 @@ class LocalStack:
             [*python, "api"],
             HOST="127.0.0.1",
             PORT=str(self._port),
-            SECRET_KEY=self._secret_key(),
+            SECRET_KEYS=self._secret_keys(),
             BUCKET_PUBLIC_URL=self._variables.get("BUCKET_PUBLIC_URL", "/files"),
             METRICS_PORT=self._metrics_port(0),
         )
@@ -246,13 +246,13 @@ class LocalStack:
         first = self._variables.get("METRICS_PORT") or settings().metrics_port
         return "" if first is None else str(int(first) + place)
 
-    def _secret_key(self) -> str:
-        """Return the secret that signs visitor cookies: SECRET_KEY, or one that is generated once and stored."""
-        if given := self._variables.get("SECRET_KEY"):
+    def _secret_keys(self) -> str:
+        """Return SECRET_KEYS, or one key that is generated once and stored."""
+        if given := self._variables.get("SECRET_KEYS"):
             return given
-        if configured := settings().secret_key:
-            return configured.get_secret_value()
-        file = self.folder / "secret-key"
+        if configured := settings().secret_keys:
+            return ",".join(key.get_secret_value() for key in configured)
+        file = self.folder / "secret-keys"
         if not file.exists():
             _write_private(file, secrets.token_urlsafe(32))
         return file.read_text()

@@ -201,7 +201,7 @@ def test_each_account_may_do_what_it_needs_to_and_no_more(deployed: Stage) -> No
     pods, keda, nodes = (f"momalisa-{name}{suffix}" for name in ("cluster", "keda", "nodes"))
     identities = f"serviceAccount:{PROJECT}.svc.id.goog"
     accounts, secrets = f"iam/projects/{PROJECT}/serviceAccounts", f"secretmanager/projects/{PROJECT}/secrets"
-    mounted = ("database-url", "broker-url", "secret-key", "webhook-secret")
+    mounted = ("database-url", "broker-url", "secret-keys", "webhook-secret")
     read = "roles/secretmanager.secretAccessor"
     assert deployed.granted() == {
         (f"storage/b/{PROJECT}-momalisa-cluster", "roles/storage.objectUser", f"serviceAccount:{pods}"),

@@ -242,7 +242,7 @@ def secrets_are_where_the_settings_look(manifests: Manifests) -> None:
     (provider,) = manifests.all("SecretProviderClass")
     assert provider["spec"]["provider"] == "gke"
     secrets = yaml.safe_load(provider["spec"]["parameters"]["secrets"])
-    assert {each["path"] for each in secrets} == {"database_url", "broker_url", "secret_key", "webhook_secret"}
+    assert {each["path"] for each in secrets} == {"database_url", "broker_url", "secret_keys", "webhook_secret"}
     assert {each["path"] for each in secrets} <= set(Settings.model_fields)
     for each in secrets:
         name = f"momalisa-{each['path'].replace('_', '-')}"
@@ -259,7 +259,7 @@ def secrets_are_where_the_settings_look(manifests: Manifests) -> None:
         assert volume["csi"]["volumeAttributes"]["secretProviderClass"] == provider["metadata"]["name"]
         assert {"name": "secrets", "mountPath": str(SECRETS), "readOnly": True} in container(pod)["volumeMounts"]
     assert not manifests.all("Secret"), "no secret is written down"
-    assert not {"SECRET_KEY", "DATABASE_URL"} & {
+    assert not {"SECRET_KEYS", "DATABASE_URL"} & {
         name for each in manifests.workloads() for name in variables(manifests, each["spec"]["template"]["spec"])
     }
 

@@ -239,6 +239,21 @@ def test_behind_https_the_cookie_stays_there(api: TestClient, monkeypatch: pytes
     assert "Secure" in api.post("/v1/walks", json=ORDER).headers["set-cookie"]
 
 
+def test_a_cookie_outlives_its_key_for_as_long_as_the_key_is_listed(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = "o" * 32, "n" * 32
+
+    def mine(*keys: str) -> int:
+        monkeypatch.setenv("SECRET_KEYS", ",".join(keys))
+        settings.cache_clear()
+        return len(api.get("/v1/walks?mine=true").json()["walks"])
+
+    assert mine(old) == 0
+    api.post("/v1/walks", json=ORDER)
+    assert [mine(old), mine(new, old), mine(new)] == [1, 1, 0]
+
+
 def test_a_forged_cookie_is_none(api: TestClient) -> None:
     walk_id = submit(api, public=False)
     visitor, signature = api.cookies[COOKIE].split(".")
@@ -363,7 +378,7 @@ logging.getLogger("settings").warning("%r %s", settings(), settings())
 def test_secrets_are_never_logged(services: LocalStack, log_format: str) -> None:
     key, revoked = new_key(), new_key(revoked=True)
     secrets = {
-        "SECRET_KEY": "a-secret-for-cookies-" + "x" * 20,
+        "SECRET_KEYS": "a-secret-for-cookies-" + "x" * 20,
         "BROKER_URL": "redis://:a-broker-password@127.0.0.1:1",
     }
     database = settings().database_url.replace("momalisa@", "momalisa:a-database-password@")

@@ -55,8 +55,8 @@ def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tm
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with up(tmp_path, port) as process:
-        secret = (tmp_path / "secret-key").read_text()
-        assert (tmp_path / "secret-key").stat().st_mode & 0o777 == 0o600
+        secret = (tmp_path / "secret-keys").read_text()
+        assert (tmp_path / "secret-keys").stat().st_mode & 0o777 == 0o600
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 8  # PostgreSQL, Valkey, bucket, API, two workers, reconciler
         assert stack.running(tmp_path) == url
@@ -70,7 +70,7 @@ def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tm
         assert alive == []
     with up(tmp_path, port) as process:
         children = psutil.Process(process.pid).children(recursive=True)
-        assert (tmp_path / "secret-key").read_text() == secret
+        assert (tmp_path / "secret-keys").read_text() == secret
         with Client(url) as client:
             again = client.get(walk["id"])
             assert again["status"] == done["status"] == "succeeded"
