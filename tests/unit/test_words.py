@@ -10,7 +10,7 @@ WORDS = re.compile(r"\b(whoever|anew|nobody|told|shall|thereby)\b", re.IGNORECAS
 
 TEXTS = ("*.md", "*.py", "*.yml", "*.yaml", "*.toml", "*.template", "*.env", "*.example", "Makefile")
 
-MAX_LEFT = 30
+MAX_LEFT = 5
 """In all, where no better word was found."""
 
 
