@@ -15,10 +15,10 @@ STARTUP_FAILED = 3
 
 
 class Server(uvicorn.Server):
-    """A server that ends streams, and answers that are held back, before it waits for what is under way."""
+    """A server that ends streams and long polls before it waits for open requests."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End what has begun, and then the process."""
+        """End all waiting, then shut down."""
         watchers.end()
         await super().shutdown(sockets)
 
@@ -33,7 +33,7 @@ running = Server(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # whom to believe is for TRUSTED_PROXIES to say (`access.client_address`)
+        proxy_headers=False,  # TRUSTED_PROXIES decides whom to trust (`addresses.client_address`)
         timeout_graceful_shutdown=10,
     )
 )

@@ -1,4 +1,4 @@
-"""Who asks: the owner of an API key, a visitor with a cookie, or an address."""
+"""Who sends a request: the owner of an API key, a visitor with a cookie, or an address."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from momalisa.settings import settings
 
 COOKIE = "visitor"
 GUARDED_COOKIE = "__Host-visitor"
-"""Its name behind https: browsers let only this very host set it, so that no neighbour can replace it."""
+"""Its name behind https: browsers let only this host set it, so that no subdomain can replace it."""
 
 COOKIE_SECONDS = 365 * 24 * 3600
 
 bearer = HTTPBearer(
     auto_error=False, scheme_name="api_key", description="An API key, as `momalisa keys` makes them."
 )
-"""For the documentation only: it takes a malformed header for none."""
+"""For the documentation only: it treats a malformed header as none."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class Caller:
     """Who sent a request."""
 
     owner: str | None
-    """Who owns what it makes: `key:ID` or `visitor:ID`; None for a visitor who has made nothing yet."""
+    """The owner of its walks: `key:ID` or `visitor:ID`; None for a visitor without a cookie."""
     tenant: str
-    """Who takes turns with others and is held to limits: `key:ID` or `address:NETWORK`."""
+    """The tenant for fairness and limits: `key:ID` or `address:NETWORK`."""
     key: UUID | None
-    """The API key that it showed."""
+    """The id of its API key."""
 
 
 @dataclass(frozen=True)
 class Owner(Caller):
-    """A caller who may own what it makes."""
+    """A caller who may own walks."""
 
     owner: str
     known: bool
-    """Whether the request said who it is; else the owner was drawn, for the answer to name (`recognize`)."""
+    """Whether the request named its owner; if not, one was drawn, for the response's cookie."""
 
 
 def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
-    """Return who sent a request, after counting it; how often it is asked makes no difference.
+    """Return who sent a request, and count the request once, however often this is called.
 
     Raises:
-        UnauthorizedError: if it shows something that is no API key that holds.
-        LimitExceededError: if it is one too many.
+        UnauthorizedError: if its API key is not valid.
+        LimitExceededError: if the rate limit is exceeded.
     """
     state: dict[str, Caller] = request.scope.setdefault("state", {})
     if "caller" not in state:
@@ -63,9 +63,9 @@ def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
 
 
 def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
-    """Return who polls, like `caller`, but a key that was seen before is for the query to confirm that follows.
+    """Return who polls, like `caller`, but leave it to the query that follows to check a key that was seen before.
 
-    So a poll costs one query, and a key that is revoked is worthless at once all the same.
+    So a poll costs one query, and a revoked key still stops working at once.
     """
     return _counted(request, lambda secret: api_keys.recall(secret) or _find(secret))
 
@@ -91,7 +91,7 @@ def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
 
 
 def _visitor(request: Request) -> str | None:
-    """Return who the visitor is by a cookie of ours; behind https also by one from before it was guarded."""
+    """Return the visitor's id from its cookie; behind https also from one without the guarded name."""
     for name in (_cookie(request), COOKIE):
         if visitor := signing.verify(request.cookies.get(name, ""), name):
             return visitor
@@ -108,7 +108,7 @@ def _find(secret: str) -> UUID:
 
 
 def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
-    """Return who submits a walk; for a visitor without a cookie an owner is drawn.
+    """Return who submits a walk; a visitor without a cookie gets a new identity.
 
     Raises:
         UnauthorizedError: if an API key is needed and there is none.
@@ -121,9 +121,9 @@ def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
 
 
 def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> None:
-    """Give a visitor the cookie by which it will be known again, unless it has it; the owner of a key needs none.
+    """Set the cookie that identifies a visitor, unless the request had it or an API key.
 
-    The owner is the one that the same request brought or drew: no answer ever gives the cookie of somebody else.
+    The owner is the one that the same request named or drew: no response sets the cookie of another visitor.
     """
     name = _cookie(request)
     if owner.key is not None or (owner.known and name in request.cookies):

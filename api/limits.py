@@ -1,4 +1,4 @@
-"""How much a caller may ask for, by the counters that all API processes share in Redis.
+"""Rate limits and daily budgets of callers, counted in Redis for all API processes.
 
 Redis carries hints here, too: while it is down, limits that are counted there are not enforced.
 """
@@ -30,20 +30,20 @@ from momalisa.telemetry.logging import logger
 log = logger(__name__)
 
 REDIS_SECONDS = 0.25
-"""How long a request waits for Redis."""
+"""Timeout of Redis."""
 
 PAUSE_SECONDS = 5
-"""How long Redis is left alone after it did not answer, so that not every request waits for it."""
+"""Pause after Redis timed out, so that not every request waits for it."""
 
 SEARCH_COST = 5
-"""As how many requests one counts that looks for a word in prompts."""
+"""Requests that a search for a word in prompts counts as."""
 
 
 def count_request(scope: Scope, tenant: str) -> None:
-    """Count a request of a tenant, and have its answer tell what is left; a search counts as several.
+    """Count a request of a tenant, and put what is left into the response headers; a search counts as several.
 
     Raises:
-        LimitExceededError: if it is one too many.
+        LimitExceededError: if the limit is exceeded.
     """
     if settings().rate_limits:
         limit = settings().requests_per_minute
@@ -52,7 +52,7 @@ def count_request(scope: Scope, tenant: str) -> None:
 
 
 def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
-    """Count a walk that a tenant submits, and have the answer tell what is left.
+    """Count a walk that a tenant submits, and put what is left into the response headers.
 
     Raises:
         InvalidFieldError: if the walk alone is more work than anybody may order in a day.
@@ -131,13 +131,13 @@ class _Counters:
             log.warning("limits are not counted", reason=str(error.storage_error), pause_seconds=PAUSE_SECONDS)
             return None
         raise LimitExceededError(
-            f"At most {item.amount} {item.namespace} are free in {window} seconds, and this is beyond.",
+            f"Rate limit exceeded: at most {item.amount} {item.namespace} per {window} s.",
             retry_after=seconds_until_room(cost, item.amount, window, *counts),
         )
 
 
 def _pool(address: broker.Address) -> ConnectionPool:
-    """Return connections to a broker that give up soon, so that no request waits long."""
+    """Return connections to a broker with short timeouts, so that no request waits long."""
     patience: dict[str, Any] = {
         "socket_connect_timeout": REDIS_SECONDS,
         "socket_timeout": REDIS_SECONDS,
@@ -163,7 +163,7 @@ def _counters(url: str, prefix: str) -> _Counters:
 
 
 def _take(scope: Scope, item: RateLimitItem, tenant: str, cost: int = 1) -> None:
-    """Take from what a tenant has left, and have the answer tell what that leaves; nothing while Redis is down.
+    """Take from a tenant's budget, and put what is left into the response headers; nothing while Redis is down.
 
     Raises:
         LimitExceededError: if there is not enough.
@@ -178,7 +178,7 @@ def _take(scope: Scope, item: RateLimitItem, tenant: str, cost: int = 1) -> None
 
 
 def _tell(scope: Scope, item: RateLimitItem, *, remaining: int, seconds: int) -> None:
-    """Put a policy, and what is left of it, into the headers of the answer.
+    """Put a policy, and what is left of it, into the response headers.
 
     Source: draft-ietf-httpapi-ratelimit-headers-10.
     """

@@ -1,4 +1,4 @@
-"""Which types of content a request may bring."""
+"""The media types that requests may have."""
 
 from collections.abc import Callable, Coroutine
 from email.message import Message
@@ -38,10 +38,10 @@ class JsonRoute(APIRoute):
 
 
 async def require(request: Request, taken: tuple[str, ...]) -> None:
-    """Refuse a body of another type than those that are taken, in UTF-8.
+    """Refuse a body whose type is not one of `taken`, in UTF-8.
 
     Raises:
-        UnsupportedMediaTypeError: if it has another type, or tells none.
+        UnsupportedMediaTypeError: if it has another type, or none.
     """
     sent = request.headers.get("content-type")
     if (sent is not None and _fits(sent, taken)) or not await request.body():

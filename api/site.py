@@ -26,7 +26,7 @@ class NoForeignHost:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection."""
         if scope["type"] == "http" and (settings().public_url or not _is_nearby(Headers(scope=scope)["host"])):
-            # In place: the router tells the route in here to those who look from outside.
+            # In place: outer middleware reads the route that the router puts here.
             scope["headers"] = [header for header in scope["headers"] if header[0] != b"host"]
             scope["server"] = None
         await self._app(scope, receive, send)

@@ -1,7 +1,7 @@
-"""Hearing at once of walks that change, from PostgreSQL, by one connection of this process for all who wait.
+"""LISTEN for changes of walks, on one PostgreSQL connection per process.
 
-What is heard is a hint to look again. Those who wait must look from time to time all the same: nothing is heard
-while the connection is broken, or through a pooler that hands it to others after each transaction.
+A notification is a hint to query again. Waiters also poll from time to time: no notification arrives while the
+connection is broken, or through a pooler that reassigns connections after each transaction.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ PAUSE_SECONDS = 1
 """Time between two tries to listen."""
 
 TRIAL = "trial"
-"""The channel on which a process that wants to listen tries whether it hears itself."""
+"""The channel on which a process checks that it receives its own notifications."""
 
 TRIAL_SECONDS = 2
-"""How long it waits to hear itself."""
+"""How long it waits for its own notification."""
 
 HEARING_LOOK_SECONDS = 10
-"""Time between two looks while changes are heard of: for what is not announced, such as keys that are revoked."""
+"""Polling interval while LISTEN works: for what is not announced, such as revoked keys."""
 
 DEAF_LOOK_SECONDS = 0.5
-"""Time between two looks while nothing is heard."""
+"""Polling interval while LISTEN does not work."""
 
 _hearing = False
 
@@ -51,23 +51,23 @@ async def listening() -> AsyncIterator[None]:
 
 
 def subscribe(walk_id: UUID) -> asyncio.Event:
-    """Return an event that is set whenever a walk has changed, until it is ignored again."""
+    """Return an event that is set whenever a walk changes, until `unsubscribe`."""
     event = _attended[str(walk_id)] = asyncio.Event()
     return event
 
 
 def unsubscribe(walk_id: UUID) -> None:
-    """Set the event of a walk no more."""
+    """Stop setting the event of a walk."""
     del _attended[str(walk_id)]
 
 
 def look_seconds() -> float:
-    """Return how long to wait for news before another look."""
+    """Return how long to wait for a notification before polling, in seconds."""
     return HEARING_LOOK_SECONDS if _hearing else DEAF_LOOK_SECONDS
 
 
 def _hear(hearing: bool) -> None:
-    """Have all who wait look now, who may have missed something or will from now on."""
+    """Wake all waiters: they may have missed a notification, or will from now on."""
     global _hearing  # noqa: PLW0603
     _hearing = hearing
     for event in _attended.values():
@@ -103,7 +103,7 @@ async def _listen() -> Never:
 
 
 async def _hears(connection: psycopg.AsyncConnection) -> bool:
-    """Try whether a connection hears what another one says.
+    """Return whether a connection receives the notifications of another one.
 
     It is tried on a channel of its own, since a pooler lets one listen on a connection that others use afterwards.
     """

@@ -22,17 +22,17 @@ from momalisa.walks.queries import Snapshot
 T = TypeVar("T")
 
 LONGEST_SECONDS = 30
-"""How long an answer is held back at most."""
+"""Longest time that a response is held back."""
 
 QUEUE_SECONDS = 10
 """How often the place of a queued walk is worth telling again; it changes without the walk's doing."""
 
 
 def look(walk_id: UUID, caller: Caller) -> Snapshot:
-    """Return a glimpse of a walk, by one query.
+    """Return a snapshot of a walk, by one query.
 
     Raises:
-        UnauthorizedError: if the caller's API key no longer holds.
+        InvalidKeyError: if the caller's API key is no longer valid.
         WalkNotFoundError: if there is none with this id that the caller may see.
         WalkExpiredError: if it is past its retention.
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -52,7 +52,7 @@ def etag(seen: Snapshot) -> str:
 
 
 def matches(if_none_match: str | None, seen: Snapshot) -> bool:
-    """Tell whether an If-None-Match header names the walk as it is."""
+    """Return whether an If-None-Match header names the current entity tag."""
     return etags.matches(if_none_match, etag(seen))
 
 
@@ -92,12 +92,12 @@ def parse_prefer(prefer: Sequence[str]) -> int:
 
 
 async def until_done(request: Request, walk_id: UUID, caller: Caller, seconds: float) -> None:
-    """Wait until a walk is done, or the time is up, or the client has hung up."""
+    """Wait until a walk is done, the time is up, or the client has disconnected."""
     ends = time.monotonic() + seconds
     full = suppress(LimitExceededError, TooManyWaitError)  # then it does not wait
     with full, watchers.slot(caller), watchers.watched(walk_id, caller) as watch:
         look = await watch.now(caller)
-        while not look.glimpse().status.done and (left := ends - time.monotonic()) > 0:
+        while not look.snapshot().status.done and (left := ends - time.monotonic()) > 0:
             if watchers.ending() or await request.is_disconnected():
                 return
             look = await watch.after(look, left)
@@ -112,7 +112,7 @@ async def for_change(
     read: Callable[[str | None], T],
     shared_by: object,
 ) -> tuple[Snapshot, T | None]:
-    """Return a glimpse of a walk once it is not what the caller knows, or done, or the time is up; and what is new.
+    """Return a snapshot of a walk once it differs from what the caller knows, or is done, or the time is up.
 
     The caller knows what `if_none_match` names, or else the walk as it is now. What is new is `read` by the name of
     its viewer, once for all who wait for this walk, see the same of it and have `shared_by` in common; None if the
@@ -126,13 +126,13 @@ async def for_change(
     ends = time.monotonic() + seconds
     with watchers.slot(caller), watchers.watched(walk_id, caller) as watch:
         look = await watch.now(caller)
-        seen = look.glimpse()
+        seen = look.snapshot()
         known = if_none_match or etag(seen)
         while matches(known, seen) and not seen.status.done and (left := ends - time.monotonic()) > 0:
             if watchers.ending() or await request.is_disconnected():
                 break
             look = await watch.after(look, left)
-            seen = look.glimpse()
+            seen = look.snapshot()
         if matches(if_none_match, seen):
             return seen, None
         return seen, await watch.read(look, shared_by, read)

@@ -21,7 +21,7 @@ from momalisa.walks.queries import SharedSnapshot, Snapshot
 T = TypeVar("T")
 
 SHARED_SECONDS = 0.5
-"""How long a look serves those who come after it; what changes meanwhile they hear of as all others do."""
+"""How long a query serves later waiters, who learn of changes since then like all others."""
 
 RETRY_SECONDS = 5
 """When to come back after having too many answers held back."""
@@ -98,7 +98,7 @@ class Watch:
         It is read once for all with one key who want it at that moment. Those who own neither the walk nor what it
         started from see the same of it, so it is read for all of them as for somebody who owns nothing.
         """
-        viewer, revision = look.viewer(), look.glimpse().revision
+        viewer, revision = look.viewer(), look.snapshot().revision
         key = (key, viewer)
         known = self._read.get(key)
         if known is None or known[0] != revision or time.monotonic() - known[1] > SHARED_SECONDS:
@@ -137,7 +137,7 @@ class Look:
     def __init__(self, watch: Watch, caller: Caller, seen: SharedSnapshot | Exception | None) -> None:
         self.watch, self.caller, self.seen = watch, caller, seen
 
-    def glimpse(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """Return what the caller sees.
 
         Raises:

@@ -12,7 +12,7 @@ LONGEST_SECONDS = 30
 
 
 class BodyLimit:
-    """Refuses bodies that are too large, or do not tell their length and turn out so, or come too slowly."""
+    """Refuses bodies that are too large, with or without Content-Length, or too slow."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -13,7 +13,7 @@ ask for (BREACH). Pages hold no such secret: what a visitor is known by is in a 
 class Compression(GZipMiddleware):
     """Compresses texts of a size worth it; never a stream of events, which would be held back, nor a secret.
 
-    Inside of `methods.Methods`, so that HEAD tells the same headers as GET.
+    Inside of `methods.Methods`, so that HEAD has the same headers as GET.
     """
 
     def __init__(self, app: ASGIApp) -> None:

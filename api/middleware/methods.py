@@ -28,7 +28,7 @@ class Methods:
             await self._app(scope, receive, send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["method"] = "GET"  # in place: the router tells the route in here to who looks from outside
+        scope["method"] = "GET"  # in place: outer middleware reads the route that the router puts here
 
         async def send_without_body(message: Message) -> None:
             if message["type"] != "http.response.start":

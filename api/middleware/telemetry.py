@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from momalisa.telemetry import metrics, tracing
 
 UNTRACED = ("/healthz", "/readyz", "/static/")
-"""What is asked for too often to tell anything."""
+"""Paths that are requested too often to be worth tracing."""
 
 TURN_SECONDS = 5
 """The event loop is stuck that does not come round for so long."""

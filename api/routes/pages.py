@@ -32,7 +32,7 @@ PAGE_SIZE = 24
 """Walks on a page of the gallery."""
 
 CONTACT_HOLDS = timedelta(days=180)
-"""How long a reader may rely on the file that says whom to tell of a vulnerability."""
+"""How long a reader may rely on the file that names the security contact."""
 
 MOST_LETTERS = 100
 """Of a word to look for."""
@@ -181,7 +181,7 @@ def about() -> HTMLResponse:
 
 @router.get("/.well-known/security.txt")
 def security_txt(base: Base) -> PlainTextResponse:
-    """Say whom to tell of a vulnerability (RFC 9116), where the operator has named somebody."""
+    """Return the security contact (RFC 9116), if SECURITY_CONTACT is set."""
     if settings().security_contact is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     today = datetime.combine(datetime.now(UTC), time(), UTC)

@@ -137,7 +137,7 @@ async def create_walk(
     if not seconds:
         return walk
     response.headers["Preference-Applied"] = f"wait={seconds}"
-    # Workers must hear of it before the answer, for once; a broker that hangs only uses up the time to wait.
+    # Here workers must be woken before the response; a broker that hangs only uses up the time to wait.
     await asyncio.gather(long_polling.until_done(request, walk.id, viewer, seconds), afterwards())
     afterwards.tasks.clear()
     walk = await run_in_threadpool(_read, walk.id, base, viewer.owner)
@@ -248,7 +248,7 @@ def _read(walk_id: UUID, base: str, viewer: str | None) -> views.WalkView:
 
 
 async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]:
-    """Refuse what cannot be followed before a stream begins, since after that there is no status to tell it by."""
+    """Refuse what cannot be followed before a stream begins, since a stream has no status for errors."""
     await run_in_threadpool(long_polling.look, walk_id, caller)
     with watchers.slot(caller):
         yield walk_id
@@ -281,7 +281,7 @@ async def follow_walk(
         with watchers.watched(walk_id, caller) as watch:
             look = await watch.now(caller)
             while not watchers.ending():
-                seen = look.glimpse()
+                seen = look.snapshot()
                 if str(seen.revision) != known:
                     known = str(seen.revision)
                     walk = await watch.read(look, base, read)

@@ -135,7 +135,7 @@ class WalkPage(BaseModel):
 
 
 def summaries(walks: Sequence[Walk], base_url: str, *, viewer: str | None) -> list[WalkSummary]:
-    """Return what the API tells a viewer about walks in a list; `base_url` ends without a slash.
+    """Return walks in a list as a viewer may see them; `base_url` ends without a slash.
 
     Raises:
         StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
@@ -177,7 +177,7 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
 
 
 def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> WalkView:
-    """Return all that the API tells a viewer about a walk; `base_url` ends without a slash.
+    """Return a walk as a viewer may see it; `base_url` ends without a slash.
 
     Raises:
         StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.

@@ -33,7 +33,7 @@ def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
     """Return the body of the request for a walk that a form asks for; what is left empty is left to the server.
 
     Empty stops between others are passed over, but not the first two, so that the answer can name what is missing.
-    A number that is none is passed on as it is, so that the answer can tell what is wrong with it.
+    A malformed number is passed on as it is, so that validation names it.
     """
     stops = [stop.strip() for stop in form.get("prompts", [])]
     request: dict[str, Any] = {"prompts": [stop for place, stop in enumerate(stops) if stop or place < 2]}  # noqa: PLR2004

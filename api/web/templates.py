@@ -36,7 +36,7 @@ def _templates() -> Environment:
 
 
 def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """Return a page; what it shows may depend on who asks, so that no cache may keep it for others."""
+    """Return a page; it may depend on the viewer, so no shared cache may keep it."""
     return HTMLResponse(
         _templates().get_template(template).render(status=int(status), **context),
         status_code=status,
@@ -55,7 +55,7 @@ def accepts_html(request: Request) -> bool:
 
 
 def problem_page(request: Request, *, status: int, title: str, detail: str) -> HTMLResponse:
-    """Return the page that tells a visitor what is wrong, and a way on."""
+    """Return the page that shows an error, with links onward."""
     return page(
         "problem.html",
         status=status,
@@ -68,7 +68,7 @@ def problem_page(request: Request, *, status: int, title: str, detail: str) -> H
 
 @cache
 def fields() -> dict[str, Any]:
-    """Return what a walk can be asked for, with the limits of each field, as the API's own document tells it."""
+    """Return the schema of each field of a walk's request, with its limits."""
     properties: dict[str, Any] = requests.WalkRequest.model_json_schema()["properties"]
     return {name: _limits(described) for name, described in properties.items()}
 

@@ -1,1 +1,1 @@
-"""Walks as visitors know them: making, reading, hiding, searching."""
+"""What visitors and operators do with walks: submit, read, search, hide, delete."""

@@ -1,4 +1,4 @@
-"""What an operator does not want: words in prompts, and walks in the gallery."""
+"""Moderation: banned words in prompts, and hidden walks."""
 
 import re
 from functools import cache
@@ -42,7 +42,7 @@ def _pattern(blocklist: Path) -> re.Pattern[str] | None:
 def hide(session: Session, walk_id: UUID) -> None:
     """Take a walk out of the gallery: only its owner sees it from now on. Again changes nothing.
 
-    The URLs of its files that others know stop working soon after (`moving`).
+    The URLs of its files that others know stop working soon after (`relocation`).
 
     Raises:
         WalkNotFoundError: if there is none with this id.
