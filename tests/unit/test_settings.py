@@ -3,7 +3,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from momalisa.settings import BUNDLED_MODEL, Settings, environment, set_default_environment
+from momalisa.settings import BUNDLED_MODEL, ROOT, Settings, environment, set_default_environment
 
 
 def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +90,8 @@ def test_a_child_gets_this_environment_with_changes(monkeypatch: pytest.MonkeyPa
     child = environment(ADDED="2", REMOVED=None)
     assert (child["KEPT"], child["ADDED"]) == ("1", "2")
     assert "REMOVED" not in child
+
+
+def test_every_setting_is_in_the_table_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name.upper() for name in Settings.model_fields if f"`{name.upper()}`" not in readme] == []
