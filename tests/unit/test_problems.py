@@ -17,7 +17,7 @@ INTERNAL = {
     "LocalSystemError",
     "ModelError",
     "ObjectCorruptError",
-    "ObjectInTheWayError",
+    "ObjectConflictError",
     "PortTakenError",
     "RendererBusyError",
     "RendererError",
