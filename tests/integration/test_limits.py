@@ -56,7 +56,7 @@ def test_requests_are_counted_for_each_key_and_for_each_address(api: TestClient,
     ]
     assert {headers["ratelimit-policy"] for headers in left} == {'"requests";q=3;w=60'}
     refused = one.get("/v1/walks")
-    assert_refused(refused, "At most 3 requests")
+    assert_refused(refused, "at most 3 requests")
     assert refused.headers["ratelimit"] == f'"requests";r=0;t={refused.headers["retry-after"]}'
     assert int(refused.headers["retry-after"]) <= 120
     for client in (other, api):
@@ -85,7 +85,7 @@ def test_what_is_no_json_counts_as_well(api: TestClient, limit: Limit, body: byt
     headers = {"Content-Type": "application/json"}
     answers = [api.post("/v1/walks", content=body, headers=headers) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [400, 400, 429]
-    assert_refused(answers[-1], "At most 2 requests")
+    assert_refused(answers[-1], "at most 2 requests")
     assert api.get("/v1/walks").status_code == 429
 
 
@@ -141,7 +141,7 @@ def test_dropping_the_cookie_does_not_help(api: TestClient, limit: Limit) -> Non
     for _ in range(2):
         submit(somebody(api))
     refused = somebody(api).post("/v1/walks", json=ORDER)
-    assert_refused(refused, "At most 2 submissions")
+    assert_refused(refused, "at most 2 submissions")
     assert refused.headers["ratelimit-policy"] == '"requests";q=600;w=60, "submissions";q=2;w=60'
     assert len(api.get("/v1/walks").json()["walks"]) == 2
 
@@ -255,7 +255,8 @@ def test_a_body_that_comes_too_slowly_is_refused(api: TestClient, monkeypatch: p
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/v1/walks", "headers": []}
-        await body_limit.BodyLimit(cast("FastAPI", api.app))(scope, receive, send)
+        limited = body_limit.BodyLimit(cast("FastAPI", api.app))
+        await handlers.RefusedRequests(limited)(scope, receive, send)
         return sent
 
     start, content = asyncio.run(slow_client())
