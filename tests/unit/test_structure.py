@@ -1,6 +1,7 @@
 """The rules of the house that a reader relies on."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,17 @@ def test_rooms_do_not_import_each_other_in_a_circle(package: str) -> None:
                 graph.setdefault(room(module), set()).add(room(name))
     assert len(graph) > 5
     TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+
+
+def test_a_room_of_momalisa_imports_only_rooms_above_it_in_the_table() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = re.findall(r"^\| `momalisa/(\w+)/` \|", table, re.MULTILINE)
+    assert set(rooms) == {path.parent.name for path in (ROOT / "momalisa").glob("*/__init__.py")}
+    for path in (ROOT / "momalisa").glob("*/*.py"):
+        for name in imports(path):
+            package, imported, *_ = (*name.split("."), "")
+            if package == "momalisa" and imported in rooms:
+                assert rooms.index(imported) <= rooms.index(path.parent.name), (path, name)
 
 
 @pytest.mark.parametrize("module", ["api.app", "worker.tasks"])
