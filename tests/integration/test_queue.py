@@ -146,7 +146,7 @@ def test_a_worker_outlives_a_broker_that_answers_with_errors(services: LocalStac
 
 def answered(log: Path, words: str, times: int) -> bool:
     """Tell whether a worker has waited so often because the broker answered so."""
-    lines = [line for line in log.read_text().splitlines() if "answers with errors" in line]
+    lines = [line for line in log.read_text().splitlines() if "broker error" in line]
     return sum(words in line for line in lines) >= times
 
 
