@@ -10,7 +10,7 @@ the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,9 @@ class Renderer:
         self.pipeline = load_pipeline(model, self.device, dtype)
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
-
-    @cached_property
-    def revision(self) -> str:
+        # At once: a tokenizer that has been used is saved with other settings of its last call.
+        self.revision = model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
         """The revision of the model (`model_revision`)."""
-        return model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
 
     def warm_up(self, size: int) -> None:
         """Render one step of a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
