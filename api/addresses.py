@@ -16,7 +16,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Ne
     """
     address = peer
     for hop in reversed(",".join(forwarded).split(",")):
-        before = _parsed(hop.strip())
+        before = parse(hop.strip())
         if before is None or not is_among(address, trusted):
             break
         address = str(before)
@@ -25,19 +25,20 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Ne
 
 def is_among(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     """Return whether an address lies in one of the networks."""
-    parsed = _parsed(address)
+    parsed = parse(address)
     return parsed is not None and any(parsed in network for network in networks)
 
 
 def client_network(address: str) -> str:
     """Return the network that counts as one tenant: an IPv4 address, or the /64 of an IPv6 address."""
-    parsed = _parsed(address)
+    parsed = parse(address)
     if isinstance(parsed, IPv6Address):
         return str(ip_network((int(parsed), 64), strict=False))
     return address if parsed is None else str(parsed)
 
 
-def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+def parse(address: str) -> IPv4Address | IPv6Address | None:
+    """Return an address, as IPv4 where it is one inside IPv6; None if it is no address."""
     try:
         parsed = ip_address(address)
     except ValueError:

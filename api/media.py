@@ -17,7 +17,7 @@ FORM = ("application/x-www-form-urlencoded",)
 
 
 class JsonRoute(APIRoute):
-    """A route that takes JSON only, if it takes a body at all, and counts a request before it reads the body.
+    """A route that takes JSON only, if it takes a body at all, and counts a request before it parses the body.
 
     A browser asks first before it sends such a type to us from a foreign page; the framework would call a body of
     another type no valid dictionary, and would parse it before it asks who sent it.

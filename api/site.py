@@ -1,12 +1,12 @@
 """Where this site is, as its visitors see it."""
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import addresses
 from momalisa.settings import settings
 
 NEARBY = (".localhost", ".local", ".internal", ".home.arpa")
@@ -35,12 +35,10 @@ class NoForeignHost:
 def _is_nearby(host: str) -> bool:
     """Tell whether a host is this machine or one of its network: a name or an address that no stranger can have."""
     name = urlsplit(f"//{host}").hostname or ""
-    try:
-        address = ip_address(name)
-    except ValueError:
-        # A name without a dot is one of the network; browsers take one that begins with a digit for an address.
-        return name[:1].isalpha() and ("." not in name or name.endswith(NEARBY))
-    return (getattr(address, "ipv4_mapped", None) or address).is_private
+    if address := addresses.parse(name):
+        return address.is_private
+    # A name without a dot is one of the network; browsers take one that begins with a digit for an address.
+    return name[:1].isalpha() and ("." not in name or name.endswith(NEARBY))
 
 
 def url(request: Request) -> str:

@@ -1,6 +1,6 @@
 """API keys: made by an operator, shown once, kept as a hash.
 
-Each function works inside the transaction of its caller (`database.transaction`), who commits.
+Each function works inside the transaction of its caller (`session.transaction`), who commits.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """What a request must look like before anything reads it: headers of a sane size, one Host, a scheme to believe."""
 
 import re
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -51,10 +52,18 @@ def _check(scope: Scope) -> None:
     if sum(sizes) > MOST_HEADER_BYTES:
         raise TooLargeHeadersError(f"The headers of a request have at most {MOST_HEADER_BYTES} bytes in all.")
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+    if len(hosts) != 1 or not _is_host(hosts[0]):
         raise HostError(
             "A request has one Host header: a name or an address, and a port if it is not the usual one."
         )
+
+
+def _is_host(text: str) -> bool:
+    """Return whether a text is a host, with or without a port, which URLs can be made of."""
+    try:
+        return _HOST.fullmatch(text) is not None and urlsplit(f"//{text}").port != 0
+    except ValueError:  # no address in the brackets, or a port above 65535
+        return False
 
 
 def _forwarded_scheme(scope: Scope) -> str | None:

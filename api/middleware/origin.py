@@ -43,7 +43,15 @@ def _foreign(request: HTTPConnection) -> bool:
         return not set(sites) <= {"same-origin", "none"}
     public = urlsplit(settings().public_url or "")
     own = {public.netloc.lower(), request.headers.get("host", "").lower()} - {""}
-    return any(urlsplit(origin).netloc.lower() not in own for origin in request.headers.getlist("origin"))
+    return any(_host(origin) not in own for origin in request.headers.getlist("origin"))
+
+
+def _host(origin: str) -> str:
+    """Return the host of an origin, with its port if it names one; empty if it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _without_cookies(send: Send) -> Send:

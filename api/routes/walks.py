@@ -57,7 +57,7 @@ Caller = Annotated[access.Caller, Depends(access.caller)]
 Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
 IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last answer.")]
-Wish = Annotated[int, Depends(long_polling.prefer_wait)]
+PreferWait = Annotated[int, Depends(long_polling.prefer_wait)]
 
 RECONNECT_MILLISECONDS = 1000
 """When those come back who followed a walk at a process that ended."""
@@ -127,7 +127,7 @@ async def create_walk(
     base: Base,
     caller: Submitter,
     repeatable: Repeatable,
-    seconds: Wish,
+    seconds: PreferWait,
 ) -> views.WalkView:
     """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine.
 
@@ -217,7 +217,7 @@ async def read_walk(
     response: Response,
     base: Base,
     caller: Poller,
-    seconds: Wish,
+    seconds: PreferWait,
     if_none_match: IfNoneMatch = None,
 ) -> views.WalkView | Response:
     """Tell where a walk stands, with the frames that are there. Poll until `done`."""
@@ -433,7 +433,7 @@ def list_walks(
             description="Only walks with a stop that has this in it, in any case. Counts as five requests.",
         ),
     ] = None,
-    if_none_match: IfNoneMatch = None,  # noqa: ARG001 - documented here, `conditional.Conditional` sees to it
+    if_none_match: IfNoneMatch = None,  # noqa: ARG001 - documented here, `etags.EntityTags` sees to it
 ) -> views.WalkPage:
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:

@@ -93,13 +93,13 @@ def submit(
         made = None if repeatable is None else idempotency.find(session, repeatable)
         if made is None:
             source = None if from_walk is None else _source(session, from_walk, owner)
-            check_waiting(session, tenant)
+            _check_waiting(session, tenant)
     if made is None:
         order = prepare(source)
         with transaction() as session:
             made = new_id if repeatable is None else idempotency.remember(session, repeatable, new_id)
             if made == new_id:
-                check_waiting(session, tenant)
+                _check_waiting(session, tenant)
                 create(
                     session,
                     order.spec,
@@ -134,7 +134,7 @@ def _submitted(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
         ) from None
 
 
-def check_waiting(session: Session, tenant: str) -> None:
+def _check_waiting(session: Session, tenant: str) -> None:
     """Refuse a walk of a tenant that has MAX_WAITING_WALKS in the queue.
 
     Until the end of the transaction all other submissions of the tenant wait here, so that two of them cannot both
@@ -145,7 +145,7 @@ def check_waiting(session: Session, tenant: str) -> None:
     """
     if not settings().rate_limits:
         return
-    waiting = count_waiting(session, tenant)
+    waiting = _count_waiting(session, tenant)
     if waiting >= settings().max_waiting_walks:
         raise LimitExceededError(
             f"{waiting} of your walks wait for workers already, and no more may wait at once.",
@@ -153,7 +153,7 @@ def check_waiting(session: Session, tenant: str) -> None:
         )
 
 
-def count_waiting(session: Session, tenant: str) -> int:
+def _count_waiting(session: Session, tenant: str) -> int:
     """Return how many walks of a tenant have queued chunks; locks the tenant until the transaction ends."""
     fairness.lock_tenant(session, tenant)
     walks = select(func.count(Chunk.walk_id.distinct())).where(

@@ -115,7 +115,11 @@ def test_requests_that_wait_for_the_answer_to_another_are_not_late(ask: Ask, hel
 
 
 @pytest.mark.parametrize(
-    "hosts", [b"", b"Host: a\r\nHost: a\r\n", b"Host: \r\n", b"Host: a/b\r\n", b"Host: a b\r\n", b"Host: a@b\r\n"]
+    "hosts",
+    [
+        *(b"", b"Host: a\r\nHost: a\r\n", b"Host: \r\n", b"Host: a/b\r\n", b"Host: a b\r\n", b"Host: a@b\r\n"),
+        *(b"Host: [:::]\r\n", b"Host: [1.2]\r\n", b"Host: a:99999\r\n"),
+    ],
 )
 def test_a_request_has_one_host(ask: Ask, hosts: bytes) -> None:
     answer = ask(b"GET /healthz HTTP/1.1\r\n" + hosts + CLOSE)

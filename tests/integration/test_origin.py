@@ -24,6 +24,7 @@ FOREIGN = [
     {"Origin": "http://testserver:81"},
     {"Origin": "http://evil.testserver"},
     {"Origin": "null"},
+    {"Origin": "http://[:::]"},
 ]
 OWN = [
     {},
