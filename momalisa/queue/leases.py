@@ -93,7 +93,8 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
 
     Released and failed chunks come first, so that a fault delays no walk for long; then tenants alternate by
     virtual time (`fairness`); then the oldest comes first. A chunk that failed at this workplace is left to other
-    workers while any of them is busy with the same kind and model.
+    workers while any of them is busy with the same kind and model, for `MAX_BACKOFF_SECONDS`: it may have failed
+    at theirs, too.
 
     Returns:
         None if no chunk can be claimed, or claims are paused.
@@ -108,7 +109,11 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
             Chunk.model == model,
             is_due(),
             ~paused(),
-            or_(~_failed_at(workplace), ~_others_work(kind, model)),
+            or_(
+                ~_failed_at(workplace),
+                ~_others_work(kind, model),
+                Chunk.scheduled_at < _from_now(-MAX_BACKOFF_SECONDS),
+            ),
         )
         .order_by(*fairness.ORDER)
         .limit(1)

@@ -26,7 +26,6 @@ from momalisa.walks import queries, service
 from tests.conftest import made_frames
 from worker import recording, runner
 from worker.lease import Lease
-from worker.process import health
 from worker.process.worker import Worker
 from worker.recording import Record
 
@@ -84,6 +83,26 @@ def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_do
     assert again.number == failed.number
 
 
+def test_a_chunk_that_failed_everywhere_is_not_left_to_others_for_ever(make: Callable[..., UUID]) -> None:
+    make(frames=24)
+    failed, theirs = claim(SICK), claim(WELL)
+    assert failed
+    assert theirs
+    fail(failed)
+    this = Chunk.number == failed.number
+    with transaction() as session:
+        session.execute(update(Chunk).where(this).values(failed_by=[SICK, WELL], scheduled_at=func.now()))
+    busy = claim(WELL)
+    assert busy
+    assert busy.number != failed.number
+    with transaction() as session:
+        long_ago = func.now() - text("interval '6 minutes'")
+        session.execute(update(Chunk).where(this).values(scheduled_at=long_ago))
+    again = claim(SICK)  # although others are busy
+    assert again
+    assert again.number == failed.number
+
+
 def test_a_claim_that_avoids_failures_still_walks_along_the_index(make: Callable[..., UUID]) -> None:
     for _ in range(3):
         make(frames=200)
@@ -112,7 +131,6 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     make: Callable[..., UUID], worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sick worker is this process, by the real loop; another one works beside it: 66 chunks of 12 walks."""
-    monkeypatch.setattr(health, "BACKOFF_SECONDS", 30.0)
     rested: list[float] = []
     monkeypatch.setattr(worker.shutdown, "wait", rested.append)
     walks = [make(frames=44) for _ in range(11)]
