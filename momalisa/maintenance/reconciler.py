@@ -147,7 +147,7 @@ def reclaim_expired() -> None:
     """
     with transaction() as session:
         expired = _monitor.observe(reclaim.current_leases(session), time.monotonic())
-        reclaimed = reclaim.reclaim(session, expired)
+    reclaimed = reclaim.reclaim(expired)
     if reclaimed:
         log.info("leases expired", chunks=reclaimed)
         metrics.record(metrics.LEASES_EXPIRED, reclaimed)

@@ -15,13 +15,17 @@ from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
 from momalisa.db.models import Chunk
-from momalisa.db.session import rowcount
+from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, ChunkStatus
+from momalisa.errors import StoreBusyError
 from momalisa.queue import leases, lifecycle
 from momalisa.settings import settings
+from momalisa.telemetry.logging import logger
+
+log = logger(__name__)
 
 LEASE_EXPIRED = "no heartbeat: the worker was killed with its machine or container, or cut off from the database"
-"""Error of the attempt. Where only the worker's process died, its parent knows better and reports that instead."""
+"""Error of the attempt. Where only the worker's process died, its successor reports how it ended instead."""
 
 
 class ObservedLease(NamedTuple):
@@ -75,12 +79,23 @@ def current_leases(session: Session) -> list[ObservedLease]:
     return [ObservedLease._make(row) for row in leased]
 
 
-def reclaim(session: Session, expired: Sequence[ExpiredLease]) -> int:
+def reclaim(expired: Sequence[ExpiredLease]) -> int:
     """Put the chunks of expired leases back into the queue, and return how many were still leased.
 
-    A chunk without attempts left fails its walk instead.
+    A chunk without attempts left fails its walk instead. Each has a transaction of its own. One that somebody has
+    locked is left for the next round, so that it delays no other.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL cannot be reached.
     """
-    return sum(_reclaim_one(session, *each) for each in sorted(expired))  # in the order in which rows are locked
+    reclaimed = 0
+    for lease, overdue_seconds in expired:
+        try:
+            with transaction() as session:
+                reclaimed += _reclaim_one(session, lease, overdue_seconds)
+        except StoreBusyError as error:
+            log.warning("lease not reclaimed yet", walk=str(lease.walk_id), chunk=lease.number, reason=str(error))
+    return reclaimed
 
 
 def _reclaim_one(session: Session, lease: ObservedLease, overdue_seconds: float) -> bool:
@@ -91,12 +106,14 @@ def _reclaim_one(session: Session, lease: ObservedLease, overdue_seconds: float)
         Chunk.lease_token == lease.token,
         Chunk.lease_expires_at == lease.expires_at,
     )
-    lifecycle.lock_chunks(session, lease.walk_id)  # all of them, by number: the walk may fail
     attempts = session.scalars(select(Chunk.attempts).where(still_leased)).one_or_none()
-    if attempts is None:
+    exhausted = attempts is not None and attempts >= settings().max_attempts
+    if exhausted:
+        lifecycle.lock_chunks(session, lease.walk_id)  # all of them, by number, since the walk fails
+    mine = select(Chunk.number).where(still_leased).with_for_update(skip_locked=True)
+    if session.scalars(mine).one_or_none() is None:
         return False
-    exhausted = attempts >= settings().max_attempts
-    changed = session.execute(
+    session.execute(
         update(Chunk)
         .where(still_leased)
         .values(
@@ -106,8 +123,6 @@ def _reclaim_one(session: Session, lease: ObservedLease, overdue_seconds: float)
             lease_lost_at=func.now() - timedelta(seconds=overdue_seconds),
         )
     )
-    if not rowcount(changed):
-        return False
     if exhausted:
         lifecycle.fail_walk(session, lease.walk_id, lease.kind)
     return True

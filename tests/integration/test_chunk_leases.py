@@ -69,10 +69,7 @@ def held() -> list[ObservedLease]:
 
 def take_back(*silent: ObservedLease) -> int:
     """Take leases back, as if their workers had been silent for long; all of them if none is named."""
-    with transaction() as session:
-        return reclaim.reclaim(
-            session, [ExpiredLease(lease, 1) for lease in silent or reclaim.current_leases(session)]
-        )
+    return reclaim.reclaim([ExpiredLease(lease, 1) for lease in silent or held()])
 
 
 def walk(walk_id: UUID) -> Walk:

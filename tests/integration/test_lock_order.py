@@ -60,8 +60,7 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
         lost = [ExpiredLease(held, 1) for held in reclaim.current_leases(session) if held.number]
 
     def take_back() -> None:
-        with transaction() as session:
-            assert reclaim.reclaim(session, lost) == 0  # its walk was canceled meanwhile
+        assert reclaim.reclaim(lost) == 1  # the other one's walk was canceled meanwhile
 
     def lock_a_chunk(session: Session) -> None:
         session.execute(select(Chunk.number).where(Chunk.number == 0).with_for_update())
@@ -69,6 +68,17 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
     meet(lock_a_chunk, take_back, lambda session: service.cancel(session, walk_id, owner="ann"))
     with transaction() as session:
         assert set(session.scalars(select(Chunk.status))) == {ChunkStatus.DROPPED}
+
+
+def test_a_chunk_that_is_locked_delays_the_reclaim_of_no_other(walk_id: UUID) -> None:
+    with transaction() as session:
+        assert all(leases.claim(session, ChunkKind.RENDER, "here") for _ in range(3))
+    with transaction() as session:
+        lost = [ExpiredLease(held, 1) for held in reclaim.current_leases(session)]
+    with transaction() as session:
+        session.execute(select(Chunk.number).where(Chunk.number == 1).with_for_update())
+        assert reclaim.reclaim(lost) == 2
+    assert reclaim.reclaim(lost) == 1
 
 
 def test_who_removes_an_expired_walk_and_who_hides_it(walk_id: UUID) -> None:

@@ -145,10 +145,9 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
     with transaction() as session:
         # As if it had been claimed two minutes ago, for one.
         session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
-        assert (
-            reclaim.reclaim(session, [reclaim.ExpiredLease(held, 60) for held in reclaim.current_leases(session)])
-            == 1
-        )
+    with transaction() as session:
+        held = reclaim.current_leases(session)
+    assert reclaim.reclaim([reclaim.ExpiredLease(each, 60) for each in held]) == 1
     again = claim()
     assert again.recovery_seconds
     assert 60 <= again.recovery_seconds < 90
