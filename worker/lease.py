@@ -110,5 +110,7 @@ class Lease(CancellationToken):
             log.critical("work hangs, ending this process", seconds=round(seconds))
             with transaction() as session:
                 leases.attempt_failed(session, self.claim, HUNG)
+            if not self._worker.shutdown.requested():
+                self._worker.health.record_failure(self.claim.kind, HUNG)
         finally:
             os._exit(1)

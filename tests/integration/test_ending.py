@@ -23,10 +23,10 @@ from tests.conftest import until
 from worker.process.crash import describe_exit
 
 WORKER = """
-import os, signal, sys
+import os, signal, sys, threading
 from worker import render_task
 from worker.__main__ import main
-ends = [lambda: os._exit(7), lambda: os.kill(os.getpid(), signal.SIGKILL)]
+ends = [lambda: os._exit(7), lambda: os.kill(os.getpid(), signal.SIGKILL), threading.Event().wait]
 render_task.render = lambda lease: ends[lease.claim.attempt - 1]()
 sys.argv[1:] = ["render"]
 sys.exit(main())
@@ -36,6 +36,7 @@ sys.exit(main())
 ENDS = [
     "its process ended with exit code 7",
     "its process was killed (SIGKILL), most often because memory ran out",
+    "its worker hung",
 ]
 
 
@@ -43,7 +44,7 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
     services: LocalStack, spec: Callable[..., WalkSpec]
 ) -> None:
     port = free_port()
-    variables = {"LEASE_SECONDS": "600", "METRICS_PORT": str(port)}
+    variables = {"LEASE_SECONDS": "600", "STALL_SECONDS": "1", "METRICS_PORT": str(port)}
     variables |= {"RENDERER": "vertex", "VERTEX_ENDPOINT": "projects/1/locations/europe-west4/endpoints/1"}
     made = spec(frames=4)
     with transaction() as session:

@@ -43,10 +43,8 @@ class CrashReporter:
         self._exit.set("")
         numbers = (str(attempt.number), str(attempt.attempt))
         self._attempt.set([str(attempt.walk_id), str(attempt.token), attempt.kind, attempt.workplace, *numbers])
-        try:
-            yield
-        finally:
-            self._attempt.set(None)
+        yield
+        self._attempt.set(None)  # not if the block ends the process
 
     def record_exit(self, code: int) -> None:
         """Record how a child ended that was working; called in the parent."""
@@ -67,7 +65,6 @@ class CrashReporter:
             attempt=int(attempt),
             workplace=workplace,
         )
-        log.error("previous process died", walk=walk, chunk=died.number, kind=kind, reason=reason)
         try:
             with transaction() as session:
                 leases.attempt_failed(session, died, reason, lost=True)
@@ -76,6 +73,7 @@ class CrashReporter:
             return
         except StoreUnavailableError as error:
             log.warning("crash not reported, its lease will expire", reason=str(error))
+        log.error("previous process died", walk=walk, chunk=died.number, kind=kind, reason=reason)
         self._health.record_failure(died.kind, reason)
 
 
@@ -98,8 +96,8 @@ def pool_class(crashes: CrashReporter) -> type[prefork.TaskPool]:
 
     class AsynPool(asynpool.AsynPool):  # type: ignore[misc] # Celery has no types
         def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
-            super().on_job_process_lost(job, pid, exitcode)
             crashes.record_exit(exitcode)
+            super().on_job_process_lost(job, pid, exitcode)
 
     class TaskPool(prefork.TaskPool):  # type: ignore[misc]
         Pool = AsynPool
