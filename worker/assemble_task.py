@@ -89,9 +89,9 @@ def assemble(lease: Lease) -> Record:
     }
 
     def record(session: Session) -> None:
+        results.complete_walk(session, claim, artifacts)  # first, since chunks are locked before their walk
         results.substitute_flagged(session, claim, neighbours)
         results.add_warnings(session, claim, warnings(claim.frames))
-        results.complete_walk(session, claim, artifacts)
 
     return record
 
