@@ -94,7 +94,7 @@ def folder_name(walk_id: UUID, secret: str | None = None) -> str:
     return f"walks/{walk_id}/" if secret is None else f"walks/{walk_id}/{secret}/"
 
 
-def frame_name(walk_id: UUID, secret: str | None, position: float) -> str:
+def frame_name(walk_id: UUID, secret: str, position: float) -> str:
     """Return the object name of a frame: the same at every attempt, and sorted by position."""
     return f"{folder_name(walk_id, secret)}frames/{position:.9f}.png"
 

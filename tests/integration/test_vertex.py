@@ -205,6 +205,7 @@ def order(spec: WalkSpec, *positions: float, **parameters: Any) -> dict[str, Any
     usual = {
         "walk_id": str(uuid4()),
         "secret": "s",
+        "batch_size": 8,
         "model": "momalisa-mini",
         "spec": spec.model_dump(mode="json"),
         "seconds": 60,

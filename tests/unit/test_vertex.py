@@ -109,7 +109,9 @@ def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Call
     """Vertex AI passes requests on as protobuf values, which know no integers."""
     sent = PredictRequest(
         instances=[Instance(position=1 / 3, to_upload=True)],
-        parameters=Parameters(walk_id=uuid4(), secret="s" * 32, model="m", spec=spec(seed=2**32 - 1), seconds=9),
+        parameters=Parameters(
+            batch_size=8, walk_id=uuid4(), secret="s" * 32, model="m", spec=spec(seed=2**32 - 1), seconds=9
+        ),
     )
 
     def doubled(value: Any) -> Any:

@@ -30,16 +30,16 @@ class RenderRequest:
     """Frames of one walk to render in one batch, because the other frames in a batch change pixels slightly."""
 
     walk_id: UUID
-    secret: str | None = field(repr=False)
-    """Of the walk, for the names of its objects; None from an older worker, whose names had none."""
+    secret: str = field(repr=False)
+    """Secret of the walk, a part of its object names."""
     model: str
     """Name of the model that the walk was made for."""
     spec: WalkSpec
     positions: tuple[float, ...]
     to_upload: frozenset[float]
     """Positions of the frames to upload and report; if it is empty, nothing is rendered."""
-    batch_size: int | None
-    """Frames that are rendered at once, as stored on the walk; None from an older worker means BATCH_SIZE."""
+    batch_size: int
+    """Frames that are rendered at once, as stored on the walk."""
 
 
 class Batch(NamedTuple):

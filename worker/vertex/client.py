@@ -69,12 +69,12 @@ class Parameters(BaseModel):
     """What the frames of a request have in common."""
 
     walk_id: UUID
-    secret: str | None = None
-    """For the names of the objects; a worker of an older version sends none."""
+    secret: str
+    """Secret of the walk, a part of its object names."""
     model: str
     spec: WalkSpec
-    batch_size: int | None = Field(None, ge=1, le=64)
-    """Frames that are rendered at once; a worker of an older version sends none."""
+    batch_size: int = Field(ge=1, le=64)
+    """Frames that are rendered at once."""
     seconds: float = Field(gt=0)
     """How long the caller waits for the response."""
 
