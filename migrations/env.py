@@ -11,10 +11,7 @@ MIGRATION_LOCK = 0x6D6F6D62  # two processes that start at once must not migrate
 with engine().connect() as connection:
     context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
     with context.begin_transaction():
-        for timeout in (
-            "lock_timeout",
-            "statement_timeout",
-        ):  # they are for requests
+        for timeout in ("lock_timeout", "statement_timeout"):  # they are for requests
             connection.execute(text(f"SET LOCAL {timeout} = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         context.run_migrations()

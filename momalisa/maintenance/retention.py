@@ -100,6 +100,8 @@ def remove() -> tuple[int, bool]:
     """
     with transaction() as session:
         gone = _take_gone(session)
+    if not gone:
+        return 0, False
     with ThreadPoolExecutor(THREADS) as pool:
         ends = list(pool.map(partial(_remove_objects, until=monotonic() + ROUND_SECONDS), gone))
     empty = [walk_id for walk_id, end in zip(gone, ends, strict=True) if end is None]

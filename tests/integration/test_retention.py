@@ -153,8 +153,8 @@ def test_a_round_of_removal_ends_and_the_next_one_goes_on_where_it_was(
     walks = [make(api) for _ in range(3)]
     let_time_pass(status=WalkStatus.EXPIRED)
     monkeypatch.setattr(retention, "THREADS", 1)
-    monkeypatch.setattr(retention, "ROUND_SECONDS", 6, raising=False)
-    monkeypatch.setattr(retention, "monotonic", count().__next__, raising=False)  # a second between two looks
+    monkeypatch.setattr(retention, "ROUND_SECONDS", 6)
+    monkeypatch.setattr(retention, "monotonic", count().__next__)  # a second between two looks
     assert retention.remove() == (1, True)
     assert sorted(objects(walk) for walk in walks) == [0, 1, 2]
     assert retention.remove() == (2, False)
