@@ -19,11 +19,12 @@ from momalisa.db import notifications, session
 from momalisa.db.models import Base
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
 from momalisa.local import stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import celery_app, estimate
+from momalisa.queue import celery_app, estimate, leases, results
 from momalisa.queue.leases import Claim
 from momalisa.queue.results import MadeFrame
 from momalisa.settings import settings
@@ -159,6 +160,14 @@ def made_frames(claim: Claim) -> list[MadeFrame]:
         MadeFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
         for frame in claim.frames
     ]
+
+
+def render_a_chunk() -> None:
+    """Claim a render chunk and record its frames."""
+    with transaction() as session:
+        claim = leases.claim(session, ChunkKind.RENDER, "here")
+        assert claim
+        results.record_frames(session, claim, made_frames(claim))
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from sqlalchemy import update
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
-from momalisa.queue import celery_app, leases, results
+from momalisa.queue import celery_app
 from momalisa.settings import settings
-from tests.conftest import forget, made_frames
+from tests.conftest import forget, render_a_chunk
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "pacing": "linear"}
 
@@ -22,14 +22,6 @@ def make(api: TestClient, **changes: Any) -> dict[str, Any]:
     assert answer.status_code == 202, answer.text
     walk: dict[str, Any] = answer.json()
     return walk
-
-
-def render_a_chunk() -> None:
-    with transaction() as session:
-        claim = leases.claim(session, ChunkKind.RENDER, "here")
-        assert claim
-        stored = made_frames(claim)
-        results.record_frames(session, claim, stored)
 
 
 def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:

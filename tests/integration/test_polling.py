@@ -21,7 +21,7 @@ from momalisa.db.session import engine, transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app, leases, results
 from momalisa.walks.queries import Snapshot
-from tests.conftest import made_frames, until
+from tests.conftest import made_frames, render_a_chunk, until
 
 POLLS = 200
 
@@ -34,14 +34,6 @@ def make(api: TestClient) -> Callable[..., dict[str, Any]]:
         return walk
 
     return make_walk
-
-
-def render_a_chunk() -> None:
-    with transaction() as session:
-        claim = leases.claim(session, ChunkKind.RENDER, "here")
-        assert claim
-        stored = made_frames(claim)
-        results.record_frames(session, claim, stored)
 
 
 def end(status: WalkStatus) -> None:
