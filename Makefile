@@ -131,10 +131,10 @@ infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the clus
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
 
-# Separate installs would resolve all packages repeatedly. Modules are compiled when they are imported, which most
-# of those that come with Ansible never are.
 ##@ This checkout
 
+# Separate installs would resolve all packages repeatedly. Modules are compiled when they are imported, which most
+# of those that come with Ansible never are.
 installation: .venv/torch ## Install at once what .ci/run needs; each target would install its own.
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
@@ -180,9 +180,10 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
 # Docker, debootstrap and NGINX from Debian, if there is apt and we are root.
 .venv/docker: .venv/infra
-	@command -v dockerd >/dev/null && command -v debootstrap >/dev/null && command -v nginx >/dev/null || \
-		{ apt-get -qq update && \
-		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io debootstrap nginx-light >/dev/null; }
+	@missing="$$(command -v dockerd >/dev/null || echo docker.io) $$(command -v debootstrap >/dev/null || echo debootstrap) \
+		$$(command -v nginx >/dev/null || echo nginx-light)"; \
+	[ -z "$$(echo $$missing)" ] || { apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 	@touch $@
 
 # Training data of the embedded model, as Python and Node packages.

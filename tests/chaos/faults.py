@@ -126,7 +126,8 @@ def _(stage: Stage) -> None:
 def _(stage: Stage) -> None:
     def starve(_: str, pid: int) -> None:
         used = psutil.Process(pid).memory_info().vms
-        resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
+        if sys.platform == "linux":  # for the type checker: other systems have no such call
+            resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
 
     hit(stage, "render", starve)
 

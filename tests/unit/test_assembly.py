@@ -324,6 +324,7 @@ print(peak.split()[1])
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 def test_a_long_walk_is_stitched_in_little_memory(tmp_path: Path) -> None:
     """120 frames of 512 × 512 would fill 94 MB as pixels; it takes 192 MB without them, all libraries included."""
     run = subprocess.run(

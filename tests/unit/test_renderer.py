@@ -489,6 +489,7 @@ def address(weights: torch.Tensor) -> int:
     return found.value
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="compiled packages are looked into as they are on Linux")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler on this machine")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
 def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: MakeSpec, tmp_path: Path) -> None:
