@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks import quality
 from momalisa.domain import pacing
-from momalisa.domain.spec import WalkSpec, frame_key
+from momalisa.domain.spec import WalkSpec, content_hash
 from momalisa.settings import ROOT, settings
 from worker.media.encoders import Picture, decode_png, encode_png
 from worker.media.metadata import frame_caption
@@ -67,7 +67,9 @@ class Studio:
 
     def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
         """Return the frames of a walk at some positions."""
-        paths = [self._folder / f"{frame_key(spec, position, self._renderer.revision)}.png" for position in wanted]
+        paths = [
+            self._folder / f"{content_hash(spec, position, self._renderer.revision)}.png" for position in wanted
+        ]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:
             for index, picture in zip(

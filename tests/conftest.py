@@ -26,7 +26,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, estimate, leases, results
 from momalisa.queue.leases import Claim
-from momalisa.queue.results import MadeFrame
+from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket, signed_urls
 from momalisa.storage.bucket import StoredObject
@@ -154,10 +154,10 @@ def client(system: LocalStack) -> Iterator[Client]:
         yield client
 
 
-def made_frames(claim: Claim) -> list[MadeFrame]:
+def made_frames(claim: Claim) -> list[UploadedFrame]:
     """Return the frames of a chunk as a worker reports them, without the work."""
     return [
-        MadeFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
+        UploadedFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
         for frame in claim.frames
     ]
 

@@ -16,7 +16,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
 from momalisa.queue import results
 from momalisa.queue.lifecycle import Ready
-from momalisa.queue.results import MadeArtifact, MadeFrame
+from momalisa.queue.results import UploadedArtifact, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries, service
@@ -77,11 +77,11 @@ def draw(work: Lease) -> Record:
     """Draw the frames of a chunk as `worker.render_task.render` renders them."""
     claim = work.claim
 
-    def upload(position: float) -> MadeFrame:
+    def upload(position: float) -> UploadedFrame:
         picture = drawn(claim.spec, position)
         data = encoders.encode_png(picture, frame_caption(claim.spec, claim.model, position))
         stored = bucket.upload(bucket.frame_name(claim.walk_id, claim.secret, position), data, "image/png")
-        return MadeFrame(position, stored, thumbnail(picture), "")
+        return UploadedFrame(position, stored, thumbnail(picture), "")
 
     made = work.run_concurrently(upload, [frame.position for frame in claim.frames])
 
@@ -95,7 +95,7 @@ def leave_unassembled(work: Lease) -> Record:
     """Close a walk with a poster only, for who needs no animations: those of 240 large frames take a minute."""
     first, spec = work.claim.frames[0].stored, work.claim.spec
     assert first
-    poster = MadeArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
+    poster = UploadedArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
     return lambda session: results.complete_walk(session, work.claim, [poster])
 
 

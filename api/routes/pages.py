@@ -1,4 +1,4 @@
-"""The website: where walks are made, seen, found and explained."""
+"""The pages of the website."""
 
 from datetime import UTC, datetime, time, timedelta
 from http import HTTPStatus
@@ -31,11 +31,11 @@ router = APIRouter(include_in_schema=False)
 PAGE_SIZE = 24
 """Walks on a page of the gallery."""
 
-CONTACT_HOLDS = timedelta(days=180)
-"""How long a reader may rely on the file that names the security contact."""
+SECURITY_TXT_LIFETIME = timedelta(days=180)
+"""Time until `security.txt` expires."""
 
-MOST_LETTERS = 100
-"""Of a word to look for."""
+MAX_LENGTH = 100
+"""Characters of a search, or of a walk id."""
 
 
 def _make_page(
@@ -60,16 +60,16 @@ def _pace() -> estimate.Pace | None:
         with transaction() as session:
             return estimate.pace(session)
     except StoreUnavailableError:
-        return None  # without an estimate, walks are described all the same
+        return None  # the form works without an estimate
 
 
 @router.get("/")
 def home(
     caller: Caller,
-    source: Annotated[str | None, Query(alias="from", max_length=MOST_LETTERS)] = None,
+    source: Annotated[str | None, Query(alias="from", max_length=MAX_LENGTH)] = None,
     to: Annotated[str, Query(max_length=requests.MAX_PROMPT)] = "",
 ) -> HTMLResponse:
-    """Show where a walk is made, with the words and settings of another one if the address names it."""
+    """Show the form for a new walk, filled in with the prompts and settings of another walk if `from` names one."""
     if source is None:
         return _make_page({"prompts": ["", to]} if to else {})
     walk = _walk(source, caller)
@@ -92,14 +92,14 @@ def make(
     caller: Caller,
     sent: Annotated[dict[str, list[str]], Depends(_sent)],
 ) -> Response:
-    """Make the walk that the plain form asks for, and lead to it; or show the form again with what is wrong."""
+    """Create the walk of a submitted form, and redirect to it; or show the form again with its errors."""
     body = form.walk_request(sent)
     values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"][:MAX_STOPS]}
     values["public"] = body.get("public", False)
     try:
-        wanted = requests.WalkRequest.model_validate(body)
+        walk_request = requests.WalkRequest.model_validate(body)
         owner = access.submitter(caller)
-        walk, _ = submit(wanted, request, response, afterwards, base, owner)
+        walk, _ = submit(walk_request, request, response, afterwards, base, owner)
     except ValidationError as error:
         found = {item.field: item.message for item in field_errors(error.errors())}
         return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -108,10 +108,10 @@ def make(
         return _make_page(values, errors=found, status=catalog.of(error).status)
     except UnauthorizedError as error:
         return _make_page(values, errors={"": str(error)}, status=catalog.of(error).status)
-    answer = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
+    redirect = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
     for cookie in response.headers.getlist("set-cookie"):
-        answer.headers.append("set-cookie", cookie)
-    return answer
+        redirect.headers.append("set-cookie", cookie)
+    return redirect
 
 
 def _walk(walk_id: str, caller: access.Caller) -> Walk:
@@ -125,7 +125,7 @@ def _walk(walk_id: str, caller: access.Caller) -> Walk:
 
 @router.get("/walks/{walk_id}")
 def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
-    """Show a walk, with what chats and search engines show of it; the browser follows it from there."""
+    """Show a walk, with previews for chats and search engines; the browser then follows its progress."""
     found = _walk(walk_id, caller)
     with transaction() as session:
         ahead = estimate.estimate(session, found)
@@ -138,10 +138,10 @@ def gallery(
     caller: Caller,
     base: Base,
     cursor: Annotated[str | None, Query(max_length=cursors.MAX_CURSOR)] = None,
-    q: Annotated[str, Query(max_length=MOST_LETTERS)] = "",
+    q: Annotated[str, Query(max_length=MAX_LENGTH)] = "",
     mine: bool = False,
 ) -> HTMLResponse:
-    """Show earlier walks, newest first; a cursor, a word and whose they are narrow the choice."""
+    """Show walks, newest first, optionally from a cursor on, with a search text, or only one's own."""
     before = None if cursor is None else cursors.decode(cursor)
     word = q.strip()
     walks: list[Walk] = []
@@ -155,7 +155,7 @@ def gallery(
                     status=None if mine else WalkStatus.SUCCEEDED,
                     viewer=caller.owner,
                     owner=caller.owner if mine else None,
-                    word=word,
+                    text=word,
                 )
             )
     shown = walks[:PAGE_SIZE]
@@ -175,7 +175,7 @@ def gallery(
 
 @router.get("/about")
 def about() -> HTMLResponse:
-    """Show what a latent walk is."""
+    """Explain what a latent walk is."""
     return templates.page("about.html")
 
 
@@ -187,7 +187,7 @@ def security_txt(base: Base) -> PlainTextResponse:
     today = datetime.combine(datetime.now(UTC), time(), UTC)
     fields = {
         "Contact": settings().security_contact,
-        "Expires": f"{today + CONTACT_HOLDS:%Y-%m-%dT%H:%M:%SZ}",
+        "Expires": f"{today + SECURITY_TXT_LIFETIME:%Y-%m-%dT%H:%M:%SZ}",
         "Preferred-Languages": "en",
     }
     if base:
@@ -197,5 +197,5 @@ def security_txt(base: Base) -> PlainTextResponse:
 
 @router.get("/favicon.ico")
 def favicon() -> RedirectResponse:
-    """Point browsers that ask by habit to the icon."""
+    """Redirect browsers that request the icon at its default path."""
     return RedirectResponse("/static/favicon.svg", status_code=308)

@@ -238,7 +238,7 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.Uuid()),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True)),
         sa.Column("error", sa.Text()),
-        sa.Column("failed_by", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
+        sa.Column("failed_on", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
         sa.Column("history", postgresql.JSONB(), server_default="[]", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True)),

@@ -1,4 +1,4 @@
-"""The connections to PostgreSQL, and the one way to open a transaction."""
+"""Connections to PostgreSQL, and the only way to open a transaction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +27,14 @@ PROMPTLY: dict[str, Any] = {
 }
 """Connection options that detect a dead database soon; in seconds unless noted."""
 
-
 BEGIN = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s';"
     " SET LOCAL idle_in_transaction_session_timeout = '30s'"
 )
 """Starts a transaction with its timeouts, in one round trip.
 
-They are set for the transaction and not the connection: a pooler such as PgBouncer refuses connection options, and
-gives connections to other clients after each transaction.
+They are set for the transaction and not for the connection: a pooler such as PgBouncer refuses connection options,
+and gives connections to other clients after each transaction.
 """
 
 ABORTED = (
@@ -44,10 +43,10 @@ ABORTED = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
-"""Errors of a statement that PostgreSQL aborts while it serves others."""
+"""Errors of a statement that PostgreSQL aborts while it keeps serving others."""
 
 MAX_LOGGED_STATEMENT = 1000
-"""Characters of a statement that are logged; parameters never are."""
+"""Characters of a statement that are logged; parameters are never logged."""
 
 
 @cache
@@ -74,7 +73,7 @@ def _begin(connection: Connection) -> None:
 
 
 async def connect() -> psycopg.AsyncConnection:
-    """Return a connection in autocommit mode outside of the pool, to LISTEN on.
+    """Return a connection in autocommit mode, outside of the pool, for LISTEN.
 
     Raises:
         psycopg.Error: if PostgreSQL cannot be reached.
@@ -94,7 +93,7 @@ def refuse_open_transaction() -> None:
 
     A slow service would otherwise hold a connection of the pool, and locks.
     """
-    assert not _open.get(), "Call other services before the transaction or after it."
+    assert not _open.get(), "Other services must be called before or after a transaction, not within it."
 
 
 @contextmanager
@@ -114,16 +113,16 @@ def transaction() -> Iterator[Session]:
         cause = str(error.orig).strip()
         if isinstance(error.orig, ABORTED):
             log.warning("query aborted", cause=cause, statement=(error.statement or "")[:MAX_LOGGED_STATEMENT])
-            raise StoreBusyError("The database is too busy just now; try again soon.") from error
+            raise StoreBusyError("The database is too busy; try again later.") from error
         log.warning("database failed", cause=cause)
-        raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
+        raise StoreUnavailableError("The database is unavailable; try again later.") from error
     except PoolTimeoutError as error:
         log.warning("database failed", cause=str(error))
-        raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
+        raise StoreUnavailableError("The database is unavailable; try again later.") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
-        raise StoreUnavailableError("The connection to the database broke; try again soon.") from error
+        raise StoreUnavailableError("The connection to the database broke; try again later.") from error
     finally:
         _open.reset(before)
 

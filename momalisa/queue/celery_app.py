@@ -27,13 +27,13 @@ TIMEOUTS = {"socket_connect_timeout": 2, "socket_timeout": 2}
 """Of the broker or a Sentinel, in seconds."""
 
 BROKER_ERRORS = (KombuError, RedisError, OSError)
-"""Errors raised while the broker is down, restarts or hangs."""
+"""Errors raised while the broker is down, restarting or hanging."""
 
 
 @cache
 def app() -> Celery:
     """Return the Celery app of this process."""
-    address = broker.read(settings().broker_url)
+    address = broker.parse(settings().broker_url)
     celery = Celery("momalisa", broker=address.celery_url(), set_as_current=True)
     if address.tls:
         celery.conf.broker_use_ssl = address.certificates(settings().broker_ca)
@@ -93,7 +93,11 @@ def publish(kind: ChunkKind, messages: int = 1) -> int:
 
 
 def count_messages(kind: ChunkKind) -> int:
-    """Return the number of messages in the queue of a kind; raises one of BROKER_ERRORS if the broker is down."""
+    """Return the number of messages in the queue of a kind.
+
+    Raises:
+        BROKER_ERRORS: one of them, if the broker is down.
+    """
     session.refuse_open_transaction()
     with app().connection_for_read() as connection:
         return _queued(kind, connection)

@@ -22,7 +22,7 @@ from momalisa.webhooks import deliveries
 
 
 class Ready(NamedTuple):
-    """Chunks that can be claimed after the commit; as many wake-up messages are to be published for them."""
+    """Chunks that can be claimed after the commit, when the caller publishes a wake-up message for each."""
 
     kind: ChunkKind
     number: int = 1
@@ -31,11 +31,11 @@ class Ready(NamedTuple):
 def enqueue(
     session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float], batch_size: int
 ) -> Ready:
-    """Add frames to a walk in chunks, coarse to fine, which get the next virtual times of its tenant."""
+    """Add frames to a walk as chunks, coarse to fine, at the next virtual times of its tenant."""
     batches = path.chunks(len(positions), batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
-    begin = 0 if last is None else last + 1
-    numbers = range(begin, begin + len(batches))
+    start = 0 if last is None else last + 1
+    numbers = range(start, start + len(batches))
     times = fairness.next_virtual_times(session, tenant, model, len(batches))
     session.execute(
         insert(Chunk).values(
@@ -53,7 +53,7 @@ def enqueue(
             ]
         )
     )
-    session.execute(  # many rows by one statement: a list of parameters would be a statement for each
+    session.execute(  # one statement for all rows: executemany would send one for each
         insert(Frame).values(
             [
                 {"walk_id": walk_id, "position": positions[index], "chunk": number}
@@ -66,7 +66,7 @@ def enqueue(
 
 
 def release_values(status: ChunkStatus) -> dict[str, object]:
-    """Return the values of a chunk whose lease ends; if it is queued again, it comes before untried chunks."""
+    """Return the values of a chunk whose lease ends; if it is queued again, it comes before new chunks."""
     return {"status": status, "lease_token": None, "lease_expires_at": None, "priority": fairness.RETRY}
 
 
@@ -83,12 +83,12 @@ def fail_walk(session: Session, walk_id: UUID, kind: ChunkKind, *, deterministic
         session: of the caller.
         walk_id: of the walk.
         kind: of the chunk that failed.
-        deterministic: whether the same error came twice, rather than MAX_ATTEMPTS errors of any kind.
+        deterministic: whether the same error occurred twice, rather than MAX_ATTEMPTS errors of any kind.
     """
     code, sentence = _FAILURES[kind]
     message = f"{sentence}, although it was tried {settings().max_attempts} times."
     if deterministic:
-        message = f"{sentence}: it fails in the same way each time. With other settings it may work."
+        message = f"{sentence}: the same error occurs each time. Try other settings."
     end_walk(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
 
 
@@ -116,7 +116,7 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
 
 
 def lock_chunks(session: Session, walk_id: UUID) -> None:
-    """Lock all chunks of a walk by number, also those that were added while this waited for a lock."""
+    """Lock all chunks of a walk by number, including those that are added while this waits for a lock."""
     locked = None
     in_order = select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number)
     while locked != (found := session.scalars(in_order.with_for_update()).all()):

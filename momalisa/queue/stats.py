@@ -13,7 +13,7 @@ from momalisa.queue import leases
 
 @dataclass(frozen=True)
 class QueueStats:
-    """The state of the queue at one moment; states that nothing is in count 0."""
+    """The state of the queue at one moment; empty statuses count 0."""
 
     chunks: dict[tuple[ChunkKind, ChunkStatus], int]
     """Queued and leased chunks."""
@@ -24,7 +24,7 @@ class QueueStats:
     walks: dict[WalkStatus, int]
     """Active walks."""
     walks_last_hour: dict[WalkStatus, int]
-    """Walks that ended within the last hour, unless they were purged since."""
+    """Walks that ended within the last hour and have not been purged."""
 
 
 def collect(session: Session) -> QueueStats:
@@ -64,7 +64,7 @@ def count_ready(session: Session) -> dict[ChunkKind, int]:
 
 
 def done_within(session: Session, kind: ChunkKind, seconds: float) -> bool:
-    """Return whether any worker has done a chunk of a kind within the last `seconds`."""
+    """Return whether any worker has finished a chunk of a kind within the last `seconds`."""
     done = select(Chunk.number).where(Chunk.kind == kind, Chunk.status == ChunkStatus.DONE)
     recent = done.where(Chunk.finished_at > func.now() - timedelta(seconds=seconds))
     return bool(session.scalar(select(recent.exists())))

@@ -29,7 +29,7 @@ def report_alive(session: Session, name: str, kind: ChunkKind, model: str) -> No
 
 
 def report_gone(session: Session, name: str) -> None:
-    """Remove a worker that shuts down."""
+    """Remove a worker that is shutting down."""
     session.execute(delete(Worker).where(Worker.name == name))
 
 
@@ -40,5 +40,5 @@ def count(model: str) -> Select[int]:
 
 
 def delete_silent(session: Session) -> None:
-    """Remove workers that were not seen for a day."""
+    """Remove workers that were last seen a day ago or earlier."""
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - timedelta(days=1)))

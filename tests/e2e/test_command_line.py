@@ -141,7 +141,7 @@ def test_ctrl_c_offers_to_cancel_the_walk(system: LocalStack, answer: bytes, sta
         assert "Cancel the walk, too?" in output
         assert command.returncode == 130
         assert client.get(walk["id"])["status"] == status
-        assert ("goes on" in output) == (status == "running")
+        assert ("continues" in output) == (status == "running")
         client.cancel(walk["id"])
 
 

@@ -323,7 +323,7 @@ def test_a_key_that_could_never_hold_is_not_made(api: TestClient, expires: str) 
     made = CliRunner().invoke(main.app, ["keys", "create", "the guest", "--expires", expires])
     assert made.exit_code != 0
     with transaction() as session:
-        assert not api_keys.listed(session)
+        assert not api_keys.list_keys(session)
 
 
 def test_an_operator_reaches_the_system_that_runs_here_by_itself(
@@ -336,7 +336,7 @@ def test_an_operator_reaches_the_system_that_runs_here_by_itself(
     made = CliRunner().invoke(main.app, ["keys", "create", "an operator's"])
     assert "is the id of the key" in made.output
     with transaction() as session:
-        assert [key.name for key in api_keys.listed(session)] == ["an operator's"]
+        assert [key.name for key in api_keys.list_keys(session)] == ["an operator's"]
 
 
 def test_the_database_does_not_know_the_secret(services: LocalStack) -> None:

@@ -50,7 +50,7 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
         "fps": 12,
     }
     assert (walk["frames_total"], walk["model"], walk["public"]) == (16, "momalisa-mini", True)
-    waiting_for = "No worker with the model momalisa-mini is running; the walk waits for one."
+    waiting_for = "No worker with the model momalisa-mini is running; the walk is waiting for one."
     prospect = {"queue_position": 0, "eta_seconds": None, "waiting_for": waiting_for, "started_at": None}
     assert walk["progress"] == {"frames_done": 0, "frames_total": 16, **prospect}
     assert [frame["index"] for frame in walk["frames"]] == list(range(16))
@@ -149,9 +149,13 @@ def test_a_frame_is_found_by_its_number(api: TestClient) -> None:
         307,
         f"{settings().bucket_endpoint}/momalisa/w/1.0.png",
     )
-    for index, words in ((1, "not rendered yet"), (16, "must be 0 to 15, got 16"), (-1, "must be 0 to 15, got -1")):
+    for index, words in (
+        (1, "not been rendered yet"),
+        (16, "must be 0 to 15, got 16"),
+        (-1, "must be 0 to 15, got -1"),
+    ):
         missing = api.get(f"/v1/walks/{walk_id}/frames/{index}")
-        assert (missing.status_code, missing.json()["type"]) == (404, "/problems/frame-not-there")
+        assert (missing.status_code, missing.json()["type"]) == (404, "/problems/frame-not-found")
         assert words in missing.json()["detail"]
 
 
@@ -174,7 +178,7 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
     with transaction() as session:
         session.execute(update(Walk).values(status=WalkStatus.SUCCEEDED))
     late = api.post(f"/v1/walks/{walk['id']}/cancel")
-    assert (late.status_code, late.json()["type"]) == (409, "/problems/walk-over")
+    assert (late.status_code, late.json()["type"]) == (409, "/problems/walk-ended")
     assert "it is succeeded" in late.json()["detail"]
     assert api.post(f"/v1/walks/{uuid4()}/cancel").status_code == 404
 
@@ -196,14 +200,14 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
         ({"frames": 1}, "frames", "at least 2, got 1"),
         ({"frames": 241}, "frames", "at most 240, got 241"),
         ({"frames": "16"}, "frames", "must be a whole number"),
-        ({"weights": [1, 2, 3]}, "weights", "one for each prompt, 2, got 3"),
+        ({"weights": [1, 2, 3]}, "weights", "must have one number per prompt, 2, got 3"),
         ({"weights": [1, 0]}, "weights[1]", "at least 0.01, got 0"),
         ({"pacing": "uneven"}, "pacing", "must be 'even' or 'linear', got 'uneven'"),
         ({"loop": "round"}, "loop", "must be 'none', 'pingpong' or 'closed', got 'round'"),
         ({"hold": 101}, "hold", "at most 100, got 101"),
         ({"seed_to": -1}, "seed_to", "at least 0, got -1"),
         ({"from_walk": "mine"}, "from_walk", "must be an id such as"),
-        ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "at least the number of prompts, 3, got 2"),
+        ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "must be at least the number of prompts, 3, got 2"),
         ({"seed": -1}, "seed", "at least 0, got -1"),
         ({"seed": 2**32}, "seed", "at most 4294967295"),
         ({"width": 100}, "width", "multiple of 8, got 100"),

@@ -97,4 +97,4 @@ def test_a_system_whose_workers_cannot_work_says_why_and_ends(tmp_path: Path) ->
         timeout=120,
     )
     assert run.returncode == 1
-    assert "render-1 cannot work. FluxPipeline of" in run.stderr
+    assert "render-1 cannot start. FluxPipeline of" in run.stderr

@@ -14,12 +14,12 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.errors import LeaseLostError, WalkOverError
+from momalisa.errors import LeaseLostError, WalkEndedError
 from momalisa.queue import leases, reclaim, results, stats
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
 from momalisa.queue.reclaim import ExpiredLease, LeaseMonitor, ObservedLease
-from momalisa.queue.results import MadeArtifact
+from momalisa.queue.results import UploadedArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
@@ -82,8 +82,8 @@ def chunk(claimed: Claim) -> Chunk:
         return session.get_one(Chunk, (claimed.walk_id, claimed.number))
 
 
-def artifact(kind: ArtifactKind) -> MadeArtifact:
-    return MadeArtifact(kind, StoredObject(kind.value, 1, "AAAAAA=="), 128, 128)
+def artifact(kind: ArtifactKind) -> UploadedArtifact:
+    return UploadedArtifact(kind, StoredObject(kind.value, 1, "AAAAAA=="), 128, 128)
 
 
 def test_a_walk_goes_from_queued_to_succeeded(make: Callable[..., UUID]) -> None:
@@ -410,7 +410,7 @@ def test_a_finished_walk_can_no_longer_be_canceled(make: Callable[..., UUID]) ->
     walk_id = make(frames=8)
     with transaction() as session:
         results.complete_walk(session, render(walk_id), [artifact(ArtifactKind.GIF)])
-    with pytest.raises(WalkOverError, match="it is succeeded"):
+    with pytest.raises(WalkEndedError, match="it is succeeded"):
         cancel(walk_id)
 
 
@@ -436,7 +436,7 @@ def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make:
     def disturb(number: int) -> None:
         for walk_id in walks[number::2]:
             take_back()
-            with contextlib.suppress(WalkOverError):  # it has failed before
+            with contextlib.suppress(WalkEndedError):  # it has failed before
                 cancel(walk_id) if number else None
             take_back()
 

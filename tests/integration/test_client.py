@@ -42,7 +42,7 @@ def test_the_same_from_asynchronous_code(system: LocalStack, tmp_path: Path) -> 
             assert last["id"] in [walk["id"] for walk in (await client.page(status="succeeded"))["walks"]]
             with pytest.raises(ApiError) as refused:
                 await client.cancel(last["id"])
-            assert refused.value.problem == "walk-over"
+            assert refused.value.problem == "walk-ended"
         return last["status"]
 
     assert asyncio.run(walk()) == "succeeded"

@@ -149,7 +149,7 @@ def test_headers_that_are_too_large_are_refused_unread(api: TestClient, headers:
 def test_a_long_address_is_refused(api: TestClient) -> None:
     for address in (f"/v1/walks?q={8192 * 'a'}", f"/{8192 * 'a'}"):
         answer = api.get(address)
-        assert (answer.status_code, answer.json()["type"]) == (414, "/problems/address-too-long")
+        assert (answer.status_code, answer.json()["type"]) == (414, "/problems/url-too-long")
 
 
 def test_links_are_made_of_public_url_and_not_of_a_host_that_is_claimed(

@@ -75,8 +75,8 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
         process.terminate()
         process.wait(20)
     with transaction() as session:
-        [workplace] = session.scalars(select(Chunk.failed_by).where(sick)).one()
-    assert workplace.endswith(f":{process.pid}")
+        [parent] = session.scalars(select(Chunk.failed_on).where(sick)).one()
+    assert parent.endswith(f":{process.pid}")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from momalisa.db.models import Chunk, Tenant
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus
-from momalisa.errors import LeaseLostError, WalkOverError
+from momalisa.errors import LeaseLostError, WalkEndedError
 from momalisa.maintenance import reconciler
 from momalisa.queue import leases, lifecycle, results
 from momalisa.queue.fairness import FAIRNESS
@@ -121,7 +121,7 @@ def test_tenants_with_work_waiting_are_served_alike_over_any_stretch(
                     leases.release(session, held.pop(index % len(held)))
             case ("cancel", int(index)):
                 tenant, walk_id = walks.pop(index % len(walks))
-                with suppress(WalkOverError), transaction() as session:
+                with suppress(WalkEndedError), transaction() as session:
                     service.cancel(session, walk_id, owner=tenant)
                 reconciler.maintain_fairness()
                 leads = {pair: of_one for pair, of_one in leads.items() if tenant not in pair}

@@ -74,7 +74,9 @@ def test_the_neighbour_of_a_flagged_frame_is_held_and_the_walk_says_so(make: Cal
     assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 4)
     assert [frame["flagged"] for frame in walk["frames"]] == [False, True, False, False]
     assert walk["frames"][1]["url"] == walk["frames"][0]["url"]
-    assert walk["warnings"] == ["1 frame was held, because the model's safety checker flagged it."]
+    assert walk["warnings"] == [
+        "1 frame was replaced by its neighbour, because the model's safety checker flagged it."
+    ]
     assert len(objects(walk)) == 3  # the black picture is nowhere
     first, held, third, last = pictures(walk)
     assert np.array_equal(first, held)
@@ -85,7 +87,9 @@ def test_the_neighbour_of_a_flagged_frame_is_held_and_the_walk_says_so(make: Cal
 def test_flagged_frames_at_the_ends_are_held_by_what_is_left(make: Callable[[set[int]], Any]) -> None:
     walk = make({0, 1, 3})
     assert {frame["url"] for frame in walk["frames"]} == {walk["frames"][2]["url"]}
-    assert walk["warnings"] == ["3 frames were held, because the model's safety checker flagged them."]
+    assert walk["warnings"] == [
+        "3 frames were replaced by their neighbours, because the model's safety checker flagged them."
+    ]
     assert len(objects(walk)) == 1
 
 

@@ -227,6 +227,8 @@ def test_nobody_starts_from_what_is_expired(api: TestClient, make: Callable[...,
 def test_what_does_not_go_together_is_refused_by_field(api: TestClient, make: Callable[..., Reply]) -> None:
     first = make(weights=[1, 2])
     refused = api.post("/v1/walks", json={"from_walk": first["id"], "weights": [1, 2, 3]})
-    assert refused.json()["errors"] == [{"field": "weights", "message": "one for each prompt, 2, got 3"}]
+    assert refused.json()["errors"] == [
+        {"field": "weights", "message": "must have one number per prompt, 2, got 3"}
+    ]
     longer = api.post("/v1/walks", json={"from_walk": first["id"], "prompts": ["a", "b", "c"]})
     assert (longer.status_code, longer.json()["settings"]["weights"]) == (202, None)

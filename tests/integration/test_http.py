@@ -296,7 +296,7 @@ def test_answers_vary_with_who_asks_also_when_compressed(api: TestClient) -> Non
 def test_a_file_that_is_not_there_yet_is_told_from_one_that_never_will_be(api: TestClient) -> None:
     walk = make(api)["id"]
     early = api.get(f"/v1/walks/{walk}/artifacts/gif")
-    assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-there")
+    assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-found")
     assert "it is queued" in early.json()["detail"]
     unknown = api.get(f"/v1/walks/{walk}/artifacts/exe")
     assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "kind")

@@ -213,7 +213,7 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
         walk = queries.get(session, walk_id, viewer=None)
         ahead = estimate.estimate(session, walk)
     assert (walk.status, chunk().attempts) == (WalkStatus.QUEUED, 0)
-    assert ahead.waiting_for == "No worker with the model another is running; the walk waits for one."
+    assert ahead.waiting_for == "No worker with the model another is running; the walk is waiting for one."
     with transaction() as session:
         workers.report_alive(session, "there:2", ChunkKind.RENDER, "another")
         assert estimate.estimate(session, walk).waiting_for is None

@@ -242,7 +242,7 @@ def test_a_body_that_is_too_large_is_refused(
 
 
 def test_a_body_that_comes_too_slowly_is_refused(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_limit, "LONGEST_SECONDS", 0)
+    monkeypatch.setattr(body_limit, "MAX_SECONDS", 0)
 
     async def slow_client() -> list[Message]:
         sent: list[Message] = []

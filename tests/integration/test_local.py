@@ -43,7 +43,7 @@ def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     try:
         assert process.stdout
         for line in process.stdout:
-            if line.startswith("MoMALisa is at"):
+            if line.startswith("MoMALisa runs at"):
                 break
         yield process
     finally:
@@ -112,7 +112,7 @@ def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
             LocalStack(tmp_path, port=free_port()).start()
         assert stack.running(tmp_path) is None  # it is not for others
         system.announce()
-        with pytest.raises(LocalSystemError, match=f"already runs in .*, at {system.url}"):
+        with pytest.raises(LocalSystemError, match=f"already running in .*, at {system.url}"):
             LocalStack(tmp_path, port=free_port()).start()
         assert stack.running(tmp_path) == system.url
     finally:
@@ -184,7 +184,7 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
     for folder in (package, package.with_name(f"{package.name}.libs")):
         shutil.copytree(folder, home / folder.name, symlinks=True)
     monkeypatch.setattr(postgres, "BIN", home / postgres.BIN.relative_to(package.parent))
-    monkeypatch.setattr(postgres, "ELSEWHERE", tmp_path / "elsewhere")
+    monkeypatch.setattr(postgres, "SHARED", tmp_path / "elsewhere")
     monkeypatch.setattr(postgres, "_homes", lambda: {home})
     messages: list[str] = []
     for _ in range(2):

@@ -77,7 +77,7 @@ def test_a_prompt_with_a_blocked_word_is_refused_by_field(
 ) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "prompts": ["a duck", prompt]})
     assert answer.status_code == 422
-    message = f"“{found}” is not allowed in prompts here"
+    message = f"“{found}” is not allowed in prompts on this site"
     assert answer.json()["errors"] == [{"field": "prompts[1]", "message": message}]
 
 

@@ -221,8 +221,8 @@ def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost
     working_child(monitored).send_signal(signal.SIGKILL)
     until(lambda: ask(monitored, "render-1", "/readyz").status_code == 503)
     assert ask(monitored, "render-1", "/readyz").text.strip() in {
-        "Its model is being loaded.",
-        "There is no process that works.",
+        "The model is being loaded.",
+        "No child process is running.",
     }
     assert ask(monitored, "render-1", "/healthz").status_code == 200  # it mends itself
     assert figure(monitored, "render-1", "momalisa_frames_rendered_total") == frames
@@ -277,7 +277,7 @@ def test_a_worker_that_looks_for_no_messages_is_stuck_unless_there_is_no_broker(
 ) -> None:
     assert monitor.liveness_failure(ChunkKind.RENDER) is None
     monitor.status.consumer_ran_at = time.monotonic() - STUCK_SECONDS - 1
-    assert "No wake-up message was looked for" in (monitor.liveness_failure(ChunkKind.RENDER) or "")
+    assert "The consumer has not run" in (monitor.liveness_failure(ChunkKind.RENDER) or "")
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     forget()
     assert monitor.liveness_failure(ChunkKind.RENDER) is None
@@ -300,5 +300,5 @@ def test_a_reconciler_one_of_whose_tasks_hangs_is_not_healthy() -> None:
     heartbeats.beat(0)
     heartbeats.beat(1)
     assert (heartbeats.not_ready(), heartbeats.hanging()) == (None, None)
-    heartbeats._begun[1] -= reconciler.HANG_SECONDS + 1
+    heartbeats.last_rounds[1] -= reconciler.HANG_SECONDS + 1
     assert "publish_missing" in (heartbeats.hanging() or "")

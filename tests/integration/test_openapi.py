@@ -125,4 +125,4 @@ def test_the_document_tells_receivers_what_they_are_sent() -> None:
     for event, posted in document["webhooks"].items():
         example = posted["post"]["requestBody"]["content"]["application/json"]["example"]
         assert openapi.WebhookMessage.model_validate(example).type == event
-        assert [header["name"] for header in posted["post"]["parameters"]] == list(openapi.SIGNATURE)
+        assert [header["name"] for header in posted["post"]["parameters"]] == list(openapi.SIGNATURE_HEADERS)

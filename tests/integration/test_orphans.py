@@ -96,7 +96,7 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
     pages: list[int] = []
     listed = bucket.list_objects
 
-    def count(prefix: str, *, start: str, limit: int) -> list[bucket.Listed]:
+    def count(prefix: str, *, start: str, limit: int) -> list[bucket.ListedObject]:
         page = listed(prefix, start=start, limit=limit)
         pages.append(len(page))
         return page

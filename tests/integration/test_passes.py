@@ -17,7 +17,7 @@ from momalisa.errors import LeaseLostError
 from momalisa.queue import estimate, leases, results, stats
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
-from momalisa.queue.results import MadeFrame
+from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
@@ -57,7 +57,7 @@ def looks(position: float) -> bytes:
 
 def finish(claimed: Claim) -> Ready | None:
     stored = StoredObject("w", 9, "AAAAAA==")
-    made = [MadeFrame(frame.position, stored, looks(frame.position), "") for frame in claimed.frames]
+    made = [UploadedFrame(frame.position, stored, looks(frame.position), "") for frame in claimed.frames]
     with transaction() as session:
         return results.record_frames(session, claimed, made)
 

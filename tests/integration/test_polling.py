@@ -144,9 +144,9 @@ def listeners() -> set[int]:
 def test_whoever_waits_is_answered_by_what_the_api_hears(
     api: TestClient, make: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_polling, "LONGEST_SECONDS", 120)
-    monkeypatch.setattr(listener, "HEARING_LOOK_SECONDS", 120)
-    monkeypatch.setattr(listener, "DEAF_LOOK_SECONDS", 120)
+    monkeypatch.setattr(long_polling, "MAX_WAIT_SECONDS", 120)
+    monkeypatch.setattr(listener, "LISTENING_POLL_SECONDS", 120)
+    monkeypatch.setattr(listener, "FALLBACK_POLL_SECONDS", 120)
     walk = UUID(make()["id"])
     url = f"/v1/walks/{walk}"
 
@@ -169,7 +169,7 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
             session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     until(lambda: not broken & listeners())
     assert answered() == 200
-    assert not listener._attended
+    assert not listener.events
 
 
 def test_while_an_answer_is_held_back_no_connection_is(

@@ -108,7 +108,7 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
     ):
         with noted() as statements, transaction() as session:
             found = queries.list_walks(
-                session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", word=word
+                session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", text=word
             )
         assert len(found) == number
         expect_cheap(statements, status, word)

@@ -17,7 +17,7 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
-from momalisa.errors import WalkOverError
+from momalisa.errors import WalkEndedError
 from momalisa.local.stack import LocalStack
 from momalisa.queue import admin, estimate, leases, lifecycle, results, stats
 from momalisa.queue.leases import Claim
@@ -41,9 +41,9 @@ def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Callable[..., U
     return submit
 
 
-def claim(workplace: str = "") -> Claim | None:
+def claim(parent: str = "") -> Claim | None:
     with transaction() as session:
-        return leases.claim(session, ChunkKind.RENDER, f"{workplace}.child", workplace)
+        return leases.claim(session, ChunkKind.RENDER, f"{parent}.child", parent)
 
 
 def do(claimed: Claim) -> None:
@@ -91,7 +91,7 @@ def test_a_chunk_that_failed_everywhere_is_not_left_to_others_for_ever(make: Cal
     fail(failed)
     this = Chunk.number == failed.number
     with transaction() as session:
-        session.execute(update(Chunk).where(this).values(failed_by=[SICK, WELL], scheduled_at=func.now()))
+        session.execute(update(Chunk).where(this).values(failed_on=[SICK, WELL], scheduled_at=func.now()))
     busy = claim(WELL)
     assert busy
     assert busy.number != failed.number
@@ -164,7 +164,7 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     assert states == {WalkStatus.ASSEMBLING}
     trouble = worker.monitor.readiness_failure()
     assert trouble
-    assert "fails where other workers succeed" in trouble
+    assert "fails where others succeed" in trouble
     assert "CUDA error" in trouble
     # Its next tries, later and later, until the fault is gone.
     make(frames=44)
@@ -225,21 +225,21 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
     with transaction() as session:
         assert queries.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
     shown = momalisa(services, "show", str(walk_id))
-    assert "0 render done, attempts: 1, last at well:2.child" in shown
-    assert all(f"attempt {n + 1} at sick:1.child: CUDA error {n}" in shown for n in range(5))
+    assert "0 render done, attempts: 1, last worker: well:2.child" in shown
+    assert all(f"attempt {n + 1} on sick:1.child: CUDA error {n}" in shown for n in range(5))
     assert "queued again" in momalisa(services, "retry", str(walk_id))
     with transaction() as session:
         walk = session.get_one(Walk, walk_id)
         assert (walk.status, walk.error_code, walk.finished_at) == (WalkStatus.RUNNING, None, None)
         failed = session.scalars(select(Chunk).where(Chunk.number == failed_number).options(undefer(Chunk.history)))
         [chunk] = failed
-        assert (chunk.status, chunk.attempts, chunk.failed_by, len(chunk.history)) == (ChunkStatus.QUEUED, 0, [], 5)
+        assert (chunk.status, chunk.attempts, chunk.failed_on, len(chunk.history)) == (ChunkStatus.QUEUED, 0, [], 5)
         json.dumps(chunk.history)
     while again := claim(WELL):
         do(again)
     with transaction() as session:
         assert queries.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
-        with pytest.raises(WalkOverError, match="Only a failed walk"):
+        with pytest.raises(WalkEndedError, match="Only a failed walk"):
             admin.retry(session, walk_id)
 
 
@@ -328,7 +328,7 @@ def test_a_walk_that_expires_meanwhile_is_not_tried_again(
         return seen
 
     monkeypatch.setattr(admin, "_status", look_too_early)
-    with pytest.raises(WalkOverError, match="expired"):
+    with pytest.raises(WalkEndedError, match="expired"):
         retry(walk_id)
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.EXPIRED
@@ -346,7 +346,7 @@ def test_a_query_that_always_takes_too_long_is_not_tried_without_end(
     for _ in range(settings().max_attempts):
         with suppress(SystemExit):
             runner.run(Worker(), ChunkKind.RENDER, lambda _: slowly)
-        make_due(failed_by=[])
+        make_due(failed_on=[])
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
 
@@ -357,7 +357,7 @@ def test_a_walk_that_shows_nothing_is_not_tried_again(make: Callable[..., UUID])
         do(claimed)
     with transaction() as session:
         results.fail_without_frames(session, assembly())
-    with pytest.raises(WalkOverError, match="none may be shown"):
+    with pytest.raises(WalkEndedError, match="none may be shown"):
         retry(walk_id)
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
@@ -376,7 +376,7 @@ def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
         [chunk] = session.scalars(select(Chunk).options(undefer(Chunk.history)))
     assert len(chunk.history) == leases.MAX_HISTORY
     assert len(chunk.history[0]["error"]) == leases.MAX_ERROR_LENGTH
-    assert chunk.failed_by == [SICK]
+    assert chunk.failed_on == [SICK]
 
 
 def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
@@ -391,7 +391,7 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
     with transaction() as session:
         assert stats.count_ready(session) == {}
         waiting_for = estimate.estimate(session, queries.get(session, walk_id, viewer=None)).waiting_for
-    assert waiting_for == "The queue is paused; the walk waits until it goes on."
+    assert waiting_for == "The queue is paused; the walk continues once it is resumed."
     assert claim(WELL) is None
     change(admin.resume)
     assert claim(WELL)

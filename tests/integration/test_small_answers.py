@@ -14,8 +14,8 @@ from api.app import app
 from api.problems import fields
 from api.schemas import requests
 
-MOST_BYTES = 8 * 1024
-MOST_PAGE_BYTES = 64 * 1024
+MAX_BYTES = 8 * 1024
+MAX_PAGE_BYTES = 64 * 1024
 
 WORDS = st.text(min_size=1, max_size=12) | st.sampled_from(['"', "\\", "\0", "\u202e", "🦒", "\ud800", "<"])
 LONG = st.builds(lambda word, times: word * times, WORDS, st.integers(1, 5000))
@@ -42,7 +42,7 @@ def assert_small(answer: Any) -> None:
     assert answer.status_code < 500, answer.text[:500]
     if answer.status_code >= 400:
         page = answer.headers["content-type"].startswith("text/html")
-        assert len(answer.content) <= (MOST_PAGE_BYTES if page else MOST_BYTES), answer.text[:500]
+        assert len(answer.content) <= (MAX_PAGE_BYTES if page else MAX_BYTES), answer.text[:500]
 
 
 @anything_goes
@@ -118,4 +118,4 @@ def test_every_list_that_is_taken_is_bounded() -> None:
         if kind.get("type") == "array"
     ]
     assert {name for name, _ in lists} >= {"prompts", "weights"}
-    assert all(kind["maxItems"] <= fields.MOST_ERRORS for _, kind in lists)
+    assert all(kind["maxItems"] <= fields.MAX_ERRORS for _, kind in lists)

@@ -115,7 +115,7 @@ def test_a_missing_object_is_told_from_a_changed_one(name: str) -> None:
     with pytest.raises(ObjectCorruptError, match="missing in the bucket"):
         bucket.read(StoredObject(name, 7, "AAAAAA=="))
     stored = bucket.upload(name, b"picture", "image/png")
-    with pytest.raises(ObjectCorruptError, match="differs from what was recorded"):
+    with pytest.raises(ObjectCorruptError, match="differs from the recorded one"):
         bucket.read(StoredObject(name, stored.bytes, "AAAAAA=="))
 
 

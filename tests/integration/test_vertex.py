@@ -234,7 +234,7 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
     )
     assert refused(json=order(spec(), 0.5, model="other")) == (
         400,
-        "This endpoint has the model momalisa-mini, not other.",
+        "This endpoint serves the model momalisa-mini, not other.",
     )
     assert refused(content=iter([b"{}"]))[0] == 411  # chunked, without a length
     assert refused(content=b" " * 2_000_000)[0] == 413

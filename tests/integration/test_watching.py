@@ -86,8 +86,8 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
         return seen.revision > 1 and new == "read"
 
     async def run() -> None:
-        async with listener.listening():
-            while not listener._hearing:
+        async with listener.lifespan():
+            while not listener.is_listening():
                 await asyncio.sleep(0.01)
             with transaction() as session:  # what is queued has another tag each ten seconds
                 session.execute(text("UPDATE walks SET status = 'running', started_at = now()"))
@@ -103,9 +103,9 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
         assert reads == ["read"]
 
     asyncio.run(run())
-    assert not watchers._watches
-    assert not listener._attended
-    assert not watchers._open
+    assert not watchers.watches
+    assert not listener.events
+    assert not watchers.open_waits
 
 
 def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
@@ -132,17 +132,17 @@ def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
 
     async def run() -> None:
         nonlocal now
-        async with listener.listening():
-            while not listener._hearing:
+        async with listener.lifespan():
+            while not listener.is_listening():
                 await asyncio.sleep(0.01)
             for _ in range(3):
-                tag = long_polling.etag(long_polling.look(walk.id, Caller(None, "", None)))
+                tag = long_polling.etag(long_polling.snapshot(walk.id, Caller(None, "", None)))
                 with statements() as sent:
                     waits = [asyncio.create_task(wait(owner, tag)) for owner in owners]
-                    while walk.id not in watchers._watches or watchers._watches[walk.id].waiters < WAITERS:
+                    while walk.id not in watchers.watches or watchers.watches[walk.id].waiters < WAITERS:
                         await asyncio.sleep(0.01)
                     now += long_polling.QUEUE_SECONDS
-                    listener._attended[str(walk.id)].set()  # as it looks from time to time
+                    listener.events[str(walk.id)].set()  # as it looks from time to time
                     seen = dict(zip(owners, await asyncio.gather(*waits), strict=True))
                 assert len(sent) < 5 * long_polling.QUEUE_SECONDS
                 assert (seen.pop("visitor:ann"), seen.pop("visitor:bob")) == ((True, False), (False, True))
@@ -166,20 +166,20 @@ def test_only_so_many_wait_at_once(api: TestClient, walk: UUID) -> None:
     events, patient = f"/v1/walks/{walk}/events", {"Prefer": "wait=30"}
     with ThreadPoolExecutor() as pool:
         held = [pool.submit(api.get, events), pool.submit(api.get, f"/v1/walks/{walk}", headers=patient)]
-        until(lambda: watchers._open.total() == 2)
+        until(lambda: watchers.open_waits.total() == 2)
         for refused in (api.get(events), api.get(f"/v1/walks/{walk}", headers=patient)):
             assert (refused.status_code, refused.json()["type"]) == (429, "/problems/limit-exceeded")
             assert refused.headers["retry-after"] == "5"
         held.append(pool.submit(api.get, events, headers=others[0]))
-        until(lambda: watchers._open.total() == 3)
+        until(lambda: watchers.open_waits.total() == 3)
         refused = api.get(events, headers=others[1])
-        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-wait")
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-waiters")
         assert refused.headers["retry-after"] == "5"
         assert api.get(f"/v1/walks/{walk}", headers=others[1]).status_code == 200  # needs no place
         with transaction() as session:
             moderation.delete(session, walk)
         assert [it.result().status_code for it in held] == [200, 404, 200]
-    assert not watchers._open
+    assert not watchers.open_waits
 
 
 @pytest.fixture
@@ -189,8 +189,8 @@ def stream(api: TestClient, walk: UUID) -> Iterator[Callable[..., Future[str]]]:
 
         def follow(**headers: str) -> Future[str]:
             following = pool.submit(lambda: api.get(f"/v1/walks/{walk}/events", headers=headers).text)
-            until(lambda: watchers._watches)
-            until(lambda: watchers._watches[walk]._seen)
+            until(lambda: watchers.watches)
+            until(lambda: watchers.watches[walk]._seen)
             return following
 
         try:
@@ -217,7 +217,7 @@ def test_who_follows_a_walk_hears_that_it_is_removed(stream: Callable[..., Futur
 def test_who_follows_a_walk_hears_that_its_key_is_revoked(
     stream: Callable[..., Future[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "HEARING_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(listener, "LISTENING_POLL_SECONDS", 0.2)
     with transaction() as session:
         key, secret = api_keys.create(session, "a program")
         key_id = key.id
@@ -259,15 +259,15 @@ def test_the_log_says_once_that_listen_is_lost_and_once_that_it_is_back(
     monkeypatch.setattr(session, "connect", connect_and_note)
 
     async def run() -> None:
-        async with listener.listening(), asyncio.timeout(60):
+        async with listener.lifespan(), asyncio.timeout(60):
             for _ in range(2):
-                while not listener._hearing:
+                while not listener.is_listening():
                     await asyncio.sleep(0.01)
                 with no_database():
                     begun = len(tries)
                     while len(tries) < begun + 5:
                         await asyncio.sleep(0.01)
-            while not listener._hearing:
+            while not listener.is_listening():
                 await asyncio.sleep(0.01)
 
     caplog.set_level("INFO")

@@ -122,7 +122,7 @@ def finish(walk_id: UUID) -> None:
         claimed = leases.claim(session, ChunkKind.ASSEMBLE, "here")
         assert claimed
         assert claimed.walk_id == walk_id
-        gif = results.MadeArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
+        gif = results.UploadedArtifact(ArtifactKind.GIF, StoredObject("x", 1, "AAAAAA=="), 128, 128)
         results.complete_walk(session, claimed, [gif])
 
 

@@ -46,7 +46,7 @@ from momalisa.settings import Settings
 def test_an_address_is_read_and_put_into_the_words_of_celery(
     url: str, address: Address, celery_url: str | None
 ) -> None:
-    assert broker.read(url) == address
+    assert broker.parse(url) == address
     assert celery_url in {address.celery_url(), None}
 
 
@@ -57,15 +57,15 @@ def test_an_address_is_read_and_put_into_the_words_of_celery(
         ("memory://", "got memory://"),
         ("localhost:6379", "must be one of redis://"),
         ("redis://", "must have a host"),
-        ("redis://:secret@one:port", "a port of 0 to 65535"),
-        ("redis://one/zero", "must name the database by a number, got 'zero'"),
-        ("redis://one?ssl_cert_reqs=none", "understands no ssl_cert_reqs"),
+        ("redis://:secret@one:port", "a port from 0 to 65535"),
+        ("redis://one/zero", "must give the database as a number, got 'zero'"),
+        ("redis://one?ssl_cert_reqs=none", "unknown parameters: ssl_cert_reqs"),
         ("rediss://one?ssl_cert_reqs=optional", "ssl_cert_reqs must be required or none"),
-        ("rediss://one?ssl_ca_certs=/ca.pem", "understands no ssl_ca_certs"),
+        ("rediss://one?ssl_ca_certs=/ca.pem", "unknown parameters: ssl_ca_certs"),
         ("unix://one/run/v.sock", "three slashes"),
         ("unix://", "three slashes"),
         ("sentinel://one:26379;two:26379", "must name the master"),
-        ("sentinel://one;;two/m", "a host between two semicolons"),
+        ("sentinel://one;;two/m", "a host before and after each semicolon"),
     ],
 )
 def test_an_address_that_not_every_part_would_understand_is_refused_at_start_and_not_repeated(

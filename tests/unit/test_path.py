@@ -220,7 +220,7 @@ def test_a_stop_is_held_each_time_that_the_walk_comes_by() -> None:
 
 @given(st.floats(0, 1))
 def test_a_closed_walk_travels_there_and_back(position: float) -> None:
-    assert path.path_progress(position, closed=False) == position
-    assert 0 <= path.path_progress(position, closed=True) <= 1
-    assert path.path_progress(position, closed=True) == pytest.approx(path.path_progress(1 - position, closed=True))
-    assert (path.path_progress(0, closed=True), path.path_progress(0.5, closed=True)) == (0, 1)
+    assert path.seed_progress(position, closed=False) == position
+    assert 0 <= path.seed_progress(position, closed=True) <= 1
+    assert path.seed_progress(position, closed=True) == pytest.approx(path.seed_progress(1 - position, closed=True))
+    assert (path.seed_progress(0, closed=True), path.seed_progress(0.5, closed=True)) == (0, 1)

@@ -9,7 +9,7 @@ from api.schemas.views import WalkSettings
 from api.web import form
 from momalisa.cli import main
 from momalisa.domain import path
-from momalisa.domain.spec import SETTINGS, WalkSpec, frame_key, slug
+from momalisa.domain.spec import SETTINGS, WalkSpec, content_hash, slug
 from momalisa.settings import ROOT
 
 MakeSpec = Callable[..., WalkSpec]
@@ -56,11 +56,11 @@ def test_the_frames_that_are_shown_are_counted_before_they_are_there(
     ],
 )
 def test_whatever_decides_the_pixels_changes_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert frame_key(spec(), 0.25, "m") != frame_key(spec(**changes), 0.25, "m")
+    assert content_hash(spec(), 0.25, "m") != content_hash(spec(**changes), 0.25, "m")
 
 
 def test_another_model_or_position_changes_the_key(spec: MakeSpec) -> None:
-    assert len({frame_key(spec(), *rest) for rest in ((0.25, "m"), (0.25, "n"), (0.5, "m"))}) == 3
+    assert len({content_hash(spec(), *rest) for rest in ((0.25, "m"), (0.25, "n"), (0.5, "m"))}) == 3
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ def test_another_model_or_position_changes_the_key(spec: MakeSpec) -> None:
     [{"frames": 99}, {"fps": 5}, {"hold": 3}, {"loop": "pingpong"}, {"pacing": "even"}, {"easing": "ease-in"}],
 )
 def test_what_only_places_or_shows_frames_does_not_change_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert frame_key(spec(), 0.25, "m") == frame_key(spec(**changes), 0.25, "m")
+    assert content_hash(spec(), 0.25, "m") == content_hash(spec(**changes), 0.25, "m")
 
 
 def test_a_stop_is_the_same_picture_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "b", "a"), interpolation="slerp", loop="closed")
-    assert frame_key(short, 0, "m") == frame_key(long, 2 / 3, "m")
-    assert frame_key(short, 1, "m") == frame_key(long, 1 / 3, "m")
+    assert content_hash(short, 0, "m") == content_hash(long, 2 / 3, "m")
+    assert content_hash(short, 1, "m") == content_hash(long, 1 / 3, "m")
 
 
 def test_a_leg_is_the_same_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "a", "b", "d"))
-    assert frame_key(short, 0.3, "m") == frame_key(long, 1.3 / 3, "m")
+    assert content_hash(short, 0.3, "m") == content_hash(long, 1.3 / 3, "m")
 
 
 @pytest.mark.parametrize(

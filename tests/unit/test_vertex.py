@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.queue.results import FlaggedFrame, MadeFrame
+from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import Settings, settings
 from momalisa.storage.bucket import StoredObject
 from worker.rendering.batch import Batch, RenderRequest
@@ -126,7 +126,7 @@ def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Call
 
 def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
     request = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
-    made = MadeFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
+    made = UploadedFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
     batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
     company, shown, conflicting, flagged = server.response(request, batch).predictions
     assert (company.object, company.flagged, company.conflict) == (None, None, False)

@@ -6,15 +6,15 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 FEW_TOKENS = 256
-"""Up to this many per picture, a CPU computes attention faster in plain products than in PyTorch's fused form."""
+"""Up to this many per picture, attention on a CPU is faster as plain products than in PyTorch's fused form."""
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
     """Return the number format in which a device computes fastest, with enough precision."""
     if device.type != "cpu":
         return torch.float16
-    able = torch.cpu.get_capabilities()
-    has_bfloat16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -31,7 +31,7 @@ class ShortAttention:
 
 
 def use_short_attention(unet: Any) -> None:
-    """Have the layers of a denoiser that fuse their attention fuse it for many tokens only."""
+    """Make the layers of a denoiser that use fused attention use it for many tokens only."""
     unet.set_attn_processor(
         {
             name: ShortAttention() if type(processor) is AttnProcessor2_0 else processor
@@ -41,9 +41,9 @@ def use_short_attention(unet: Any) -> None:
 
 
 def use_own_dtype(module: Any) -> None:
-    """Have a part of the model compute in its own number format, with float32 around it and channels last.
+    """Make a part of the model compute in its own number format and channels last, with float32 around it.
 
-    The format is read at each call, because some pipelines change that of their decoder for a while.
+    The format is read at each call, because some pipelines temporarily change that of their decoder.
     """
 
     def enter(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The renderer of this process: one model, loaded and warmed once."""
+"""The renderer of this process: one model, loaded and warmed up once."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ log = logger(__name__)
 
 @cache
 def renderer() -> "Renderer":
-    """Return the renderer of this process, loaded and warmed at the first call.
+    """Return the renderer of this process, loaded and warmed up at the first call.
 
-    Torch is imported here and not above, because an assembly worker does not need it.
+    Torch is imported here and not above, because assembly workers do not need it.
     """
     from worker.rendering.pipeline import Renderer  # noqa: PLC0415
 
@@ -30,5 +30,5 @@ def renderer() -> "Renderer":
     if folder := settings().compile_cache_dir:
         loaded.compile(settings().image_size, folder)
     loaded.warm_up(settings().image_size)
-    log.info("model known", revision=loaded.revision)  # computed here, so that the first walk does not wait for it
+    log.info("model loaded", revision=loaded.revision)
     return loaded

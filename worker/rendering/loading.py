@@ -1,4 +1,4 @@
-"""Loading a model as a pipeline of diffusers, and refusing one that cannot render walks."""
+"""Loading a model as a diffusers pipeline, and refusing one that cannot render walks."""
 
 import inspect
 from typing import Any
@@ -28,13 +28,13 @@ def load_pipeline(model: str, device: torch.device, dtype: str) -> Any:
     dtypes = {"unet": half, "vae": half, "default": torch.float32}
     try:
         index = DiffusionPipeline.load_config(model)
-        if "unet" not in index:  # before gigabytes are loaded in vain
+        if "unet" not in index:  # checked before gigabytes are loaded
             kind = index.get("_class_name", "The pipeline")
-            raise ModelError(f"{kind} of {model!r} is not of the Stable Diffusion family.")
+            raise ModelError(f"{kind} of {model!r} is not a pipeline of the Stable Diffusion family.")
         pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False).to(device)
     except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # a broken file fails in one library or another, each with its own error
+    except Exception as error:  # a broken file fails in any of several libraries
         raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
     _refuse_unsuitable(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
@@ -49,12 +49,12 @@ def load_pipeline(model: str, device: torch.device, dtype: str) -> Any:
 
 
 def _refuse_unsuitable(pipeline: Any, model: str) -> None:
-    """Raise ModelError unless a pipeline makes pictures from text, and the same ones each time."""
+    """Raise ModelError unless a pipeline makes pictures from text, and does so reproducibly."""
     if "image" in inspect.signature(pipeline.__call__).parameters:
         kind = type(pipeline).__name__
-        raise ModelError(f"{kind} of {model!r} starts from a picture; a walk needs a text-to-image pipeline.")
+        raise ModelError(f"{kind} of {model!r} needs an input image; walks need a text-to-image pipeline.")
     if not is_deterministic(pipeline.scheduler):
         raise ModelError(
             f"The scheduler {type(pipeline.scheduler).__name__} of {model!r} draws noise at each step or is "
-            f"unknown; a walk needs one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
+            f"unknown; walks need one of {', '.join(sorted(DETERMINISTIC_SCHEDULERS))}."
         )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from momalisa.domain import path as maths
+from momalisa.domain.path import leg, seed_progress
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.errors import ModelError
@@ -39,11 +39,11 @@ class Rendering:
 
     pictures: Pictures
     flags: tuple[Flag | None, ...]
-    """For each picture why it must not be shown, or None if it may be."""
+    """Why each picture must not be shown; None if it may be."""
 
 
 class Renderer:
-    """One loaded model, which renders batches of one size."""
+    """A loaded model, which renders batches."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class Renderer:
 
         Args:
             model: a folder, or a name on the Hub.
-            batch_size: frames that are rendered at once, where `render` is given none; a shorter batch is padded,
-                since the size of a batch changes the pixels a little.
+            batch_size: default number of frames in a batch. Shorter batches are padded, since the size of a batch
+                changes pixels slightly.
             device: torch device; None means CUDA where there is one.
             dtype: name of the number format of the denoiser and the decoder; "auto" means half precision where it
                 is fast.
@@ -75,7 +75,7 @@ class Renderer:
         self.pipeline = load_pipeline(model, self.device, dtype)
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
-        # At once: a tokenizer that has been used is saved with other settings of its last call.
+        # Computed now: once a tokenizer was used, it is saved with the settings of its last call.
         self.revision = model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
         """The revision of the model (`model_revision`)."""
 
@@ -97,7 +97,7 @@ class Renderer:
     def compile(self, size: int, folder: Path) -> None:
         """Compile the denoiser for guided batches of `size` × `size` pixels, if possible (`compiled.py`).
 
-        It takes minutes, once: `folder` caches the compiled code.
+        The first time takes minutes; `folder` caches the compiled code.
         """
         calls: list[dict[str, Any]] = []
 
@@ -110,7 +110,7 @@ class Renderer:
         compile_for(self.pipeline.unet, calls[0], folder)
 
     def warnings(self, spec: WalkSpec) -> list[str]:
-        """Return warnings for visitors about how the model reads their prompts."""
+        """Return warnings for users about how the model reads their prompts."""
         tokenizer = self.pipeline.tokenizer
         limit = tokenizer.model_max_length
         found = []
@@ -129,13 +129,13 @@ class Renderer:
         *,
         batch_size: int | None = None,
     ) -> Rendering:
-        """Render the frames of a walk at some positions, as one batch if there are no more than its size.
+        """Render the frames of a walk at some positions, in as few batches as possible.
 
         Args:
             spec: the walk.
             positions: at least one, each in [0, 1].
-            check: called before each denoising step; what it raises ends the work.
-            batch_size: frames that are rendered at once, as the walk has it; None means that of the renderer.
+            check: called before each denoising step; its exceptions end the work.
+            batch_size: number of frames in a batch, as stored on the walk; None means the renderer's default.
         """
         size = batch_size or self.batch_size
         batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
@@ -181,16 +181,16 @@ class Renderer:
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         stops = spec.stops
-        number, along = maths.leg(position, len(stops) - 1)
+        number, t = leg(position, len(stops) - 1)
         guided = spec.guidance > 1
         start = self.encode(stops[number], spec.negative_prompt, guided)
         end = self.encode(stops[number + 1], spec.negative_prompt, guided)
-        if along in {0, 1}:  # a stop is its prompt and nothing else
-            return end if along else start
-        return start.between(end, along, spec.interpolation)
+        if t in {0, 1}:  # exactly the embedding of its prompt
+            return end if t else start
+        return start.between(end, t, spec.interpolation)
 
     def _encode(self, prompt: str, negative_prompt: str, guided: bool) -> Embedding:
-        """Return the text embedding of a prompt; cached, so computed once per process and walk."""
+        """Return the text embedding of a prompt; `encode` caches it, so each walk computes it once per process."""
         with torch.inference_mode():
             encoded = self.pipeline.encode_prompt(
                 prompt=prompt,
@@ -204,19 +204,19 @@ class Renderer:
                 return Embedding(positive, negative)
             case (positive, negative, pooled, negative_pooled):
                 return Embedding(positive, negative, pooled, negative_pooled)
-        raise ModelError(f"{type(self.pipeline).__name__} encodes prompts in an unsupported way.")
+        raise ModelError(f"{type(self.pipeline).__name__} returns prompt embeddings in an unsupported format.")
 
     def _noise(self, spec: WalkSpec, position: float) -> torch.Tensor:
         """Return the noise that a frame starts from, shape (1, channels, height / 8, width / 8).
 
-        It is drawn on the CPU in float32, because random numbers differ between models of GPUs. Between two seeds
-        it is interpolated spherically, so that it keeps the strength that the model expects.
+        It is drawn on the CPU in float32, because random numbers differ between GPU models. Between two seeds it is
+        interpolated spherically, so that it keeps the variance that the model expects.
         """
         noise = self._drawn(spec, spec.seed)
         if spec.seed_to is not None:
             end = self._drawn(spec, spec.seed_to)
-            along = maths.path_progress(position, closed=spec.timing.closed)
-            noise = slerp(noise.flatten(), end.flatten(), along).reshape(noise.shape)
+            t = seed_progress(position, closed=spec.timing.closed)
+            noise = slerp(noise.flatten(), end.flatten(), t).reshape(noise.shape)
         return noise.to(self.device)
 
     def _drawn(self, spec: WalkSpec, seed: int) -> torch.Tensor:
@@ -229,7 +229,7 @@ class Renderer:
 
 
 def _report_memory(device: torch.device) -> None:
-    """Record how much memory of a GPU this process uses, and how much the GPU has."""
+    """Record how much GPU memory this process uses, and how much the GPU has."""
     _, total = torch.cuda.mem_get_info(device)
     for state, size in (
         ("allocated", torch.cuda.memory_allocated(device)),

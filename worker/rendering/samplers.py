@@ -1,4 +1,4 @@
-"""The samplers (schedulers of diffusers) that can render walks."""
+"""The samplers (diffusers calls them schedulers) that can render walks."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ DETERMINISTIC_SCHEDULERS = frozenset(
         "UniPCMultistepScheduler",
     }
 )
-"""Samplers that draw no noise after the start: the same embedding gives the same picture at every attempt."""
+"""Samplers that draw no noise while they run: equal embeddings give equal pictures at every attempt."""
 
 SCHEDULERS: dict[Scheduler, str] = {
     "ddim": "DDIMScheduler",
@@ -30,13 +30,13 @@ SCHEDULERS: dict[Scheduler, str] = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-"""The classes of diffusers behind the names that a walk can choose."""
+"""The diffusers classes behind the names that a walk can choose."""
 
 DEFAULTS: dict[Scheduler, tuple[str, object]] = {"ddim": ("clip_sample", False), "pndm": ("skip_prk_steps", True)}
-"""Options for rendering latents in few steps, where the configuration of the model does not set them."""
+"""Options for latent models and few steps, where the configuration of the model does not set them."""
 
 PRK_STEPS = 4
-"""With fewer steps PNDM cannot start with Runge-Kutta, as it does unless `skip_prk_steps` is set."""
+"""With fewer steps, PNDM cannot use its Runge-Kutta start, so `skip_prk_steps` is set."""
 
 
 def is_deterministic(scheduler: Any) -> bool:
@@ -49,9 +49,9 @@ def make_sampler(own: Any, name: Scheduler | None, steps: int) -> Any:
     """Return the sampler of a walk.
 
     Args:
-        own: the model's own sampler, whose configuration others take over.
-        name: as the walk names it; None for the model's own.
-        steps: of the walk.
+        own: the model's own sampler; others get its configuration.
+        name: the sampler that the walk chose; None means the model's own.
+        steps: denoising steps of the walk.
     """
     changes: dict[str, object] = {}
     kind = type(own) if name is None else getattr(diffusers, SCHEDULERS[name])
