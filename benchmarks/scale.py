@@ -7,6 +7,7 @@ the contention on this machine, which a fleet would not have: there each worker 
 import math
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -72,8 +73,9 @@ PARTS = ("api", "reconciler", "render", "assemble")
 CONNECTIONS = 400
 """That PostgreSQL allows here. A render worker has one open; a second one if a report and a heartbeat coincide."""
 
-SCALED = ROOT / "infra" / "k8s" / "base" / "render.yaml"
-"""Where KEDA reads how many workers to run."""
+CHART = ROOT / "infra" / "helm" / "momalisa"
+"""What tells KEDA how many workers to run."""
+HELM = ROOT / ".venv" / "kubernetes-tools" / "helm" / "helm"
 
 STATEMENTS = 4.0
 """Per frame, at most."""
@@ -396,7 +398,13 @@ def busy(bench: Bench, name: str) -> bool:
 
 def scaled() -> list[tuple[str, float]]:
     """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
-    [found] = [part for part in yaml.safe_load_all(SCALED.read_text()) if part["kind"] == "ScaledObject"]
+    command = [HELM, "template", "momalisa", CHART, "--set", "autoscaling.enabled=true"]
+    objects = yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    [found] = [
+        each
+        for each in objects
+        if each["kind"] == "ScaledObject" and each["metadata"]["name"] == "momalisa-render-main"
+    ]
     metadata = [trigger["metadata"] for trigger in found["spec"]["triggers"]]
     return [(trigger["query"], float(trigger["targetQueryValue"])) for trigger in metadata]
 

@@ -175,7 +175,7 @@ def kubernetes_own_objects_are_valid(manifests: Manifests) -> None:
 def custom_objects_are_valid(manifests: Manifests) -> None:
     custom = [each for each in manifests.objects if each["apiVersion"].partition("/")[0] in CRDS]
     assert custom
-    script = ROOT / "tests" / "infra" / "crds.cjs"
+    script = ROOT / "tests" / "infra" / "kubernetes" / "crds.cjs"
     checked = subprocess.run(
         ["node", script, TOOLS], input=json.dumps(custom), check=True, capture_output=True, text=True
     )

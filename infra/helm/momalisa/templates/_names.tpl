@@ -55,15 +55,27 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* The website as visitors see it. */}}
 {{- define "momalisa.publicUrl" -}}
+{{- $tls := eq (include "momalisa.tls" .) "true" -}}
 {{- if .Values.publicUrl -}}
 {{ .Values.publicUrl }}
 {{- else if .Values.ingress.host -}}
-{{ ternary "https" "http" (eq (include "momalisa.tls" .) "true") }}://{{ .Values.ingress.host }}
+{{ ternary "https" "http" $tls }}://{{ .Values.ingress.host }}
 {{- end -}}
 {{- end }}
 
+{{/* "true" if visitors come by HTTPS. */}}
 {{- define "momalisa.tls" -}}
-{{- if or .Values.ingress.tls.secretName .Values.ingress.tls.certificate -}}true{{- end -}}
+{{- with .Values.ingress -}}
+{{- if and .tls.acmeEmail (not .tls.secretName) -}}
+{{- fail "A certificate of `ingress.tls.acmeEmail` needs a place: name the Secret of the certificate in `ingress.tls.secretName`." -}}
+{{- end -}}
+{{- if or .tls.secretName .tls.certificate -}}
+{{- if not .host -}}
+{{- fail "`ingress.tls` needs `ingress.host`, the domain of the certificate." -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* A model, as YAML: list $ "name". */}}

@@ -1,4 +1,5 @@
-// Checks objects of KEDA, of the Gateway API and of GKE against the schemas that come with @kubernetes-models.
+// Checks objects of KEDA, of the Gateway API, of GKE, of the Prometheus operator and of cert-manager against the schemas
+// that come with @kubernetes-models.
 // `node crds.cjs FOLDER` reads a list of objects from stdin and prints a list of what is wrong. The schemas let unknown
 // fields pass, so these are looked for in the declarations of the types.
 const fs = require("node:fs");
@@ -9,8 +10,10 @@ const PACKAGES = {
   "keda.sh": "keda",
   "gateway.networking.k8s.io": "gateway-api",
   "networking.gke.io": "gke",
+  "monitoring.coreos.com": "prometheus-operator",
+  "cert-manager.io": "cert-manager",
 };
-const FREE = new Set(["metadata", "options"]); // maps whose keys are anybody's
+const FREE = new Set(["metadata", "options", "matchLabels", "labels", "annotations"]); // maps whose keys are anybody's
 
 /** Returns the names of all fields that a declaration, or one that it is made of, knows. */
 function fields(file, seen = new Set()) {
