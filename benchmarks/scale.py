@@ -75,6 +75,7 @@ CONNECTIONS = 400
 
 CHART = ROOT / "infra" / "helm" / "momalisa"
 """What tells KEDA how many workers to run."""
+SCALED = ("ScaledObject", "momalisa-render-main")
 HELM = ROOT / ".venv" / "kubernetes-tools" / "helm" / "helm"
 
 STATEMENTS = 4.0
@@ -399,12 +400,9 @@ def busy(bench: Bench, name: str) -> bool:
 def scaled() -> list[tuple[str, float]]:
     """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
     command = [HELM, "template", "momalisa", CHART, "--set", "autoscaling.enabled=true"]
-    objects = yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    [found] = [
-        each
-        for each in objects
-        if each["kind"] == "ScaledObject" and each["metadata"]["name"] == "momalisa-render-main"
-    ]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    objects = [each for each in yaml.safe_load_all(rendered) if each]
+    [found] = [each for each in objects if (each["kind"], each["metadata"]["name"]) == SCALED]
     metadata = [trigger["metadata"] for trigger in found["spec"]["triggers"]]
     return [(trigger["query"], float(trigger["targetQueryValue"])) for trigger in metadata]
 
