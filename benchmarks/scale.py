@@ -399,7 +399,7 @@ def busy(bench: Bench, name: str) -> bool:
 
 def scaled() -> list[tuple[str, float]]:
     """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
-    command = [HELM, "template", "momalisa", CHART, "--set", "autoscaling.enabled=true"]
+    command = [str(HELM), "template", "momalisa", str(CHART), "--set", "autoscaling.enabled=true"]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     objects = [each for each in yaml.safe_load_all(rendered) if each]
     [found] = [each for each in objects if (each["kind"], each["metadata"]["name"]) == SCALED]
