@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from tests.infra.google_limits import Limits
 from tests.receiver import certificates
 
 Json = dict[str, Any]
@@ -134,6 +135,8 @@ class Google:
         """By host's first part and path, as in `compute/projects/p/global/networks/momalisa`."""
         self.policies: dict[str, Json] = {}
         """IAM policies, by the same names."""
+        self.limits = Limits()
+        """What may be done; the other requests succeed regardless."""
         self.overrides: list[Override] = []
         self.environment: dict[str, str] = {}
         """What a command needs in its environment to take this for Google."""
@@ -158,7 +161,7 @@ class Google:
         """Return the status and the body for a request."""
         with self._lock:
             self.requests.append(request)
-            for override in self.overrides:
+            for override in [*self.overrides, self.limits.answer]:
                 if (answer := override(request)) is not None:
                     return answer
             service = request.host.partition(".")[0]
