@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     """The settings of a process, each an environment variable of the same name in capitals.
 
     The comment above each group says who sets them. Operators do so in `compose.env`, in the variables of the
-    Ansible playbooks, or in a kustomize overlay; they leave alone what images, manifests and `momalisa up` set.
+    Ansible playbooks, or in `settings` of the Helm chart; what images, chart and `momalisa up` set is not for them.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)

@@ -200,3 +200,15 @@ def test_a_packaged_chart_carries_the_files_that_it_links_to(tmp_path: Path) -> 
     assert not (ROOT / "infra" / "helm" / "momalisa" / "files" / "alerts.yml").is_file() or (
         (CHART / "files" / "alerts.yml").is_symlink() and (CHART / "files" / "dashboards").is_symlink()
     ), "a copy would grow old"
+
+
+def test_every_value_is_in_the_schema_and_in_the_readme() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(values) == set(schema["properties"]) - {"global"}
+    text = (CHART / "README.md").read_text()
+    table = text[text.index("## Values") :]
+    for name, each in values.items():
+        assert f"`{name}" in table, name
+        if isinstance(each, dict) and name not in {"models", "api", "frontend", "reconciler", "computeClasses"}:
+            assert not [one for one in each if f".{one}`" not in table and f"`{one}`" not in table], name
