@@ -6,7 +6,7 @@
 {{- end }}
 
 {{- define "momalisa.serviceAccount" -}}
-{{- default (include "momalisa.fullname" .) .Values.serviceAccount.name -}}
+{{- default (ternary (include "momalisa.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end }}
 
 {{/* Labels that select the pods of the release. */}}
