@@ -6,6 +6,10 @@
 set -eu
 
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
+socket=/var/run/docker.sock
+case "$(uname) ${DOCKER_HOST-}" in # a daemon without root
+"Linux unix://"*) socket=${DOCKER_HOST#unix://} ;;
+esac
 kept=${XDG_CONFIG_HOME:-$HOME/.config}/momalisa
 docker build --quiet --file "$checkout/infra/docker/deployment.Dockerfile" --tag momalisa-deployment "$checkout" >&2
 mkdir -p "$kept/gcloud" "$kept/ssh" "$kept/kube"
@@ -13,7 +17,7 @@ mkdir -p "$kept/gcloud" "$kept/ssh" "$kept/kube"
 # shellcheck disable=SC2086 # empty without a terminal
 exec docker run --rm --interactive $terminal --network host \
     --volume "$checkout:/checkout" \
-    --volume /var/run/docker.sock:/var/run/docker.sock \
+    --volume "$socket:/var/run/docker.sock" \
     --volume "$kept/gcloud:/root/.config/gcloud" \
     --volume "$kept/ssh:/root/.ssh" \
     --volume "$kept/kube:/root/.kube" \

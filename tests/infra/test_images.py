@@ -4,7 +4,9 @@ The stand-ins for the images of tools have the programs themselves: kubectl and 
 PyPI has it, and this machine's Docker. Only gcloud is a script.
 """
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,23 @@ def test_every_playbook_finds_all_its_modules_in_the_image(deployment: Docker) -
 )
 def test_the_image_has_the_tools_that_playbooks_call(deployment: Docker, command: str, answer: str) -> None:
     assert answer in in_it(deployment, "sh", "-c", command)
+
+
+def test_shell_keeps_its_state_apart_from_that_of_a_user_of_linux(deployment: Docker, tmp_path: Path) -> None:
+    """In the container, a file of such a user is not root's, so that ssh would refuse it."""
+    ssh = tmp_path / ".ssh"
+    ssh.mkdir()
+    (ssh / "config").write_text("Host *\n")
+    os.chown(ssh / "config", 1000, 1000)
+    entered = subprocess.run(
+        [ANSIBLE / "shell.sh", "sh", "-c", "ssh -G momalisa && touch /root/.ssh/momalisa && docker version"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **deployment.variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert entered.returncode == 0, entered.stderr
+    assert "hostname momalisa" in entered.stdout
+    assert "Server:" in entered.stdout, "the daemon of this machine"
+    assert [path.name for path in ssh.iterdir()] == ["config"]
+    assert (tmp_path / ".config" / "momalisa" / "ssh" / "momalisa").exists()
