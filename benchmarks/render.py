@@ -45,7 +45,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 POLL_SECONDS = 0.1
 
 STEPS = 20
-"""Of a frame: as many as users of the stock pipelines take; the embedded model needs fewer."""
+"""Of a frame: as many as users of the stock pipelines take; the bundled model needs fewer."""
 
 SIDE, TRIES = 4096, 5
 """Of the matrices that tell how fast the processor is, and how often they are multiplied."""

@@ -23,7 +23,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
 from tests.chromium import launch_options
-from tests.hanging import hang, hang_many, leave_unassembled
+from tests.finished_walks import insert_finished_walks, leave_unassembled, make_finished_walk
 
 SCREEN: Any = {"width": 1280, "height": 800}
 
@@ -105,8 +105,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as folder, museum(Path(folder)) as url:
         small = _spec(128)
-        walks = {side: hang(_spec(side), leave_unassembled) for side in (128, 512)}
-        hang_many(small, given.walks)
+        walks = {side: make_finished_walk(_spec(side), leave_unassembled) for side in (128, 512)}
+        insert_finished_walks(small, given.walks)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(**launch_options())
             lines = [*head(browser)]

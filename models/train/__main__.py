@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m models.train`."""
+"""Make the bundled model: `python -m models.train`."""
 
 import argparse
 import sys

@@ -30,7 +30,7 @@ MINI = Sizes(
     denoiser=(64, 192, 320),
     norm_groups=16,
 )
-"""The embedded model."""
+"""The bundled model."""
 
 TINY = Sizes(
     vocabulary=1000,

@@ -1,4 +1,4 @@
-"""What operators see of a running system: `/metrics`, `/healthz` and `/readyz` of every part."""
+"""Monitoring of a running system: `/metrics`, `/healthz` and `/readyz` of every part."""
 
 import json
 import os
@@ -25,12 +25,12 @@ from momalisa.maintenance import reconciler
 from momalisa.maintenance.reconciler import TaskHeartbeats
 from momalisa.settings import ROOT, settings
 from momalisa.telemetry import metrics
-from tests.conftest import forget, until
+from tests.conftest import clear_caches, until
 from worker.process.monitor import STUCK_SECONDS, Monitor, State, Status
 from worker.process.worker import Worker
 
 PARTS = {"api": 0, "reconciler": 1, "assemble-1": 2, "render-1": 3}
-"""Where each part is monitored, from the first port on."""
+"""The ports of the parts, relative to the first."""
 
 
 def free_ports(count: int) -> int:
@@ -60,7 +60,7 @@ def ask(system: LocalStack, part: str, path: str) -> httpx.Response:
 
 
 def figure(system: LocalStack, part: str, name: str, **labels: str) -> float:
-    """Return a sample of a part's metrics, by its full name and some of its labels; 0 if there is none."""
+    """Return a sample of a part's metrics, by its full name and some labels; 0 if there is none."""
     families = text_string_to_metric_families(ask(system, part, "/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
@@ -70,7 +70,7 @@ def is_ready(system: LocalStack, part: str) -> bool:
     try:
         return ask(system, part, "/readyz").status_code == 200
     except httpx.ConnectError:
-        return False  # it has not begun to listen
+        return False  # it is not listening yet
 
 
 def working_child(system: LocalStack) -> psutil.Process:
@@ -92,17 +92,17 @@ def finished(system: LocalStack, walk_id: str) -> bool:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_gets_ready_and_is_alive(monitored: LocalStack, part: str) -> None:
+def test_every_part_becomes_ready_and_is_alive(monitored: LocalStack, part: str) -> None:
     until(lambda: is_ready(monitored, part))
     assert ask(monitored, part, "/healthz").text == "ok\n"
     assert ask(monitored, part, "/").status_code == 404
 
 
-def test_nothing_of_this_is_on_the_public_port(monitored: LocalStack) -> None:
+def test_the_public_port_serves_no_metrics(monitored: LocalStack) -> None:
     assert httpx.get(f"{monitored.url}/metrics", trust_env=False).status_code == 404
 
 
-def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: LocalStack) -> None:
+def test_a_walk_shows_in_the_metrics_of_all_parts(monitored: LocalStack) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
     chunks = figure(monitored, "render-1", "momalisa_chunk_seconds_count", kind="render")
@@ -122,7 +122,7 @@ def test_a_walk_is_seen_in_the_figures_of_all_parts(monitored: LocalStack) -> No
 
 @pytest.fixture
 def prometheus(monitored: LocalStack, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
-    """Ask a Prometheus that has our configuration, but for where the parts are and how often it looks."""
+    """Query a Prometheus with our configuration, except for the targets and the interval."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not here; Debian has it in the package of that name")
     infra = ROOT / "infra" / "prometheus"
@@ -167,7 +167,7 @@ def prometheus(monitored: LocalStack, tmp_path: Path) -> Iterator[Callable[[str]
         server.wait_stopped(time.monotonic() + 30)
 
 
-def test_prometheus_sees_all_parts_and_there_is_something_to_draw(
+def test_prometheus_scrapes_all_parts_and_every_panel_has_data(
     monitored: LocalStack, prometheus: Callable[..., Any]
 ) -> None:
     def values(query: str) -> Any:
@@ -183,14 +183,14 @@ def test_prometheus_sees_all_parts_and_there_is_something_to_draw(
     until(lambda: {part["metric"]["part"] for part in values("up == 1")} == set(PARTS))
     walk_id = make_walk(monitored)
     until(lambda: finished(monitored, walk_id))
-    until(lambda: empty() == {"GPU memory"})  # there is none here
+    until(lambda: empty() == {"GPU memory"})  # does not exist here
     rules = [rule for group in prometheus("rules")["groups"] for rule in group["rules"]]
     assert rules
     assert {rule["health"] for rule in rules} == {"ok"}
     assert {rule["state"] for rule in rules} == {"inactive"}
 
 
-def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: LocalStack) -> None:
+def test_unknown_paths_and_methods_create_no_new_series(monitored: LocalStack) -> None:
     before = figure(monitored, "api", "momalisa_http_requests_total", route="unknown", method="other")
     for number, method in enumerate(("PURGE", "MKCOL", "SUBSCRIBE")):  # which the server accepts
         httpx.request(method, f"{monitored.url}/made/up/{number}", trust_env=False)
@@ -200,7 +200,7 @@ def test_paths_and_methods_that_strangers_make_up_make_no_new_series(monitored: 
     assert not {"made/up", "PURGE"} & set(re.findall(r"made/up|PURGE", text))
 
 
-def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: LocalStack) -> None:
+def test_long_polls_do_not_count_in_request_times(monitored: LocalStack) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     walk_id = make_walk(monitored)
     until(lambda: finished(monitored, walk_id))
@@ -212,7 +212,7 @@ def test_who_asked_to_wait_was_not_kept_waiting_by_us(monitored: LocalStack) -> 
     assert figure(monitored, "api", "momalisa_http_requests_total", **route) == counted + 1
 
 
-def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost(monitored: LocalStack) -> None:
+def test_a_worker_is_not_ready_without_a_child_and_keeps_its_metrics(monitored: LocalStack) -> None:
     until(lambda: is_ready(monitored, "render-1"))
     frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
     lost = figure(monitored, "render-1", "momalisa_leases_expired_total")
@@ -224,7 +224,7 @@ def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost
         "The model is being loaded.",
         "No child process is running.",
     }
-    assert ask(monitored, "render-1", "/healthz").status_code == 200  # it mends itself
+    assert ask(monitored, "render-1", "/healthz").status_code == 200  # it recovers
     assert figure(monitored, "render-1", "momalisa_frames_rendered_total") == frames
     until(lambda: is_ready(monitored, "render-1"))
     until(lambda: finished(monitored, walk_id), 120)
@@ -234,8 +234,8 @@ def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost
     assert figure(monitored, "render-1", "momalisa_recovery_seconds_sum") < 60
 
 
-def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored: LocalStack) -> None:
-    """PostgreSQL down: the API is not ready, the gauges are gone, and all parts are alive."""
+def test_gauges_disappear_while_postgresql_is_down_and_nothing_is_restarted(monitored: LocalStack) -> None:
+    """While PostgreSQL is down, the API is not ready, gauges are absent, and all parts are alive."""
     until(lambda: "momalisa_walks{" in ask(monitored, "reconciler", "/metrics").text)
     postgres = monitored.children["postgres"]
     postgres.signal_stop()
@@ -252,7 +252,7 @@ def test_what_is_not_known_is_not_told_and_nobody_is_restarted_for_it(monitored:
     until(lambda: "momalisa_walks{" in ask(monitored, "reconciler", "/metrics").text)
 
 
-def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: LocalStack) -> None:
+def test_a_taken_metrics_port_ends_the_process_with_a_sentence(monitored: LocalStack) -> None:
     from momalisa.errors import PortTakenError  # noqa: PLC0415
 
     taken = monitored.variables["METRICS_PORT"]
@@ -266,35 +266,35 @@ def test_a_port_that_is_taken_ends_the_part_with_a_sentence(monitored: LocalStac
 
 @pytest.fixture
 def monitor(worker: Worker) -> Monitor:
-    """The monitor of a worker whose child and whose consumer are there."""
+    """The monitor of a worker with a live child and consumer."""
     now = time.monotonic()
     worker.monitor.status = Status(pid=os.getpid(), state=State.READY, reported_at=now, consumer_ran_at=now)
     return worker.monitor
 
 
-def test_a_worker_that_looks_for_no_messages_is_stuck_unless_there_is_no_broker(
+def test_a_silent_consumer_is_stuck_unless_the_broker_is_down(
     services: LocalStack, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert monitor.liveness_failure(ChunkKind.RENDER) is None
     monitor.status.consumer_ran_at = time.monotonic() - STUCK_SECONDS - 1
     assert "The consumer has not run" in (monitor.liveness_failure(ChunkKind.RENDER) or "")
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
-    forget()
+    clear_caches()
     assert monitor.liveness_failure(ChunkKind.RENDER) is None
     monkeypatch.setenv("BROKER_URL", services.variables["BROKER_URL"])
-    forget()
-    # It has some time to find out that the broker is back.
+    clear_caches()
+    # It has some time to notice that the broker is back.
     assert monitor.liveness_failure(ChunkKind.RENDER) is None
 
 
-def test_a_worker_whose_child_holds_a_chunk_and_says_nothing_is_stuck(monitor: Monitor) -> None:
+def test_a_worker_whose_child_holds_a_chunk_silently_is_stuck(monitor: Monitor) -> None:
     monitor.status.reported_at -= settings().stall_seconds + 1
     assert monitor.liveness_failure(ChunkKind.RENDER) is None  # there is nothing to do
     monitor.status.state = State.WORKING
     assert "has reported nothing" in (monitor.liveness_failure(ChunkKind.RENDER) or "")
 
 
-def test_a_reconciler_one_of_whose_tasks_hangs_is_not_healthy() -> None:
+def test_a_reconciler_with_a_hanging_task_is_unhealthy() -> None:
     heartbeats = TaskHeartbeats([reconciler.reclaim_expired, reconciler.publish_missing])
     assert heartbeats.not_ready()
     heartbeats.beat(0)

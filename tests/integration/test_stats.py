@@ -26,14 +26,14 @@ def take() -> stats.QueueStats:
         return stats.collect(session)
 
 
-def test_nothing_is_told_as_nothing(services: LocalStack) -> None:
+def test_an_empty_queue_has_zero_counts(services: LocalStack) -> None:
     found = take()
     assert set(found.chunks.values()) == {0}
     assert (found.oldest_due_seconds, found.walks[WalkStatus.QUEUED]) == ({"render": 0, "assemble": 0}, 0)
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 0}
 
 
-def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: LocalStack, spec: MakeSpec) -> None:
+def test_queued_leased_and_ended_work_is_counted(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         first, second, third = (
             service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)
@@ -56,7 +56,7 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Lo
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 1}
 
 
-def test_a_pause_is_told(services: LocalStack) -> None:
+def test_a_pause_is_reported(services: LocalStack) -> None:
     with transaction() as session:
         admin.pause(session)
     reconciler.update_gauges()
@@ -76,7 +76,7 @@ def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: LocalStack
 
 @pytest.fixture
 def long_ago(services: LocalStack, spec: MakeSpec) -> None:
-    """Many walks that are over, which were neither traced nor lost."""
+    """Many finished walks, which were neither traced nor lost."""
     with transaction() as session:
         session.execute(
             text(
@@ -98,7 +98,7 @@ def long_ago(services: LocalStack, spec: MakeSpec) -> None:
         session.execute(text("ANALYZE walks, chunks"))
 
 
-def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
+def test_finished_work_is_not_read(long_ago: None, spec: MakeSpec) -> None:
     with transaction() as session:
         for _ in range(5):
             service.create(session, spec(frames=8), public=True, owner="ann")
@@ -117,7 +117,7 @@ def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
     with engine().connect() as connection:
         for statement, parameters in statements:
             plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
-            assert "Seq Scan" not in plan or "pauses" in statement, plan  # which has a row at most
+            assert "Seq Scan" not in plan or "pauses" in statement, plan  # which has at most one row
 
 
 def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalStack, spec: MakeSpec) -> None:
@@ -130,9 +130,7 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalS
     assert (claim.walk_id, claim.traceparent, claim.recovery_seconds) == (walk_id, None, None)
 
 
-def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
-    services: LocalStack, spec: MakeSpec
-) -> None:
+def test_the_first_claim_of_a_lost_chunk_knows_how_long_it_waited(services: LocalStack, spec: MakeSpec) -> None:
     def claim() -> leases.Claim:
         with transaction() as session:
             found = leases.claim(session, ChunkKind.RENDER, "here")
@@ -143,7 +141,7 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
         service.create(session, spec(frames=4), public=True, owner="ann")
     claim()
     with transaction() as session:
-        # As if it had been claimed two minutes ago, for one.
+        # As if it had been claimed two minutes ago.
         session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
     with transaction() as session:
         held = reclaim.current_leases(session)

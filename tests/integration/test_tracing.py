@@ -1,4 +1,4 @@
-"""One trace from the request to every chunk and the assembly, received as a collector receives it."""
+"""One trace from the request to every chunk and the assembly, received by a collector."""
 
 import subprocess
 import sys
@@ -19,12 +19,12 @@ from momalisa.local.stack import LocalStack
 from tests.conftest import until
 
 STOP = 60
-"""Seconds in which a worker must have stopped, on however slow a machine."""
+"""Timeout for a worker to stop, on a slow machine, in seconds."""
 
 
 @contextmanager
 def collecting() -> Iterator[tuple[str, dict[str, list[Span]]]]:
-    """Run a collector for the length of a block; gives its URL, and the spans of each service as they come."""
+    """Run a collector during the block; yields its URL, and the spans of each service as they arrive."""
     spans: dict[str, list[Span]] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ def attributes(span: Span) -> dict[str, str | int]:
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[tuple[ExitStack, str, dict[str, list[Span]]]]:
-    """A collector, which goes away when its stack is closed; its URL; and the spans of each service."""
+    """A collector, which ends when its exit stack is closed; its URL; and the spans of each service."""
     with ExitStack() as stack:
         yield stack, *stack.enter_context(collecting())
 
@@ -66,7 +66,7 @@ def collector() -> Iterator[tuple[ExitStack, str, dict[str, list[Span]]]]:
 def traced(
     collector: tuple[ExitStack, str, dict[str, list[Span]]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalStack]:
-    """A system that sends its spans there, a tenth of a second after they ended."""
+    """A system that sends its spans there a tenth of a second after they end."""
     _, url, _ = collector
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100", "BATCH_SIZE": "4"}
     folder = tmp_path_factory.mktemp("traced")
@@ -85,7 +85,7 @@ def chunks_of(system: LocalStack, walk_id: str) -> int:
         engine.dispose()
 
 
-def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
+def test_one_trace_contains_the_request_every_chunk_and_the_assembly(
     collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: LocalStack
 ) -> None:
     _, _, spans = collector
@@ -112,7 +112,7 @@ def test_one_trace_holds_the_request_every_chunk_and_the_assembly(
     assert not {span.trace_id for span in polls} & {request.trace_id}
 
 
-def test_without_an_endpoint_nothing_is_traced_and_nothing_is_there_to_send_it() -> None:
+def test_without_an_endpoint_tracing_is_off_and_not_imported() -> None:
     code = (
         "import sys, worker.tasks, api.app; from momalisa.telemetry import tracing; tracing.start('api')\n"
         "with tracing.span('x'): sys.exit(bool(tracing.here()) or 'opentelemetry.sdk.trace' in sys.modules)"
@@ -120,7 +120,7 @@ def test_without_an_endpoint_nothing_is_traced_and_nothing_is_there_to_send_it()
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_collector_that_is_gone_holds_nobody_up(
+def test_an_unreachable_collector_delays_nothing(
     collector: tuple[ExitStack, str, dict[str, list[Span]]], traced: LocalStack
 ) -> None:
     stack, _, spans = collector

@@ -1,4 +1,4 @@
-"""What addresses of brokers say, and which are refused with what words."""
+"""Parsing BROKER_URL, and errors of invalid URLs."""
 
 import pytest
 from pydantic import ValidationError
@@ -43,9 +43,7 @@ from momalisa.settings import Settings
         ("sentinel://one,two/m", Address((("one", 26379), ("two", 26379)), master="m"), None),
     ],
 )
-def test_an_address_is_read_and_put_into_the_words_of_celery(
-    url: str, address: Address, celery_url: str | None
-) -> None:
+def test_a_url_is_parsed_and_converted_for_celery(url: str, address: Address, celery_url: str | None) -> None:
     assert broker.parse(url) == address
     assert celery_url in {address.celery_url(), None}
 
@@ -68,7 +66,7 @@ def test_an_address_is_read_and_put_into_the_words_of_celery(
         ("sentinel://one;;two/m", "a host before and after each semicolon"),
     ],
 )
-def test_an_address_that_not_every_part_would_understand_is_refused_at_start_and_not_repeated(
+def test_an_ambiguous_url_is_refused_and_its_password_not_repeated(
     url: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BROKER_URL", url)
@@ -79,7 +77,7 @@ def test_an_address_that_not_every_part_would_understand_is_refused_at_start_and
     assert "secret" not in str(refused.value)
 
 
-def test_systems_with_buckets_or_databases_of_their_own_share_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_with_different_buckets_or_databases_share_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     def prefix(**variables: str) -> str:
         with monkeypatch.context() as patch:
             for name, value in variables.items():

@@ -38,7 +38,7 @@ try:
 except TimeoutError:
     log.logger("ours").exception("attempt failed", object=name)
 """
-"""Has the bucket's library say which object it could not find, in its own words."""
+"""An error of the bucket's library that names a missing object."""
 
 
 def lines(log_format: str, code: str = CODE, **variables: str) -> list[str]:
@@ -54,7 +54,7 @@ def lines(log_format: str, code: str = CODE, **variables: str) -> list[str]:
 
 
 @pytest.mark.parametrize("log_format", ["auto", "json"])
-def test_away_from_a_terminal_every_line_is_json_with_the_ids(log_format: str) -> None:
+def test_without_a_terminal_every_line_is_json_with_the_ids(log_format: str) -> None:
     ours, theirs, failed = map(json.loads, lines(log_format))
     assert (ours["event"], ours["frames"], ours["logger"], ours["level"]) == ("claimed", 8, "ours", "info")
     assert theirs["event"] == "careful: x"
@@ -70,9 +70,9 @@ def test_text_is_for_people() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_no_line_tells_the_secret_in_the_names_of_a_walks_objects(log_format: str) -> None:
+def test_no_line_contains_the_secret_of_object_names(log_format: str) -> None:
     found = "\n".join(lines(log_format, BUCKET_AWAY, BUCKET_ENDPOINT=f"http://127.0.0.1:{free_port()}"))
-    assert found.count("00000007/***/frames/0.250000000.png") >= 2  # which walk and which frame, it does tell
+    assert found.count("00000007/***/frames/0.250000000.png") >= 2  # the walk and the frame are logged
     assert "bucket request retried" in found
-    assert "%2F***%2Fframes%2F0.250000000.png" in found  # a URL in the words of a library
+    assert "%2F***%2Fframes%2F0.250000000.png" in found  # a URL as a library writes it
     assert "secret_secret" not in found

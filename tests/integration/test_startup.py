@@ -1,4 +1,4 @@
-"""Workers that cannot work: they take nothing, say why and end, and so does the command that started them."""
+"""Workers that cannot start: they claim nothing, say why and exit, and so does the command that started them."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from momalisa.db.session import transaction
 from momalisa.local.processes import CANNOT_WORK, free_port
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
-from tests.broken import broken
+from tests.broken_models import broken
 from tests.conftest import until
 
 
@@ -29,7 +29,7 @@ def worker(services: LocalStack, **variables: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_worker_whose_model_cannot_render_says_why_and_ends_and_takes_nothing(
+def test_a_worker_with_an_unusable_model_says_why_exits_and_claims_nothing(
     api: TestClient, services: LocalStack, tmp_path: Path
 ) -> None:
     ways = ["StableDiffusionInpaintPipeline of", "header too large"]
@@ -51,7 +51,7 @@ def test_a_worker_whose_model_cannot_render_says_why_and_ends_and_takes_nothing(
         assert (chunk.attempts, chunk.error) == (0, None)
 
 
-def test_a_worker_whose_port_is_taken_or_whose_settings_are_wrong_says_so_and_ends(services: LocalStack) -> None:
+def test_a_worker_with_a_taken_port_or_invalid_settings_says_so_and_exits(services: LocalStack) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104 - as the port of metrics is
         port = taken.getsockname()[1]
         processes = [worker(services, METRICS_PORT=str(port)), worker(services, BATCH_SIZE="0")]
@@ -64,14 +64,14 @@ def test_a_worker_whose_port_is_taken_or_whose_settings_are_wrong_says_so_and_en
     assert "BATCH_SIZE: Input should be greater than or equal to 1." in sentences[1]
 
 
-def test_a_worker_whose_process_is_killed_again_and_again_while_it_begins_ends(services: LocalStack) -> None:
+def test_a_worker_whose_child_is_repeatedly_killed_during_its_start_exits(services: LocalStack) -> None:
     process = worker(services)
     try:
         parent, killed = psutil.Process(process.pid), set()
 
         def kill_the_next() -> bool:
             for child in parent.children() if process.poll() is None else []:
-                if child.pid not in killed and child.num_threads() > 1:  # it has begun
+                if child.pid not in killed and child.num_threads() > 1:  # it is starting
                     killed.add(child.pid)
                     child.kill()
             return process.poll() is not None
@@ -84,7 +84,7 @@ def test_a_worker_whose_process_is_killed_again_and_again_while_it_begins_ends(s
     assert "was killed while it started" in log.splitlines()[-1]
 
 
-def test_a_system_whose_workers_cannot_work_says_why_and_ends(tmp_path: Path) -> None:
+def test_a_system_whose_workers_cannot_start_says_why_and_exits(tmp_path: Path) -> None:
     model = broken(tmp_path, "FluxPipeline of")
     command = ["up", "--workers=1", f"--port={free_port()}", f"--folder={tmp_path / 'system'}"]
     run = subprocess.run(

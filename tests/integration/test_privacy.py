@@ -1,4 +1,4 @@
-"""What is private stays so: in the API, on the pages, and in the bucket."""
+"""Private walks stay private: in the API, on the pages, and in the bucket."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sqlalchemy import event
 from momalisa.db.session import engine, transaction
 from momalisa.storage import bucket
 from momalisa.walks import moderation
-from tests.hanging import finish
+from tests.finished_walks import finish
 from tests.integration.test_access import somebody
 
 ORDER: dict[str, Any] = {"prompts": ["a secret", "a boat"], "frames": 2, "width": 64, "height": 64, "seed": 7}
@@ -24,7 +24,7 @@ Reply = dict[str, Any]
 
 @pytest.fixture
 def make(api: TestClient) -> Callable[..., Reply]:
-    """Make a walk from its order to its end, as a visitor who owns all that this makes."""
+    """Create and complete a walk, as a visitor who owns all walks of the factory."""
 
     def make_walk(**changes: Any) -> Reply:
         answer = api.post("/v1/walks", json={**ORDER, **changes})
@@ -49,7 +49,7 @@ def urls(walk: Reply) -> list[str]:
 
 
 def checksums(walk: Reply) -> list[str]:
-    """Return what is in the files of a walk, in order; all of them must be there."""
+    """Return the checksums of the files of a walk, in order; all of them must exist."""
     files = [httpx.get(url).raise_for_status() for url in urls(walk)]
     return [hashlib.sha256(file.content).hexdigest() for file in files]
 
@@ -82,11 +82,11 @@ def test_neither_its_id_nor_a_public_remix_opens_a_private_walk(
     files = f"{bucket.base_url()}/momalisa"
     folder = f"{files}/walks/{private['id']}"
     assert statuses([f"{folder}/{guess}" for guess in GUESSES]) == {404}
-    # What is known of the remix leads no further either.
+    # Nothing in the remix reveals it either.
     assert statuses([url.replace(remix["id"], private["id"]) for url in urls(seen)]) == {404}
 
 
-def test_a_source_is_told_to_those_who_may_see_it(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_from_walk_is_shown_to_those_who_may_see_that_walk(api: TestClient, make: Callable[..., Reply]) -> None:
     source = make(public=True)
     remix = make(from_walk=source["id"])
     stranger = somebody(api)
@@ -106,7 +106,7 @@ def test_a_source_is_told_to_those_who_may_see_it(api: TestClient, make: Callabl
     assert shown_to(stranger) == shown_to(api) == [None] * 2
 
 
-def test_a_list_asks_for_all_sources_at_once(api: TestClient) -> None:
+def test_a_list_queries_all_sources_at_once(api: TestClient) -> None:
     def statements(walks: int) -> int:
         source = api.post("/v1/walks", json={**ORDER, "public": True}).json()["id"]
         for _ in range(walks):

@@ -1,4 +1,4 @@
-"""Finished walks without a model: drawn frames take the way of rendered ones, through bucket and assembly."""
+"""Finished walks without a model: drawn frames are uploaded and assembled like rendered ones."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -32,17 +32,17 @@ from worker.recording import Record
 OWNER = "visitor:somebody"
 
 DEPTH = 2**16 - 1
-"""Places on a walk that the colour of a drawn frame tells apart."""
+"""Number of positions that the colour of a drawn frame can distinguish."""
 
 
 def colour(position: float) -> tuple[int, int, int]:
-    """Return the colour in the middle of a drawn frame, by which its place on the walk is known again."""
+    """Return the colour in the middle of a drawn frame, which identifies its position."""
     place = round(position * DEPTH)
     return place // 256, place % 256, 128
 
 
 def drawn(spec: WalkSpec, position: float) -> Picture:
-    """Return a frame: a disc in the colour of its position, on a sky that is the seed's own."""
+    """Return a frame: a disc in the colour of its position, before a sky that depends on the seed."""
     rows, columns = np.ogrid[: spec.height, : spec.width]
     shades = np.random.default_rng(spec.seed).integers(64, 255, (2, 3))
     sky = shades[0] + (shades[1] - shades[0]) * ((rows + columns) / (spec.height + spec.width))[..., None]
@@ -52,8 +52,8 @@ def drawn(spec: WalkSpec, position: float) -> Picture:
     return picture
 
 
-def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> UUID:
-    """Make a public walk from its submission to its end; no other worker may be running."""
+def make_finished_walk(spec: WalkSpec, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> UUID:
+    """Create a public walk and complete it; no other worker may be running."""
     with transaction() as session:
         walk = service.create(session, spec, public=True, owner=OWNER)
     finish(walk.id, assemble)
@@ -61,7 +61,7 @@ def hang(spec: WalkSpec, assemble: Callable[[Lease], Record] = assemble_task.ass
 
 
 def finish(walk_id: UUID, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> None:
-    """Do all work of a walk that waits; nothing else may be at work on the queue."""
+    """Complete a queued walk; no other walk may be queued."""
     while not (status := _status(walk_id)).done:
         kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
         runner.run(Worker(), kind, assemble if kind == ChunkKind.ASSEMBLE else draw)
@@ -74,7 +74,7 @@ def _status(walk_id: UUID) -> WalkStatus:
 
 
 def draw(work: Lease) -> Record:
-    """Draw the frames of a chunk as `worker.render_task.render` renders them."""
+    """Draw the frames of a chunk, in place of `worker.render_task.render`."""
     claim = work.claim
 
     def upload(position: float) -> UploadedFrame:
@@ -92,19 +92,19 @@ def draw(work: Lease) -> Record:
 
 
 def leave_unassembled(work: Lease) -> Record:
-    """Close a walk with a poster only, for who needs no animations: those of 240 large frames take a minute."""
+    """Complete a walk with a poster only, because animations of 240 large frames take a minute."""
     first, spec = work.claim.frames[0].stored, work.claim.spec
     assert first
     poster = UploadedArtifact(ArtifactKind.POSTER, first, spec.width, spec.height)
     return lambda session: results.complete_walk(session, work.claim, [poster])
 
 
-def hang_many(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
-    """Put many finished public walks into the database, which share so many posters and one film in the bucket.
+def insert_finished_walks(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
+    """Insert many finished public walks, which share a number of posters and one video in the bucket.
 
-    Every hundred of them were made at the same moment, so that only their ids tell them apart.
+    Each hundred of them have the same creation time, so that only their ids differ.
     """
-    film = _artifact(hang(spec.model_copy(update={"frames": 2})), ArtifactKind.MP4)
+    film = _artifact(make_finished_walk(spec.model_copy(update={"frames": 2})), ArtifactKind.MP4)
     stills = []
     for number in range(posters):
         file = BytesIO()

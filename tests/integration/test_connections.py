@@ -1,4 +1,4 @@
-"""What is refused before anything reads it, and how long connections are kept, over real sockets."""
+"""Malformed requests and connection limits, with real sockets."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ Ask = Callable[[bytes], bytes]
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """Send bytes to the API by a connection of its own, and return what came until it was closed."""
+    """Send bytes to the API over a new connection, and return everything received until it was closed."""
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
     port = free_port()
     config = uvicorn.Config(
@@ -49,7 +49,9 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     def send(request: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             got = b""
-            with suppress(BrokenPipeError, ConnectionResetError):  # what we send is not read to its end
+            with suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # the server does not read everything that we send
                 connection.sendall(request)
                 while received := connection.recv(65536):
                     got += received
@@ -68,17 +70,17 @@ def problem(answer: bytes) -> Any:
 CLOSE = b"Connection: close\r\n\r\n"
 
 
-def test_headers_that_never_end_are_not_waited_for(ask: Ask) -> None:
+def test_headers_that_never_end_time_out(ask: Ask) -> None:
     assert ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ") == b""
     assert ask(b"") == b""
 
 
-def test_nor_are_those_of_the_next_request(ask: Ask) -> None:
+def test_headers_of_the_next_request_time_out(ask: Ask) -> None:
     answer = ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n" + CLOSE)
     assert answer.count(b'{"status":"ok"}') == 2
 
 
-def test_headers_without_end_are_not_kept(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_headers_are_refused(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 60)
     answer = ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + 300_000 * b"a")
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
@@ -86,29 +88,29 @@ def test_headers_without_end_are_not_kept(ask: Ask, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def held(services: object, spec: Callable[..., WalkSpec]) -> bytes:
-    """A request whose answer is held back for longer than a test lasts."""
+    """A long poll that lasts longer than a test."""
     with transaction() as session:
         walk = service.create(session, spec(frames=2), public=True, owner="ann").id
     return f"GET /v1/walks/{walk} HTTP/1.1\r\nHost: a\r\nPrefer: wait=30\r\n\r\n".encode()
 
 
-def test_headers_behind_a_request_that_is_answered_are_not_waited_for_either(ask: Ask, held: bytes) -> None:
+def test_headers_that_follow_a_running_request_time_out(ask: Ask, held: bytes) -> None:
     assert ask(held + b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ") == b""
 
 
-def test_nor_are_they_kept_if_they_have_no_end(ask: Ask, held: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_headers_that_follow_a_running_request_are_refused(
+    ask: Ask, held: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 60)
     assert ask(held + b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + 1_000_000 * b"a") == b""
 
 
-def test_requests_do_not_pile_up_behind_one_that_is_answered(
-    ask: Ask, held: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pipelined_requests_are_limited(ask: Ask, held: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 60)
     assert ask(held + 20_000 * b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") == b""
 
 
-def test_requests_that_wait_for_the_answer_to_another_are_not_late(ask: Ask, held: bytes) -> None:
+def test_pipelined_requests_do_not_time_out(ask: Ask, held: bytes) -> None:
     health = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
     answer = ask(held.replace(b"wait=30", b"wait=1") + health + b"\r\n" + health + CLOSE)
     assert (answer.count(b"HTTP/1.1 200 "), answer.count(b'{"status":"ok"}')) == (3, 2)
@@ -128,33 +130,31 @@ def test_a_request_has_one_host(ask: Ask, hosts: bytes) -> None:
 
 
 @pytest.mark.parametrize("host", [b"momalisa.example", b"127.0.0.1:8000", b"[::1]:8000", b"a_b"])
-def test_what_is_a_host_is_taken_for_one(ask: Ask, host: bytes) -> None:
+def test_valid_hosts_are_accepted(ask: Ask, host: bytes) -> None:
     assert ask(b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n" + CLOSE).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Cookie": 'a="' + 20_000 * '\\"' + '"'},  # Python's parser takes seconds for it
+        {"Cookie": 'a="' + 20_000 * '\\"' + '"'},  # Python's cookie parser takes seconds for it
         {"X-Long": "x" * 8193},
         {f"X-{number}": "x" * 5000 for number in range(7)},
     ],
     ids=["cookie", "one", "all"],
 )
-def test_headers_that_are_too_large_are_refused_unread(api: TestClient, headers: dict[str, str]) -> None:
+def test_oversized_headers_are_refused_before_they_are_parsed(api: TestClient, headers: dict[str, str]) -> None:
     answer = api.get("/v1/walks", headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (431, "/problems/headers-too-large")
 
 
-def test_a_long_address_is_refused(api: TestClient) -> None:
+def test_a_long_url_is_refused(api: TestClient) -> None:
     for address in (f"/v1/walks?q={8192 * 'a'}", f"/{8192 * 'a'}"):
         answer = api.get(address)
         assert (answer.status_code, answer.json()["type"]) == (414, "/problems/url-too-long")
 
 
-def test_links_are_made_of_public_url_and_not_of_a_host_that_is_claimed(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_use_public_url_and_not_the_host_header(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example/")
     settings.cache_clear()
     made = api.post("/v1/walks", json=ORDER, headers={"Host": "evil.example"})
@@ -175,13 +175,13 @@ def test_links_are_made_of_public_url_and_not_of_a_host_that_is_claimed(
         "localhost.evil.example:8000",
         "198.18.0.1.evil.example",
         "8.8.8.8",
-        "134744072",  # the same address to a browser
+        "134744072",  # the same URL to a browser
         "0x08080808",
         "[2001:4860:4860::8888]:8000",
         "[::ffff:8.8.8.8]",
     ],
 )
-def test_without_public_url_no_link_leads_to_a_foreign_host(
+def test_without_public_url_no_link_has_a_foreign_host(
     api: TestClient, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setenv("SECURITY_CONTACT", "mailto:security@momalisa.example")
@@ -207,15 +207,13 @@ def test_without_public_url_no_link_leads_to_a_foreign_host(
         *("museum", "Museum:8000", "museum.local", "art.localhost:8000"),
     ],
 )
-def test_without_public_url_links_of_a_machine_nearby_are_absolute(api: TestClient, host: str) -> None:
+def test_without_public_url_links_of_a_local_machine_are_absolute(api: TestClient, host: str) -> None:
     made = api.post("/v1/walks", json=ORDER, headers={"Host": host})
     assert made.headers["location"] == f"http://{host}/v1/walks/{made.json()['id']}"
 
 
 @pytest.mark.parametrize("path", ["/gallery/", "/v1/walks/"])
-def test_nor_does_a_redirect_lead_to_a_host_that_is_claimed(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
+def test_redirects_do_not_use_the_host_header(api: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
     settings.cache_clear()
     answer = api.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
@@ -237,7 +235,7 @@ def test_idle_connections_outlive_those_of_every_proxy() -> None:
         ("203.0.113.1", "https", False),
     ],
 )
-def test_a_trusted_proxy_says_how_it_was_reached(
+def test_the_scheme_of_a_trusted_proxy_is_used(
     api: TestClient, monkeypatch: pytest.MonkeyPatch, peer: str, proto: str, https: bool
 ) -> None:
     monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8")

@@ -1,4 +1,4 @@
-"""How a worker keeps a chunk, and how it lets go of it."""
+"""The loop of a worker: claims, leases, failures, hangs and shutdown."""
 
 import itertools
 import socket
@@ -65,7 +65,7 @@ def done(kept: Lease) -> Record:
 
 
 def noting(worked: list[Lease]) -> Callable[[Lease], Record]:
-    """Return work that notes its calls: an error in it would only be a failed attempt."""
+    """Return work that records its calls, because an assertion in it would only be a failed attempt."""
 
     def work(kept: Lease) -> Record:
         worked.append(kept)
@@ -81,7 +81,7 @@ def failing(error: Exception) -> Callable[[Lease], Never]:
     return fail
 
 
-def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(
+def test_a_finished_chunk_is_recorded_and_what_follows_is_published(
     worker: Worker, make: Callable[[], UUID]
 ) -> None:
     make()
@@ -90,7 +90,7 @@ def test_work_that_is_done_is_recorded_and_what_it_makes_possible_is_published(
     assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 1
 
 
-def test_a_permit_too_many_finds_nothing(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_a_surplus_message_claims_nothing(worker: Worker, make: Callable[[], UUID]) -> None:
     worked: list[Lease] = []
     runner.run(worker, ChunkKind.RENDER, noting(worked))
     assert worked == []
@@ -99,9 +99,7 @@ def test_a_permit_too_many_finds_nothing(worker: Worker, make: Callable[[], UUID
     assert worked
 
 
-def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(
-    worker: Worker, make: Callable[[], UUID]
-) -> None:
+def test_a_stopping_worker_claims_nothing_and_releases_its_chunk(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
 
     def work_until_told(kept: Lease) -> Record:
@@ -119,20 +117,20 @@ def test_a_worker_that_must_stop_claims_nothing_and_gives_back_what_it_has(
     assert worked
 
 
-def test_a_database_that_is_away_is_no_failed_attempt(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_an_unavailable_database_is_not_a_failed_attempt(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
     runner.run(worker, ChunkKind.RENDER, failing(StoreUnavailableError("away")))
     assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
 
 
-def test_a_failed_attempt_is_counted_and_waits(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_a_failed_attempt_is_counted_and_backs_off(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
     runner.run(worker, ChunkKind.RENDER, failing(ValueError("no")))
     assert (chunk().status, chunk().attempts, chunk().error) == (ChunkStatus.QUEUED, 1, "ValueError: no")
     assert celery_app.count_messages(ChunkKind.RENDER) == 0  # it is not due yet
 
 
-def test_a_process_that_fails_at_two_walks_in_a_row_ends(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_a_process_that_fails_two_walks_in_a_row_ends(worker: Worker, make: Callable[[], UUID]) -> None:
     for _ in range(3):
         make()
     runner.run(worker, ChunkKind.RENDER, failing(MemoryError()))
@@ -141,7 +139,7 @@ def test_a_process_that_fails_at_two_walks_in_a_row_ends(worker: Worker, make: C
     runner.run(Worker(), ChunkKind.RENDER, done)
 
 
-def test_one_bad_walk_does_not_end_a_process(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_one_failing_walk_does_not_end_a_process(worker: Worker, make: Callable[[], UUID]) -> None:
     walk_id = make()
     for _ in range(settings().max_attempts):
         with transaction() as session:
@@ -160,7 +158,7 @@ def test_one_bad_walk_does_not_end_a_process(worker: Worker, make: Callable[[], 
         ([OSError("no space left")], 5),
     ],
 )
-def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
+def test_deterministic_errors_are_tried_twice_and_others_more_often(
     worker: Worker, make: Callable[[], UUID], errors: list[Exception], attempts: int
 ) -> None:
     walk_id = make()
@@ -175,8 +173,8 @@ def test_what_cannot_be_done_is_tried_twice_and_what_may_pass_more_often(
     assert chunk().attempts == attempts
 
 
-def test_a_worker_claims_again_until_there_is_nothing(worker: Worker, make: Callable[[], UUID]) -> None:
-    """One message is enough for a backlog."""
+def test_a_worker_claims_until_nothing_is_left(worker: Worker, make: Callable[[], UUID]) -> None:
+    """One message suffices for a backlog."""
     for _ in range(3):
         make()
     runner.run(worker, ChunkKind.RENDER, done)
@@ -185,10 +183,10 @@ def test_a_worker_claims_again_until_there_is_nothing(worker: Worker, make: Call
         assert list(session.scalars(rendered)) == [ChunkStatus.DONE] * 3
 
 
-def test_a_worker_does_not_hold_a_permit_for_ever(
+def test_a_worker_acknowledges_a_message_after_a_while(
     worker: Worker, make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broker would take it for lost, and give it to another."""
+    """The broker would consider it lost, and deliver it again."""
     monkeypatch.setattr(runner, "MESSAGE_SECONDS", 0)
     for _ in range(2):
         make()
@@ -198,7 +196,7 @@ def test_a_worker_does_not_hold_a_permit_for_ever(
         assert sorted(session.scalars(rendered)) == [ChunkStatus.DONE, ChunkStatus.QUEUED]
 
 
-def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
+def test_a_walk_waits_for_a_worker_with_its_model_and_says_so(
     worker: Worker, make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODEL", "another")
@@ -221,7 +219,7 @@ def test_a_walk_waits_for_a_worker_that_has_its_model_and_says_so(
         assert estimate.estimate(session, walk).waiting_for
 
 
-def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
+def test_heartbeats_keep_a_lease_and_notice_its_loss(
     worker: Worker, make: Callable[[], UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEASE_SECONDS", "0.3")
@@ -241,8 +239,8 @@ def test_heartbeats_keep_a_lease_and_tell_when_it_is_lost(
     assert chunk().status == ChunkStatus.DROPPED
 
 
-def test_transfers_do_not_outlive_the_work(worker: Worker, make: Callable[[], UUID]) -> None:
-    """A thread that hangs in an upload does not delay the release of the chunk."""
+def test_a_hanging_transfer_does_not_delay_the_release(worker: Worker, make: Callable[[], UUID]) -> None:
+    """The chunk is released while a thread still hangs in an upload."""
     make()
     released = threading.Event()
 
@@ -259,7 +257,7 @@ def test_transfers_do_not_outlive_the_work(worker: Worker, make: Callable[[], UU
     released.set()
 
 
-def test_threads_that_nobody_waits_for_end_at_their_next_step(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_abandoned_threads_end_at_their_next_checkpoint(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
     begun, ended = threading.Event(), threading.Event()
 
@@ -285,7 +283,7 @@ def test_threads_that_nobody_waits_for_end_at_their_next_step(worker: Worker, ma
     assert ended.wait(60)
 
 
-def test_threads_log_what_they_work_on(worker: Worker, make: Callable[[], UUID]) -> None:
+def test_threads_log_with_the_context_of_the_chunk(worker: Worker, make: Callable[[], UUID]) -> None:
     walk_id = make()
     known = []
 
@@ -311,7 +309,7 @@ runner.run(Worker(), ChunkKind.RENDER, hang)
 @pytest.mark.parametrize(
     "hang", ["threading.Event().wait()", "kept.run_concurrently(threading.Event().wait, [None])"]
 )
-def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(
+def test_a_hanging_process_ends_itself_and_its_chunk_is_free(
     make: Callable[[], UUID], services: LocalStack, hang: str
 ) -> None:
     make()
@@ -320,7 +318,7 @@ def test_a_process_that_hangs_ends_itself_and_its_chunk_is_free(
 
 
 def ended_by_itself(program: str, services: LocalStack) -> int:
-    """Return the exit code of a worker that may make no step for a second."""
+    """Return the exit code of a worker whose STALL_SECONDS is one second."""
     variables = {**services.variables, "STALL_SECONDS": "1", "LEASE_SECONDS": "3"}
     command = [sys.executable, "-c", program]
     return subprocess.run(command, cwd=ROOT, env=environment(**variables), timeout=60, check=False).returncode
@@ -341,10 +339,10 @@ def work(kept):
 real_claim, leases.claim = leases.claim, claim
 runner.run(Worker(), ChunkKind.RENDER, work)
 """
-"""No thread can start once a chunk is claimed, as when memory ran out: starting one blocks for ever."""
+"""Once a chunk is claimed, starting a thread blocks forever, as when memory has run out."""
 
 
-def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_free(
+def test_a_process_that_can_start_no_thread_ends_itself_and_its_chunk_is_free(
     make: Callable[[], UUID], services: LocalStack
 ) -> None:
     make()
@@ -354,7 +352,7 @@ def test_a_process_in_which_no_thread_can_start_ends_itself_and_its_chunk_is_fre
 
 @contextmanager
 def reconciling(services: LocalStack, **variables: str) -> Iterator[None]:
-    """Run a reconciler for the length of a block."""
+    """Run a reconciler during the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "momalisa", "reconcile"],
         cwd=ROOT,
@@ -368,9 +366,7 @@ def reconciling(services: LocalStack, **variables: str) -> Iterator[None]:
         process.wait(30)
 
 
-def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
-    make: Callable[[], UUID], services: LocalStack
-) -> None:
+def test_a_hanging_broker_does_not_delay_reclaiming(make: Callable[[], UUID], services: LocalStack) -> None:
     make()
     with transaction() as session:
         assert leases.claim(session, ChunkKind.RENDER, "here")
@@ -378,7 +374,7 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
         broker = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with reconciling(services, BROKER_URL=broker, LEASE_SECONDS="0.1", RECONCILE_SECONDS="0.2"):
             until(lambda: chunk().status == ChunkStatus.QUEUED, 30)
-            for _ in range(3):  # and again, while the other task still waits for the broker
+            for _ in range(3):  # again, while the other task still waits for the broker
                 with transaction() as session:
                     session.execute(
                         update(Chunk).values(
@@ -390,10 +386,10 @@ def test_a_broker_that_hangs_keeps_nobody_from_taking_lost_work_back(
                 until(lambda: chunk().status == ChunkStatus.QUEUED, 5)
 
 
-def test_a_frozen_database_takes_nothing_back_that_is_alive(
+def test_no_live_lease_expires_while_the_database_is_frozen(
     make: Callable[[], UUID], services: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No worker can send a heartbeat meanwhile, so each has a whole lease for it afterwards."""
+    """No worker can send a heartbeat during that time, so each has a whole lease for it afterwards."""
     monkeypatch.setenv("LEASE_SECONDS", "1.5")
     monkeypatch.setenv("RECONCILE_SECONDS", "0.1")
     settings.cache_clear()
@@ -441,7 +437,7 @@ def test_the_late_report_of_a_lost_lease_is_dropped(worker: Worker, make: Callab
 
 
 def frames() -> tuple[float, float]:
-    """Return how many frames this process has rendered, and how many of them for nothing."""
+    """Return the numbers of frames that this process has rendered and recorded, and rendered in vain."""
     registry = CollectorRegistry()
     registry.register(metrics.FRAMES_RENDERED)
     registry.register(metrics.FRAMES_WASTED)
@@ -450,13 +446,11 @@ def frames() -> tuple[float, float]:
     return rendered, wasted
 
 
-def test_frames_are_counted_once_they_are_recorded_and_as_wasted_if_they_are_not(
-    worker: Worker, make: Callable[[], UUID]
-) -> None:
+def test_rendered_frames_count_as_recorded_or_as_wasted(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
 
     def rendered(kept: Lease) -> Record:
-        kept.rendered, kept.to_record = 8, 5  # three were there before, and kept the batch whole
+        kept.rendered, kept.to_record = 8, 5  # three existed before, and completed the batch
         return done(kept)
 
     def rendered_in_vain(kept: Lease) -> Never:

@@ -1,4 +1,4 @@
-"""Folders with models that cannot render walks, each broken in a way of its own."""
+"""Folders with models that cannot render walks, each with its own defect."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 from momalisa.settings import BUNDLED_MODEL
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 43350848\n"
-"""What git leaves in the place of a large file that was not fetched."""
+"""What git stores instead of a large file that was not fetched (Git LFS)."""
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -58,11 +58,11 @@ WAYS: dict[str, Callable[[Path], None]] = {
     "diffusion_pytorch_model": _has_no_weights,
     "no file named model_index.json": _has_no_index,
 }
-"""What breaks a model, by words of the sentence that says so."""
+"""The defects, by a part of the error message."""
 
 
 def broken(folder: Path, words: str) -> Path:
-    """Make a copy of the embedded model and break it."""
+    """Copy the bundled model, and apply a defect to the copy."""
     model = folder / "broken"
     shutil.copytree(BUNDLED_MODEL, model)
     WAYS[words](model)

@@ -1,4 +1,4 @@
-"""A process that dies in the middle of a chunk: however it ended, the next one reports it at once."""
+"""A process that dies during a chunk: however it ended, its successor reports it at once."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ render_task.render = lambda lease: ends[lease.claim.attempt - 1]()
 sys.argv[1:] = ["render"]
 sys.exit(main())
 """
-"""A worker without a model, whose process ends at each chunk, in one way after the other."""
+"""A worker without a model, whose process ends at each chunk, each time in another way."""
 
 ENDS = [
     "its process ended with exit code 7",
@@ -40,7 +40,7 @@ ENDS = [
 ]
 
 
-def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_others_succeed(
+def test_every_death_of_a_process_is_recorded_and_its_worker_backs_off(
     services: LocalStack, spec: Callable[..., WalkSpec]
 ) -> None:
     port = free_port()
@@ -64,7 +64,7 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
                 session.execute(update(Chunk).where(sick).values(scheduled_at=func.now()))
                 if number == len(ENDS):
                     another = Chunk.walk_id == service.create(session, made, public=True, owner="bob").id
-                    # Later than the first failure was counted, which may be after that failure can be read.
+                    # Later than the first failure was counted, which may happen after it can be read.
                     done = {"status": ChunkStatus.DONE, "finished_at": func.now() + timedelta(minutes=1)}
                     session.execute(update(Chunk).where(another).values(done))
             celery_app.publish(ChunkKind.RENDER)
@@ -88,5 +88,5 @@ def test_however_a_process_dies_its_chunk_says_how_and_its_worker_rests_where_ot
         (-40, "its process was ended by signal 40"),
     ],
 )
-def test_every_end_has_words(code: int, words: str) -> None:
+def test_every_exit_code_is_described(code: int, words: str) -> None:
     assert describe_exit(code) == words

@@ -12,7 +12,7 @@ from worker.process.message_pipe import MessagePipe
 MESSAGE = {"metric": "momalisa_chunk_seconds", "value": 0.123456789, "labels": {"kind": "render"}}
 
 
-def test_a_sender_does_not_wait_for_the_receiver_and_no_message_is_torn() -> None:
+def test_the_sender_never_waits_and_no_message_is_torn() -> None:
     pipe = MessagePipe()
     for _ in range(20_000):
         pipe.send(**MESSAGE)
@@ -31,7 +31,7 @@ def forwarded() -> Iterator[list[tuple[str, float, dict[str, str]]]]:
     metrics.forward(None)
 
 
-def test_what_is_forwarded_is_what_is_recorded(forwarded: list[tuple[str, float, dict[str, str]]]) -> None:
+def test_forwarded_values_equal_recorded_ones(forwarded: list[tuple[str, float, dict[str, str]]]) -> None:
     registry = CollectorRegistry()
     kinds = (metrics.CHUNK_SECONDS, metrics.FRAMES_RENDERED, metrics.GPU_MEMORY_BYTES)
     for metric in kinds:

@@ -1,4 +1,4 @@
-"""One bad request costs one small answer, whatever it holds."""
+"""A bad request gets a small response, whatever it contains."""
 
 import json
 from typing import Any
@@ -33,7 +33,7 @@ BODIES = st.builds(lambda known, many: {**known, **many}, KNOWN, st.just({}) | M
 anything_goes = settings(
     deadline=None,
     max_examples=80,
-    phases=[Phase.explicit, Phase.generate],  # to shrink what is long takes minutes
+    phases=[Phase.explicit, Phase.generate],  # shrinking long inputs takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -47,14 +47,14 @@ def assert_small(answer: Any) -> None:
 
 @anything_goes
 @given(body=BODIES)
-def test_whatever_a_body_holds_the_answer_is_small(api: TestClient, body: dict[str, Any]) -> None:
+def test_whatever_the_body_the_response_is_small(api: TestClient, body: dict[str, Any]) -> None:
     sent = json.dumps(body).encode()[: 64 * 1024]
     assert_small(api.post("/v1/walks", content=sent, headers={"Content-Type": "application/json"}))
 
 
 @pytest.mark.parametrize("page", [True, False], ids=["page", "program"])
 @pytest.mark.parametrize("word", ["a", "&", '"', "\\", "<", "🦒", "\u202e", "0"])
-def test_whatever_an_address_holds_the_answer_is_small(api: TestClient, word: str, page: bool) -> None:
+def test_whatever_the_url_the_response_is_small(api: TestClient, word: str, page: bool) -> None:
     words = 2000 * word
     headers = {"Accept": "text/html"} if page else {}
     for path in ("/v1/walks", "/gallery", "/"):
@@ -66,7 +66,7 @@ def test_whatever_an_address_holds_the_answer_is_small(api: TestClient, word: st
 
 @anything_goes
 @given(fields=st.lists(st.tuples(FIELDS | WORDS, LONG), max_size=120), page=st.booleans())
-def test_whatever_a_form_holds_the_answer_is_small(
+def test_whatever_the_form_the_response_is_small(
     api: TestClient, fields: list[tuple[str, str]], page: bool
 ) -> None:
     sent: dict[str, list[str]] = {}
@@ -76,19 +76,19 @@ def test_whatever_a_form_holds_the_answer_is_small(
     assert_small(api.post("/walks", data=sent, headers={"Accept": "text/html"} if page else {}))
 
 
-def test_a_form_of_too_many_fields_is_refused(api: TestClient) -> None:
+def test_a_form_with_too_many_fields_is_refused(api: TestClient) -> None:
     form = {"content": "a=1&" * 101, "headers": {"Content-Type": "application/x-www-form-urlencoded"}}
     answer = api.post("/walks", **form)  # type: ignore[arg-type]
     assert (answer.status_code, "more than 100 fields" in answer.json()["detail"]) == (422, True)
 
 
-def test_of_many_errors_twenty_are_named(api: TestClient) -> None:
+def test_at_most_twenty_errors_are_listed(api: TestClient) -> None:
     answer = api.post("/v1/walks", json={"prompts": ["a", "b"], **{f"field{number}": 1 for number in range(50)}})
     assert len(answer.json()["errors"]) == 20
     assert answer.json()["detail"].endswith("; and 30 more.")
 
 
-def test_what_was_sent_is_repeated_in_part(api: TestClient) -> None:
+def test_input_is_repeated_in_part_only(api: TestClient) -> None:
     (error,) = api.post("/v1/walks", json={"prompts": ["a", "b"], "loop": "x" * 60_000}).json()["errors"]
     assert error["message"].endswith(", got '" + "x" * 79 + "…'")
     (error,) = api.post("/v1/walks", json={"prompts": ["a", "b"], "y" * 60_000: 1}).json()["errors"]
@@ -103,13 +103,13 @@ MUCH: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", MUCH, ids=["weights", "prompts", "fields"])
-def test_much_that_is_wrong_is_one_error(body: dict[str, Any]) -> None:
+def test_too_many_fields_are_one_error(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as refused:
         requests.WalkRequest.model_validate({"prompts": ["a", "b"], **body})
     assert refused.value.error_count() == 1
 
 
-def test_every_list_that_is_taken_is_bounded() -> None:
+def test_every_list_in_requests_is_bounded() -> None:
     schemas_ = app.openapi()["components"]["schemas"]
     lists = [
         (name, kind)
