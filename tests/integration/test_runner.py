@@ -64,7 +64,7 @@ def done(kept: Lease) -> Record:
     return record
 
 
-def noting(worked: list[Lease]) -> Callable[[Lease], Record]:
+def recording(worked: list[Lease]) -> Callable[[Lease], Record]:
     """Return work that records its calls, because an assertion in it would only be a failed attempt."""
 
     def work(kept: Lease) -> Record:
@@ -92,28 +92,28 @@ def test_a_finished_chunk_is_recorded_and_what_follows_is_published(
 
 def test_a_surplus_message_claims_nothing(worker: Worker, make: Callable[[], UUID]) -> None:
     worked: list[Lease] = []
-    runner.run(worker, ChunkKind.RENDER, noting(worked))
+    runner.run(worker, ChunkKind.RENDER, recording(worked))
     assert worked == []
     make()
-    runner.run(worker, ChunkKind.RENDER, noting(worked))
+    runner.run(worker, ChunkKind.RENDER, recording(worked))
     assert worked
 
 
 def test_a_stopping_worker_claims_nothing_and_releases_its_chunk(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
 
-    def work_until_told(kept: Lease) -> Record:
+    def work_until_stopped(kept: Lease) -> Record:
         worker.shutdown.request()
         kept.checkpoint()
         raise AssertionError("it should have stopped")
 
-    runner.run(worker, ChunkKind.RENDER, work_until_told)
+    runner.run(worker, ChunkKind.RENDER, work_until_stopped)
     assert (chunk().status, chunk().attempts, chunk().priority) == (ChunkStatus.QUEUED, 0, 0)
     assert celery_app.count_messages(ChunkKind.RENDER) == 1
     worked: list[Lease] = []
-    runner.run(worker, ChunkKind.RENDER, noting(worked))
+    runner.run(worker, ChunkKind.RENDER, recording(worked))
     assert worked == []
-    runner.run(Worker(), ChunkKind.RENDER, noting(worked))
+    runner.run(Worker(), ChunkKind.RENDER, recording(worked))
     assert worked
 
 
@@ -224,18 +224,20 @@ def test_heartbeats_keep_a_lease_and_notice_its_loss(
 ) -> None:
     monkeypatch.setenv("LEASE_SECONDS", "0.3")
     settings.cache_clear()
-    walk_id = make()
+    walk_id, noticed = make(), threading.Event()
 
     def work_past_the_lease(kept: Lease) -> Record:
         before = chunk().lease_expires_at
-        while chunk().lease_expires_at == before:
-            kept.checkpoint()
+        until(lambda: kept.checkpoint() or chunk().lease_expires_at != before)  # type: ignore[func-returns-value]
         with transaction() as session:
             service.cancel(session, walk_id, owner="ann")
-        while True:
-            kept.checkpoint()
+        with pytest.raises(LeaseLostError):
+            until(kept.checkpoint)
+        noticed.set()
+        raise LeaseLostError
 
     runner.run(worker, ChunkKind.RENDER, work_past_the_lease)
+    assert noticed.is_set()
     assert chunk().status == ChunkStatus.DROPPED
 
 
@@ -244,7 +246,7 @@ def test_a_hanging_transfer_does_not_delay_the_release(worker: Worker, make: Cal
     make()
     released = threading.Event()
 
-    def upload_for_ever(kept: Lease) -> Record:
+    def upload_forever(kept: Lease) -> Record:
         def upload(_: int) -> None:
             worker.shutdown.request()
             released.wait(60)
@@ -252,7 +254,7 @@ def test_a_hanging_transfer_does_not_delay_the_release(worker: Worker, make: Cal
         kept.run_concurrently(upload, range(3))
         raise AssertionError("it should have stopped")
 
-    runner.run(worker, ChunkKind.RENDER, upload_for_ever)
+    runner.run(worker, ChunkKind.RENDER, upload_forever)
     assert (chunk().status, chunk().attempts) == (ChunkStatus.QUEUED, 0)
     released.set()
 
@@ -262,7 +264,7 @@ def test_abandoned_threads_end_at_their_next_checkpoint(worker: Worker, make: Ca
     begun, ended = threading.Event(), threading.Event()
 
     def fail_beside_another(kept: Lease) -> Record:
-        def step_for_ever() -> None:
+        def step_forever() -> None:
             try:
                 while True:
                     kept.checkpoint()
@@ -275,7 +277,7 @@ def test_abandoned_threads_end_at_their_next_checkpoint(worker: Worker, make: Ca
             begun.wait(60)
             raise RuntimeError("out of luck")
 
-        kept.run_concurrently(lambda work: work(), [step_for_ever, fail])
+        kept.run_concurrently(lambda work: work(), [step_forever, fail])
         raise AssertionError("it failed")
 
     runner.run(worker, ChunkKind.RENDER, fail_beside_another)
@@ -287,11 +289,11 @@ def test_threads_log_with_the_context_of_the_chunk(worker: Worker, make: Callabl
     walk_id = make()
     known = []
 
-    def look_around(kept: Lease) -> Record:
+    def collect_context(kept: Lease) -> Record:
         known.extend(kept.run_concurrently(lambda _: structlog.contextvars.get_contextvars(), range(2)))
         return lambda _: None
 
-    runner.run(worker, ChunkKind.RENDER, look_around)
+    runner.run(worker, ChunkKind.RENDER, collect_context)
     assert [context["walk"] for context in known] == [str(walk_id)] * 2
 
 
@@ -425,14 +427,14 @@ def test_no_live_lease_expires_while_the_database_is_frozen(
 def test_the_late_report_of_a_lost_lease_is_dropped(worker: Worker, make: Callable[[], UUID]) -> None:
     make()
 
-    def lose_it(kept: Lease) -> Record:
+    def lose_lease(kept: Lease) -> Record:
         with transaction() as session:
             leases.release(session, kept.claim)
         with pytest.raises(LeaseLostError):
             kept.verify()
         return done(kept)
 
-    runner.run(worker, ChunkKind.RENDER, lose_it)
+    runner.run(worker, ChunkKind.RENDER, lose_lease)
     assert (chunk().status, chunk().finished_at) == (ChunkStatus.QUEUED, None)
 
 

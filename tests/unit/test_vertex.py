@@ -57,23 +57,23 @@ def test_a_shared_endpoint_has_its_regions_url_and_a_dedicated_one_its_own(
     set_to: Callable[..., None],
 ) -> None:
     set_to(VERTEX_ENDPOINT=ENDPOINT)
-    assert client._url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
+    assert client.predict_url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
     set_to(VERTEX_URL="https://7.europe-west4-1.prediction.vertexai.goog/")
-    assert client._url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
+    assert client.predict_url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
 
 
 def test_an_expired_token_is_refreshed(monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = Credentials()
-    monkeypatch.setattr(client, "_credentials", lambda: credentials)
-    assert client._headers("https://x/") == {"Authorization": "Bearer token-1"}
-    assert client._headers("https://x/") == {"Authorization": "Bearer token-1"}
+    monkeypatch.setattr(client, "default_credentials", lambda: credentials)
+    assert client.auth_headers("https://x/") == {"Authorization": "Bearer token-1"}
+    assert client.auth_headers("https://x/") == {"Authorization": "Bearer token-1"}
     credentials.valid = False
-    assert client._headers("https://x/") == {"Authorization": "Bearer token-2"}
+    assert client.auth_headers("https://x/") == {"Authorization": "Bearer token-2"}
 
 
 def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_credentials", Credentials)
-    assert client._headers("http://127.0.0.1:1/") == {}
+    monkeypatch.setattr(client, "default_credentials", Credentials)
+    assert client.auth_headers("http://127.0.0.1:1/") == {}
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_retry_after_is_respected_within_limits(headers: dict[str, str], seconds: float) -> None:
     reply = httpx.Response(503, headers=headers)
-    assert client._retry_after(reply, 5.0) == seconds
+    assert client.retry_delay(reply, 5.0) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     reply = httpx.Response(503, headers={"Retry-After": formatdate(time.time() + 200, usegmt=True)})
-    assert client._retry_after(reply, 5.0) == pytest.approx(200, abs=60)
+    assert client.retry_delay(reply, 5.0) == pytest.approx(200, abs=60)
 
 
 def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

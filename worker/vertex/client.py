@@ -167,9 +167,9 @@ def _predict(request: RenderRequest, token: CancellationToken) -> list[Predictio
             seconds=seconds,
         ),
     )
-    url, started = _url(), time.monotonic()
+    url, started = predict_url(), time.monotonic()
     try:
-        [headers] = token.run_concurrently(_headers, [url])
+        [headers] = token.run_concurrently(auth_headers, [url])
         reply = asyncio.run(_post(url, body.model_dump_json(), headers, token.checkpoint))
     except TimeoutError as error:
         raise RendererError(f"The endpoint did not respond within {seconds:g} s.") from error
@@ -183,7 +183,7 @@ def _predict(request: RenderRequest, token: CancellationToken) -> list[Predictio
         ) from error
     if reply.status_code in BUSY | REFUSED:
         default = BUSY_SECONDS if reply.status_code in BUSY else REFUSED_SECONDS
-        raise RendererBusyError(_reason(reply), retry_after=_retry_after(reply, default))
+        raise RendererBusyError(_reason(reply), retry_after=retry_delay(reply, default))
     if reply.status_code != HTTPStatus.OK:
         raise RendererError(_reason(reply))
     try:
@@ -219,7 +219,7 @@ async def _post(url: str, body: str, headers: dict[str, str], check: Callable[[]
             sending.cancel()
 
 
-def _url() -> str:
+def predict_url() -> str:
     """Return the URL for predictions: VERTEX_URL of a dedicated endpoint, or that of the endpoint's region."""
     endpoint = settings().vertex_endpoint
     assert endpoint
@@ -228,7 +228,7 @@ def _url() -> str:
     return f"{base.rstrip('/')}/v1/{endpoint}:predict"
 
 
-def _headers(url: str) -> dict[str, str]:
+def auth_headers(url: str) -> dict[str, str]:
     """Return the authorization headers; none for plain HTTP, over which a token could be read.
 
     Raises:
@@ -237,14 +237,14 @@ def _headers(url: str) -> dict[str, str]:
     if url.startswith("http://"):
         return {}
     with _refresh:
-        credentials = _credentials()
+        credentials = default_credentials()
         if not credentials.valid:
             credentials.refresh(google.auth.transport.requests.Request())
     return {"Authorization": f"Bearer {credentials.token}"}
 
 
 @cache
-def _credentials() -> Any:
+def default_credentials() -> Any:
     """Return the credentials of this machine: of its service account, by Workload Identity on GKE."""
     credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     return credentials
@@ -258,7 +258,7 @@ def _reason(reply: httpx.Response) -> str:
     return f"The endpoint answered {reply.status_code}: {' '.join(str(text).split())[:500]}"
 
 
-def _retry_after(reply: httpx.Response, default: float) -> float:
-    """Return after how many seconds to retry."""
+def retry_delay(reply: httpx.Response, default: float) -> float:
+    """Return the seconds after which to retry: Retry-After or `default`, within limits."""
     requested = retry_after.seconds(reply.headers.get("Retry-After", ""))
     return min(max(default if requested is None else requested, 1.0), MAX_RETRY_AFTER)
