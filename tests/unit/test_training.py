@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from models.train import denoiser, loop, text_encoder
 from models.train.__main__ import PACKAGES
-from models.train.captions import HELD_OUT, captions, holds_word, kin_of, of_kin
+from models.train.captions import HELD_OUT, captions, holds_word, synonyms_of, with_synonyms
 from models.train.loop import Plan, train
 from models.train.pictures import ENDINGS, Gallery, Subject, art, drawn, is_variant
 from models.train.recipe import STEPS, Recipe
@@ -76,10 +76,10 @@ def test_a_text_encoder_is_read_in_single_precision(pipeline: Any) -> None:
 def test_a_denoiser_can_start_from_the_weights_of_another(recipe: Recipe) -> None:
     weights = load_file(recipe.model / "unet" / "diffusion_pytorch_model.safetensors")
     unet = denoiser.untrained(TINY)
-    denoiser.inherit(unet, recipe.model / "unet")
+    denoiser.copy_matching_weights(unet, recipe.model / "unet")
     assert all(torch.equal(weight.half(), weights[name]) for name, weight in unet.state_dict().items())
     wider = denoiser.untrained(dataclasses.replace(TINY, text_width=64))
-    denoiser.inherit(wider, recipe.model / "unet")  # those whose shapes match
+    denoiser.copy_matching_weights(wider, recipe.model / "unet")  # those whose shapes match
     assert torch.equal(wider.conv_in.weight.half(), weights["conv_in.weight"])
 
 
@@ -122,13 +122,13 @@ def test_time_asleep_does_not_count_as_work(tmp_path: Path, monkeypatch: pytest.
 def test_no_caption_contains_a_held_out_word() -> None:
     subjects = list(art(PACKAGES))
     assert len(HELD_OUT) == 100
-    kin = kin_of([subjects[0].label], ["gunboat", "battleship", "battleships", "battleship crew"])
+    synonyms = synonyms_of([subjects[0].label], ["gunboat", "battleship", "battleships", "battleship crew"])
     assert not [caption for subject in subjects for caption in captions(subject) if holds_word(caption)]
-    assert not [noun for family in kin.values() for noun in family if holds_word(noun)]
+    assert not [noun for family in synonyms.values() for noun in family if holds_word(noun)]
 
 
 def test_a_noun_is_a_synonym_of_the_label_closest_in_meaning() -> None:
-    assert kin_of(["ship", "cat"], ["kitty", "gunboat", "cat"]) == {"ship": ["gunboat"], "cat": ["kitty"]}
+    assert synonyms_of(["ship", "cat"], ["kitty", "gunboat", "cat"]) == {"ship": ["gunboat"], "cat": ["kitty"]}
 
 
 def test_an_untrained_word_borrows_from_the_closest_name(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_an_untrained_word_borrows_from_the_closest_name(tmp_path: Path) -> None
     embedding = encoder.get_input_embeddings().weight
     before = embedding.detach().clone()
     asked = {"dog": ["dog", "wolf"], "pizza": ["a pizza", "pizza"], "ice cream": ["ice cream"]}
-    text_encoder.lend(encoder, tokens, names, asked)
+    text_encoder.borrow_embeddings(encoder, tokens, names, asked)
     after = {word for word, number in words.items() if not torch.equal(embedding[number], before[number])}
     assert after == {"puppy", "gelato"}
     for word, lender in (("puppy", "dog"), ("gelato", "pizza")):  # ice cream has no name of one word
@@ -148,7 +148,7 @@ def test_an_untrained_word_borrows_from_the_closest_name(tmp_path: Path) -> None
 
 def test_each_style_has_its_own_wording() -> None:
     owls = [Subject("owl", ("bird",), style) for style in ENDINGS]
-    spoken = {owl.style: {*captions(owl), *of_kin(owl, ["barn bird"])} for owl in owls}
+    spoken = {owl.style: {*captions(owl), *with_synonyms(owl, ["barn bird"])} for owl in owls}
     assert {"owl", "an owl", "owl bird", "barn bird", "a barn bird"} <= spoken["3d"]
     assert {"owl, flat", "an owl, flat", "barn bird, flat"} <= spoken["flat"]
     assert not spoken["3d"] & spoken["flat"]
