@@ -18,6 +18,7 @@ from tests.infra.kubernetes.chart import (
     Check,
     Fault,
     Manifests,
+    Object,
     component,
     container,
     finds,
@@ -121,7 +122,13 @@ def commands_are_those_of_the_code(manifests: Manifests) -> None:
             case other:
                 pytest.fail(f"{other} is unknown")
         image = {"frontend": "frontend", "weights": "worker", **dict.fromkeys(WORKERS, "worker")}
-        assert re.search(rf"/momalisa-{image.get(component(each), 'api')}[:@]", own["image"]), own["image"]
+        expected = rf"/momalisa-{image.get(component(each), 'api')}{'(-cpu)?' if _has_no_gpu(own) else ''}[:@]"
+        assert re.search(expected, own["image"]), own["image"]
+        assert ("-cpu@" in own["image"]) == (manifests.values == "traefik" and component(each) in WORKERS)
+
+
+def _has_no_gpu(own: Object) -> bool:
+    return "nvidia.com/gpu" not in own["resources"]["limits"]
 
 
 def pods_stop_in_the_time_that_they_are_given(manifests: Manifests) -> None:

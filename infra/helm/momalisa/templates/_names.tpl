@@ -41,11 +41,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ printf "%.0f" . }}{{ else }}{{ toString . }}{{ end -}}
 {{- end }}
 
-{{/* The image of a part: list $ "api". */}}
+{{/* The image of a part: list $ "api"; of workers without a GPU: list $ "cpuWorker". */}}
 {{- define "momalisa.image" -}}
 {{- $values := (index . 0).Values.image -}}
 {{- $part := index . 1 -}}
-{{- $image := printf "%s/momalisa-%s" $values.repository $part -}}
+{{- $image := printf "%s/%s" $values.repository (ternary $values.cpuWorker (printf "momalisa-%s" $part) (eq $part "cpuWorker")) -}}
 {{- with index $values.digests $part -}}
 {{ $image }}@{{ . }}
 {{- else -}}
