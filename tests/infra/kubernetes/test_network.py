@@ -216,6 +216,7 @@ def a_domain_has_tls_and_none_is_served_by_any_name(manifests: Manifests) -> Non
             annotations = each["metadata"]["annotations"]
             assert annotations["cert-manager.io/issuer"] == manifests.one("Issuer", "momalisa")["metadata"]["name"]
             assert annotations["acme.cert-manager.io/http01-edit-in-place"] == "true", "NGINX wants one per host"
+            assert annotations["cert-manager.io/issue-temporary-certificate"] == "true", "or no challenge succeeds"
     for each in manifests.all("Gateway"):
         listeners = {one["name"]: one for one in each["spec"]["listeners"]}
         assert set(listeners) == ({"http", "https"} if domain else {"http"})
