@@ -106,8 +106,9 @@ def test_every_check_is_checked() -> None:
     assert {check for check, _, _ in FAULTS} == set(CHECKS)
 
 
-def test_the_alerts_of_a_release_are_about_its_own_job() -> None:
-    text = template("--set", "monitoring.kind=operator", "--set", "fullnameOverride=spring")
-    (rules,) = [each for each in parsed(text) if each["kind"] == "PrometheusRule"]
-    assert 'up{job="spring"}' in json.dumps(rules, ensure_ascii=False).replace('\\"', '"')
-    assert 'job="momalisa"' not in json.dumps(rules).replace('\\"', '"')
+def test_alerts_and_dashboard_of_a_release_are_about_its_own_job() -> None:
+    objects = parsed(template("--set", "monitoring.kind=operator", "--set", "fullnameOverride=spring"))
+    text = json.dumps([each for each in objects if each["kind"] in {"PrometheusRule", "ConfigMap"}])
+    plain = text.replace("\\", "")
+    assert 'up{job="spring"}' in plain
+    assert 'job="momalisa"' not in plain
