@@ -181,7 +181,8 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 # Docker, debootstrap and NGINX from Debian, if there is apt and we are root.
 .venv/docker: .venv/infra
 	@missing="$$(command -v dockerd >/dev/null || echo docker.io) $$(command -v debootstrap >/dev/null || echo debootstrap) \
-		$$(command -v nginx >/dev/null || echo nginx-light)"; \
+		$$(command -v nginx >/dev/null || echo nginx-light) \
+		$$(ls /usr/lib/nginx/modules/ngx_http_js_module.so >/dev/null 2>&1 || echo libnginx-mod-http-js)"; \
 	[ -z "$$(echo $$missing)" ] || { apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 	@touch $@

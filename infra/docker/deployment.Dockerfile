@@ -1,13 +1,13 @@
 # All the tools that a deployment needs; infra/ansible/shell.sh builds it and enters it. From the top folder:
 #   docker build --file infra/docker/deployment.Dockerfile --tag momalisa-deployment .
-# api.Dockerfile says how to pin images by content. Helm stays at 3: kubernetes.core does not support 4 yet.
+# Helm stays at 3: kubernetes.core does not support 4 yet.
 
 FROM gcr.io/google.com/cloudsdktool/google-cloud-cli:543.0.0-alpine AS gcloud
 FROM docker:28.5.2-cli AS docker
 FROM registry.k8s.io/kubectl:v1.35.0 AS kubectl
 FROM alpine/helm:3.19.4 AS helm
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim-bookworm
 # Debian removes a version when it fixes it, so none is pinned.
 # hadolint ignore=DL3008
 RUN apt-get update && \

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from momalisa.settings import ROOT
-from tests.infra.docker import COMPOSE, Docker
+from tests.infra.docker import COMPOSE, DIGEST, Docker
 
 ANSIBLE = ROOT / "infra" / "ansible"
 TOOLS = ROOT / ".venv" / "kubernetes-tools"
@@ -44,8 +44,9 @@ def deployment(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Dock
             for word in line.split()
             if word.rpartition("/")[2].startswith(f"{name}:")
         }
-        docker.make_image(image, files)
-    docker("build", "--network=host", f"--file={dockerfile}", "--tag=momalisa-deployment", str(ROOT))
+        docker.make_image(DIGEST.sub("", image), files)
+    file = docker.dockerfile(dockerfile)
+    docker("build", "--network=host", f"--file={file}", "--tag=momalisa-deployment", str(ROOT))
     return docker
 
 

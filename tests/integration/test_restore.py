@@ -1,7 +1,6 @@
 """Backup and restore, by the commands in docs/operations.md."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -9,15 +8,8 @@ from momalisa.client import Client
 from momalisa.local import postgres, stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
-from momalisa.settings import ROOT, environment
-
-
-def commands(heading: str) -> str:
-    """Return the commands under a heading of docs/operations.md."""
-    section = (ROOT / "docs" / "operations.md").read_text().partition(f"\n### {heading}\n")[2].partition("\n#")[0]
-    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
-    assert found
-    return found[1]
+from momalisa.settings import environment
+from tests.operations import commands
 
 
 def run(heading: str, system: LocalStack, backup: Path) -> None:
