@@ -61,8 +61,8 @@ def test_the_images_of_the_release_are_pulled_or_built_for_the_cpu_or_cuda() -> 
     found = services("cpu", "gpu")
     assert {name: service["image"] for name, service in found.items() if service["image"].startswith(IMAGES)} == {
         **dict.fromkeys(("api", "reconciler", "secrets", "migrate"), f"{IMAGES}-api:{VERSION}"),
-        **dict.fromkeys(("render", "assemble"), f"{IMAGES}-worker:{VERSION}"),
-        "render-gpu": f"{IMAGES}-worker-cuda:{VERSION}",
+        **dict.fromkeys(("render", "assemble"), f"{IMAGES}-worker-cpu:{VERSION}"),
+        "render-gpu": f"{IMAGES}-worker:{VERSION}",
     }
     assert found["assemble"]["build"]["args"]["TORCH_INDEX"] == "https://download.pytorch.org/whl/cpu"
     assert "TORCH_INDEX" not in found["render-gpu"]["build"]["args"]
@@ -72,7 +72,7 @@ def test_the_images_of_the_release_are_pulled_or_built_for_the_cpu_or_cuda() -> 
     others = services("gpu", MOMALISA_REGISTRY="registry.example/us", MOMALISA_VERSION="9.9.9")
     assert others["api"]["image"] == "registry.example/us/momalisa-api:9.9.9"
     assert others["api"]["build"]["args"]["MOMALISA_VERSION"] == "9.9.9"
-    assert others["render-gpu"]["image"] == "registry.example/us/momalisa-worker-cuda:9.9.9"
+    assert others["render-gpu"]["image"] == "registry.example/us/momalisa-worker:9.9.9"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_image_of_the_website_has_its_files_compressed(museum: Docker) -> No
 
 
 def test_images_say_what_they_are(museum: Docker) -> None:
-    for image in (f"{IMAGES}-api:{VERSION}", f"{IMAGES}-worker:{VERSION}"):
+    for image in (f"{IMAGES}-api:{VERSION}", f"{IMAGES}-worker-cpu:{VERSION}"):
         (found,) = json.loads(museum("image", "inspect", image))
         assert found["Config"]["Labels"]["org.opencontainers.image.version"] == VERSION
         assert found["Config"]["Labels"]["org.opencontainers.image.source"].startswith("https://")
@@ -368,7 +368,7 @@ def upgrade():
         f"FROM {IMAGES}-api:{before}\nCOPY {version}.py /app/migrations/versions/\nENV MOMALISA_VERSION={version}\n"
     )
     docker("build", "--tag", f"{IMAGES}-api:{version}", str(made))
-    docker("tag", f"{IMAGES}-worker:{before}", f"{IMAGES}-worker:{version}")
+    docker("tag", f"{IMAGES}-worker-cpu:{before}", f"{IMAGES}-worker-cpu:{version}")
 
 
 def versions(docker: Docker) -> set[str]:

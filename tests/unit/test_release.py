@@ -94,7 +94,7 @@ def test_the_images_that_compose_pulls_are_released_and_nothing_before_the_tests
     assert pulled < released.keys() == pulled | {"momalisa-frontend"}
     for image in released.values():
         assert (ROOT / image["dockerfile"]).exists()
-    assert released["momalisa-worker"]["torch"] in compose
+    assert released["momalisa-worker-cpu"]["torch"] in compose
     assert set(jobs["images"]["needs"]) == set(jobs["chart"]["needs"]) == {"version", "tests"}
     assert set(jobs["release"]["needs"]) == {"version", "images", "chart"}
 
