@@ -1,7 +1,7 @@
 // While the API is being replaced, requests wait for it instead of failing.
 
-// As long as a new API takes to start, and less than visitors and programs wait for an answer.
-const SECONDS = 25;
+// As long as slow machines take to stop all workers, migrate and start a new API.
+const SECONDS = 60;
 const PAUSE_MS = 250;
 
 async function retry(r) {

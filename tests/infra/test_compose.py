@@ -379,7 +379,7 @@ def versions(docker: Docker) -> set[str]:
 
 @pytest.mark.parametrize(
     ("heading", "before", "after", "most_seconds"),
-    [("Upgrade containers", VERSION, "7.0.1", 25), ("Upgrade containers without a pause", "7.0.1", "7.0.2", 3)],
+    [("Upgrade containers", VERSION, "7.0.1", 60), ("Upgrade containers without a pause", "7.0.1", "7.0.2", 5)],
 )
 def test_an_upgrade_with_a_migration_fails_no_request_and_loses_no_walk(
     museum: Docker, tmp_path: Path, heading: str, before: str, after: str, most_seconds: float

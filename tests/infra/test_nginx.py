@@ -50,8 +50,8 @@ def configured(
         text = text.replace(theirs, ours)
     (folder / "bucket.conf").write_text((NGINX / "bucket.conf").read_text().replace("bucket:4443", bucket))
     script = (NGINX / "hold.js").read_text()
-    assert "SECONDS = 25;" in script
-    (folder / "hold.js").write_text(script.replace("SECONDS = 25;", f"SECONDS = {HELD_SECONDS};"))
+    assert "SECONDS = 60;" in script
+    (folder / "hold.js").write_text(script.replace("SECONDS = 60;", f"SECONDS = {HELD_SECONDS};"))
     file = folder / "nginx.conf"
     file.write_text(text)
     return file
