@@ -189,7 +189,7 @@ def test_operators_have_their_command(museum: Docker) -> None:
     assert "a program" in museum.compose("exec", "--no-TTY", "api", "momalisa", "keys", "list")
 
 
-def test_a_walk_ends_well_though_a_worker_is_killed_and_is_still_there_after_down_and_up(museum: Docker) -> None:
+def test_a_walk_ends_well_though_a_worker_is_killed(museum: Docker) -> None:
     with Client(URL) as client:
         walk = client.submit(["a giraffe", "a battleship"], frames=48, steps=6, seed=7)
         updates = client.watch(walk)
@@ -208,17 +208,6 @@ def test_a_walk_ends_well_though_a_worker_is_killed_and_is_still_there_after_dow
             assert frame["url"]
             assert fetched(frame["url"])[:4] == b"\x89PNG"
     assert sum(container["State"]["Running"] for container in containers(museum, "render")) == 1
-
-    museum.compose("down")
-    assert not museum("ps", "--all", "--quiet")
-    museum.compose("up", "--detach", "--wait")
-
-    with Client(URL) as client:
-        again = client.get(walk["id"])
-        assert again["artifacts"] == walk["artifacts"]
-        assert again["frames"] == walk["frames"]
-        assert [other["id"] for other in client.page()["walks"]] == [walk["id"]]
-        assert fetched(again["artifacts"]["gif"]["url"]) == gif
 
 
 def test_the_image_of_the_website_has_its_files_compressed(museum: Docker) -> None:
@@ -329,8 +318,10 @@ def asked_all_the_time(url: str) -> Iterator[list[tuple[int | str, float]]]:
 
     def ask(path: str) -> None:
         begin = time.monotonic()
+        status: int | str
         try:
-            status: int | str = httpx.get(f"{url}{path}", timeout=60).status_code
+            answer = httpx.get(f"{url}{path}", timeout=90)
+            status = answer.status_code if answer.is_success else f"{answer.status_code}: {answer.text}"
         except httpx.HTTPError as error:
             status = repr(error)
         answers.append((status, time.monotonic() - begin))
