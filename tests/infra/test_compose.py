@@ -66,7 +66,7 @@ def test_the_images_of_the_release_are_pulled_or_built_for_the_cpu_or_cuda() -> 
     }
     assert found["assemble"]["build"]["args"]["TORCH_INDEX"] == "https://download.pytorch.org/whl/cpu"
     assert "TORCH_INDEX" not in found["render-gpu"]["build"]["args"]
-    # Whoever sets no policy has missing images pulled, and built if they cannot be.
+    # Without a policy, Compose pulls missing images, and builds those that it cannot pull.
     assert not any("pull_policy" in service for service in found.values())
     assert not [name for name, service in found.items() if service.get("build", {}).get("pull")]
     others = services("gpu", MOMALISA_REGISTRY="registry.example/us", MOMALISA_VERSION="9.9.9")
@@ -168,7 +168,7 @@ def test_everything_runs_and_is_well(museum: Docker) -> None:
     assert len(containers(museum, "render")) == 2
 
 
-def test_nobody_is_root_and_nobody_can_write_but_to_what_is_named(museum: Docker) -> None:
+def test_no_part_is_root_or_can_write_but_to_its_volumes(museum: Docker) -> None:
     for container in containers(museum):
         name = service_of(container)
         assert container["HostConfig"]["ReadonlyRootfs"], name
