@@ -118,10 +118,12 @@ def private_bucket(services: LocalStack, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def api(services: LocalStack) -> Iterator[TestClient]:
+def api(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The API in this process, without workers behind it."""
     from api.app import app  # noqa: PLC0415
 
+    # The entity tag of a queued walk changes every ten seconds, which may end between any two requests of a test.
+    monkeypatch.setattr("api.live.long_polling.QUEUE_SECONDS", 10**6)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
