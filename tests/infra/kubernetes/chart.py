@@ -18,8 +18,8 @@ CHART = ROOT / "infra" / "helm" / "momalisa"
 TOOLS = ROOT / ".venv" / "kubernetes-tools"
 VALUES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
 SETS = [path.stem for path in VALUES]
-KUBERNETES = "1.33"
-"""The oldest version that is thought of."""
+KUBERNETES = ("1.30", "1.37")
+"""The oldest version that the chart takes, and the newest that there is a schema of."""
 
 COMPONENT = "app.kubernetes.io/component"
 INVALID = (AssertionError, ValueError, KeyError, kubernetes_validate.ValidationError, pytest.fail.Exception)

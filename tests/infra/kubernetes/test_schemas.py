@@ -51,7 +51,8 @@ def kubernetes_own_objects_are_valid(manifests: Manifests) -> None:
 @cache
 def _validate(text: str) -> None:
     """Validate an object once, since many are the same in several sets."""
-    kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
+    for version in KUBERNETES:
+        kubernetes_validate.validate(json.loads(text), version, strict=True)
 
 
 def operators_objects_are_valid(manifests: Manifests) -> None:
@@ -111,6 +112,13 @@ CHECKS: tuple[Check, ...] = (
 @pytest.mark.parametrize("check", CHECKS)
 def test_objects_are_valid(check: Check, values: str) -> None:
     check(rendered(values))
+
+
+def test_the_oldest_version_is_the_one_that_the_chart_asks_for() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
+    refused = helm("template", "momalisa", CHART, "--kube-version", "1.29.9")
+    assert "chart requires kubeVersion: >=1.30.0-0" in refused.stderr
 
 
 def test_the_sets_of_values_show_every_kind() -> None:
