@@ -63,9 +63,15 @@ def play(google: Google, tmp_path: Path) -> Play:
 
 
 @pytest.fixture(scope="module")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Google]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of whoever created the VM first."""
+    return tmp_path_factory.mktemp("first")
+
+
+@pytest.fixture(scope="module")
+def first_run(home: Path) -> Iterator[Google]:
     """The APIs after the VM was created; a policy that somebody else made was there before."""
-    folder = tmp_path_factory.mktemp("first")
+    folder = home
     with listening(folder) as google:
         google.policies[IMAGES] = {"bindings": [OTHERS], "etag": "theirs"}
         assert "203.0.113.7" in run(google, folder, "deploy-create-instance.yml").output
@@ -73,10 +79,13 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Google]:
 
 
 @pytest.fixture
-def created(first_run: Google, google: Google) -> Google:
-    """APIs of this test's own, in which the VM was created."""
+def created(first_run: Google, google: Google, home: Path, tmp_path: Path) -> Google:
+    """APIs of this test's own, in which the VM was created, with the key that `play` has."""
+    for name in ("key", "key.pub"):
+        shutil.copy(home / name, tmp_path / name)
     google.resources = copy.deepcopy(first_run.resources)
     google.policies = copy.deepcopy(first_run.policies)
+    google.resources[INSTANCE]["metadata"]["fingerprint"] = "Zmlyc3Q="
     return google
 
 
@@ -154,10 +163,7 @@ def test_service_account_may_do_what_it_must_and_no_more(first_run: Google) -> N
     assert policies[IMAGES]["etag"] == "theirs", "else what others change meanwhile would be lost"
 
 
-def test_creating_an_instance_again_changes_nothing(created: Google, play: Play, tmp_path: Path) -> None:
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "momalisa", "-f", tmp_path / "key"], check=True
-    )
+def test_creating_an_instance_again_changes_nothing(created: Google, play: Play) -> None:
     created.put("compute", f"{ZONE}/disks/momalisa", {})  # Google made it from initializeParams
     created.limits.quotas = dict.fromkeys(created.limits.quotas, 0.0)  # what is there needs no more
     again_changes_nothing(created, play, "deploy-create-instance.yml")
@@ -180,9 +186,10 @@ def test_instance_with_a_gpu_is_as_such_machines_must_be(created: Google, play: 
     }
 
 
-def test_rules_are_mended_and_a_stopped_instance_is_started_and_both_waited_for(
-    created: Google, play: Play
+def test_rules_are_mended_another_key_is_added_a_stopped_instance_is_started_and_all_waited_for(
+    created: Google, play: Play, tmp_path: Path
 ) -> None:
+    (tmp_path / "key").unlink()  # as on the laptop of somebody else
     rule, instance = created.resources[f"{FIREWALLS}/momalisa-ssh"], created.resources[INSTANCE]
     rule["sourceRanges"] = ["0.0.0.0/0"]
     instance["status"] = "TERMINATED"
@@ -190,15 +197,23 @@ def test_rules_are_mended_and_a_stopped_instance_is_started_and_both_waited_for(
     def in_a_while(request: Request) -> tuple[int, dict[str, Any]] | None:
         if request not in created.changes:
             return None
-        path = f"compute/v1/projects/{PROJECT}/global/operations/slow-{request.method}"
+        path = f"compute/v1/projects/{PROJECT}/global/operations/slow-{request.path.rpartition('/')[2]}"
         return 200, {"status": "PENDING", "name": "slow", "selfLink": f"https://compute.googleapis.com/{path}"}
 
     created.overrides.append(in_a_while)
     play("deploy-create-instance.yml")
-    assert [str(request).rpartition("/")[2] for request in created.changes] == ["momalisa-ssh", "start"]
+    asked = [str(request).rpartition("/")[2] for request in created.changes]
+    assert asked == ["momalisa-ssh", "setMetadata", "start"]
     assert created.sent("PATCH", "/momalisa-ssh")["sourceRanges"] == ["35.235.240.0/20"]
     polled = [request.path.rpartition("/")[2] for request in created.requests if "/operations/" in request.path]
-    assert polled == ["slow-PATCH", "slow-POST"]
+    assert polled == [f"slow-{name}" for name in asked]
+    sent = created.sent("POST", "/setMetadata")
+    assert sent["fingerprint"] == "Zmlyc3Q="
+    before = {item["key"]: item["value"] for item in instance["metadata"]["items"]}
+    after = {item["key"]: item["value"] for item in sent["items"]}
+    first, added = after["ssh-keys"].split("\n")
+    assert {**after, "ssh-keys": first} == before
+    assert added == "momalisa:" + " ".join((tmp_path / "key.pub").read_text().split()[:2])
 
 
 def test_operation_that_fails_stops_the_playbook(google: Google, play: Play) -> None:
