@@ -80,7 +80,7 @@ def create_key(
     until = None if expires is None else _expiry(expires)
     with _operating() as session:
         key, secret = api_keys.create(session, name, expires=until)
-    tell(f"The id of the key is {key.id}. The key itself is not stored, and cannot be shown again:")
+    tell(f"{key.id} is the id of the key. The key itself is not stored, and cannot be shown again:")
     tell(secret)
 
 

@@ -206,7 +206,7 @@ def test_an_invalid_key_is_refused_and_not_treated_as_anonymous(api: TestClient,
         assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized")
         challenge = answer.headers["www-authenticate"]
         assert challenge.startswith('Bearer realm="MoMALisa"')
-        refused = 'error="invalid_token", error_description="This API key' in challenge
+        refused = 'error="invalid_token", error_description="The API key' in challenge
         assert refused == header.startswith("Bearer")
 
 

@@ -220,7 +220,7 @@ def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient
         ({"fps": 51}, "fps", "at most 50"),
         ({"negative_prompt": "x" * 301}, "negative_prompt", "at most 300"),
         ({"public": "yes"}, "public", "true or false"),
-        ({"colour": "red"}, "colour", "not a field"),
+        ({"colour": "red"}, "colour", "unknown field"),
     ],
 )
 def test_invalid_input_is_refused_with_its_field_and_limit(

@@ -165,7 +165,7 @@ def test_behind_a_trusted_proxy_clients_are_counted_separately(api: TestClient, 
 def test_the_number_of_waiting_walks_is_limited(api: TestClient, limit: Limit) -> None:
     limit(max_waiting_walks=2)
     walks = [submit(api) for _ in range(2)]
-    assert_refused(api.post("/v1/walks", json=ORDER), "2 of your walks wait")
+    assert_refused(api.post("/v1/walks", json=ORDER), "2 of your walks are waiting")
     submit(somebody(api, new_key()))
     api.post(f"/v1/walks/{walks[0]}/cancel")
     submit(api)
@@ -206,7 +206,7 @@ def test_a_walk_that_exceeds_a_daily_budget_is_refused_for_good(api: TestClient,
     limit(pixel_steps_per_day=1000)
     answer = api.post("/v1/walks", json=ORDER)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "frames")
-    assert "at most 1000 in a day" in answer.json()["detail"]
+    assert "at most 1000 per day" in answer.json()["detail"]
 
 
 def test_while_redis_is_down_walks_are_accepted(
