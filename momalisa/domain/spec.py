@@ -24,6 +24,9 @@ MAX_STOPS = 10
 
 MAX_SEED = 2**32 - 1
 
+SAMPLING_SETTINGS = ("negative_prompt", "steps", "guidance", "scheduler", "width", "height")
+"""Settings that decide the pixels of every frame alike, apart from its prompts and its noise."""
+
 
 class Setting:
     """How a client sets a field of `WalkSpec`; the request, the response and the command line derive from it."""
@@ -186,7 +189,7 @@ def content_hash(spec: WalkSpec, position: float, model: str) -> str:
     noise: list[float] = [spec.seed]
     if spec.seed_to is not None:
         noise += [spec.seed_to, round(seed_progress(position, closed=spec.timing.closed), 9)]
-    sampling = [spec.negative_prompt, spec.steps, spec.guidance, spec.scheduler, spec.width, spec.height]
+    sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
     return hashlib.sha256(json.dumps([model, between, noise, sampling]).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from momalisa.domain.path import leg, seed_progress
-from momalisa.domain.spec import WalkSpec
+from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,7 @@ def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
     number, t = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]
     prompts = [end if t else start] if t in {0, 1} else [start, end]
-    settings = spec.model_dump(
-        mode="json",
-        include={"interpolation", "seed", "negative_prompt", "steps", "guidance", "scheduler", "width", "height"},
-    )
+    settings = spec.model_dump(mode="json", include={"interpolation", "seed", *SAMPLING_SETTINGS})
     if spec.seed_to is not None:
         settings |= {"seed_to": spec.seed_to, "seed_progress": seed_progress(position, closed=spec.timing.closed)}
     details = {"software": "MoMALisa", "model": model, "prompts": prompts, "t": round(t, 9), **settings}
