@@ -195,9 +195,9 @@ def test_rules_are_mended_another_key_is_added_a_stopped_instance_is_started_and
     instance["status"] = "TERMINATED"
 
     def in_a_while(request: Request) -> tuple[int, dict[str, Any]] | None:
-        if request not in created.changes:
+        if request not in created.changes or not request.host.startswith("compute."):
             return None
-        path = f"compute/v1/projects/{PROJECT}/global/operations/slow-{request.path.rpartition('/')[2]}"
+        path = f"compute/v1/projects/{PROJECT}/global/operations/slow-{request.path.rpartition('/')[2].lower()}"
         return 200, {"status": "PENDING", "name": "slow", "selfLink": f"https://compute.googleapis.com/{path}"}
 
     created.overrides.append(in_a_while)
@@ -206,7 +206,7 @@ def test_rules_are_mended_another_key_is_added_a_stopped_instance_is_started_and
     assert asked == ["momalisa-ssh", "setMetadata", "start"]
     assert created.sent("PATCH", "/momalisa-ssh")["sourceRanges"] == ["35.235.240.0/20"]
     polled = [request.path.rpartition("/")[2] for request in created.requests if "/operations/" in request.path]
-    assert polled == [f"slow-{name}" for name in asked]
+    assert polled == [f"slow-{name.lower()}" for name in asked]
     sent = created.sent("POST", "/setMetadata")
     assert sent["fingerprint"] == "Zmlyc3Q="
     before = {item["key"]: item["value"] for item in instance["metadata"]["items"]}
