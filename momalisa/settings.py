@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, FilePath, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from momalisa import broker
+from momalisa import __version__, broker
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: `models/`, `frontend/` and `migrations/` lie beside the packages."""
@@ -277,6 +277,17 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Format of log lines; auto means text on a terminal, else JSON."
     )
+    google_cloud_project: str | None = Field(
+        None,
+        description="Id of the Google Cloud project that traces go to, by which log lines in JSON refer to their "
+        "trace; unset means by its bare id.",
+    )
+    # The images set both.
+    momalisa_version: str = Field(
+        __version__,
+        description="Version of this build in metrics and traces; unset means the package's.",
+    )
+    momalisa_revision: str = Field("unknown", description="Commit of this build in metrics.")
 
     @model_validator(mode="after")
     def _native_size_is_allowed(self) -> Self:

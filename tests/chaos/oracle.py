@@ -231,7 +231,7 @@ def _work(stage: Stage) -> tuple[int, int]:
     rendered = sum(
         event["frames"]
         for event in _events(stage)
-        if event.get("event") == "chunk claimed" and event.get("kind") == "render" and event.get("walk") in whole
+        if event.get("message") == "chunk claimed" and event.get("kind") == "render" and event.get("walk") in whole
     )
     return sum(whole.values()), rendered
 
@@ -239,7 +239,7 @@ def _work(stage: Stage) -> tuple[int, int]:
 def _progress(stage: Stage, faults: list[Injected]) -> list[float]:
     """Return the seconds from each fault to the next finished chunk, by clocks that were not set."""
     done = sorted(
-        datetime.fromisoformat(event["timestamp"]) for event in _events(stage) if event.get("event") == "chunk done"
+        datetime.fromisoformat(event["time"]) for event in _events(stage) if event.get("message") == "chunk done"
     )
     return [
         (min(later) - end).total_seconds()
@@ -252,8 +252,8 @@ def _reclaimed(stage: Stage) -> list[tuple[datetime, datetime]]:
     """Return when each lost chunk was lost, and when it was claimed again or ended."""
     touched: dict[tuple[str, int], list[datetime]] = {}
     for event in _events(stage):
-        if event.get("event") in {"chunk claimed", "chunk done"} and "walk" in event:
-            moment = datetime.fromisoformat(event["timestamp"])
+        if event.get("message") in {"chunk claimed", "chunk done"} and "walk" in event:
+            moment = datetime.fromisoformat(event["time"])
             touched.setdefault((event["walk"], event["chunk"]), []).append(moment)
     return [
         (lost.at, min(later))

@@ -19,7 +19,7 @@ def finished_chunks(system: LocalStack, walk_id: str) -> Counter[int]:
     for log in (system.folder / "logs").glob("render-*.log"):
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "chunk done" and event.get("walk") == walk_id:
+            if event.get("message") == "chunk done" and event.get("walk") == walk_id:
                 done[event["chunk"]] += 1
     return done
 

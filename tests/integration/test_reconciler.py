@@ -103,7 +103,7 @@ def test_revoked_credentials_stop_only_tasks_that_need_the_bucket(
         finally:
             process.terminate()
     assert process.returncode == 0
-    skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "task failed"]
+    skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["message"] == "task failed"]
     assert {line["task"] for line in skipped} == {"remove_walks", "delete_orphans"}
     assert "RefreshError" in skipped[0]["cause"]
     assert "Invalid JWT Signature" in skipped[0]["cause"]

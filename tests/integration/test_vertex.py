@@ -79,7 +79,7 @@ class Container:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.child.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        return [line for line in lines if line["message"] == name]
 
 
 # Whole walks.

@@ -30,7 +30,7 @@ def chunks_by_worker(system: LocalStack, walk: Walk) -> Counter[str]:
     for log in (system.folder / "logs").glob("render-*.log"):
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "chunk done" and event.get("walk") == walk["id"]:
+            if event.get("message") == "chunk done" and event.get("walk") == walk["id"]:
                 done[log.stem] += 1
     return done
 

@@ -3,13 +3,20 @@
 import inspect
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 
 from momalisa.errors import ModelError
 from worker.rendering.layers import fastest_dtype, use_own_dtype, use_short_attention
 from worker.rendering.malloc import keep_memory
 from worker.rendering.samplers import DETERMINISTIC_SCHEDULERS, is_deterministic
+
+for _library in (diffusers, transformers):  # their own handlers and bars would write plain lines among the JSON
+    _library.utils.logging.disable_default_handler()
+    _library.utils.logging.enable_propagation()
+    _library.utils.logging.disable_progress_bar()
 
 
 def load_pipeline(model: str, device: torch.device, dtype: str) -> Any:
