@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPMethod, HTTPStatus
+from itertools import product
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
@@ -12,15 +13,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from momalisa.telemetry import metrics, tracing
 
-UNTRACED = ("/healthz", "/readyz", "/static/")
-"""Paths that are requested too often to be worth tracing."""
+PROBES = ("/healthz", "/readyz")
+"""Paths that only load balancers, orchestrators and health checks request: neither counted nor traced."""
+
+SUBMISSIONS = ("/v1/walks", "/walks")
+"""Routes to which walks are submitted: the API's, and that of the plain form."""
+
+UNTRACED = "/static/"
+"""What is requested too often to be worth tracing."""
 
 STUCK_SECONDS = 5
 """An event loop that runs nothing for this long is stuck."""
 
 
 class Telemetry:
-    """Counts requests, times them up to the first byte of the response, and traces them.
+    """Counts requests except probes, times them up to the first byte of the response, and traces them.
 
     Each request starts a new trace: the `traceparent` of clients is not trusted.
     """
@@ -30,7 +37,7 @@ class Telemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
         elif scope["path"].startswith(UNTRACED):
             await self._serve(scope, receive, send, trace.INVALID_SPAN)
@@ -98,6 +105,9 @@ async def lifespan(not_ready: Callable[[], str | None]) -> AsyncIterator[None]:
             return f"The event loop has been stuck for {STUCK_SECONDS} seconds."
         return None
 
+    for route, status in product(SUBMISSIONS, (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)):
+        # At 0, since the first failed submission would be no increase of a counter that is not there yet.
+        metrics.record(metrics.HTTP_REQUESTS, 0, method="POST", route=route, status=str(status.value))
     server = metrics.serve(metrics.API, alive=stuck, ready=not_ready)
     tracing.start("api")
     try:

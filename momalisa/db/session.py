@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and the only way to open a transaction."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,10 +12,13 @@ from sqlalchemy import Connection, CursorResult, Engine, Result, create_engine, 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from momalisa.errors import StoreBusyError, StoreUnavailableError
 from momalisa.settings import settings
+from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger
+from momalisa.telemetry.metrics import Metric
 
 log = logger(__name__)
 
@@ -49,12 +53,26 @@ MAX_LOGGED_STATEMENT = 1000
 """Characters of a statement that are logged; parameters are never logged."""
 
 
+class _TimedPool(QueuePool):
+    """Measures how long a connection is waited for, also in vain, and including the time to open or check it."""
+
+    __module__ = "sqlalchemy.pool"  # so that its logger is as quiet as that of other pools
+
+    def connect(self) -> PoolProxiedConnection:
+        started = time.monotonic()
+        try:
+            return super().connect()
+        finally:
+            metrics.record(metrics.CONNECTION_SECONDS, time.monotonic() - started)
+
+
 @cache
 def engine() -> Engine:
     """Return the engine of this process; created at the first call, so never shared across a fork."""
     made = create_engine(
         settings().database_url,
         isolation_level="AUTOCOMMIT",  # of the driver: `_begin` starts transactions
+        poolclass=_TimedPool,
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=10,
@@ -125,6 +143,21 @@ def transaction() -> Iterator[Session]:
         raise StoreUnavailableError("The connection to the database broke; try again later.") from error
     finally:
         _open.reset(before)
+
+
+_RECORDS = "metrics"
+"""Where a session keeps what is recorded after its commit."""
+
+
+def record_after_commit(session: Session, metric: Metric, value: float = 1, **labels: str) -> None:
+    """Record a metric once the transaction of a session is committed (`metrics.record`)."""
+    session.info.setdefault(_RECORDS, []).append((metric, value, labels))
+
+
+@event.listens_for(Session, "after_commit")
+def _record_after_commit(session: Session) -> None:
+    for metric, value, labels in session.info.pop(_RECORDS, ()):
+        metrics.record(metric, value, **labels)
 
 
 def rowcount(result: Result[Any]) -> int:

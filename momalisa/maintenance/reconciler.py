@@ -13,7 +13,7 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
 from momalisa.db.session import transaction
-from momalisa.domain.states import DeliveryStatus
+from momalisa.domain.states import ChunkKind, DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import OrphanScan
@@ -87,7 +87,7 @@ def run() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    tasks = [*TASKS, *([update_gauges] if settings().metrics_port is not None else [])]
+    tasks = [*TASKS, *(GAUGES if settings().metrics_port is not None else [])]
     _start_counters(tasks)
     heartbeats = TaskHeartbeats(tasks)
     metrics.serve(
@@ -280,7 +280,7 @@ def deliver_webhooks() -> bool:
     outcome = sender.send(message)
     with transaction() as session:
         status = deliveries.record(session, message, outcome)
-    log.info("webhook sent", message=message.id, attempt=message.attempt, status=status, error=outcome.error)
+    log.info("webhook sent", webhook=message.id, attempt=message.attempt, status=status, error=outcome.error)
     if status is not None:
         metrics.record(metrics.WEBHOOK_DELIVERIES, status=status)
     return True
@@ -301,6 +301,7 @@ def update_gauges() -> None:
             metrics.OLDEST_DUE_CHUNK_SECONDS,
             metrics.WALKS,
             metrics.WALKS_LAST_HOUR,
+            metrics.WORKERS,
         ):
             gauge.clear()
         raise
@@ -308,11 +309,29 @@ def update_gauges() -> None:
         metrics.record(metrics.CHUNKS, number, kind=kind, status=status)
     for kind, seconds in found.oldest_due_seconds.items():
         metrics.record(metrics.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind)
+    for kind, number in found.workers.items():
+        metrics.record(metrics.WORKERS, number, kind=kind)
     metrics.record(metrics.CLAIMS_PAUSED, found.paused)
+    metrics.record(metrics.WALKS_TO_REMOVE, found.to_remove)
     for gauge, walks in ((metrics.WALKS, found.walks), (metrics.WALKS_LAST_HOUR, found.walks_last_hour)):
         for walk_status, number in walks.items():
             metrics.record(gauge, number, status=walk_status)
 
+
+def update_message_gauges() -> None:
+    """Set the gauges of the broker; they have no values while it is down."""
+    try:
+        waiting = {kind: celery_app.count_messages(kind) for kind in ChunkKind}
+    except celery_app.BROKER_ERRORS:
+        metrics.MESSAGES.clear()
+        metrics.record(metrics.BROKER_FAILURES)
+        return
+    for kind, number in waiting.items():
+        metrics.record(metrics.MESSAGES, number, kind=kind)
+
+
+GAUGES: tuple[Task, ...] = (update_gauges, update_message_gauges)
+"""Tasks that only set metrics."""
 
 TASKS: tuple[Task, ...] = (
     reclaim_expired,

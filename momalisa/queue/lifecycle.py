@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Walk
-from momalisa.db.session import rowcount
+from momalisa.db.session import record_after_commit
 from momalisa.domain import path
 from momalisa.domain.states import ACTIVE, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness
 from momalisa.settings import settings
+from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
 
 
@@ -103,9 +104,11 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
         update(Walk)
         .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
         .values(status=status, finished_at=func.now(), **notifications.changed(session, walk_id), **values)
-    )
-    if not rowcount(ended):
+        .returning(age_seconds())
+    ).scalar_one_or_none()
+    if ended is None:
         return False
+    record_end(session, status, ended)
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
@@ -113,6 +116,23 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
     )
     deliveries.enqueue(session, walk_id, status)
     return True
+
+
+def age_seconds() -> ColumnElement[float]:
+    """Return the seconds since a walk was submitted; 0 if PostgreSQL's clock was set back since."""
+    age: ColumnElement[float] = func.greatest(func.extract("epoch", func.now() - Walk.created_at), 0)
+    return age
+
+
+def record_end(session: Session, status: WalkStatus, seconds: float) -> None:
+    """Count the end of a walk after the commit.
+
+    Args:
+        session: of the caller.
+        status: with which it ended.
+        seconds: since its submission.
+    """
+    record_after_commit(session, metrics.WALK_SECONDS, float(seconds), status=status)
 
 
 def lock_chunks(session: Session, walk_id: UUID) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Artifact, Chunk, Frame, Walk
-from momalisa.db.session import rowcount
+from momalisa.db.session import record_after_commit, rowcount
 from momalisa.domain import pacing
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.queue import fairness, leases, lifecycle
@@ -22,6 +22,7 @@ from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
+from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
 
 MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
@@ -83,12 +84,14 @@ def record_frames(session: Session, claim: Claim, frames: Sequence[UploadedFrame
     """
     leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DONE), finished_at=func.now())
     new = _record(session, claim, frames) if frames else 0
-    missing = session.execute(
+    missing, done, age = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
         .values(frames_done=Walk.frames_done + new, **notifications.changed(session, claim.walk_id))
-        .returning(Walk.frames_total - Walk.frames_done)
-    ).scalar_one()
+        .returning(Walk.frames_total - Walk.frames_done, Walk.frames_done, lifecycle.age_seconds())
+    ).one()
+    if 0 < new == done:
+        record_after_commit(session, metrics.FIRST_FRAME_SECONDS, float(age))
     # The update locks the walk, so of two chunks that are recorded at once the second sees all frames.
     return _next_pass(session, claim) if missing else _assembly(session, claim)
 
@@ -171,13 +174,16 @@ def complete_walk(session: Session, claim: Claim, artifacts: Sequence[UploadedAr
             ]
         )
     )
-    session.execute(
+    age = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
         .values(
             status=WalkStatus.SUCCEEDED, finished_at=func.now(), **notifications.changed(session, claim.walk_id)
         )
-    )
+        .returning(lifecycle.age_seconds())
+    ).scalar_one_or_none()
+    if age is not None:
+        lifecycle.record_end(session, WalkStatus.SUCCEEDED, age)
     deliveries.enqueue(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
 

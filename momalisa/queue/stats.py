@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, Walk
+from momalisa.db.models import GONE, Chunk, Walk
 from momalisa.domain.states import ACTIVE, ENDED, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import leases
+from momalisa.queue import leases, workers
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class QueueStats:
     """Active walks."""
     walks_last_hour: dict[WalkStatus, int]
     """Walks that ended within the last hour and have not been purged."""
+    to_remove: int
+    """Deleted and expired walks whose objects and rows are still there."""
+    workers: dict[ChunkKind, int]
+    """Workers that were seen within LEASE_SECONDS."""
 
 
 def collect(session: Session) -> QueueStats:
@@ -50,7 +54,8 @@ def collect(session: Session) -> QueueStats:
         for status, number in session.execute(query):
             counts[status] = number
     paused = bool(session.scalar(select(leases.paused())))
-    return QueueStats(numbers, oldest, paused, walks, last_hour)
+    to_remove = session.scalar(select(func.count()).select_from(Walk).where(text(f"({GONE})"))) or 0
+    return QueueStats(numbers, oldest, paused, walks, last_hour, to_remove, workers.count_by_kind(session))
 
 
 def count_ready(session: Session) -> dict[ChunkKind, int]:

@@ -5,7 +5,7 @@ Each function works inside the transaction of its caller (`db.session.transactio
 
 from datetime import timedelta
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -35,8 +35,17 @@ def report_gone(session: Session, name: str) -> None:
 
 def count(model: str) -> Select[int]:
     """Return the query that counts the render workers of a model that were seen within LEASE_SECONDS."""
-    recently = Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
-    return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, recently)
+    return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, _seen_recently())
+
+
+def count_by_kind(session: Session) -> dict[ChunkKind, int]:
+    """Return the number of workers of each kind that were seen within LEASE_SECONDS."""
+    found = session.execute(select(Worker.kind, func.count()).where(_seen_recently()).group_by(Worker.kind))
+    return {**dict.fromkeys(ChunkKind, 0), **{ChunkKind(kind): number for kind, number in found}}
+
+
+def _seen_recently() -> ColumnElement[bool]:
+    return Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
 
 
 def delete_silent(session: Session) -> None:

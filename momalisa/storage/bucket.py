@@ -13,6 +13,7 @@ from urllib.parse import quote, urljoin
 from uuid import UUID
 
 import google_crc32c
+import requests
 from google.api_core.exceptions import Conflict, NotFound, PreconditionFailed
 from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
@@ -23,6 +24,7 @@ from momalisa.db import session
 from momalisa.errors import ObjectCorruptError
 from momalisa.settings import settings
 from momalisa.storage import signed_urls
+from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
 
 log = logger(__name__)
@@ -77,7 +79,17 @@ def _client_bucket() -> storage.Bucket:
         )
     else:
         client = storage.Client()
+    client._http.hooks["response"].append(_observe)  # of the session that sends all requests of this client
     return client.bucket(settings().bucket)
+
+
+def _observe(response: requests.Response, **_: object) -> None:
+    metrics.record(
+        metrics.BUCKET_SECONDS,
+        response.elapsed.total_seconds(),
+        method=str(response.request.method),
+        status=str(response.status_code),
+    )
 
 
 def _no_check() -> None: ...

@@ -1,6 +1,7 @@
 """Signed URLs of a private bucket: signed concurrently, and cached while they are in use."""
 
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -18,6 +19,7 @@ from requests.adapters import HTTPAdapter
 
 from momalisa.errors import StoreUnavailableError
 from momalisa.settings import settings
+from momalisa.telemetry import metrics
 
 CONCURRENCY = 64
 """Concurrent signatures; without a private key, each needs a request to IAM."""
@@ -80,14 +82,21 @@ class Signatures:
             return known
         if len(self._urls) >= CACHE_SIZE:
             self._urls.clear()
-        self._urls[key] = url = self._signers.submit(
-            blob.generate_signed_url,
-            version="v4",
-            expiration=expires_at,
-            credentials=self._credentials,
-            api_access_endpoint=settings().bucket_endpoint,
-        )
+        self._urls[key] = url = self._signers.submit(self._sign, blob, expires_at)
         return url
+
+    def _sign(self, blob: Blob, expires_at: datetime) -> str:
+        started = time.monotonic()
+        try:
+            url: str = blob.generate_signed_url(
+                version="v4",
+                expiration=expires_at,
+                credentials=self._credentials,
+                api_access_endpoint=settings().bucket_endpoint,
+            )
+            return url
+        finally:
+            metrics.record(metrics.SIGNING_SECONDS, time.monotonic() - started)
 
 
 @cache

@@ -49,6 +49,8 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         "LEASE_SECONDS": "5",
         "RECONCILE_SECONDS": "0.5",
         "BATCH_SIZE": "4",
+        "MOMALISA_VERSION": "1.2.3",
+        "MOMALISA_REVISION": "abc1234",
     }
     folder = tmp_path_factory.mktemp("monitored")
     with stack.started(LocalStack(folder, port=free_port(), workers=1, variables=variables)) as system:
@@ -107,6 +109,15 @@ def test_every_part_becomes_ready_and_is_alive(monitored: LocalStack, part: str)
     assert ask(monitored, part, "/").status_code == 404
 
 
+def test_every_part_says_which_build_it_is_and_workers_whether_they_are_ready(monitored: LocalStack) -> None:
+    build = {"version": "1.2.3", "revision": "abc1234"}
+    assert [figure(monitored, part, "momalisa_build_info", **build) for part in PARTS] == [1] * len(PARTS)
+    for part, kind in (("render-1", "render"), ("assemble-1", "assemble")):
+        until(lambda part=part: is_ready(monitored, part))  # type: ignore[misc]
+        assert figure(monitored, part, "momalisa_worker_ready") == 1
+        until(lambda kind=kind: figure(monitored, "reconciler", "momalisa_workers", kind=kind) == 1)  # type: ignore[misc]
+
+
 def test_the_public_port_serves_no_metrics(monitored: LocalStack) -> None:
     assert httpx.get(f"{monitored.url}/metrics", trust_env=False).status_code == 404
 
@@ -128,6 +139,9 @@ def test_a_walk_shows_in_the_metrics_of_all_parts(monitored: LocalStack) -> None
     assert figure(monitored, "api", "momalisa_http_request_seconds_count", **polled) >= 1
     until(lambda: figure(monitored, "reconciler", "momalisa_walks_last_hour", status="succeeded") >= 1)
     until(lambda: figure(monitored, "reconciler", "momalisa_walks") == 0)
+    assert figure(monitored, "assemble-1", "momalisa_walk_seconds_count", status="succeeded") >= 1
+    assert figure(monitored, "render-1", "momalisa_first_frame_seconds_count") >= 1
+    assert figure(monitored, "render-1", "momalisa_bucket_request_seconds_count", method="POST", status="200") >= 8
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, text, update
 
-from momalisa.db.models import Chunk, Walk
+from momalisa.db.models import Chunk, Walk, Worker
 from momalisa.db.session import BEGIN, engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import admin, leases, reclaim, stats
+from momalisa.queue import admin, leases, reclaim, stats, workers
 from momalisa.telemetry import metrics
 from momalisa.walks import service
 
@@ -54,6 +54,20 @@ def test_queued_leased_and_ended_work_is_counted(services: LocalStack, spec: Mak
     assert 90 <= found.oldest_due_seconds[ChunkKind.RENDER] < 120
     assert found.walks == {"queued": 1, "running": 1, "assembling": 0}
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 1}
+
+
+def test_workers_that_were_seen_and_walks_to_remove_are_counted(services: LocalStack, spec: MakeSpec) -> None:
+    with transaction() as session:
+        walks = [service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)]
+        session.execute(update(Walk).where(Walk.id == walks[0]).values(deleted_at=func.now()))
+        session.execute(update(Walk).where(Walk.id == walks[1]).values(status=WalkStatus.EXPIRED))
+        for name, kind in (("a:1", ChunkKind.RENDER), ("b:1", ChunkKind.RENDER), ("c:1", ChunkKind.ASSEMBLE)):
+            workers.report_alive(session, name, kind, "a model")
+        session.execute(
+            update(Worker).where(Worker.name == "b:1").values(seen_at=func.now() - text("interval '1 hour'"))
+        )
+    found = take()
+    assert (found.to_remove, found.workers) == (2, {"render": 1, "assemble": 1})
 
 
 def test_a_pause_is_reported(services: LocalStack) -> None:
@@ -113,11 +127,12 @@ def test_finished_work_is_not_read(long_ago: None, spec: MakeSpec) -> None:
         assert take().walks[WalkStatus.QUEUED] == 5
     finally:
         event.remove(engine(), "before_cursor_execute", note)
-    assert len(statements) == 5
+    assert len(statements) == 7
     with engine().connect() as connection:
         for statement, parameters in statements:
             plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
-            assert "Seq Scan" not in plan or "pauses" in statement, plan  # which has at most one row
+            few = "FROM pauses" in statement or "FROM workers" in statement  # a row at most, or one for each
+            assert "Seq Scan" not in plan or few, plan
 
 
 def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalStack, spec: MakeSpec) -> None:

@@ -71,6 +71,7 @@ class Monitor:
         self._server = metrics.serve(
             metrics.WORKER, alive=lambda: self.liveness_failure(kind), ready=self.readiness_failure
         )
+        metrics.WORKER_READY.set_function(lambda: self.readiness_failure() is None)
         if self._server is not None:
             self._pipe = MessagePipe()
             threading.Thread(target=self._receive, args=(self._pipe,), name="monitor", daemon=True).start()
