@@ -53,13 +53,14 @@ class Limits:
             return 200, {"name": match[1], "status": "UP", "quotas": self._quotas(of_all=False)}
         if (match := re.search(r"/machineTypes/([^/]+)$", request.path)) and match[1] in self.machines:
             return 200, {"name": match[1], **self.machines[match[1]]}
-        if match := re.search(r"/consumerQuotaMetrics/([^/]+/[^/]+)$", request.path):
+        if match := re.search(r"/consumerQuotaMetrics/([^/]+)$", request.path):
+            metric = match[1].replace("%2F", "/")
             buckets = [
                 {"effectiveLimit": "0", "defaultLimit": "0"},
                 {"effectiveLimit": str(self.vertex_gpus), "dimensions": {"region": "us-central1"}},
                 {"effectiveLimit": "99", "dimensions": {"region": "europe-west4"}},
             ]
-            return 200, {"metric": match[1], "consumerQuotaLimits": [{"metric": match[1], "quotaBuckets": buckets}]}
+            return 200, {"metric": metric, "consumerQuotaLimits": [{"metric": metric, "quotaBuckets": buckets}]}
         return None
 
     def _quotas(self, *, of_all: bool) -> list[Json]:
