@@ -130,7 +130,7 @@ infra-kubernetes: .venv/infra .venv/kubernetes ## Test the Helm chart, without a
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/kubernetes
 
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
-	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_google.py tests/infra/test_tasks.py tests/infra/test_cluster_playbook.py
 
 ##@ This checkout
 

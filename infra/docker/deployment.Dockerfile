@@ -25,6 +25,8 @@ RUN python -m venv /opt/venv && touch README.md LICENSE && \
 # gcloud runs on this Python, too. The mounted checkout does not belong to root.
 ENV PATH=/opt/venv/bin:/opt/google-cloud-sdk/bin:$PATH CLOUDSDK_PYTHON=/usr/local/bin/python3 \
     PYTHONDONTWRITEBYTECODE=1 ANSIBLE_CONFIG=/checkout/infra/ansible/ansible.cfg
+# The plugin gives kubectl gcloud's tokens.
+RUN gcloud components install --quiet gke-gcloud-auth-plugin && rm -rf /opt/google-cloud-sdk/.install/.backup
 RUN git config --system --add safe.directory /checkout
 WORKDIR /checkout/infra/ansible
 CMD ["bash"]

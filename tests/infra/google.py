@@ -272,7 +272,7 @@ class Google:
         self.resources[f"{service}/{path}"] = resource
         return resource
 
-    def _verb(self, service: str, name: str, verb: str, request: Request) -> tuple[int, Json]:  # noqa: PLR0911
+    def _verb(self, service: str, name: str, verb: str, request: Request) -> tuple[int, Json]:  # noqa: PLR0911, PLR0912
         key, body = f"{service}/{name}", request.body or {}
         if verb in {"getIamPolicy", "setIamPolicy"}:
             return self._policy(key, request)

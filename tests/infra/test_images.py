@@ -18,7 +18,10 @@ ANSIBLE = ROOT / "infra" / "ansible"
 TOOLS = ROOT / ".venv" / "kubernetes-tools"
 PLAYBOOKS = sorted(path.name for path in ANSIBLE.glob("*.yml") if path.name != "inventory.yml")
 GCLOUD = """#!/bin/sh
-echo "gcloud $*" && exec "$CLOUDSDK_PYTHON" --version
+case "$*" in
+"components install --quiet "*) ln -s gcloud "$(dirname "$0")/$4" ;;
+*) echo "$(basename "$0") $*" && exec "$CLOUDSDK_PYTHON" --version ;;
+esac
 """
 
 
@@ -69,6 +72,7 @@ def test_every_playbook_finds_all_its_modules_in_the_image(deployment: Docker) -
         ("docker --version", "Docker version "),
         ("docker compose version", "Docker Compose version v2."),
         ("gcloud info", "gcloud info\nPython 3.11."),
+        ("gke-gcloud-auth-plugin --version", "gke-gcloud-auth-plugin --version\nPython 3.11."),
         ("ssh-keygen -q -t ed25519 -N '' -f /tmp/key -C momalisa", ""),
     ],
 )
