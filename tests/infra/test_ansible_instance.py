@@ -233,7 +233,7 @@ def test_containers_use_images_of_the_registry_and_the_real_bucket(instance: Ins
         "deploy-setup-containers.yml",
         "--skip-tags=start",
         "--extra-vars",
-        '{"settings": {"BLOCKLIST": "/it$s"}}',
+        '{"settings": {"BLOCKLIST": "/it$s"}, "alert_slack_url": "https://hooks.example/T0/x"}',
     )
     instance.play(*call)
     services = described(instance, "cpu")
@@ -260,6 +260,7 @@ def test_containers_use_images_of_the_registry_and_the_real_bucket(instance: Ins
     assert described(instance, "gpu")["render-gpu"]["image"] == f"{place}/momalisa-worker:v1"
     everything = described(instance, "gpu --profile monitoring")
     assert {"prometheus", "grafana"} < everything.keys()
+    assert everything["alertmanager"]["environment"] == {"ALERT_SLACK_URL": "https://hooks.example/T0/x"}
     mounted = {
         volume["source"]
         for service in everything.values()
