@@ -107,17 +107,6 @@ def test_monitoring_comes_with_its_profile_only() -> None:
     assert {*monitoring, "render"} <= set(services("cpu", "monitoring"))
 
 
-@pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_prometheus_finds_each_part_under_one_name(profile: str) -> None:
-    [job] = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    [search] = job["dns_sd_configs"]
-    for name, service in services(profile, "monitoring").items():
-        if "METRICS_PORT" in service.get("environment", {}) and name not in ONE_SHOTS:
-            networks = service["networks"].values()
-            names = {name, *(alias for network in networks if network for alias in network.get("aliases", ()))}
-            assert len(names & set(search["names"])) == 1, name
-
-
 def test_what_monitoring_mounts_is_there() -> None:
     mounted = services("cpu", "monitoring")
     for name in ("prometheus", "alertmanager", "grafana"):
