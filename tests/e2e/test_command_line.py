@@ -59,7 +59,7 @@ def test_a_pingpong_walk_is_saved_and_another_walk_starts_from_it(system: LocalS
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Give two or more stops, or a walk to start from with --from-walk."),
+        ([], "Name two or more stops, or a walk to start from with --from-walk."),
         (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),

@@ -169,7 +169,7 @@ def test_deterministic_errors_are_tried_twice_and_others_more_often(
     with transaction() as session:
         walk = queries.get(session, walk_id, viewer=None)
     assert (walk.status, walk.error_code) == (WalkStatus.FAILED, "render_failed")
-    assert ("in the same way each time" in (walk.error_message or "")) == (attempts == 2)
+    assert ("the same error occurs each time" in (walk.error_message or "")) == (attempts == 2)
     assert chunk().attempts == attempts
 
 

@@ -81,7 +81,7 @@ def test_a_worker_whose_child_is_repeatedly_killed_during_its_start_exits(servic
     finally:
         process.kill()
     assert process.returncode == CANNOT_WORK
-    assert "was killed while it started" in log.splitlines()[-1]
+    assert "was killed during its start" in log.splitlines()[-1]
 
 
 def test_a_system_whose_workers_cannot_start_says_why_and_exits(tmp_path: Path) -> None:
