@@ -64,7 +64,7 @@ def play(google: Google, tmp_path: Path) -> Play:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of whoever created the VM first."""
+    """The home of the user who created the VM first."""
     return tmp_path_factory.mktemp("first")
 
 
