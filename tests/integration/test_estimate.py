@@ -109,10 +109,15 @@ def test_the_estimate_counts_the_chunks_of_another_tenant(spec: Callable[..., Wa
 def test_setting_the_clock_during_chunks_does_not_change_estimates(
     spec: Callable[..., WalkSpec],
 ) -> None:
-    with transaction() as session:
+    with transaction() as session:  # in which PostgreSQL's now() is one moment
+
+        def estimated() -> int | None:
+            estimate._cache.clear()
+            return estimate.estimate(session, late).eta_seconds
+
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         service.create(session, spec(frames=40, pacing="linear"), public=True, owner="ann")
-        late = service.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob").id
+        late = service.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob")
         for _ in range(3):
             done = leases.claim(session, ChunkKind.RENDER, "there:1")
             assert done
@@ -120,20 +125,14 @@ def test_setting_the_clock_during_chunks_does_not_change_estimates(
             began_at = Chunk.finished_at - timedelta(seconds=10)
             session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
         held = leases.claim(session, ChunkKind.RENDER, "there:1")
+        assert done
         assert held
-    with transaction() as session:  # in which PostgreSQL's now() is one moment
-
-        def estimated() -> int | None:
-            estimate._cache.clear()
-            return estimate.estimate(session, session.get_one(Walk, late)).eta_seconds
-
         before = estimated()
         began_at = Chunk.finished_at - timedelta(hours=1)  # the clock was set forward during the last one
         session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
         assert estimated() == before
-        session.execute(
-            update(Chunk).where(chunk(held)).values(claimed_at=func.now() + timedelta(hours=1))
-        )  # and back
+        later = func.now() + timedelta(hours=1)  # and back during the one that is leased
+        session.execute(update(Chunk).where(chunk(held)).values(claimed_at=later))
         assert estimated() == before
 
 
