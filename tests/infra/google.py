@@ -225,6 +225,8 @@ class Google:
             if service == "container":  # {"update": {"desiredClusterAutoscaling": …}}
                 body = {"autoscaling": body["update"]["desiredClusterAutoscaling"]}
             resource.update(merged(resource, body) if request.method == "PATCH" else body)
+            if service == "aiplatform":  # an endpoint is changed at once
+                return 200, resource
             return self._changed(service, name, resource)
         return _error(405, f"{request.method} is not known on {name}")
 
