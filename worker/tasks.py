@@ -78,6 +78,8 @@ def _start_child(**_: Any) -> None:
         worker.monitor.attach_child()
         tracing.start(_kind().value)
         worker.crashes.report()
+        if _kind() == ChunkKind.RENDER:
+            worker.heartbeat.describe()
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:

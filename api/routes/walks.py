@@ -39,7 +39,7 @@ from momalisa.errors import (
     WalkNotFoundError,
     WalkOverError,
 )
-from momalisa.queue import celery_app, estimate
+from momalisa.queue import catalog, celery_app, estimate
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
 from momalisa.walks import idempotency, queries, service
@@ -158,7 +158,10 @@ def submit(
     """Submit a walk, and return it with who may look at it from now on."""
 
     def prepare(source: Walk | None) -> service.Order:
-        order = (body if source is None else _merged(body, source)).order()
+        merged = body if source is None else _merged(body, source)
+        with transaction() as session:
+            on_offer = catalog.offered(session)
+        order = merged.order(on_offer)
         limits.count_walk(request.scope, caller.tenant, order.spec)
         return order
 

@@ -23,6 +23,9 @@ Scheduler = Literal["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"
 
 MAX_STOPS = 10
 
+MAX_MODEL = 300
+"""Characters of the name of a model."""
+
 MAX_SEED = 2**32 - 1
 
 
@@ -55,6 +58,11 @@ class WalkSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    model: Annotated[
+        str,
+        Setting("Name of the model, one of `GET /v1/models`; the default one if left out.", max_length=MAX_MODEL),
+    ] = ""
+    """Also in a column of its own, where it is never empty (`Walk.model`)."""
     prompts: tuple[str, ...]
     """The stops, at least two."""
     weights: Annotated[

@@ -5,7 +5,7 @@ Each function works inside the transaction of its caller (`db.session.transactio
 
 from datetime import timedelta
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -35,8 +35,13 @@ def report_gone(session: Session, name: str) -> None:
 
 def count(model: str) -> Select[int]:
     """Return the query that counts the render workers of a model that were seen within LEASE_SECONDS."""
+    return select(func.count()).where(Worker.model == model, *renders())
+
+
+def renders() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a worker renders, and was seen within LEASE_SECONDS."""
     recently = Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
-    return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, recently)
+    return Worker.kind == ChunkKind.RENDER, recently
 
 
 def delete_silent(session: Session) -> None:

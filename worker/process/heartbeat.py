@@ -4,10 +4,11 @@ import os
 import socket
 import threading
 
+from momalisa import description
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
 from momalisa.errors import StoreUnavailableError
-from momalisa.queue import fairness, workers
+from momalisa.queue import catalog, fairness, workers
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 
@@ -20,10 +21,22 @@ def process_name() -> str:
 
 
 class Heartbeat:
-    """Registers this process in the database every third of a lease, from `start` to `stop`."""
+    """Registers this process in the database every third of a lease, from `start` to `stop`.
+
+    A render worker also reports what its model can do: before it loads the weights, so that the API knows soon, and
+    when it is ready, in case the database was away.
+    """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+
+    def describe(self) -> None:
+        """Report the model that this process is about to load; without a database that is left to `start`."""
+        try:
+            with transaction() as session:
+                catalog.report(session, description.of_settings())
+        except StoreUnavailableError as error:
+            log.warning("model not reported yet", reason=str(error))
 
     def start(self, kind: ChunkKind) -> None:
         """Start the thread that registers this process."""
@@ -40,10 +53,14 @@ class Heartbeat:
 
     def _beat(self, kind: ChunkKind) -> None:
         model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
+        reported = kind != ChunkKind.RENDER
         while not self._stopped.is_set():
             try:
                 with transaction() as session:
+                    if not reported:
+                        catalog.report(session, description.of_settings())
                     workers.report_alive(session, process_name(), kind, model)
+                reported = True
             except StoreUnavailableError as error:
                 log.warning("worker heartbeat failed", reason=str(error))
             self._stopped.wait(settings().lease_seconds / 3)

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
+from momalisa import description
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 
@@ -27,8 +28,9 @@ def renderer() -> "Renderer":
         dtype=settings().dtype,
         threads=settings().threads,
     )
+    size = description.of_settings().size
     if folder := settings().compile_cache_dir:
-        loaded.compile(settings().image_size, folder)
-    loaded.warm_up(settings().image_size)
+        loaded.compile(size, folder)
+    loaded.warm_up(size)
     log.info("model known", revision=loaded.revision)  # computed here, so that the first walk does not wait for it
     return loaded
