@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from momalisa.domain.families import FAMILIES, Family
-from momalisa.domain.model import LARGEST, SMALLEST, Model
+from momalisa.domain.model import LARGEST, MOST_STEPS, SMALLEST, Model
 from momalisa.domain.spec import Scheduler
 from momalisa.errors import ModelError
 from momalisa.location import WEIGHTS, locate, weighted
@@ -69,6 +69,8 @@ def describe(name: str, folder: Path, also: Sequence[str] = ()) -> Model:
         "multiple": family.multiple,
         "steps": family.steps,
         "guidance": family.guidance,
+        "fewest_steps": family.fewest_steps,
+        "most_steps": _most_steps(class_of_sampler, sampler),
         "negative_above": family.negative_above,
         "schedulers": SAMPLERS if family.samplers and _takes_others(class_of_sampler, sampler) else (),
         "tokens": family.tokens or _tokens(folder / "tokenizer"),
@@ -182,6 +184,12 @@ def _takes_others(kind: str, config: Mapping[str, Any]) -> bool:
     return not OWN_SAMPLER_ONLY.search(kind) and not flows
 
 
+def _most_steps(kind: str, config: Mapping[str, Any]) -> int:
+    """Return how many steps the sampler of a model can take; some skip steps of a longer schedule."""
+    steps: int = config.get("original_inference_steps", 50) if re.match("LCM|TCD", kind) else MOST_STEPS
+    return steps
+
+
 def _distilled(
     kind: str,
     index: Mapping[str, Any],
@@ -197,7 +205,7 @@ def _distilled(
     if kind == "FluxPipeline" and denoiser.get("guidance_embeds") is False:
         found = {"steps": steps, "guidance": 0.0, "guided": False}
     elif kind == "Flux2KleinPipeline" and index.get("is_distilled"):
-        found = {"steps": steps, "guidance": 1.0, "guided": False}
+        found = {"steps": steps, "guidance": 1.0, "guided": False, "negative_above": None}
     elif kind == "ZImagePipeline" and named:
         found = {"steps": Z_IMAGE_TURBO_STEPS, "guidance": 0.0}
     elif kind in {"StableDiffusionPipeline", "StableDiffusionXLPipeline"}:

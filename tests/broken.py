@@ -18,9 +18,7 @@ def _inpaints(model: Path) -> None:
 
 
 def _is_of_another_family(model: Path) -> None:
-    index = json.loads((model / "model_index.json").read_text())
-    index["transformer"] = index.pop("unet")
-    (model / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
+    _change(model / "model_index.json", _class_name="KandinskyV22Pipeline")
 
 
 def _is_unknown(model: Path) -> None:
@@ -28,7 +26,7 @@ def _is_unknown(model: Path) -> None:
 
 
 def _draws_noise(model: Path) -> None:
-    _change(model / "model_index.json", scheduler=["diffusers", "DDPMScheduler"])
+    _change(model / "model_index.json", scheduler=["diffusers", "DPMSolverSDEScheduler"])
 
 
 def _is_truncated(model: Path) -> None:
@@ -50,9 +48,9 @@ def _has_no_index(model: Path) -> None:
 
 WAYS: dict[str, Callable[[Path], None]] = {
     "StableDiffusionInpaintPipeline of": _inpaints,
-    "FluxPipeline of": _is_of_another_family,
+    "KandinskyV22Pipeline of": _is_of_another_family,
     "NoSuchPipeline": _is_unknown,
-    "DDPMScheduler": _draws_noise,
+    "DPMSolverSDEScheduler": _draws_noise,
     "incomplete": _is_truncated,
     "header too large": _has_a_pointer,
     "diffusion_pytorch_model": _has_no_weights,

@@ -24,6 +24,7 @@ class Family:
     """Whether a walk may choose a sampler: the flow models render with their own only."""
     tokens: int | None = None
     """How many tokens the pipeline reads, where that is not a matter of its tokenizer."""
+    fewest_steps: int = 1
 
 
 FAMILIES: dict[str, Family] = {
@@ -32,9 +33,9 @@ FAMILIES: dict[str, Family] = {
     "LatentConsistencyModelPipeline": Family(4, 8.5, negative_above=None, samplers=False),
     "StableDiffusion3Pipeline": Family(28, 7.0, multiple=16, samplers=False, tokens=256),
     "FluxPipeline": Family(28, 3.5, 1024, multiple=16, negative_above=None, samplers=False, tokens=512),
-    "Flux2KleinPipeline": Family(30, 4.0, 1024, multiple=16, negative_above=None, samplers=False, tokens=512),
+    "Flux2KleinPipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512),
     "SanaPipeline": Family(20, 4.5, multiple=32, samplers=False, tokens=300),
-    "PixArtAlphaPipeline": Family(20, 4.5, samplers=False, tokens=120),
+    "PixArtAlphaPipeline": Family(20, 4.5, samplers=False, tokens=120, fewest_steps=2),
     "PixArtSigmaPipeline": Family(20, 4.5, samplers=False, tokens=300),
     "QwenImagePipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512),
     "ZImagePipeline": Family(30, 5.0, 1024, multiple=16, negative_above=0.0, samplers=False, tokens=512),

@@ -7,6 +7,9 @@ from momalisa.domain.spec import Scheduler, WalkSpec
 SMALLEST, LARGEST = 64, 2048
 """Width and height of any frame, in pixels."""
 
+MOST_STEPS = 100
+"""Denoising steps of any frame."""
+
 
 class Model(BaseModel):
     """The description of a model: its defaults and limits. Workers report it; the API offers only what it says."""
@@ -22,6 +25,8 @@ class Model(BaseModel):
     max_size: int = Field(ge=SMALLEST, le=LARGEST, description="The largest width and height.")
     multiple: int = Field(ge=1, description="Width and height must be a multiple of so many pixels.")
     steps: int = Field(ge=1, le=100, description="Denoising steps of a walk that names none.")
+    fewest_steps: int = Field(1, ge=1, description="The fewest denoising steps that it renders with.")
+    most_steps: int = Field(MOST_STEPS, ge=1, description="The most denoising steps that it renders with.")
     guidance: float = Field(ge=0, le=20, description="Guidance of a walk that names none.")
     guided: bool = Field(True, description="Whether guidance has an effect.")
     negative_above: float | None = Field(
@@ -44,6 +49,9 @@ class Model(BaseModel):
                 found.append((name, f"{self.name} renders at most {self.max_size} pixels, got {pixels}"))
             elif pixels % self.multiple:
                 found.append((name, f"must be a multiple of {self.multiple} for {self.name}, got {pixels}"))
+        if not self.fewest_steps <= spec.steps <= self.most_steps:
+            bounds = f"{self.fewest_steps} to {self.most_steps}"
+            found.append(("steps", f"must be {bounds} for {self.name}, got {spec.steps}"))
         if spec.scheduler is not None and spec.scheduler not in self.schedulers:
             known = f"one of {', '.join(self.schedulers)}" if self.schedulers else "left out"
             found.append(("scheduler", f"must be {known} for {self.name}, got {spec.scheduler!r}"))

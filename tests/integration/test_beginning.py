@@ -85,7 +85,7 @@ def test_a_worker_whose_process_is_killed_again_and_again_while_it_begins_ends(s
 
 
 def test_a_system_whose_workers_cannot_work_says_why_and_ends(tmp_path: Path) -> None:
-    model = broken(tmp_path, "FluxPipeline of")
+    model = broken(tmp_path, "KandinskyV22Pipeline of")
     command = ["up", "--workers=1", f"--port={free_port()}", f"--folder={tmp_path / 'system'}"]
     run = subprocess.run(
         [sys.executable, "-m", "momalisa", *command],
@@ -97,4 +97,4 @@ def test_a_system_whose_workers_cannot_work_says_why_and_ends(tmp_path: Path) ->
         timeout=120,
     )
     assert run.returncode == 1
-    assert "render-1 cannot work. FluxPipeline of" in run.stderr
+    assert "render-1 cannot work. KandinskyV22Pipeline of" in run.stderr

@@ -1,47 +1,48 @@
-"""Interpolating text embeddings and noise."""
+"""Interpolating text embeddings and noise, on the CPU: not every GPU has float64."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from momalisa.domain.spec import Interpolation
 
+Embedding = dict[str, torch.Tensor]
+"""The text embeddings of one prompt, or of several as rows of a batch, as a pipeline takes them by name.
+
+Shape (rows, tokens, width); a pooled embedding has no tokens; a mask has no width, and is 1 where a row has a token
+and 0 where it is padded.
+"""
+
+MASK, NEVER = "mask", 1e-30
+
+FULL_BIAS = 10_000
+"""What models subtract from the attention to a token where their mask is 0; in proportion, where it is between."""
+
 PARALLEL = 0.9995
 """Cosine of an angle so small that the arc is taken for a line."""
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """The text embeddings of one prompt, or of several as rows of a batch."""
+def between(start: Embedding, end: Embedding, along: float, interpolation: Interpolation = "lerp") -> Embedding:
+    """Interpolate from an embedding to another at `along` in (0, 1), token by token.
 
-    prompt: torch.Tensor
-    """Shape (rows, tokens, width)."""
-    negative: torch.Tensor | None
-    pooled: torch.Tensor | None = None
-    """Shape (rows, width), of models that use it."""
-    negative_pooled: torch.Tensor | None = None
-
-    def between(self, other: "Embedding", along: float, interpolation: Interpolation = "lerp") -> "Embedding":
-        """Interpolate from this embedding to another at `along` in [0, 1], token by token."""
-        interpolate = slerp if interpolation == "slerp" else lerp
-        return _fieldwise(lambda a, b: interpolate(a, b, along), self, other)
-
-    @staticmethod
-    def batch(rows: Sequence["Embedding"]) -> "Embedding":
-        """Return embeddings as the rows of one."""
-        return _fieldwise(lambda *tensors: torch.cat(tensors), *rows)
+    Tokens that only one of them has keep their embedding, and count for as much as that one does: their attention
+    has the bias ln `along`, so that they come in, and go, without a jump. A united mask would jump at once.
+    """
+    interpolate = slerp if interpolation == "slerp" else lerp
+    found = {name: interpolate(start[name], end[name], along) for name in start if not name.endswith(MASK)}
+    for name in (name for name in start if name.endswith(MASK)):
+        here, there = start[name] > 0, end[name] > 0
+        share = (1 - along) * here + along * there
+        found[name] = torch.where(here | there, 1 + share.clamp_min(NEVER).log() / FULL_BIAS, 0.0)
+        embeds = name.replace("attention_mask", "embeds")
+        found[embeds] = torch.where((here & ~there)[..., None], start[embeds], found[embeds])
+        found[embeds] = torch.where((there & ~here)[..., None], end[embeds], found[embeds])
+    return found
 
 
-def _fieldwise(combine: Callable[..., torch.Tensor], *embeddings: Embedding) -> Embedding:
-    """Combine embeddings, which all have the same tensors, tensor by tensor."""
-
-    def combined(name: str) -> Any:
-        column = [getattr(embedding, name) for embedding in embeddings]
-        return None if column[0] is None else combine(*column)
-
-    return Embedding(**{field.name: combined(field.name) for field in fields(Embedding)})
+def batch(rows: Sequence[Embedding]) -> Embedding:
+    """Return embeddings as the rows of one."""
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
 def lerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:

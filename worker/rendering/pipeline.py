@@ -2,13 +2,14 @@
 
 Every frame of a walk starts from the same noise (unless the walk has a second seed) and differs from its neighbours
 only in the text embedding, which is interpolated between those of two prompts. The embeddings go into the model's
-own stock pipeline, so that any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
+own stock pipeline; what differs between the families of models is in `families.py`.
 
 The denoiser and the decoder, which take most of the time, may compute in half precision; the rest stays in float32:
 the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +20,15 @@ import torch
 from numpy.typing import NDArray
 
 from momalisa.domain import path as maths
+from momalisa.domain.families import FAMILIES
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.errors import ModelError
 from momalisa.telemetry import metrics
+from worker.rendering import embeddings, families
 from worker.rendering.compiled import compile_for
-from worker.rendering.embeddings import Embedding, slerp
+from worker.rendering.embeddings import Embedding
 from worker.rendering.loading import load_pipeline
+from worker.rendering.noise import TravellingNoise, seeded
 from worker.rendering.revision import model_revision
 from worker.rendering.samplers import make_sampler
 
@@ -72,7 +75,10 @@ class Renderer:
             torch.set_num_threads(threads)
         self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.pipeline = load_pipeline(model, self.device, dtype)
+        self.pipeline, self.family = load_pipeline(model, self.device, dtype)
+        self.denoiser = getattr(self.pipeline, self.family.denoiser)
+        self._check: Callable[[], None] = lambda: None
+        self.denoiser.register_forward_pre_hook(lambda *_: self._check())
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
         # At once: a tokenizer that has been used is saved with other settings of its last call.
@@ -104,15 +110,15 @@ class Renderer:
         def watch(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
             calls.append({"sample": inputs[0], "timestep": inputs[1], **named})
 
-        watching = self.pipeline.unet.register_forward_pre_hook(watch, with_kwargs=True)
+        watching = self.denoiser.register_forward_pre_hook(watch, with_kwargs=True)
         self.warm_up(size)
         watching.remove()
-        compile_for(self.pipeline.unet, calls[0], folder)
+        compile_for(self.denoiser, calls[0], folder)
 
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return warnings for visitors about how the model reads their prompts."""
-        tokenizer = self.pipeline.tokenizer
-        limit = tokenizer.model_max_length
+        tokenizer = getattr(self.pipeline, self.family.reader, None) or self.pipeline.tokenizer
+        limit = FAMILIES[type(self.pipeline).__name__].tokens or tokenizer.model_max_length
         found = []
         for prompt in dict.fromkeys(filter(None, [*spec.prompts, spec.negative_prompt])):
             ids = tokenizer(prompt, verbose=False).input_ids
@@ -149,30 +155,27 @@ class Renderer:
         self, spec: WalkSpec, positions: list[float], size: int, check: Callable[[], None]
     ) -> Rendering:
         padded = positions + positions[-1:] * (size - len(positions))
-        batch = Embedding.batch([self._embedding(spec, position) for position in padded])
-
-        def at_step(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-            check()
-            return tensors
-
+        batch = embeddings.batch([self._embedding(spec, position) for position in padded])
+        noise: AbstractContextManager[object] = nullcontext()
+        generators = [seeded(spec.seed) for _ in padded]
+        if spec.seed_to is not None:
+            along = [maths.path_progress(position, closed=spec.timing.closed) for position in padded]
+            noise = travelling = TravellingNoise(spec.seed, spec.seed_to, along)
+            generators = travelling.generators
         check()
+        self._check = check
         self.pipeline.scheduler = make_sampler(self.own_scheduler, spec.scheduler, spec.steps)
-        extra: dict[str, torch.Tensor | None] = {}
-        if batch.pooled is not None:
-            extra["pooled_prompt_embeds"] = batch.pooled
-            extra["negative_pooled_prompt_embeds"] = batch.negative_pooled
-        result = self.pipeline(
-            prompt_embeds=batch.prompt,
-            negative_prompt_embeds=batch.negative,
-            **extra,
-            latents=torch.cat([self._noise(spec, position) for position in padded]),
-            num_inference_steps=spec.steps,
-            guidance_scale=spec.guidance,
-            width=spec.width,
-            height=spec.height,
-            output_type="np",
-            callback_on_step_end=at_step,
-        )
+        with noise:
+            result = self.pipeline(
+                **{name: tensor.to(self.device) for name, tensor in batch.items()},
+                **self.family.arguments,
+                generator=generators,
+                num_inference_steps=spec.steps,
+                guidance_scale=spec.guidance,
+                width=spec.width,
+                height=spec.height,
+                output_type="np",
+            )
         images = result.images[: len(positions)]
         unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
         flags = tuple(_flag(image, is_unsafe) for image, is_unsafe in zip(images, unsafe, strict=False))
@@ -182,50 +185,17 @@ class Renderer:
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         stops = spec.stops
         number, along = maths.leg(position, len(stops) - 1)
-        guided = spec.guidance > 1
-        start = self.encode(stops[number], spec.negative_prompt, guided)
-        end = self.encode(stops[number + 1], spec.negative_prompt, guided)
+        guided = families.guides(self.pipeline, spec.guidance)
+        negative = spec.negative_prompt if guided else None
+        start = self.encode(stops[number], negative)
+        end = self.encode(stops[number + 1], negative)
         if along in {0, 1}:  # a stop is its prompt and nothing else
             return end if along else start
-        return start.between(end, along, spec.interpolation)
+        return embeddings.between(start, end, along, spec.interpolation)
 
-    def _encode(self, prompt: str, negative_prompt: str, guided: bool) -> Embedding:
-        """Return the text embedding of a prompt; cached, so computed once per process and walk."""
-        with torch.inference_mode():
-            encoded = self.pipeline.encode_prompt(
-                prompt=prompt,
-                device=self.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                negative_prompt=(negative_prompt or None) if guided else None,
-            )
-        match encoded:
-            case (positive, negative):
-                return Embedding(positive, negative)
-            case (positive, negative, pooled, negative_pooled):
-                return Embedding(positive, negative, pooled, negative_pooled)
-        raise ModelError(f"{type(self.pipeline).__name__} encodes prompts in an unsupported way.")
-
-    def _noise(self, spec: WalkSpec, position: float) -> torch.Tensor:
-        """Return the noise that a frame starts from, shape (1, channels, height / 8, width / 8).
-
-        It is drawn on the CPU in float32, because random numbers differ between models of GPUs. Between two seeds
-        it is interpolated spherically, so that it keeps the strength that the model expects.
-        """
-        noise = self._drawn(spec, spec.seed)
-        if spec.seed_to is not None:
-            end = self._drawn(spec, spec.seed_to)
-            along = maths.path_progress(position, closed=spec.timing.closed)
-            noise = slerp(noise.flatten(), end.flatten(), along).reshape(noise.shape)
-        return noise.to(self.device)
-
-    def _drawn(self, spec: WalkSpec, seed: int) -> torch.Tensor:
-        scale = self.pipeline.vae_scale_factor
-        return torch.randn(
-            (1, self.pipeline.unet.config.in_channels, spec.height // scale, spec.width // scale),
-            generator=torch.Generator("cpu").manual_seed(seed),
-            dtype=torch.float32,
-        )
+    def _encode(self, prompt: str, negative_prompt: str | None) -> Embedding:
+        """Return the embedding of a prompt; cached, so computed once per process and walk."""
+        return families.encode(self.pipeline, self.family, prompt, negative_prompt, self.device)
 
 
 def _report_memory(device: torch.device) -> None:
