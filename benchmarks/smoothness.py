@@ -68,7 +68,8 @@ class Studio:
 
     def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
         """Return the frames of a walk at some positions."""
-        paths = [self._folder / f"{frame_key(spec, position, self._renderer.revision)}.png" for position in wanted]
+        revision, size = self._renderer.revision, self._renderer.batch_size
+        paths = [self._folder / f"{frame_key(spec, position, revision, size)}.png" for position in wanted]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:
             for index, picture in zip(

@@ -26,6 +26,8 @@ def _split(value: object) -> object:
 SECRETS = Path("/run/secrets")
 """Settings may also be files here, named like the variables in lower case, as containers mount secrets."""
 
+Offload = Literal["none", "model"]
+
 T = TypeVar("T")
 CommaSeparated = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 """Several values in one environment variable, separated by commas."""
@@ -145,11 +147,18 @@ class Settings(BaseSettings):
     )
 
     # Rendering. Operators, by the hardware; the manifests set DEVICE, `momalisa up` sets THREADS.
-    device: str | None = Field(None, description="torch device of a render worker; unset means CUDA, else the CPU.")
+    device: str | None = Field(
+        None, description="torch device of a render worker; unset means CUDA, else MPS, else the CPU."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the denoiser and the decoder; auto means float16 on a GPU, bfloat16 on a CPU "
-        "that supports it, else float32.",
+        description="Number format of the denoiser, the decoder and large text encoders; auto means bfloat16 for "
+        "transformers and on a CPU that supports it, float16 for others on a GPU, else float32.",
+    )
+    offload: Offload = Field(
+        "none",
+        description="What waits in the memory of the machine until a GPU that has too little needs it: model, each "
+        "part of the model in turn; or none.",
     )
     compile_cache_dir: Path | None = Field(
         None,

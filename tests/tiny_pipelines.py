@@ -128,6 +128,7 @@ VAE: dict[str, Any] = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "norm_num_groups": 4,
     "layers_per_block": 1,
+    "sample_size": 512,
 }
 
 

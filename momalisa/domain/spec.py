@@ -169,13 +169,14 @@ def kind(name: str) -> Any:
     return kinds[0] if NoneType in get_args(annotation) else annotation
 
 
-def frame_key(spec: WalkSpec, position: float, model: str) -> str:
+def frame_key(spec: WalkSpec, position: float, model: str, batch_size: int) -> str:
     """Return the content hash of a frame: frames of any walks with equal hashes are the same picture.
 
     Args:
         spec: the walk.
         position: of the frame.
         model: the revision of the model and its weights.
+        batch_size: how many frames are rendered at once.
     """
     number, along = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]
@@ -186,7 +187,7 @@ def frame_key(spec: WalkSpec, position: float, model: str) -> str:
     if spec.seed_to is not None:
         noise += [spec.seed_to, round(path_progress(position, closed=spec.timing.closed), 9)]
     sampling = [spec.negative_prompt, spec.steps, spec.guidance, spec.scheduler, spec.width, spec.height]
-    return hashlib.sha256(json.dumps([model, between, noise, sampling]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([model, batch_size, between, noise, sampling]).encode()).hexdigest()
 
 
 def slug(prompts: Sequence[str]) -> str:

@@ -84,6 +84,9 @@ TASK_FAILURES = Counter(
     registry=None,
 )
 BROKER_FAILURES = Counter("momalisa_broker_failures_total", "Failed requests to the broker.", registry=None)
+BATCHES_HALVED = Counter(
+    "momalisa_batches_halved_total", "Batches that memory did not suffice for, which were halved.", registry=None
+)
 GPU_MEMORY_BYTES = Gauge(
     "momalisa_gpu_memory_bytes",
     "GPU memory: allocated by tensors, its peak, reserved by torch, and total.",
@@ -98,7 +101,7 @@ RECONCILER: tuple[Metric, ...] = (
 )
 WORKER: tuple[Metric, ...] = (
     *(CHUNK_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, LEASES_EXPIRED, RECOVERY_SECONDS, GPU_MEMORY_BYTES),
-    BROKER_FAILURES,
+    *(BATCHES_HALVED, BROKER_FAILURES),
 )
 ALL = tuple(dict.fromkeys((*API, *RECONCILER, *WORKER)))
 

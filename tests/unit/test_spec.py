@@ -56,11 +56,14 @@ def test_the_frames_that_are_shown_are_counted_before_they_are_there(
     ],
 )
 def test_whatever_decides_the_pixels_changes_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert frame_key(spec(), 0.25, "m") != frame_key(spec(**changes), 0.25, "m")
+    assert frame_key(spec(), 0.25, "m", 8) != frame_key(spec(**changes), 0.25, "m", 8)
 
 
-def test_another_model_or_position_changes_the_key(spec: MakeSpec) -> None:
-    assert len({frame_key(spec(), *rest) for rest in ((0.25, "m"), (0.25, "n"), (0.5, "m"))}) == 3
+def test_another_model_position_or_batch_size_changes_the_key(spec: MakeSpec) -> None:
+    assert (
+        len({frame_key(spec(), *rest) for rest in ((0.25, "m", 8), (0.25, "n", 8), (0.5, "m", 8), (0.25, "m", 4))})
+        == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,18 +71,18 @@ def test_another_model_or_position_changes_the_key(spec: MakeSpec) -> None:
     [{"frames": 99}, {"fps": 5}, {"hold": 3}, {"loop": "pingpong"}, {"pacing": "even"}, {"easing": "ease-in"}],
 )
 def test_what_only_places_or_shows_frames_does_not_change_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert frame_key(spec(), 0.25, "m") == frame_key(spec(**changes), 0.25, "m")
+    assert frame_key(spec(), 0.25, "m", 8) == frame_key(spec(**changes), 0.25, "m", 8)
 
 
 def test_a_stop_is_the_same_picture_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "b", "a"), interpolation="slerp", loop="closed")
-    assert frame_key(short, 0, "m") == frame_key(long, 2 / 3, "m")
-    assert frame_key(short, 1, "m") == frame_key(long, 1 / 3, "m")
+    assert frame_key(short, 0, "m", 8) == frame_key(long, 2 / 3, "m", 8)
+    assert frame_key(short, 1, "m", 8) == frame_key(long, 1 / 3, "m", 8)
 
 
 def test_a_leg_is_the_same_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "a", "b", "d"))
-    assert frame_key(short, 0.3, "m") == frame_key(long, 1.3 / 3, "m")
+    assert frame_key(short, 0.3, "m", 8) == frame_key(long, 1.3 / 3, "m", 8)
 
 
 @pytest.mark.parametrize(

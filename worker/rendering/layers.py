@@ -14,6 +14,13 @@ VIDEO = 5
 """Dimensions of the weights of a convolution over pictures in a row, which have another memory layout."""
 
 
+def best_device() -> str:
+    """Return the name of the fastest kind of device that PyTorch finds here."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def fastest_dtype(device: torch.device, denoiser: str) -> torch.dtype:
     """Return the number format in which a device computes fastest, with enough precision.
 

@@ -26,6 +26,7 @@ def renderer() -> "Renderer":
         batch_size=settings().batch_size,
         device=settings().device,
         dtype=settings().dtype,
+        offload=settings().offload,
         threads=settings().threads,
     )
     size = description.of_settings().size

@@ -13,11 +13,11 @@ from worker.rendering.samplers import refuse_unknown
 
 
 def load_pipeline(model: str, device: torch.device, dtype: str) -> tuple[Any, Family]:
-    """Return the pipeline of a model, on a device and ready to render walks, and its family.
+    """Return the pipeline of a model, ready to render walks once it is on its device, and its family.
 
     Args:
         model: a folder, or a name on the Hub.
-        device: where it computes.
+        device: where it will compute.
         dtype: name of the number format of the denoiser, the decoder and large text encoders; "auto" means half
             precision where it is fast.
 
@@ -30,7 +30,7 @@ def load_pipeline(model: str, device: torch.device, dtype: str) -> tuple[Any, Fa
         refuse_unknown(index["scheduler"][1], model)
         half = fastest_dtype(device, family.denoiser) if dtype == "auto" else getattr(torch, dtype)
         dtypes = {"default": torch.float32, **dict.fromkeys(family.half, half)}
-        pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False).to(device)
+        pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False)
     except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a broken file fails in one library or another, each with its own error

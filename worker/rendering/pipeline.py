@@ -8,6 +8,7 @@ The denoiser and the decoder, which take most of the time, may compute in half p
 the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,14 +24,19 @@ from momalisa.domain import path as maths
 from momalisa.domain.families import FAMILIES
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
+from momalisa.settings import Offload
 from momalisa.telemetry import metrics
-from worker.rendering import embeddings, families
+from momalisa.telemetry.logging import logger
+from worker.rendering import embeddings, families, memory
 from worker.rendering.compiled import compile_for
 from worker.rendering.embeddings import Embedding
+from worker.rendering.layers import best_device
 from worker.rendering.loading import load_pipeline
 from worker.rendering.noise import TravellingNoise, seeded
 from worker.rendering.revision import model_revision
 from worker.rendering.samplers import make_sampler
+
+log = logger(__name__)
 
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
@@ -43,6 +49,8 @@ class Rendering:
     pictures: Pictures
     flags: tuple[Flag | None, ...]
     """For each picture why it must not be shown, or None if it may be."""
+    batch_size: int
+    """How many were rendered at once, which decides the last bits of pixels."""
 
 
 class Renderer:
@@ -55,6 +63,7 @@ class Renderer:
         batch_size: int,
         device: str | None = None,
         dtype: str = "auto",
+        offload: Offload = "none",
         threads: int | None = None,
     ) -> None:
         """Load a model.
@@ -63,9 +72,10 @@ class Renderer:
             model: a folder, or a name on the Hub.
             batch_size: frames that are rendered at once, where `render` is given none; a shorter batch is padded,
                 since the size of a batch changes the pixels a little.
-            device: torch device; None means CUDA where there is one.
+            device: torch device; None means CUDA, else MPS, else the CPU.
             dtype: name of the number format of the denoiser and the decoder; "auto" means half precision where it
                 is fast.
+            offload: what of the model waits in the memory of the machine until it computes.
             threads: CPU threads; None leaves it to torch.
 
         Raises:
@@ -74,16 +84,19 @@ class Renderer:
         if threads:
             torch.set_num_threads(threads)
         self.batch_size = batch_size
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or best_device())
         self.pipeline, self.family = load_pipeline(model, self.device, dtype)
         self.denoiser = getattr(self.pipeline, self.family.denoiser)
         self._check: Callable[[], None] = lambda: None
+        self._most_pixels = math.inf
+        """How many pixels a batch may have; finite once memory ran out."""
         self.denoiser.register_forward_pre_hook(lambda *_: self._check())
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
         # At once: a tokenizer that has been used is saved with other settings of its last call.
         self.revision = model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
         """The revision of the model (`model_revision`)."""
+        memory.place(self.pipeline, self.device, offload)
 
     def warm_up(self, size: int) -> None:
         """Render one step of a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
@@ -141,15 +154,37 @@ class Renderer:
             spec: the walk.
             positions: at least one, each in [0, 1].
             check: called before each denoising step; what it raises ends the work.
-            batch_size: frames that are rendered at once, as the walk has it; None means that of the renderer.
+            batch_size: frames that are rendered at once, as the walk has it; None means that of the renderer. If
+                memory runs out, half as many are, from then on.
         """
-        size = batch_size or self.batch_size
-        batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
-        rendered = [self._render_batch(spec, batch, size, check) for batch in batches]
-        if self.device.type == "cuda":
-            _report_memory(self.device)
+        wanted = batch_size or self.batch_size
+        while True:
+            size = self.batch_that_fits(spec, wanted)
+            batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
+            try:
+                rendered = [self._render_batch(spec, batch, size, check) for batch in batches]
+                break
+            except Exception as error:
+                if size == 1 or not memory.ran_out(error):
+                    raise
+                reason = str(error)
+            # Outside the block, since the error holds on to the tensors of the batch.
+            self._most_pixels = size // 2 * spec.width * spec.height
+            log.warning("memory ran out, batch halved", batch=size, reason=reason)
+            metrics.record(metrics.BATCHES_HALVED)
+            memory.free(self.device)
+        memory.report(self.device)
         pictures = np.concatenate([batch.pictures for batch in rendered])
-        return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags))
+        return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags), size)
+
+    def batch_that_fits(self, spec: WalkSpec, wanted: int) -> int:
+        """Return how many frames of a walk are rendered at once where `wanted` would be: fewer if memory ran out.
+
+        That holds for as long as this process lives, and for frames of other sizes in proportion.
+        """
+        while wanted > 1 and wanted * spec.width * spec.height > self._most_pixels:
+            wanted //= 2
+        return wanted
 
     def _render_batch(
         self, spec: WalkSpec, positions: list[float], size: int, check: Callable[[], None]
@@ -164,6 +199,7 @@ class Renderer:
             generators = travelling.generators
         check()
         self._check = check
+        memory.fit_decoder(self.pipeline.vae, spec.width * spec.height)
         self.pipeline.scheduler = make_sampler(self.own_scheduler, spec.scheduler, spec.steps)
         with noise:
             result = self.pipeline(
@@ -180,7 +216,7 @@ class Renderer:
         unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
         flags = tuple(_flag(image, is_unsafe) for image, is_unsafe in zip(images, unsafe, strict=False))
         pictures: Pictures = (np.nan_to_num(images) * 255).round().astype(np.uint8)
-        return Rendering(pictures, flags)
+        return Rendering(pictures, flags, size)
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         stops = spec.stops
@@ -196,18 +232,6 @@ class Renderer:
     def _encode(self, prompt: str, negative_prompt: str | None) -> Embedding:
         """Return the embedding of a prompt; cached, so computed once per process and walk."""
         return families.encode(self.pipeline, self.family, prompt, negative_prompt, self.device)
-
-
-def _report_memory(device: torch.device) -> None:
-    """Record how much memory of a GPU this process uses, and how much the GPU has."""
-    _, total = torch.cuda.mem_get_info(device)
-    for state, size in (
-        ("allocated", torch.cuda.memory_allocated(device)),
-        ("peak", torch.cuda.max_memory_allocated(device)),
-        ("reserved", torch.cuda.memory_reserved(device)),
-        ("total", total),
-    ):
-        metrics.record(metrics.GPU_MEMORY_BYTES, size, state=state)
 
 
 def _flag(image: NDArray[np.float32], unsafe: bool) -> Flag | None:
