@@ -18,13 +18,16 @@ from momalisa.domain.model import LARGEST, MOST_STEPS, SMALLEST, Model
 from momalisa.domain.spec import Scheduler
 from momalisa.errors import ModelError
 from momalisa.location import WEIGHTS, locate, weighted
-from momalisa.settings import settings
+from momalisa.settings import ROOT, settings
 from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 
 INDEX, OWN = "model_index.json", "momalisa.json"
 """The index of a pipeline of diffusers, and our own file beside it, which may set fields of `Model`."""
+
+KNOWN = ROOT / "models" / "known"
+"""Configurations of common models that are passed on as one file, by diffusers' name of their architecture."""
 
 SAMPLERS: tuple[Scheduler, ...] = get_args(Scheduler)
 
@@ -143,7 +146,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON: {error}.") from error
+        raise ModelError(f"{file} is not valid JSON: {error}.") from None
     if not isinstance(found, dict):
         raise ModelError(f"{file} is not a JSON object.")
     return found

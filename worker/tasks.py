@@ -14,7 +14,7 @@ from worker.process.consumer import consumer_class
 from worker.process.crash import pool_class
 from worker.process.monitor import State, consumer_heartbeat
 from worker.process.worker import Worker
-from worker.rendering.loaded import renderer
+from worker.rendering.loaded import model, renderer
 
 logger = logging.logger(__name__)
 
@@ -79,7 +79,7 @@ def _start_child(**_: Any) -> None:
         tracing.start(_kind().value)
         worker.crashes.report()
         if _kind() == ChunkKind.RENDER:
-            worker.heartbeat.describe()
+            worker.heartbeat.describe(model())
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:

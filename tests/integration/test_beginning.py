@@ -32,7 +32,7 @@ def worker(services: LocalStack, **variables: str) -> "subprocess.Popen[str]":
 def test_a_worker_whose_model_cannot_render_says_why_and_ends_and_takes_nothing(
     api: TestClient, services: LocalStack, tmp_path: Path
 ) -> None:
-    ways = ["StableDiffusionInpaintPipeline of", "header too large"]
+    ways = ["StableDiffusionInpaintPipeline of", "is a pointer of Git LFS"]
     assert api.post("/v1/walks", json={"prompts": ["a cat", "a castle"], "frames": 2}).status_code == 202
     processes = []
     for number, words in enumerate(ways):

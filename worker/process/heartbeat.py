@@ -4,8 +4,8 @@ import os
 import socket
 import threading
 
-from momalisa import description
 from momalisa.db.session import transaction
+from momalisa.domain.model import Model
 from momalisa.domain.states import ChunkKind
 from momalisa.errors import StoreUnavailableError
 from momalisa.queue import catalog, fairness, workers
@@ -29,12 +29,14 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self._model: Model | None = None
 
-    def describe(self) -> None:
+    def describe(self, model: Model) -> None:
         """Report the model that this process is about to load; without a database that is left to `start`."""
+        self._model = model
         try:
             with transaction() as session:
-                catalog.report(session, description.of_settings())
+                catalog.report(session, model)
         except StoreUnavailableError as error:
             log.warning("model not reported yet", reason=str(error))
 
@@ -52,13 +54,13 @@ class Heartbeat:
             log.warning("worker not removed, its entry will expire", reason=str(error))
 
     def _beat(self, kind: ChunkKind) -> None:
-        model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
-        reported = kind != ChunkKind.RENDER
+        model = self._model.name if self._model is not None else fairness.NO_MODEL
+        reported = False
         while not self._stopped.is_set():
             try:
                 with transaction() as session:
-                    if not reported:
-                        catalog.report(session, description.of_settings())
+                    if self._model is not None and not reported:
+                        catalog.report(session, self._model)
                     workers.report_alive(session, process_name(), kind, model)
                 reported = True
             except StoreUnavailableError as error:

@@ -3,34 +3,39 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
+from momalisa.description import INDEX, read_json
 from momalisa.errors import ModelError
+from momalisa.location import locate
+from worker.rendering.additions import NONE, Additions
+from worker.rendering.construction import configuration, construct
 from worker.rendering.families import Family, family_of
 from worker.rendering.layers import fastest_dtype, use_own_dtype, use_short_attention
 from worker.rendering.malloc import keep_memory
 from worker.rendering.samplers import refuse_unknown
 
 
-def load_pipeline(model: str, device: torch.device, dtype: str) -> tuple[Any, Family]:
+def load_pipeline(model: str, device: torch.device, dtype: str, additions: Additions = NONE) -> tuple[Any, Family]:
     """Return the pipeline of a model, ready to render walks once it is on its device, and its family.
 
     Args:
-        model: a folder, or a name on the Hub.
+        model: a folder, a file, or a name on the Hub.
         device: where it will compute.
         dtype: name of the number format of the denoiser, the decoder and large text encoders; "auto" means half
             precision where it is fast.
+        additions: what is added to the model.
 
     Raises:
         ModelError: if it cannot be loaded, or cannot render walks.
     """
     try:
-        index = DiffusionPipeline.load_config(model)
+        place = locate(model)
+        index = read_json(configuration(place) / INDEX)
         family = family_of(index, model)  # before gigabytes are loaded in vain
         refuse_unknown(index["scheduler"][1], model)
         half = fastest_dtype(device, family.denoiser) if dtype == "auto" else getattr(torch, dtype)
         dtypes = {"default": torch.float32, **dict.fromkeys(family.half, half)}
-        pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtypes, low_cpu_mem_usage=False)
+        pipeline = construct(place, dtypes, additions)
     except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a broken file fails in one library or another, each with its own error

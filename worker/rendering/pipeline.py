@@ -28,6 +28,7 @@ from momalisa.settings import Offload
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger
 from worker.rendering import embeddings, families, memory
+from worker.rendering.additions import NONE, Additions
 from worker.rendering.compiled import compile_for
 from worker.rendering.embeddings import Embedding
 from worker.rendering.layers import best_device
@@ -65,11 +66,12 @@ class Renderer:
         dtype: str = "auto",
         offload: Offload = "none",
         threads: int | None = None,
+        additions: Additions = NONE,
     ) -> None:
         """Load a model.
 
         Args:
-            model: a folder, or a name on the Hub.
+            model: a folder, a file, or a name on the Hub.
             batch_size: frames that are rendered at once, where `render` is given none; a shorter batch is padded,
                 since the size of a batch changes the pixels a little.
             device: torch device; None means CUDA, else MPS, else the CPU.
@@ -77,6 +79,7 @@ class Renderer:
                 is fast.
             offload: what of the model waits in the memory of the machine until it computes.
             threads: CPU threads; None leaves it to torch.
+            additions: what is added to the model, such as LoRAs.
 
         Raises:
             ModelError: if it cannot be loaded, or cannot render walks.
@@ -85,7 +88,7 @@ class Renderer:
             torch.set_num_threads(threads)
         self.batch_size = batch_size
         self.device = torch.device(device or best_device())
-        self.pipeline, self.family = load_pipeline(model, self.device, dtype)
+        self.pipeline, self.family = load_pipeline(model, self.device, dtype, additions)
         self.denoiser = getattr(self.pipeline, self.family.denoiser)
         self._check: Callable[[], None] = lambda: None
         self._most_pixels = math.inf
