@@ -198,7 +198,12 @@ class Settings(BaseSettings):
     aip_predict_route: str = Field("/predict", description="Path of its predictions.")
 
     # Who runs `momalisa up`.
-    workers: int = Field(2, ge=1, le=64, description="Number of render workers of `momalisa up`.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Number of render workers of `momalisa up`; unset means one for each GPU, or 2.",
+    )
 
     # Access. Operators; SECRET_KEYS are also drawn and kept by `momalisa up`.
     secret_keys: CommaSeparated[Annotated[SecretStr, Field(min_length=32)]] = Field(
