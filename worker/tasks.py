@@ -45,7 +45,8 @@ def _configure_logging(**_: Any) -> None:
 
 def _kind() -> ChunkKind:
     """Return the kind of chunk that this worker works on."""
-    return ChunkKind.RENDER if ChunkKind.RENDER in app.amqp.queues.consume_from else ChunkKind.ASSEMBLE
+    renders = celery_app.queue_name(ChunkKind.RENDER) in app.amqp.queues.consume_from
+    return ChunkKind.RENDER if renders else ChunkKind.ASSEMBLE
 
 
 @signals.worker_init.connect

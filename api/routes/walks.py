@@ -182,7 +182,7 @@ def submit(
         log.info("walk queued", walk=str(made.walk.id), frames=made.walk.frames_total)
         # After the response: a broker that hangs must not keep a visitor waiting.
         chunks = len({frame.chunk for frame in made.walk.frames})
-        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks)
+        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks, made.walk.model)
     response.headers["Location"] = answer.urls.self
     response.headers["Retry-After"] = "1"
     return answer, access.Caller(made.viewer, caller.tenant, caller.key)

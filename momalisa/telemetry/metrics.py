@@ -35,11 +35,11 @@ HTTP_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=None,
 )
-CHUNKS = Gauge("momalisa_chunks", "Queued and leased chunks.", ["kind", "status"], registry=None)
+CHUNKS = Gauge("momalisa_chunks", "Queued and leased chunks.", ["kind", "model", "status"], registry=None)
 OLDEST_DUE_CHUNK_SECONDS = Gauge(
     "momalisa_oldest_due_chunk_seconds",
     "Time since the oldest queued chunk became due; 0 if there is none.",
-    ["kind"],
+    ["kind", "model"],
     registry=None,
 )
 CLAIMS_PAUSED = Gauge("momalisa_claims_paused", "1 while claims are paused, else 0.", registry=None)

@@ -1,16 +1,23 @@
 """More than one model in one deployment: what is on offer, and what a model takes."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from momalisa.db.models import Walk
+from momalisa.db.models import Chunk, Walk, Worker
 from momalisa.db.session import transaction
 from momalisa.domain.model import Model
 from momalisa.domain.states import ChunkKind
+from momalisa.local.stack import LocalStack
 from momalisa.queue import catalog, leases, workers
-from momalisa.settings import settings
+from momalisa.settings import ROOT, environment, settings
+from tests import tiny
+from tests.conftest import until
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "seed": 7}
 
@@ -167,3 +174,49 @@ def test_a_walk_that_names_no_model_is_stored_with_the_default(api: TestClient) 
     with transaction() as session:
         [walk] = session.query(Walk).all()
         assert (walk.model, walk.spec.model) == ("momalisa-mini", "momalisa-mini")
+
+
+def test_workers_with_different_models_render_side_by_side(
+    api: TestClient, services: LocalStack, tmp_path: Path
+) -> None:
+    own = {"ink": {"size": 64, "steps": 2}, "oil": {"size": 72, "steps": 3, "about": "It paints in oil."}}
+    processes = []
+    for name, fields in own.items():
+        model = tiny.stable_diffusion(tmp_path / name)
+        (model / "momalisa.json").write_text(json.dumps(fields))
+        variables = {**services.variables, "MODEL": str(model), "THREADS": "1"}
+        command = [sys.executable, "-m", "worker", "render"]
+        with (tmp_path / f"{name}.log").open("w") as log:
+            started = subprocess.Popen(command, cwd=ROOT, env=environment(**variables), stdout=log, stderr=log)
+        processes.append(started)
+    try:
+        until(lambda: [each[0] for each in listed(api) if each[2] == 1] == list(own), 180)
+        described = {each["name"]: each for each in api.get("/v1/models").json()["models"]}
+        assert described["oil"]["about"] == "It paints in oil."
+        walks = {name: make(api, model=name, frames=2) for name in own}
+        assert [(walk["settings"]["width"], walk["settings"]["steps"]) for walk in walks.values()] == [
+            (64, 2),
+            (72, 3),
+        ]
+
+        def seen(name: str) -> dict[str, Any]:
+            walk: dict[str, Any] = api.get(f"/v1/walks/{walks[name]['id']}").json()
+            assert walk["error"] is None
+            return walk
+
+        until(lambda: all(seen(name)["progress"]["frames_done"] == 2 for name in own), 60)
+        with transaction() as session:
+            chunks = session.query(Chunk).where(Chunk.kind == ChunkKind.RENDER).all()
+            by = {chunk.model: chunk.worker for chunk in chunks}
+            alive = {worker.name: worker.model for worker in session.query(Worker).all()}
+        assert {alive[str(by[name])] for name in own} == set(own)
+        for name in own:
+            picture = api.get(f"/v1/walks/{walks[name]['id']}/frames/0", follow_redirects=False)
+            assert picture.status_code == 307
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+    assert listed(api) == [("momalisa-mini", True, 0)]
+    assert errors(api, model="ink") == {"model": "no worker has “ink”; there is momalisa-mini"}

@@ -217,7 +217,14 @@ def test_a_child_that_dies_is_missed_until_another_is_warm_and_no_figure_is_lost
     frames = figure(monitored, "render-1", "momalisa_frames_rendered_total")
     lost = figure(monitored, "render-1", "momalisa_leases_expired_total")
     walk_id = make_walk(monitored, frames=8, steps=30)
-    until(lambda: figure(monitored, "reconciler", "momalisa_chunks", kind="render", status="leased") == 1)
+    until(
+        lambda: (
+            figure(
+                monitored, "reconciler", "momalisa_chunks", kind="render", model="momalisa-mini", status="leased"
+            )
+            == 1
+        )
+    )
     working_child(monitored).send_signal(signal.SIGKILL)
     until(lambda: ask(monitored, "render-1", "/readyz").status_code == 503)
     assert ask(monitored, "render-1", "/readyz").text.strip() in {

@@ -95,5 +95,5 @@ def test_grafana_finds_the_dashboards_and_the_data() -> None:
 
 
 def test_labels_without_a_bound_are_on_no_metric() -> None:
-    bounded = {"method", "route", "status", "kind", "task", "state"}
+    bounded = {"method", "route", "status", "kind", "task", "state", "model"}  # models are those of the operator
     assert {label for metric in metrics.ALL for label in metric._labelnames} <= bounded
