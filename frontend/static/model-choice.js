@@ -6,6 +6,12 @@ const option = (value, text, chosen) => {
   return made;
 };
 
+/** Shows a field, or hides one that would have no effect. */
+function show(field, has) {
+  field.closest(".field").hidden = !has;
+  if (!has) field.value = "";
+}
+
 /** Options of a size: each [value, text]. */
 export const sizeOptions = ({ sizes }) => sizes.map(([width, height]) => [`${width}x${height}`, `${width} × ${height}`]);
 
@@ -15,7 +21,7 @@ export const kept = (options, chosen) => (options.some(([value]) => value === ch
 /**
  * Lets a form choose among the models that the page names.
  *
- * `models` holds {name, about, sizes, schedulers, steps, guidance, pace}, as the page's JSON has them.
+ * `models` holds {name, about, sizes, schedulers, steps, guidance, guided, negative_above, pace}, as the page's JSON has them.
  */
 export function modelChoice(form, models) {
   const field = form.elements.namedItem("model");
@@ -23,7 +29,7 @@ export function modelChoice(form, models) {
 
   /** Offers what the chosen model can do; what does not suit it falls back to its own. */
   function offer() {
-    const { about, steps, guidance, schedulers } = chosen();
+    const { about, steps, guidance, guided, negative_above: negativeAbove, schedulers } = chosen();
     document.getElementById("model-hint").textContent = about;
     form.elements.steps.placeholder = steps;
     form.elements.guidance.placeholder = guidance;
@@ -32,7 +38,9 @@ export function modelChoice(form, models) {
     size.replaceChildren(...sizes.map(([value, text]) => option(value, text, kept(sizes, size.value))));
     const samplers = [["", "The model’s own"], ...schedulers.map((name) => [name, name.replaceAll("_", " ")])];
     scheduler.replaceChildren(...samplers.map(([value, text]) => option(value, text, kept(samplers, scheduler.value))));
-    scheduler.closest(".field").hidden = !schedulers.length;
+    show(scheduler, schedulers.length > 0);
+    show(form.elements.guidance, guided);
+    show(form.elements.negative_prompt, negativeAbove !== null);
   }
 
   if (models.length > 1) {
