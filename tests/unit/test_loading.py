@@ -5,18 +5,22 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import ModelError
 from tests import tiny
 from tests.broken import POINTER
 from worker.process.startup import explain
+from worker.rendering import single_file
 from worker.rendering.additions import NONE, Additions
 from worker.rendering.families import FAMILIES
 from worker.rendering.pipeline import Renderer
@@ -184,7 +188,7 @@ BROKEN: dict[str, tuple[Act | list[Act], str]] = {
     ),
     "other shapes": (
         lambda m: change(m / "unet/config.json", cross_attention_dim=24),
-        "{unet} does not fit its config.json: {key} has the shape 8 × 16, and "
+        "{unet} does not fit its configuration: {key} has the shape 8 × 16, and "
         "UNet2DConditionModel needs 8 × 24; so have 7 more tensors another shape.",
     ),
     "an unknown class of a part": (
@@ -242,8 +246,6 @@ def break_model(model: Path, way: str) -> str:
 
 @pytest.mark.parametrize("way", BROKEN)
 def test_what_is_wrong_with_a_model_is_said_in_one_sentence(way: str, model: Path, tmp_path: Path) -> None:
-    import diffusers  # noqa: PLC0415
-
     broken = tiny.copy(model, tmp_path / "broken")
     count, whole = len(load_file(broken / UNET)), (broken / UNET).stat().st_size
     sentence = break_model(broken, way)
@@ -352,3 +354,99 @@ def test_a_textual_inversion_is_a_word_by_the_name_of_its_file(model: Path, tmp_
     assert taught.revision != plain.revision
     assert np.array_equal(render(taught), render(plain))
     assert not np.array_equal(render(taught, "a sketchy giraffe"), render(plain, "a sketchy giraffe"))
+
+
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+"""The first tensor of a denoiser, as Stable Diffusion's authors named it."""
+
+
+def test_a_common_model_that_is_one_file_needs_neither_a_configuration_nor_the_hub(tmp_path: Path) -> None:
+    parts: Any = diffusers  # which has no types
+    signs = {
+        "v1": "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+        "xl_base": "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias",
+    }
+    published = {"v1": (859_520_964, 123_060_480), "xl_base": (2_567_463_684, 123_060_480)}
+    for kind, sign in signs.items():
+        file = tmp_path / f"{kind}.safetensors"
+        save_file(
+            {sign: torch.zeros(1), "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1, 4, 3, 3)}, file
+        )
+        folder = single_file.configuration(file)
+        assert folder.parts[-2:] == ("known", kind)
+        with torch.device("meta"):
+            unet = parts.UNet2DConditionModel.from_config(parts.UNet2DConditionModel.load_config(folder / "unet"))
+            text = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+        sizes = tuple(sum(each.numel() for each in part.parameters()) for part in (unet, text))
+        assert sizes == published[kind]
+        ids = CLIPTokenizer.from_pretrained(folder / "tokenizer")("a giraffe").input_ids
+        assert ids == [49406, 320, 22826, 49407]
+
+
+ZEROS = torch.zeros(2, 2)
+
+OTHER_FILES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "a LoRA": (
+        {"unet.to_q.lora_A.weight": ZEROS},
+        "{f} is a LoRA: name it in LORAS, and the model that it is for in MODEL.",
+    ),
+    "an old LoRA": (
+        {"lora_unet_down.lora_up.weight": ZEROS},
+        "{f} is a LoRA: name it in LORAS, and the model that it is for in MODEL.",
+    ),
+    "a textual inversion": ({"emb_params": ZEROS}, "{f} is a textual inversion: name it in TEXTUAL_INVERSIONS."),
+    "a ControlNet": ({"control_model.time_embed.0.weight": ZEROS}, "{f} is a ControlNet, which walks cannot use."),
+    "an inpainting model": (
+        {FIRST: torch.zeros(4, 9, 3, 3)},
+        "{f} is of the kind inpainting, which cannot render walks.",
+    ),
+    "anything else": (
+        {"encoder.layer.0.weight": ZEROS},
+        "{f} holds no model that is known: it may be a part of one, or of an unknown family.",
+    ),
+}
+"""Files that are no model, and what is said of them."""
+
+
+@pytest.mark.parametrize("what", OTHER_FILES)
+def test_a_file_that_is_no_model_is_called_what_it_is(what: str, tmp_path: Path) -> None:
+    file, (tensors, sentence) = tmp_path / "x.safetensors", OTHER_FILES[what]
+    save_file(tensors, file)
+    assert said(file) == sentence.format(f=file)
+
+
+def test_additions_that_are_for_other_models_are_refused(model: Path, tmp_path: Path) -> None:
+    def saved(name: str, tensors: dict[str, torch.Tensor]) -> str:
+        save_file(tensors, tmp_path / name)
+        return str(tmp_path / name)
+
+    wide = saved("wide.safetensors", {"emb_params": torch.ones(1, 768)})
+    other = saved("other.safetensors", {"encoder.weight": ZEROS})
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04")
+    tiny.autoencoder(16).save_pretrained(tmp_path / "vae16")
+    weights = tmp_path / "vae16/diffusion_pytorch_model.safetensors"
+    refused = {
+        f"LORAS: {other} is no LoRA.": Additions(loras=(other,)),
+        "LORAS: there is no file /no/lora.safetensors.": Additions(loras=("/no/lora.safetensors:0.5",)),
+        f"LORAS: {model} has no .safetensors file.": Additions(loras=(str(model),)),
+        f"VAE: {other} is no autoencoder: it has no decoder.": Additions(vae=other),
+        "VAE: there is no folder or file /no/vae.": Additions(vae="/no/vae"),
+    }
+    refused[f"VAE: {weights} is for models of another family: it decodes 16 channels, and the model makes 4."] = (
+        Additions(vae=str(tmp_path / "vae16"))
+    )
+    refused[
+        f"TEXTUAL_INVERSIONS: {tmp_path / 'x.pt'} is a pickle, which can run any code: use a .safetensors file, or "
+        "set ALLOW_PICKLE if you trust its author."
+    ] = Additions(textual_inversions=(str(tmp_path / "x.pt"),))
+    assert {said(model, additions): additions for additions in refused.values()} == refused
+    assert said(model, Additions(textual_inversions=(wide,))).startswith(
+        f"TEXTUAL_INVERSIONS: {wide} is not for StableDiffusionPipeline: "
+    )
+    foreign = saved(
+        "foreign.safetensors",
+        {f"unet.mid_block.nowhere.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"},
+    )
+    assert said(model, Additions(loras=(foreign,))).startswith(
+        f"LORAS: {foreign} is not for StableDiffusionPipeline"
+    )

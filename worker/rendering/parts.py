@@ -83,7 +83,7 @@ def refuse_other_weights(
     if shapes := sorted(info["mismatched_keys"]):
         name, found, expected = shapes[0]
         raise ModelError(
-            f"{file} does not fit its config.json: {name} has the shape {_shape(found)}, and {kind} needs "
+            f"{file} does not fit its configuration: {name} has the shape {_shape(found)}, and {kind} needs "
             f"{_shape(expected)}{_more(len(shapes) - 1)}."
         )
     if missing := sorted(info["missing_keys"]):

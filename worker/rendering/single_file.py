@@ -110,11 +110,18 @@ def architecture(file: Path, header: dict[str, Any]) -> str:
             raise ModelError(f"{file} {what}.")
     shapes = {name: SimpleNamespace(shape=tuple(header[name]["shape"])) for name in names}
     found = str(infer_diffusers_model_type(shapes))
-    if (
-        found == "v1" and "model.diffusion_model.input_blocks.0.0.weight" not in names
-    ):  # what diffusers falls back to
+    if found == "v1" and "model.diffusion_model.input_blocks.0.0.weight" not in names:  # its last resort
         raise ModelError(f"{file} holds no model that is known: it may be a part of one, or of an unknown family.")
+    if found not in _WHOLE:
+        raise ModelError(f"{file} is of the kind {found}, which cannot render walks.")
     return found
+
+
+_WHOLE = {
+    *("v1", "v2", "xl_base", "playground-v2-5", "sd3", "sd35_large", "sd35_medium", "flux-dev", "flux-schnell"),
+    *("chroma", "lumina2", "sana", "z-image-turbo"),
+}
+"""Architectures that render pictures from text alone, as diffusers calls them."""
 
 
 _OTHERS = {
