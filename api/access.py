@@ -1,4 +1,4 @@
-"""Who sends a request: the owner of an API key, a visitor with a cookie, or an address."""
+"""Who sent a request: the owner of an API key, a visitor with a cookie, or just an address."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from momalisa.settings import settings
 
 COOKIE = "visitor"
 GUARDED_COOKIE = "__Host-visitor"
-"""Its name behind https: browsers let only this host set it, so that no subdomain can replace it."""
+"""Its name over https: browsers accept it only from this very host, so no subdomain can replace it."""
 
 COOKIE_SECONDS = 365 * 24 * 3600
 
 bearer = HTTPBearer(
-    auto_error=False, scheme_name="api_key", description="An API key, as `momalisa keys` makes them."
+    auto_error=False, scheme_name="api_key", description="An API key, created by `momalisa keys create`."
 )
-"""For the documentation only: it treats a malformed header as none."""
+"""For the documentation only: it treats a malformed header as a missing one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Caller:
     """Who sent a request."""
 
     owner: str | None
-    """The owner of its walks: `key:ID` or `visitor:ID`; None for a visitor without a cookie."""
+    """The owner of the caller's walks: `key:ID` or `visitor:ID`; None for a visitor without a cookie."""
     tenant: str
     """The tenant for fairness and limits: `key:ID` or `address:NETWORK`."""
     key: UUID | None
@@ -42,15 +42,15 @@ class Caller:
 
 @dataclass(frozen=True)
 class Owner(Caller):
-    """A caller who may own walks."""
+    """A caller who can own walks."""
 
     owner: str
     known: bool
-    """Whether the request named its owner; if not, one was drawn, for the response's cookie."""
+    """Whether the request identified its owner; if not, a new one was generated for the response's cookie."""
 
 
 def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
-    """Return who sent a request, and count the request once, however often this is called.
+    """Return who sent a request, and count the request against the rate limit, once.
 
     Raises:
         UnauthorizedError: if its API key is not valid.
@@ -63,11 +63,11 @@ def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
 
 
 def poller(request: Request, _: Annotated[object, Depends(bearer)]) -> Caller:
-    """Return who polls, like `caller`, but leave it to the query that follows to check a key that was seen before.
+    """Return who sent a request, like `caller`, but leave the check of a known API key to the query that follows.
 
     So a poll costs one query, and a revoked key still stops working at once.
     """
-    return _counted(request, lambda secret: api_keys.recall(secret) or _find(secret))
+    return _counted(request, lambda secret: api_keys.cached_id(secret) or _find(secret))
 
 
 def _address(request: Request) -> str:
@@ -80,18 +80,18 @@ def _counted(request: Request, find: Callable[[str], UUID]) -> Caller:
     tenant = _address(request)
     owner = key = None
     try:
-        if shown := request.headers.getlist("authorization"):
-            key = find(_secret(shown))
+        if authorization := request.headers.getlist("authorization"):
+            key = find(_secret(authorization))
             owner = tenant = f"key:{key}"
         elif visitor := _visitor(request):
             owner = f"visitor:{visitor}"
     finally:
-        limits.count_request(request.scope, tenant)  # also those that try keys
+        limits.count_request(request.scope, tenant)  # also after an invalid key
     return Caller(owner, tenant, key)
 
 
 def _visitor(request: Request) -> str | None:
-    """Return the visitor's id from its cookie; behind https also from one without the guarded name."""
+    """Return the visitor's id from the cookie; over https also from one without the guarded name."""
     for name in (_cookie(request), COOKIE):
         if visitor := signing.verify(request.cookies.get(name, ""), name):
             return visitor
@@ -111,10 +111,12 @@ def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
     """Return who submits a walk; a visitor without a cookie gets a new identity.
 
     Raises:
-        UnauthorizedError: if an API key is needed and there is none.
+        UnauthorizedError: if the server requires an API key and there is none.
     """
     if not settings().anonymous and not caller.tenant.startswith("key:"):
-        raise UnauthorizedError("Walks are made here with an API key only: send it as `Authorization: Bearer …`.")
+        raise UnauthorizedError(
+            "This server requires an API key to create walks: send it as `Authorization: Bearer …`."
+        )
     if caller.owner is not None:
         return Owner(caller.owner, caller.tenant, caller.key, known=True)
     return Owner(f"visitor:{secrets.token_urlsafe(16)}", caller.tenant, caller.key, known=False)
@@ -123,7 +125,7 @@ def submitter(caller: Annotated[Caller, Depends(caller)]) -> Owner:
 def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> None:
     """Set the cookie that identifies a visitor, unless the request had it or an API key.
 
-    The owner is the one that the same request named or drew: no response sets the cookie of another visitor.
+    `owner` must be that of the same request, so that no response sets the cookie of another visitor.
     """
     name = _cookie(request)
     if owner.key is not None or (owner.known and name in request.cookies):
@@ -139,8 +141,8 @@ def set_visitor_cookie(request: Request, response: Response, owner: Owner) -> No
     )
 
 
-def _secret(shown: Sequence[str]) -> str:
-    scheme, _, secret = shown[0].partition(" ")
-    if len(shown) > 1 or scheme.lower() != "bearer":
-        raise UnauthorizedError("An API key is sent as `Authorization: Bearer …`, once.")
+def _secret(authorization: Sequence[str]) -> str:
+    scheme, _, secret = authorization[0].partition(" ")
+    if len(authorization) > 1 or scheme.lower() != "bearer":
+        raise UnauthorizedError("Send the API key as `Authorization: Bearer …`, in one header.")
     return secret.strip()

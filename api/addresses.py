@@ -5,21 +5,21 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """Return the address of the client behind any trusted proxies.
+    """Return the address of the client, which may be behind trusted proxies.
 
     Args:
         peer: the address at the other end of the connection.
-        forwarded: the X-Forwarded-For headers of the request. Each proxy appends the address it was called from,
-            and a client can send any value, so entries count from the right, up to the first address that is not
-            a trusted proxy.
+        forwarded: the X-Forwarded-For headers of the request. Each proxy appends the address that called it, and a
+            client can send any value, so entries are read from the right, up to the first address that is not a
+            trusted proxy.
         trusted: networks of the trusted proxies.
     """
     address = peer
     for hop in reversed(",".join(forwarded).split(",")):
-        before = parse(hop.strip())
-        if before is None or not is_among(address, trusted):
+        previous = parse(hop.strip())
+        if previous is None or not is_among(address, trusted):
             break
-        address = str(before)
+        address = str(previous)
     return address
 
 
@@ -38,7 +38,7 @@ def client_network(address: str) -> str:
 
 
 def parse(address: str) -> IPv4Address | IPv6Address | None:
-    """Return an address, as IPv4 where it is one inside IPv6; None if it is no address."""
+    """Parse an address; an IPv4-mapped IPv6 address becomes IPv4. Return None if it is not an address."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -30,7 +30,7 @@ from momalisa.telemetry import logging
 DESCRIPTION = """
 Name two artworks in words, and MoMALisa walks from one to the other in the latent space of Stable Diffusion.
 
-Submit a walk, poll it until `done`, and download its animation. Frames can be watched as they arrive.
+Submit a walk, poll it until it is `done`, and download its animation. Frames are available once they are rendered.
 Errors are problem documents (RFC 9457, `application/problem+json`) that name the field and the limit.
 """
 
@@ -41,7 +41,7 @@ logging.configure()
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Serve telemetry, connect to the bucket and listen for changes while the app runs."""
     watchers.begin()
-    async with telemetry.lifespan(health.not_ready), files.lifespan(app), listener.listening():
+    async with telemetry.lifespan(health.not_ready), files.lifespan(app), listener.lifespan():
         yield
 
 
@@ -49,11 +49,11 @@ app = FastAPIOffline(
     title="MoMALisa",
     version=__version__,
     description=DESCRIPTION,
-    docs_url=None,  # `docs.docs` serves it under a stricter policy
+    docs_url=None,  # `routes.docs` serves it with a stricter Content-Security-Policy
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
     lifespan=lifespan,
-    telemetry={"tracing": False, "metrics": False, "logs": False},  # `api.middleware.telemetry` does that
+    telemetry={"tracing": False, "metrics": False, "logs": False},  # `api.middleware.telemetry` does this
 )
 handlers.install(app)
 app.add_middleware(handlers.UnexpectedErrors)
@@ -79,11 +79,11 @@ app.include_router(pages.router)
 app.mount("/static", static.files(), name="static")
 
 
-def described() -> dict[str, Any]:
+def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document."""
     if app.openapi_schema is None:
         app.openapi_schema = openapi.document(app)
     return app.openapi_schema
 
 
-app.openapi = described  # type: ignore[method-assign]
+app.openapi = openapi_document  # type: ignore[method-assign]

@@ -1,6 +1,6 @@
 """Rate limits and daily budgets of callers, counted in Redis for all API processes.
 
-Redis carries hints here, too: while it is down, limits that are counted there are not enforced.
+While Redis is down, these limits are not enforced.
 """
 
 import math
@@ -36,11 +36,11 @@ PAUSE_SECONDS = 5
 """Pause after Redis timed out, so that not every request waits for it."""
 
 SEARCH_COST = 5
-"""Requests that a search for a word in prompts counts as."""
+"""Number of requests that a search in prompts counts as."""
 
 
 def count_request(scope: Scope, tenant: str) -> None:
-    """Count a request of a tenant, and put what is left into the response headers; a search counts as several.
+    """Count a request of a tenant, and put what remains into the response headers; a search counts as several.
 
     Raises:
         LimitExceededError: if the limit is exceeded.
@@ -52,23 +52,23 @@ def count_request(scope: Scope, tenant: str) -> None:
 
 
 def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
-    """Count a walk that a tenant submits, and put what is left into the response headers.
+    """Count a walk that a tenant submits, and put what remains into the response headers.
 
     Raises:
-        InvalidFieldError: if the walk alone is more work than anybody may order in a day.
-        LimitExceededError: if it is one too many in this minute, or too much for this day.
+        InvalidFieldError: if the walk alone exceeds a daily budget.
+        LimitExceededError: if the rate limit or a daily budget is exceeded.
     """
     if not settings().rate_limits:
         return
     pixels = spec.width * spec.height
     work, work_budget = spec.frames * pixels * spec.steps, settings().pixel_steps_per_day
     output, output_budget = spec.frames_shown * pixels, settings().output_pixels_per_day
-    for words, ordered, budget in (
+    for product, requested, budget in (
         ("frames × width × height × steps", work, work_budget),
         ("frames of the animation × width × height", output, output_budget),
     ):
-        if ordered > budget:
-            raise InvalidFieldError("frames", f"{words} is at most {budget} in a day, got {ordered}")
+        if requested > budget:
+            raise InvalidFieldError("frames", f"{product} may be at most {budget} per day, got {requested}")
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant)
     _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), tenant, work)
     _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), tenant, output)
@@ -77,19 +77,19 @@ def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
 def seconds_until_room(
     cost: int, limit: int, window: float, previous: int, previous_left: float, current: int, current_left: float
 ) -> int:
-    """Return in how many seconds a sliding window has room for a cost, if nothing else is taken.
+    """Return after how many seconds a sliding window has room for a cost, if nothing else is counted until then.
 
-    It estimates what was taken in the last `window` seconds: all of the current count, and of the previous one the
-    part of its window that is still in sight.
+    The limiter estimates what was counted in the last `window` seconds: all of the current count, and the part of
+    the previous count that corresponds to the part of its window that still overlaps.
 
     Args:
-        cost: what is to be taken, at most `limit`.
-        limit: what may be taken in a window.
+        cost: at most `limit`.
+        limit: maximum per window.
         window: length of a window in seconds.
-        previous: count of the window before.
-        previous_left: seconds that some of it is in sight.
+        previous: count of the previous window.
+        previous_left: seconds until the previous window no longer overlaps.
         current: count of the current window.
-        current_left: seconds until all of it is out of sight.
+        current_left: seconds until the current window no longer overlaps.
     """
     allowed = limit - cost
     if previous and current <= allowed:
@@ -100,26 +100,26 @@ def seconds_until_room(
 
 
 class _Counters:
-    """The counters in one Redis."""
+    """The counters in a Redis."""
 
     def __init__(self, url: str, prefix: str) -> None:
         self._storage = RedisStorage(
-            "redis://",  # the pool knows where
-            _pool(broker.read(url)),
+            "redis://",  # required, but unused: the pool has the address
+            _pool(broker.parse(url)),
             key_prefix=f"{prefix}limits",
             wrap_exceptions=True,
         )
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
-        self._left_alone_until = 0.0  # monotonic seconds
+        self._paused_until = 0.0  # monotonic seconds
 
     def take(self, item: RateLimitItem, tenant: str, cost: int) -> WindowStats | None:
-        """Take from what a tenant has left, and return what is left then; None while Redis is down.
+        """Count a cost, and return what remains; None while Redis is down.
 
         Raises:
-            LimitExceededError: if there is not enough.
+            LimitExceededError: if the limit would be exceeded.
         """
         session.refuse_open_transaction()
-        if time.monotonic() < self._left_alone_until:
+        if time.monotonic() < self._paused_until:
             return None
         try:
             if self._limiter.hit(item, tenant, cost=cost):
@@ -127,7 +127,7 @@ class _Counters:
             window = item.get_expiry()
             counts = self._storage.get_sliding_window(item.key_for(tenant), window)
         except StorageError as error:
-            self._left_alone_until = time.monotonic() + PAUSE_SECONDS
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
             log.warning("limits are not counted", reason=str(error.storage_error), pause_seconds=PAUSE_SECONDS)
             return None
         raise LimitExceededError(
@@ -137,18 +137,18 @@ class _Counters:
 
 
 def _pool(address: broker.Address) -> ConnectionPool:
-    """Return connections to a broker with short timeouts, so that no request waits long."""
-    patience: dict[str, Any] = {
+    """Return a pool of connections to a broker with short timeouts, so that no request waits long."""
+    timeouts: dict[str, Any] = {
         "socket_connect_timeout": REDIS_SECONDS,
         "socket_timeout": REDIS_SECONDS,
         "retry": Retry(NoBackoff(), 0),
     }
-    options = {**address.login(), **patience}
+    options = {**address.login(), **timeouts}
     if address.socket is not None:
         del options["socket_connect_timeout"]
         return ConnectionPool(UnixDomainSocketConnection, path=address.socket, **options)
     if address.master:
-        sentinels: Any = Sentinel(list(address.hosts), sentinel_kwargs=patience, **options)  # type: ignore[no-untyped-call]
+        sentinels: Any = Sentinel(list(address.hosts), sentinel_kwargs=timeouts, **options)  # type: ignore[no-untyped-call]
         found: ConnectionPool = sentinels.master_for(address.master).connection_pool
         return found
     [(host, port)] = address.hosts
@@ -163,22 +163,24 @@ def _counters(url: str, prefix: str) -> _Counters:
 
 
 def _take(scope: Scope, item: RateLimitItem, tenant: str, cost: int = 1) -> None:
-    """Take from a tenant's budget, and put what is left into the response headers; nothing while Redis is down.
+    """Count a cost against a limit of a tenant, and put what remains into the response headers.
 
     Raises:
-        LimitExceededError: if there is not enough.
+        LimitExceededError: if the limit would be exceeded.
     """
     try:
         left = _counters(settings().broker_url, settings().queue_prefix).take(item, tenant, cost)
     except LimitExceededError as error:
-        _tell(scope, item, remaining=0, seconds=error.retry_after)
+        _add_headers(scope, item, remaining=0, seconds=error.retry_after)
         raise
     if left:
-        _tell(scope, item, remaining=left.remaining, seconds=max(1, math.ceil(left.reset_time - time.time())))
+        _add_headers(
+            scope, item, remaining=left.remaining, seconds=max(1, math.ceil(left.reset_time - time.time()))
+        )
 
 
-def _tell(scope: Scope, item: RateLimitItem, *, remaining: int, seconds: int) -> None:
-    """Put a policy, and what is left of it, into the response headers.
+def _add_headers(scope: Scope, item: RateLimitItem, *, remaining: int, seconds: int) -> None:
+    """Put a limit, and what remains of it, into the response headers.
 
     Source: draft-ietf-httpapi-ratelimit-headers-10.
     """

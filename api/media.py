@@ -1,4 +1,4 @@
-"""The media types that requests may have."""
+"""Media types of request bodies."""
 
 from collections.abc import Callable, Coroutine
 from email.message import Message
@@ -17,14 +17,14 @@ FORM = ("application/x-www-form-urlencoded",)
 
 
 class JsonRoute(APIRoute):
-    """A route that takes JSON only, if it takes a body at all, and counts a request before it parses the body.
+    """A route that accepts only JSON bodies, and counts each request before it parses the body.
 
-    A browser asks first before it sends such a type to us from a foreign page; the framework would call a body of
-    another type no valid dictionary, and would parse it before it asks who sent it.
+    Browsers send JSON from other sites only after a CORS preflight. FastAPI itself would parse the body before it
+    identifies the caller, and would report a body of another type as an invalid dictionary.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what handles a request, after a look at who sent it and at its type."""
+        """Return the handler, which first counts the request and checks its media type."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
@@ -37,28 +37,28 @@ class JsonRoute(APIRoute):
         return checked
 
 
-async def require(request: Request, taken: tuple[str, ...]) -> None:
-    """Refuse a body whose type is not one of `taken`, in UTF-8.
+async def require(request: Request, accepted: tuple[str, ...]) -> None:
+    """Refuse a body unless its media type is one of `accepted`, in UTF-8.
 
     Raises:
         UnsupportedMediaTypeError: if it has another type, or none.
     """
     sent = request.headers.get("content-type")
-    if (sent is not None and _fits(sent, taken)) or not await request.body():
+    if (sent is not None and _is_accepted(sent, accepted)) or not await request.body():
         return
-    response_headers(request.scope)[f"Accept-{request.method.title()}"] = ", ".join(taken)
+    response_headers(request.scope)[f"Accept-{request.method.title()}"] = ", ".join(accepted)
     raise UnsupportedMediaTypeError(
-        f"The Content-Type of the request must be {' or '.join(taken)}, in UTF-8, got {sent or 'none'}."
+        f"The Content-Type of the request must be {' or '.join(accepted)}, in UTF-8, got {sent or 'none'}."
     )
 
 
-def _fits(sent: str, taken: tuple[str, ...]) -> bool:
+def _is_accepted(sent: str, accepted: tuple[str, ...]) -> bool:
     message = Message()
     message["content-type"] = sent
     charset = message.get_param("charset", "utf-8")
     if not isinstance(charset, str) or charset.lower() not in {"utf-8", "utf8"}:
         return False
     kind, _, suffix = message.get_content_type().rpartition("+")
-    return message.get_content_type() in taken or (
-        kind.startswith("application/") and f"application/*+{suffix}" in taken
+    return message.get_content_type() in accepted or (
+        kind.startswith("application/") and f"application/*+{suffix}" in accepted
     )

@@ -1,4 +1,4 @@
-"""Signed values that clients send back unchanged: cookies and cursors, under SECRET_KEYS."""
+"""Signing of values that clients send back unchanged: cookies and cursors, with SECRET_KEYS."""
 
 import hashlib
 import secrets
@@ -16,12 +16,12 @@ _OPTIONS: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.s
 
 
 def sign(value: str, purpose: str) -> str:
-    """Return a value with its signature after a dot, which is valid for this purpose only."""
+    """Return a value followed by a dot and its signature, which is valid for this purpose only."""
     return _signer(purpose).sign(value).decode()
 
 
 def verify(signed: str, purpose: str) -> str | None:
-    """Return the value that was signed for a purpose with one of SECRET_KEYS, or None if it was not."""
+    """Return the value if it was signed for this purpose with one of SECRET_KEYS, else None."""
     try:
         return _signer(purpose).unsign(signed).decode()
     except BadSignature:
@@ -29,7 +29,7 @@ def verify(signed: str, purpose: str) -> str | None:
 
 
 def serializer(purpose: str) -> URLSafeSerializer:
-    """Return a serializer of signed JSON for URLs; it raises `itsdangerous.BadData` for what we did not sign."""
+    """Return a serializer of signed JSON for URLs; it raises `itsdangerous.BadData` for an invalid signature."""
     return URLSafeSerializer(_keys(), salt=purpose, signer_kwargs=_OPTIONS)
 
 
@@ -44,5 +44,5 @@ def _keys() -> list[str]:
 
 @cache
 def _random_key() -> str:
-    log.warning("SECRET_KEYS is not set: visitors lose their walks when this process ends")
+    log.warning("SECRET_KEYS is not set: visitors lose access to their walks when this process ends")
     return secrets.token_urlsafe(32)

@@ -1,1 +1,1 @@
-"""MoMALisa measured against what people use otherwise; the tables go into `docs/quality.md`."""
+"""Benchmarks, some of them in comparison with other software; they write the tables in `docs/`."""

@@ -1,4 +1,4 @@
-"""Makes the walks that docs/walks.md shows, with the whole system: `python -m benchmarks.examples`."""
+"""Makes the walks in docs/walks.md, with the whole system: `python -m benchmarks.examples`."""
 
 import io
 import tempfile

@@ -1,4 +1,4 @@
-"""How good the GIF is, beside ffmpeg's command line with the same frames: `python -m benchmarks.gif`."""
+"""The quality of our GIF, compared with ffmpeg's command line: `python -m benchmarks.gif`."""
 
 import subprocess
 import tempfile
@@ -23,7 +23,7 @@ from worker.rendering.pipeline import Renderer
 FRAMES, FPS = 24, 12
 
 FILTER = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
-"""What the guides to good GIFs give, with the dithering that ours has."""
+"""The filters that guides to good GIFs recommend, with our dithering."""
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def _encode_with_ffmpeg(pictures: Pictures, folder: Path, gif: Path) -> None:
 
 
 def _psnr(gif: Path, pictures: Pictures) -> float:
-    """Return the peak signal-to-noise ratio of a GIF to the pictures it was made of, over all frames, in dB."""
+    """Return the peak signal-to-noise ratio of a GIF to its source pictures, over all frames, in dB."""
     with Image.open(gif) as image:
         seen = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
     error = np.mean((seen.astype(float) - pictures.astype(float)) ** 2)

@@ -1,7 +1,7 @@
-"""What people render walks with otherwise, each as its users run it: float32, pictures saved as PNG files.
+"""Other ways to render walks, each as its users run it: float32, pictures saved as PNG files.
 
-The algorithms of other projects are reimplemented here in a few lines, with their batches, embeddings and
-loops; the model, the prompts, the steps and the noise are the same for all.
+The algorithms of other projects are reimplemented in a few lines, with their batches, embeddings and loops; the
+model, prompts, steps and noise are the same for all.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Job:
 
     @property
     def positions(self) -> list[float]:
-        """Equal steps from 0 to 1."""
+        """The positions of the frames: equal steps from 0 to 1."""
         return [index / (self.frames - 1) for index in range(self.frames)]
 
 
@@ -45,7 +45,7 @@ def load(model: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def stock(pipeline: Any, job: Job, folder: Path, batch: int) -> Pictures:
-    """Render with the stock pipeline, `batch` frames a call: with 1 the loop that people write first."""
+    """Render with the stock pipeline, `batch` frames a call: 1 gives the loop that people write first."""
     with torch.no_grad():
         start, end = (pipeline.encode_prompt(prompt, pipeline.device, 1, True)[0] for prompt in job.prompts)
     noise = _noise(pipeline, job)
@@ -74,7 +74,7 @@ def community(pipeline: Any, job: Job, folder: Path, batch: int = 4) -> Pictures
 
 
 def videos(pipeline: Any, job: Job, folder: Path, batch: int = 4) -> Pictures:
-    """Render as stable-diffusion-videos does; batches of 1 are its default, 4 are given here.
+    """Render as stable-diffusion-videos does; its default are batches of 1, here they have 4.
 
     Source: nateraw/stable-diffusion-videos, stable_diffusion_videos/stable_diffusion_pipeline.py (Apache 2.0).
     """
@@ -82,7 +82,7 @@ def videos(pipeline: Any, job: Job, folder: Path, batch: int = 4) -> Pictures:
 
 
 def _walk(pipeline: Any, job: Job, folder: Path, batch: int, *, encode_empty_once: bool) -> Pictures:
-    """Render as both do, which share their origin; they differ in how they encode the empty prompt."""
+    """Render as both projects do, which share their origin; they differ in how they encode the empty prompt."""
     saved: list[Pictures] = []
     for embeddings, noise in _inputs(pipeline, job, batch):
         rows = len(embeddings)
@@ -93,7 +93,7 @@ def _walk(pipeline: Any, job: Job, folder: Path, batch: int, *, encode_empty_onc
 
 
 def _inputs(pipeline: Any, job: Job, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Give the embeddings and the noise of each batch, put together frame by frame."""
+    """Yield the embeddings and the noise of each batch, built frame by frame."""
     start, end = (_embed(pipeline, [prompt]) for prompt in job.prompts)
     noises = (_noise(pipeline, job), _noise(pipeline, job))
     points = job.positions
@@ -134,14 +134,14 @@ def _noise(pipeline: Any, job: Job) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(job.seed)).to(pipeline.unet.dtype)
 
 
-def _slerp(start: torch.Tensor, end: torch.Tensor, along: float) -> torch.Tensor:
-    """Return the point `along` in [0, 1] of the arc from one tensor to another, by way of NumPy as both do."""
+def _slerp(start: torch.Tensor, end: torch.Tensor, t: float) -> torch.Tensor:
+    """Interpolate spherically between two tensors at t in [0, 1], in NumPy as both projects do."""
     a, b = start.numpy(), end.numpy()
     cosine = np.sum(a * b / (np.linalg.norm(a) * np.linalg.norm(b)))
-    if abs(cosine) > 0.9995:  # noqa: PLR2004 - their threshold: almost one direction
-        return torch.from_numpy((1 - along) * a + along * b)
+    if abs(cosine) > 0.9995:  # noqa: PLR2004 - their threshold: almost parallel
+        return torch.from_numpy((1 - t) * a + t * b)
     angle = np.arccos(cosine)
-    return torch.from_numpy((np.sin((1 - along) * angle) * a + np.sin(along * angle) * b) / np.sin(angle))
+    return torch.from_numpy((np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle))
 
 
 def _saved(images: list[Image.Image], folder: Path, start: int) -> list[Pictures]:

@@ -1,4 +1,4 @@
-"""Tables in `docs/`, each between two marks and written by the command that measured it."""
+"""The tables in `docs/`, each between two markers, written by the benchmark that measured it."""
 
 import argparse
 import re
@@ -11,7 +11,7 @@ PAGE = ROOT / "docs" / "quality.md"
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a benchmark's command line, which knows `--short`."""
+    """Return the parser of a benchmark's command line, with `--short`."""
     made = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     made.add_argument("--short", action="store_true", help="try it in small, and write no document")
     return made
@@ -21,7 +21,7 @@ def write(name: str, lines: Iterable[str], page: Path = PAGE) -> None:
     """Put lines of Markdown into a page between `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
-        ValueError: if the page has no such marks.
+        ValueError: if the page has no such markers.
     """
     text = "\n".join(lines)
     mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)

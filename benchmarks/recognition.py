@@ -1,8 +1,8 @@
-"""Whether the embedded model paints what it is asked for: `python -m benchmarks.recognition`.
+"""Recognition: does the bundled model paint what it is asked for? `python -m benchmarks.recognition`.
 
-The picture that the model learned from and that is nearest to a painted one tells what was painted. Asked for a
-label of its own, the model should paint that; asked for a word that no caption holds, one of the things whose
-labels mean about the same, as the sentence encoder judges that the text encoder learned from.
+A painted picture is recognised as the nearest of the training pictures. For one of its labels, the model should
+paint that thing; for a word that is in no caption, one of the things whose labels are closest in meaning, by the
+sentence encoder that taught the text encoder.
 """
 
 import math
@@ -32,32 +32,32 @@ SEED = 7
 GUIDANCE = 2.0
 STEPS = (20, 8)
 SAME_MEANING = 5
-"""Labels closest in meaning to a word, each of which is a sensible picture for it."""
+"""Number of labels closest in meaning to a word that count as right answers."""
 SMALL = 32
 """Width and height at which pictures are compared."""
 BATCH, SHORT = 25, 5
-"""Pictures painted at once; as many are all that the short form paints of a kind."""
+"""Pictures per batch; the short form paints one batch of each kind."""
 SHEET = (4, 12)
-"""Rows and columns of pictures in the card."""
+"""Rows and columns of pictures in the model card."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and the labels that are right answers."""
+    """A prompt with the labels that are right answers."""
 
     prompt: str
     answers: frozenset[str]
 
 
 def own_labels(gallery: Gallery) -> list[Question]:
-    """Return labels of the art in three dimensions, always the same ones."""
+    """Return a random but fixed choice of labels of three-dimensional pictures."""
     labels = sorted({subject.label for subject in gallery.subjects if subject.style == "3d"})
     drawn = random.Random(SEED).sample(labels, OWN_LABELS)  # noqa: S311
     return [Question(label, frozenset({label})) for label in drawn]
 
 
 def unseen_words(gallery: Gallery) -> list[Question]:
-    """Return words that no caption holds, and for each the labels closest in meaning."""
+    """Return the held-out words, each with the labels closest in meaning."""
     labels = sorted({subject.label for subject in gallery.subjects})
     words = sorted(HELD_OUT)
     closeness = teacher.embed(words) @ teacher.embed(labels).T
@@ -68,7 +68,7 @@ def unseen_words(gallery: Gallery) -> list[Question]:
 
 
 def small(pictures: Pictures) -> NDArray[np.float32]:
-    """Return pictures as rows of the colours of a coarse raster."""
+    """Return pictures scaled down, each flattened to a row."""
     count, height, width, channels = pictures.shape
     cells = pictures.reshape(count, SMALL, height // SMALL, SMALL, width // SMALL, channels)
     means: NDArray[np.float32] = cells.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
@@ -76,14 +76,14 @@ def small(pictures: Pictures) -> NDArray[np.float32]:
 
 
 def nearest(pictures: Pictures, art: Pictures) -> NDArray[np.int64]:
-    """Return the number of the nearest picture among the art, for each picture."""
+    """Return the index of the nearest training picture for each picture."""
     distances = torch.cdist(torch.from_numpy(small(pictures)), torch.from_numpy(small(art)))
     found: NDArray[np.int64] = distances.argmin(dim=1).numpy()
     return found
 
 
 def paint(renderer: Renderer, prompts: Sequence[str], steps: int) -> Pictures:
-    """Return what the model paints, each prompt from the same noise: the stops of walks."""
+    """Return the model's pictures of prompts, all from the same noise, like the stops of walks."""
     painted = []
     for start in range(0, len(prompts), renderer.batch_size):
         stops = tuple(prompts[start : start + renderer.batch_size])
@@ -107,15 +107,15 @@ class Figures:
     """How well questions were answered."""
 
     recognised: float
-    """Share of the pictures whose nearest one in the art bears a right label."""
+    """Share of the pictures whose nearest training picture has a right label."""
     ground: float
-    """Mean level of the pictures' edges; 255 is white."""
+    """Mean level of the borders of pictures; 255 is white."""
     sharpness: float
-    """Mean difference of neighbouring pixels ÷ that of the nearest pictures in the art."""
+    """Mean difference of neighbouring pixels ÷ that of the nearest training pictures."""
 
 
 def figures(gallery: Gallery, questions: Sequence[Question], pictures: Pictures) -> Figures:
-    """Return how well pictures answer questions."""
+    """Return the figures of pictures as answers to questions."""
     found = nearest(pictures, gallery.images)
     right = [
         gallery.subjects[index].label in question.answers for index, question in zip(found, questions, strict=True)
@@ -138,7 +138,7 @@ def row(name: str, gallery: Gallery, questions: Sequence[Question], steps: int, 
 
 
 def save_sheet(pictures: Pictures) -> None:
-    """Write some pictures side by side, for the card."""
+    """Write some pictures side by side, for the model card."""
     rows = [np.concatenate(list(some), axis=1) for some in np.split(pictures[: math.prod(SHEET)], SHEET[0])]
     Image.fromarray(np.concatenate(rows)).save(CARD.with_name("sheet.webp"), quality=85)
 

@@ -1,6 +1,6 @@
-"""How fast frames are rendered, side by side: `python -m benchmarks.render`.
+"""Rendering speed, in comparison: `python -m benchmarks.render`.
 
-All take their turn in every round, so that other work on the machine hurts all alike; the table gives medians.
+All contestants run in every round, so that other load on the machine affects all alike; the table gives medians.
 """
 
 import json
@@ -46,10 +46,10 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 POLL_SECONDS = 0.1
 
 STEPS = 20
-"""Of a frame: as many as users of the stock pipelines take; the embedded model needs fewer."""
+"""Denoising steps of a frame, as common with stock pipelines; the bundled model needs fewer."""
 
 SIDE, TRIES = 4096, 5
-"""Of the matrices that tell how fast the processor is, and how often they are multiplied."""
+"""Size of the matrices that measure the processor's speed, and number of products."""
 
 Contestant = Callable[[Job, Path], Pictures]
 """Renders a walk, leaves its frames as PNG files in a folder, and returns them."""
@@ -57,16 +57,16 @@ Contestant = Callable[[Job, Path], Pictures]
 
 @dataclass
 class Times:
-    """What was measured of one contestant, in seconds, a value a round."""
+    """The measurements of a contestant, in seconds, one value per round."""
 
     seconds: list[float] = field(default_factory=list)
     """For all walks."""
     previews: list[float] = field(default_factory=list)
-    """From submitting one walk to its first frames; of systems."""
+    """From submitting a walk to its first frames; for systems."""
     chunks: list[float] = field(default_factory=list)
-    """For rendering the chunk that brought them, as the worker says; of systems."""
+    """For rendering the chunk of these frames, according to the worker; for systems."""
     shares: list[float] = field(default_factory=list)
-    """Of all processors' time meanwhile, what went to anything but the render workers; of systems."""
+    """Share of all processors' time that was not spent by render workers; for systems."""
 
 
 def main() -> None:
@@ -158,7 +158,7 @@ def _worker(renderer: Renderer, job: Job, folder: Path) -> Pictures:
 
 
 def _ceiling(job: Job) -> float:
-    """Return the frames/s of a worker that would do nothing but large matrix products in its own format."""
+    """Return the frames/s of a worker if it only computed large matrix products in its number format."""
     renderer = Renderer(settings().model, batch_size=settings().batch_size)
     with FlopCounterMode(display=False) as counter:
         renderer.render(_spec(job), job.positions[: renderer.batch_size])
@@ -193,9 +193,9 @@ def _wait_for_workers(system: LocalStack) -> None:
 
 
 def _submit(system: LocalStack, jobs: list[Job]) -> tuple[float, float]:
-    """Return the seconds from submitting walks to the last frame of them all; wait until they are assembled, too.
+    """Return the seconds from submitting walks to their last frame; wait until they are assembled, too.
 
-    Also returns which part of all processors' time went to anything of the system but its render workers.
+    Also returns the share of all processors' time that the system spent outside of its render workers.
     """
     with Client(system.url) as client:
         start, before = time.perf_counter(), _processor_seconds(system)
@@ -208,7 +208,7 @@ def _submit(system: LocalStack, jobs: list[Job]) -> tuple[float, float]:
 
 
 def _processor_seconds(system: LocalStack) -> float:
-    """Return the time that processors have spent on the parts of a system that do not render."""
+    """Return the processor time of the parts of a system that do not render."""
     processes = []
     for name, child in system.children.items():
         if child.process is not None and not name.startswith("render-"):
@@ -216,16 +216,16 @@ def _processor_seconds(system: LocalStack) -> float:
             processes += [parent, *parent.children(recursive=True)]
     seconds = 0.0
     for process in processes:
-        with suppress(psutil.NoSuchProcess):  # one of PostgreSQL's ended, and now counts for its parent
+        with suppress(psutil.NoSuchProcess):  # a PostgreSQL backend ended, and now counts for its parent
             times = process.cpu_times()
             seconds += times.user + times.system + times.children_user + times.children_system
     return seconds
 
 
 def _preview(system: LocalStack, job: Job) -> tuple[float, float]:
-    """Return the seconds from submitting a walk to an idle system until its first frames can be seen.
+    """Return the seconds from submitting a walk to an idle system until its first frames are available.
 
-    Also returns how many of them went into rendering those frames.
+    Also returns how many of these seconds were spent rendering the frames.
     """
     with Client(system.url) as client:
         start = time.perf_counter()
@@ -238,7 +238,7 @@ def _preview(system: LocalStack, job: Job) -> tuple[float, float]:
 
 
 def _watched(client: Client, walk: WalkAnswer, holds: Callable[[WalkAnswer], bool]) -> WalkAnswer:
-    """Return a walk as soon as something holds for it, or it is done."""
+    """Return a walk as soon as it satisfies a condition, or is done."""
     for seen in client.watch(walk):
         walk = seen
         if holds(walk):
@@ -247,7 +247,7 @@ def _watched(client: Client, walk: WalkAnswer, holds: Callable[[WalkAnswer], boo
 
 
 def _rendered(log: Path, walk: str) -> float | None:
-    """Return the seconds in which a worker rendered the first chunk of a walk, or None if it did not."""
+    """Return the seconds that a worker took for the first chunk of a walk, or None if it did not render it."""
     for line in log.read_text().splitlines():
         if '"batch rendered"' in line:
             event = json.loads(line)
@@ -274,7 +274,7 @@ def _done(walk: WalkAnswer) -> bool:
 
 
 def _table(jobs: list[Job], times: dict[str, Times], pictures: dict[str, list[Pictures]]) -> Iterator[str]:
-    """Give the lines of the report."""
+    """Yield the lines of the report."""
     frames = sum(job.frames for job in jobs)
     rounds = len(next(iter(times.values())).seconds)
     speed = {name: frames / statistics.median(measured.seconds) for name, measured in times.items()}

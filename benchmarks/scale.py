@@ -1,12 +1,13 @@
-"""`make bench-scale`: how the system behaves with many workers, whose GPUs are simulated and nothing else.
+"""`make bench-scale`: how the system scales to many workers, of which only the GPUs are simulated.
 
-The API, PostgreSQL, Valkey, the reconciler, the emulator of the bucket and the workers' own code are real. So is
-the contention on this machine, which a fleet would not have: there each worker has processors of its own.
+The API, PostgreSQL, Valkey, the reconciler, the bucket emulator and the code of the workers are real. So is the
+contention on this machine, which a fleet would not have, because there each worker has its own processors.
 """
 
 import math
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,16 +35,16 @@ LEVELS = (1, 16, 64, 128)
 """Numbers of render workers."""
 
 BIG = 30
-"""Workers that render one big walk alone: as many as it has chunks."""
+"""Number of workers for one big walk: as many as it has chunks."""
 
 MOST = 8
-"""Workers that KEDA may ask for."""
+"""Maximum number of workers in the KEDA loop."""
 
 LOOP_WALKS = 32
-"""Walks for the loop of KEDA: enough that it asks for all the workers there may be."""
+"""Number of walks in the KEDA loop: enough that it starts the maximum number of workers."""
 
 CHUNK_SECONDS = 8.0
-"""How long a GPU takes for a batch (`docs/scaling.md` says of which GPU)."""
+"""Seconds that the simulated GPU takes for a batch (`docs/scaling.md` says which GPU)."""
 
 BATCH = 8
 """Frames in a chunk."""
@@ -55,34 +56,36 @@ WALK: dict[str, Any] = {
     "width": 512,
     "height": 512,
 }
-"""A walk of the backlog: evenly paced, in three passes or so, as walks are unless they say otherwise."""
+"""A walk of the backlog: evenly paced, in about three passes, as by default."""
 
 BIG_WALK = {**WALK, "frames": 240, "pacing": "linear"}
-"""As large as a walk may be, and all of it can be rendered at once: 30 chunks."""
+"""The largest possible walk, of which all 30 chunks can be rendered at once."""
 
 SMALL_WALK = {**WALK, "width": 128, "height": 128}
-"""For the loop of KEDA, whose walks are assembled, too: that is no simulation, and takes its time."""
+"""A walk of the KEDA loop; small, because these walks are really assembled."""
 
 ROUNDS = 3
-"""Chunks that each worker renders while it is watched."""
+"""Number of chunks per worker in a measurement."""
 
 PARTS = ("api", "reconciler", "render", "assemble")
-"""Each has a role of its own in the database here, so that its statements can be counted separately."""
+"""The parts; each has its own database role, so that its statements can be counted."""
 
 CONNECTIONS = 400
-"""That PostgreSQL allows here. A render worker has one open; a second one if a report and a heartbeat coincide."""
+"""`max_connections` of PostgreSQL. A render worker needs one; a second one if a report and a heartbeat coincide."""
 
-SCALED = ROOT / "infra" / "k8s" / "base" / "render.yaml"
-"""Where KEDA reads how many workers to run."""
+CHART = ROOT / "infra" / "helm" / "momalisa"
+"""The chart with KEDA's queries."""
+SCALED = ("ScaledObject", "momalisa-render-main")
+HELM = ROOT / ".venv" / "kubernetes-tools" / "helm" / "helm"
 
 STATEMENTS = 4.0
-"""Per frame, at most."""
+"""Target: maximum number of statements per frame."""
 
 SETTINGS = {"BATCH_SIZE": str(BATCH), "MAX_SIZE": "512"}
 
 
 class Bench(LocalStack):
-    """A system without workers: those are started as they are needed."""
+    """A system without workers, which are started as needed."""
 
     def _start_parts(self) -> None:
         self._count_statements()
@@ -114,23 +117,23 @@ class Bench(LocalStack):
                 database.execute(f"CREATE ROLE {part} SUPERUSER LOGIN")
 
     def role(self, part: str) -> dict[str, Any]:
-        """Return the variables by which a part is known to the database."""
+        """Return the settings with the database role of a part."""
         return {"DATABASE_URL": self._variables["DATABASE_URL"].replace("//momalisa@", f"//{part}@")}
 
     def connect(self) -> psycopg.Connection:
-        """Connect to the database as who measures."""
+        """Connect to the database with the role of the benchmark."""
         return psycopg.connect(
             host=str(self._sockets), user="momalisa", dbname="postgres", autocommit=True, connect_timeout=5
         )
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection]:
-        """Give a connection for the length of a block."""
+        """Yield a connection during the block."""
         with self.connect() as connection:
             yield connection
 
     def worker(self, name: str, queue: str, concurrency: int, chunk_seconds: float) -> Child:
-        """Start a Celery worker with so many children."""
+        """Start a Celery worker with a number of children."""
         app = "benchmarks.simulated" if queue == "render" else "worker.tasks"
         celery = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queue, "-n", name, "--pool", "prefork"]
         celery += ["--concurrency", str(concurrency), "--without-gossip", "--without-mingle", "--without-heartbeat"]
@@ -141,14 +144,14 @@ class Bench(LocalStack):
         return self.children[name]
 
     def dismiss(self, *names: str) -> None:
-        """Stop workers as Kubernetes does, and wait until they are gone."""
+        """Stop workers as Kubernetes does, and wait until they have exited."""
         for name in names:
             self.children[name].signal_stop()
         for name in names:
             self.children.pop(name).wait_stopped(time.monotonic() + stack.STOP_SECONDS)
 
     def spans(self) -> dict[str, list[tuple[float, float]]]:
-        """Return when each process of a render worker rendered; what has not ended yet ends never."""
+        """Return when each process of a render worker rendered; open intervals end at infinity."""
         found = {}
         for file in (self.folder / "spans").iterdir():
             notes = [line.split() for line in file.read_text().splitlines()]
@@ -158,14 +161,14 @@ class Bench(LocalStack):
         return found
 
     def empty(self) -> None:
-        """Forget all walks, and what was counted and written down."""
+        """Delete all walks, statistics and records."""
         with self.database() as database:
             database.execute("TRUNCATE walks, webhook_deliveries, idempotency_keys CASCADE")
         for file in (self.folder / "spans").glob("*"):
             file.unlink()
 
     def statements(self) -> dict[str, int]:
-        """Return how many statements each part has sent by now; BEGIN with its limits is one, COMMIT another."""
+        """Return the number of statements of each part so far; BEGIN with its timeouts is one, COMMIT another."""
         counts = (
             "SELECT rolname, sum(calls)::bigint FROM pg_stat_statements JOIN pg_roles ON pg_roles.oid = userid"
             " WHERE query NOT LIKE 'SET LOCAL %' GROUP BY rolname"
@@ -175,7 +178,7 @@ class Bench(LocalStack):
         return {part: found.get(part, 0) for part in PARTS}
 
     def number(self, query: str) -> int:
-        """Return the one number that a query gives."""
+        """Return the number that a query returns."""
         with self.database() as database:
             [[found]] = database.execute(query).fetchall()
         return int(found)
@@ -183,7 +186,7 @@ class Bench(LocalStack):
 
 @dataclass
 class Visitor:
-    """Somebody who submits and polls through the API, and notes how long that takes."""
+    """A visitor who submits and polls through the API, and records how long that takes."""
 
     url: str
     submitted: list[float] = field(default_factory=list)
@@ -198,18 +201,18 @@ class Visitor:
         self.walk = answer.json()["id"]
 
     def poll(self, http: httpx.Client) -> None:
-        """Look at the last walk, with all its frames."""
+        """Poll the last walk, with all its frames."""
         started = time.monotonic()
         http.get(f"/v1/walks/{self.walk}").raise_for_status()
         self.polled.append(time.monotonic() - started)
 
     def client(self) -> httpx.Client:
-        """Return a client of the API that no proxy is between."""
+        """Return a client of the API, without proxies."""
         return httpx.Client(base_url=self.url, trust_env=False, timeout=30)
 
     @contextmanager
     def visiting(self) -> Iterator[None]:
-        """Submit once a second and poll four times as often, for the length of a block."""
+        """Submit once a second and poll four times as often, during the block."""
         over = threading.Event()
 
         def visit() -> None:
@@ -231,11 +234,11 @@ class Visitor:
 
 @dataclass
 class Level:
-    """What was seen of a number of workers with more to do than they can."""
+    """The measurements of a number of workers with a backlog."""
 
     workers: int
     share: float
-    """Of the workers' time, how much they rendered."""
+    """Share of the workers' time that was spent rendering."""
     frames: int
     seconds: float
     statements: dict[str, int]
@@ -243,7 +246,7 @@ class Level:
 
 
 def submit_many(bench: Bench, walks: int, order: dict[str, Any]) -> None:
-    """Submit walks through the API, by four at once."""
+    """Submit walks through the API, four at a time."""
     with Visitor(bench.url).client() as http:
 
         def some(count: int) -> None:
@@ -258,7 +261,7 @@ def submit_many(bench: Bench, walks: int, order: dict[str, Any]) -> None:
 
 
 def backlog(bench: Bench, workers: int, chunk_seconds: float) -> Level:
-    """Watch workers that have more to do than they can."""
+    """Measure workers with a backlog."""
     bench.empty()
     submit_many(bench, math.ceil((ROUNDS + 4) * workers * BATCH / WALK["frames"]) + 2, WALK)
     bench.worker("fleet", "render", workers, chunk_seconds)
@@ -282,12 +285,12 @@ QUEUED = "SELECT count(*) FROM chunks WHERE kind = 'render' AND status = 'queued
 
 
 def overlap(spans: list[tuple[float, float]], start: float, end: float) -> float:
-    """Return how much of the time from start to end lies in spans."""
+    """Return the share of the time from start to end that is covered by spans."""
     return sum(max(0.0, min(until, end) - max(since, start)) for since, until in spans)
 
 
 def wait_until(holds: Callable[[], object], seconds: float) -> None:
-    """Wait until something holds.
+    """Wait until a condition holds.
 
     Raises:
         TimeoutError: if it does not in time.
@@ -300,12 +303,12 @@ def wait_until(holds: Callable[[], object], seconds: float) -> None:
 
 
 def big_walk(bench: Bench, workers: int, chunk_seconds: float) -> float:
-    """Return the seconds from submitting one big walk, which is all there is to do, to its last frame."""
+    """Return the seconds from submitting one big walk to its last frame, without other work."""
     bench.empty()
     bench.worker("fleet", "render", workers, chunk_seconds)
     log = bench.children["fleet"].log
     wait_until(lambda: log.read_text().count('"renderer ready"') == workers, 120)
-    for walks in (1, 2):  # the first is for everybody to get to know the bucket and the database
+    for walks in (1, 2):  # the first one opens all connections
         started = time.monotonic()
         submit_many(bench, 1, BIG_WALK)
         wait_until(lambda: bench.number(FRAMES) == walks * BIG_WALK["frames"], 300)  # noqa: B023
@@ -316,7 +319,7 @@ def big_walk(bench: Bench, workers: int, chunk_seconds: float) -> float:
 
 @dataclass
 class Loop:
-    """What was seen while workers came and went as KEDA says."""
+    """The measurements while workers were scaled like KEDA."""
 
     walks: int
     succeeded: int
@@ -326,15 +329,15 @@ class Loop:
     lost: int
     """Chunks that needed a second attempt, or lost a lease."""
     statements: dict[str, float]
-    """Per frame, by part, from the submission to the artifacts."""
+    """Statements per frame, by part, from submission to artifacts."""
     idle: bool
-    """Whether all workers were gone in the end, and nothing was left in the queue."""
+    """Whether there were no workers and no work at the end."""
 
 
 def keda(bench: Bench, walks: int, chunk_seconds: float) -> Loop:
-    """Start and stop workers as KEDA and the autoscaler do, from none to none, and see whether all walks succeed.
+    """Start and stop workers like KEDA and the autoscaler, from none to none, and check that all walks succeed.
 
-    It is unkinder than they are: it looks every second, and dismisses at once, whomever it meets.
+    It is harsher than they are: it checks every second, and stops workers at once, busy or not.
     """
     bench.empty()
     triggers = scaled()
@@ -384,7 +387,7 @@ def keda(bench: Bench, walks: int, chunk_seconds: float) -> Loop:
 
 
 def busy(bench: Bench, name: str) -> bool:
-    """Tell whether a worker holds a chunk."""
+    """Return whether a worker holds a chunk."""
     process = bench.children[name].process
     assert process
     children = psutil.Process(process.pid).children()
@@ -395,8 +398,11 @@ def busy(bench: Bench, name: str) -> bool:
 
 
 def scaled() -> list[tuple[str, float]]:
-    """Return the queries by which KEDA scales render workers, each with the number that wants one worker."""
-    [found] = [part for part in yaml.safe_load_all(SCALED.read_text()) if part["kind"] == "ScaledObject"]
+    """Return the queries by which KEDA scales render workers, each with its target value per worker."""
+    command = [str(HELM), "template", "momalisa", str(CHART), "--set", "autoscaling.enabled=true"]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    objects = [each for each in yaml.safe_load_all(rendered) if each]
+    [found] = [each for each in objects if (each["kind"], each["metadata"]["name"]) == SCALED]
     metadata = [trigger["metadata"] for trigger in found["spec"]["triggers"]]
     return [(trigger["query"], float(trigger["targetQueryValue"])) for trigger in metadata]
 
@@ -407,12 +413,12 @@ def median(values: list[float]) -> float:
 
 
 def late(values: list[float]) -> float:
-    """Return what 95 of 100 stay below, in milliseconds."""
+    """Return the 95th percentile in milliseconds."""
     return 1000 * statistics.quantiles(values, n=20)[-1]
 
 
 def table(levels: list[Level], idle: Visitor, chunk_seconds: float) -> Iterator[str]:
-    """Give the lines of the table of backlogs."""
+    """Yield the lines of the backlog table."""
     yield (
         "| workers | time spent rendering | frames a second | of the ideal | statements a frame: workers"
         " | reconciler | submission, median (95 %) | poll, median (95 %) |"
@@ -433,12 +439,12 @@ def table(levels: list[Level], idle: Visitor, chunk_seconds: float) -> Iterator[
 
 
 def latency(values: list[float]) -> str:
-    """Return the median and the 95th percentile in words."""
+    """Format the median and the 95th percentile."""
     return f"{median(values):.0f} ms ({late(values):.0f})"
 
 
 def big_table(workers: int, seconds: float, chunk_seconds: float) -> Iterator[str]:
-    """Give the lines of the table of the big walk."""
+    """Yield the lines of the table of the big walk."""
     ideal = math.ceil(BIG_WALK["frames"] / BATCH / workers) * chunk_seconds
     yield "| workers | to the last frame | of that the GPUs' own time |"
     yield "|--:|--:|--:|"
@@ -446,7 +452,7 @@ def big_table(workers: int, seconds: float, chunk_seconds: float) -> Iterator[st
 
 
 def loop_table(loop: Loop) -> Iterator[str]:
-    """Give the lines of the table of the workers that came and went."""
+    """Yield the lines of the table of the KEDA loop."""
     yield "| | |"
     yield "|---|---|"
     yield f"| walks that succeeded | {loop.succeeded} of {loop.walks} |"
@@ -459,7 +465,7 @@ def loop_table(loop: Loop) -> Iterator[str]:
 
 
 def main() -> int:
-    """Measure, and write the tables into docs/scaling.md if they are the whole ones; return 1 if work was lost."""
+    """Measure, and write the tables into docs/scaling.md unless short; return 1 if work was lost."""
     short = quality.parser("benchmarks.scale", __doc__).parse_args().short
     levels, big, chunk_seconds = ((1, 4), 4, 1.0) if short else (LEVELS, BIG, CHUNK_SECONDS)
 

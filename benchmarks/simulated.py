@@ -1,8 +1,8 @@
-"""Render workers without a GPU: `celery -A benchmarks.simulated worker`, and all else about them is real.
+"""Render workers without a GPU: `celery -A benchmarks.simulated worker`; everything else about them is real.
 
-This module takes the place of `worker.rendering.pipeline` before anything of the workers is imported. What it
-simulates is time: it waits as long as a GPU would compute, asking at each step whether to go on, and then gives
-pictures of the real size that are cheap to make. It writes down when it rendered, for `scale`.
+This module replaces `worker.rendering.pipeline` before any module of the workers is imported. It simulates time: it
+waits as long as a GPU would compute, with a check at each step, and then returns pictures of the real size that are
+cheap to make. It records when it rendered, for `scale`.
 """
 
 import hashlib
@@ -22,30 +22,30 @@ sys.modules["worker.rendering.pipeline"] = sys.modules[__name__]
 
 from momalisa.domain.spec import WalkSpec  # noqa: E402
 from momalisa.domain.states import Flag  # noqa: E402
-from worker.tasks import app  # noqa: E402, F401 - what Celery looks for
+from worker.tasks import app  # noqa: E402, F401 - Celery's app
 
 CHUNK_SECONDS = float(os.environ["CHUNK_SECONDS"])
-"""How long the GPU takes for a batch."""
+"""Seconds that the GPU takes for a batch."""
 
 SPANS = Path(os.environ["SPANS"])
-"""The folder for what was written down: a file for each process, with a line for each beginning and each end."""
+"""The folder of records: one file per process, with a line for each start and each end."""
 
 JITTER = 0.05
-"""By which part a batch may take longer or shorter, so that workers do not march in step."""
+"""Random variation of the time of a batch, so that workers do not run in lockstep."""
 
 TRAVEL = 200
-"""Pixels by which the picture moves in the course of a walk."""
+"""Pixels by which the picture moves over a walk."""
 
 
 class Rendering(NamedTuple):
-    """As `worker.rendering.pipeline.Rendering`."""
+    """Like `worker.rendering.pipeline.Rendering`."""
 
     pictures: NDArray[np.uint8]
     flags: tuple[Flag | None, ...]
 
 
 class Renderer:
-    """As `worker.rendering.pipeline.Renderer`, as far as workers know it."""
+    """Like `worker.rendering.pipeline.Renderer`, with the methods that workers use."""
 
     def __init__(self, model: str, **_: Any) -> None:
         self.revision = hashlib.sha256(model.encode()).hexdigest()
@@ -54,10 +54,10 @@ class Renderer:
         self._first = True
 
     def warm_up(self, size: int) -> None:
-        """Nothing is to be warmed."""
+        """Do nothing."""
 
     def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
-        """Nothing is to be said."""
+        """Return no warnings."""
         return []
 
     def render(
@@ -67,7 +67,7 @@ class Renderer:
         check: Callable[[], None],
         batch_size: int | None = None,  # noqa: ARG002
     ) -> Rendering:
-        """Wait for the time of a batch; only a part of it at the first, so that workers do not march in step."""
+        """Wait for the time of a batch; at first only for a part of it, so that workers do not run in lockstep."""
         seconds = CHUNK_SECONDS * self._random.uniform(1 - JITTER, 1 + JITTER)
         if self._first:
             seconds *= self._random.random()
@@ -87,7 +87,7 @@ class Renderer:
 
 
 def _picture(spec: WalkSpec, position: float) -> NDArray[np.uint8]:
-    """Return a window of the bands that moves with the position; as PNG it is small and quickly made."""
+    """Return a window of the bands that moves with the position; it is fast to encode, and small as PNG."""
     left = round(position * TRAVEL)
     return _bands(spec.width, spec.height)[:, left : left + spec.width]
 

@@ -1,8 +1,8 @@
-"""How smooth walks are: `python -m benchmarks.smoothness`.
+"""The smoothness of walks: `python -m benchmarks.smoothness`.
 
-For each pair of prompts it renders a walk with linear and one with even pacing, by the renderer and the planning of
-the product, and an oracle: eight times as many positions, of which it picks as many frames by arc length. Distances
-between frames are measured by two metrics that the pacing does not use.
+For each pair of prompts it renders a walk with linear and one with even pacing, with the product's renderer and
+planning, and an oracle, which selects the frames by arc length from eight times as many. Distances between frames
+are measured by two metrics that the pacing does not use.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks import quality
 from momalisa import description
 from momalisa.domain import pacing
-from momalisa.domain.spec import WalkSpec, frame_key
+from momalisa.domain.spec import WalkSpec, content_hash
 from momalisa.settings import ROOT, settings
 from worker.media.encoders import Picture, decode_png, encode_png
 from worker.media.metadata import frame_caption
@@ -51,7 +51,7 @@ PAIRS = [
 ]
 
 DENSER = 8
-"""How many times as many steps the oracle may choose from."""
+"""Factor of the number of frames from which the oracle selects."""
 
 FRAMES_TO_CACHE = ROOT / ".momalisa" / "benchmarks"
 
@@ -59,7 +59,7 @@ Metric = Callable[[Picture, Picture], float]
 
 
 class Studio:
-    """Renders frames, each once: they are kept in a folder for the next run."""
+    """Renders frames, and caches them in a folder."""
 
     def __init__(self, renderer: Renderer, folder: Path) -> None:
         self._renderer = renderer
@@ -69,7 +69,7 @@ class Studio:
     def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
         """Return the frames of a walk at some positions."""
         revision, size = self._renderer.revision, self._renderer.batch_size
-        paths = [self._folder / f"{frame_key(spec, position, revision, size)}.png" for position in wanted]
+        paths = [self._folder / f"{content_hash(spec, position, revision, size)}.png" for position in wanted]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:
             for index, picture in zip(
@@ -94,7 +94,7 @@ def dissimilarity(one: Picture, other: Picture) -> float:
 
 
 def _blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means under a Gaussian window of 11 × 11, where it fits."""
+    """Return the means under a Gaussian window of 11 × 11, at all positions inside the picture."""
     window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window /= window.sum()
     rows = np.lib.stride_tricks.sliding_window_view(values, 11, axis=0) @ window
@@ -128,18 +128,18 @@ METRICS: dict[str, Metric] = {"1 − SSIM": dissimilarity, "RMS in CIELAB": lab_
 
 @dataclass(frozen=True)
 class Figures:
-    """How smooth a walk is by one metric."""
+    """The smoothness of a walk by one metric."""
 
     smoothness: float
     """1 − Gini of the steps: 1 if all are equal."""
     largest: float
     """The largest step ÷ the mean."""
     detour: float
-    """The length of the way ÷ the distance of its ends."""
+    """The length of the path ÷ the distance of its ends."""
 
 
 def figures(pictures: Sequence[Picture], metric: Metric) -> Figures:
-    """Return how smooth a walk is by a metric."""
+    """Return the smoothness of a walk by a metric."""
     steps = [metric(a, b) for a, b in pairwise(pictures)]
     return Figures(
         1 - gini(steps), max(steps) / statistics.fmean(steps), sum(steps) / metric(pictures[0], pictures[-1])
@@ -154,7 +154,7 @@ def gini(values: Sequence[float]) -> float:
 
 
 def evenly_paced(studio: Studio, spec: WalkSpec) -> list[Picture]:
-    """Return the frames of a walk as the workers would make them, pass by pass."""
+    """Return the frames of a walk as workers would render them, pass by pass."""
     found: dict[float, Picture] = {}
     new = pacing.plan_first_pass(spec, settings().batch_size)
     while new:
@@ -166,7 +166,7 @@ def evenly_paced(studio: Studio, spec: WalkSpec) -> list[Picture]:
 
 
 def by_arc_length(dense: Sequence[Picture], frames: int, metric: Metric) -> list[Picture]:
-    """Return so many of the pictures, all different, each next to a point that is equally far along the way."""
+    """Return `count` distinct pictures at nearly equal intervals of arc length."""
     way = np.cumsum([0.0, *(metric(a, b) for a, b in pairwise(dense))])
     chosen = [-1]
     for number, length in enumerate(np.linspace(0, way[-1], frames), start=1):
@@ -177,7 +177,7 @@ def by_arc_length(dense: Sequence[Picture], frames: int, metric: Metric) -> list
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured for one pair by one metric."""
+    """The measurements of a pair by one metric."""
 
     linear: Figures
     even: Figures
@@ -201,7 +201,7 @@ def measure(studio: Studio, spec: WalkSpec) -> dict[str, Row]:
 
 
 def lines(spec: WalkSpec, measured: dict[tuple[str, str], dict[str, Row]]) -> Iterator[str]:
-    """Give the table, and what it says about the targets."""
+    """Yield the lines of the table, and of the comparison with the targets."""
     size = f"{spec.width} × {spec.height} pixels"
     yield f"{len(measured)} pairs, {spec.frames} frames, {spec.steps} steps, {size}, seed {spec.seed}. Each cell:"
     yield "smoothness / largest step ÷ mean / detour, of linear pacing → **even pacing** → the oracle."

@@ -1,4 +1,4 @@
-"""How soon the website can be used, and how smoothly it moves, in Chromium: `python -m benchmarks.website`."""
+"""Loading and scrolling of the website in Chromium: `python -m benchmarks.website`."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
 from tests.chromium import launch_options
-from tests.hanging import hang, hang_many, leave_unassembled
+from tests.finished_walks import insert_finished_walks, leave_unassembled, make_finished_walk
 
 SCREEN: Any = {"width": 1280, "height": 800}
 
@@ -46,7 +46,7 @@ globalThis.tasks = 0;
 new PerformanceObserver((list) => (globalThis.tasks += list.getEntries().length))
     .observe({ type: "longtask", buffered: true });
 """
-"""Notes when the form's script has run: then the stops are a custom element, and every control works."""
+"""Records when the form's script has run: then every control works."""
 
 SCRUB = """() => new Promise((done) => {
     const scrubber = document.querySelector(".scrubber");
@@ -65,7 +65,7 @@ SCRUB = """() => new Promise((done) => {
         requestAnimationFrame(move);
     });
 })"""
-"""Draws the scrubber along the whole walk and back, a frame of it in each of the screen's."""
+"""Moves the scrubber over the whole walk and back, one frame of the walk per frame of the screen."""
 
 LOAD_MORE = """async () => {
     const wall = document.querySelector(".wall"), times = [];
@@ -81,7 +81,7 @@ LOAD_MORE = """async () => {
     }
     return times;
 }"""
-"""Follows "Load more" until the wall is full; milliseconds from each click until what came is painted."""
+"""Clicks "Load more" until the wall is full; returns the milliseconds from each click until the paint."""
 
 SCROLL = """() => new Promise((done) => {
     const gaps = [];
@@ -105,8 +105,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as folder, museum(Path(folder)) as url:
         small = _spec(128)
-        walks = {side: hang(_spec(side), leave_unassembled) for side in (128, 512)}
-        hang_many(small, given.walks)
+        walks = {side: make_finished_walk(_spec(side), leave_unassembled) for side in (128, 512)}
+        insert_finished_walks(small, given.walks)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(**launch_options())
             lines = [*head(browser)]
@@ -120,7 +120,7 @@ def main() -> None:
 
 @contextmanager
 def museum(folder: Path) -> Iterator[str]:
-    """Run the website without workers, as this process's own settings have it, and give its address."""
+    """Run the website without workers, with the settings of this process, and yield its URL."""
     system = LocalStack(folder)
     port = free_port()
     api = Child("api", [sys.executable, "-m", "api"], folder / "api.log")
@@ -146,7 +146,7 @@ def museum(folder: Path) -> Iterator[str]:
 
 
 def head(browser: Browser) -> Iterator[str]:
-    """Tell what was measured with, and how busy the machine was with other work."""
+    """Return a line on the software, and on other load of the machine."""
     busy = os.getloadavg()[1]
     yield (
         f"`make bench-website`: Chromium {browser.version} without a GPU, and the API, on {CORES} cores, for which "
@@ -158,7 +158,7 @@ def head(browser: Browser) -> Iterator[str]:
 
 
 def first_page(browser: Browser, url: str, runs: int) -> Iterator[str]:
-    """Measure the first page, from the start of the navigation until its form can be used."""
+    """Measure the first page, from the start of the navigation until the form can be used."""
     times: dict[str, list[float]] = {"nothing cached": [], "seen before": []}
     painted, tasks = [], []
     for run in range(runs + 1):
@@ -168,7 +168,7 @@ def first_page(browser: Browser, url: str, runs: int) -> Iterator[str]:
             page = context.new_page()
             page.goto(url)
             ready, first_paint, long = page.evaluate("async () => [await ready, await painted, tasks]")
-            if run:  # the first warms the server
+            if run:  # the first one warms up the server
                 found.append(ready)
                 if name == "nothing cached":
                     painted.append(first_paint)
@@ -182,11 +182,11 @@ def first_page(browser: Browser, url: str, runs: int) -> Iterator[str]:
 
 
 def scrubbing(browser: Browser, address: str, name: str) -> Iterator[str]:
-    """Measure how a walk is scrubbed from end to end and back."""
+    """Measure scrubbing of a walk from end to end and back."""
     page = browser.new_page(viewport=SCREEN, reduced_motion="reduce")
     page.goto(address)
     page.wait_for_selector("frame-player[data-frames='240']")
-    page.evaluate(SCRUB)  # the first warms the browser's compiler
+    page.evaluate(SCRUB)  # the first one warms up the browser's compiler
     gaps, work = page.evaluate(SCRUB)
     yield row(f"scrubbing {name}: between two pictures of the screen, ms", gaps)
     yield row(f"scrubbing {name}: our script for one of them, ms", work)
@@ -194,7 +194,7 @@ def scrubbing(browser: Browser, address: str, name: str) -> Iterator[str]:
 
 
 def gallery(browser: Browser, url: str) -> Iterator[str]:
-    """Measure the gallery: each of its pages by the server, and a wall that is filled and scrolled."""
+    """Measure the gallery: the time of each page in the server, and a wall that is filled and scrolled."""
     times: list[float] = []
     onward: str | None = "/gallery"
     with httpx.Client(base_url=url, trust_env=False) as visitor:

@@ -1,1 +1,1 @@
-"""The embedded model, and how it is made."""
+"""The bundled model, and how it is made."""

@@ -1,4 +1,4 @@
-"""API keys: made by an operator, shown once, kept as a hash.
+"""API keys: created by an operator, shown once, stored as a hash.
 
 Each function works inside the transaction of its caller (`session.transaction`), who commits.
 """
@@ -18,32 +18,32 @@ from momalisa.db.models import ApiKey
 from momalisa.errors import InvalidFieldError, InvalidKeyError, KeyNotFoundError
 
 PREFIX = "momalisa_"
-"""Lets people, and scanners of leaked secrets, recognise a key."""
+"""Identifies a key to people, and to scanners for leaked secrets."""
 
 SECRET_BYTES = 32
 
-REMEMBERED = 10_000
-"""Keys of which a process knows the ids by heart; an id never changes."""
+CACHE_SIZE = 10_000
+"""Key ids that a process caches; the id of a key never changes."""
 
-_found: dict[str, UUID] = {}
-"""Ids by hash."""
+_ids: dict[str, UUID] = {}
+"""Cached ids, by the hash of the secret."""
 
 _VALID = and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
-"""A key holds, by the clock of PostgreSQL, which all processes share."""
+"""The condition that a key is valid now, by PostgreSQL's clock, which all processes share."""
 
 _SHAPE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
 def create(session: Session, name: str, *, expires: datetime | timedelta | None = None) -> tuple[ApiKey, str]:
-    """Make a key and return it with its secret, which cannot be had again.
+    """Create a key, and return it with its secret, which is not stored.
 
     Args:
-        session: as for all functions here.
+        session: of the caller.
         name: whose it is, or what it is for.
-        expires: when it stops to hold, or after what time; None for never.
+        expires: the time at which it expires, or its lifetime; None for never.
 
     Raises:
-        InvalidFieldError: if that is in the past.
+        InvalidFieldError: if it would have expired already.
     """
     secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     now = session.execute(select(func.now())).scalar_one()
@@ -56,13 +56,13 @@ def create(session: Session, name: str, *, expires: datetime | timedelta | None 
     return key, secret
 
 
-def listed(session: Session) -> Sequence[ApiKey]:
-    """Return all keys, also those that were revoked or have expired, oldest first."""
+def list_keys(session: Session) -> Sequence[ApiKey]:
+    """Return all keys, including revoked and expired ones, oldest first."""
     return session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)).all()
 
 
 def revoke(session: Session, key_id: UUID) -> ApiKey:
-    """Make a key worthless from the next request on; again changes nothing. What it made stays.
+    """Revoke a key from the next request on. Its walks stay. Revoking it again changes nothing.
 
     Raises:
         KeyNotFoundError: if there is none with this id.
@@ -78,43 +78,43 @@ def revoke(session: Session, key_id: UUID) -> ApiKey:
 def find(session: Session, secret: str) -> UUID:
     """Return the id of the key with this secret.
 
-    It is looked up by its hash, so that the time this takes tells nothing about the secrets of others.
+    It is looked up by its hash, so that the time that this takes reveals nothing about other secrets.
 
     Raises:
-        InvalidKeyError: if there is none, or it was revoked or has expired; the error does not say which.
+        InvalidKeyError: if it is unknown, revoked or expired; the error does not say which.
     """
     found = None
     if _SHAPE.fullmatch(secret):
         found = session.scalar(select(ApiKey.id).where(ApiKey.hash == _hash(secret), _VALID))
     if found is None:
-        refuse()
-    if len(_found) >= REMEMBERED:
-        _found.clear()
-    _found[_hash(secret)] = found
+        raise_invalid()
+    if len(_ids) >= CACHE_SIZE:
+        _ids.clear()
+    _ids[_hash(secret)] = found
     return found
 
 
-def recall(secret: str) -> UUID | None:
-    """Return the id of a key that this process has found before, without a look at the database.
+def cached_id(secret: str) -> UUID | None:
+    """Return the id of a key that this process has found before, without a query.
 
-    Whether it still holds is for `holds` to say.
+    The key may no longer be valid (`is_valid`).
     """
-    return _found.get(_hash(secret))
+    return _ids.get(_hash(secret))
 
 
-def holds(key_id: UUID) -> ColumnElement[bool]:
-    """Return the condition that a key is there and holds, for a query that has other work to do."""
+def is_valid(key_id: UUID) -> ColumnElement[bool]:
+    """Return the condition that a key exists and is valid, as a part of another query."""
     return exists().where(ApiKey.id == key_id, _VALID)
 
 
-def holding(session: Session, key_ids: Collection[UUID]) -> frozenset[UUID]:
-    """Return those of some keys that hold."""
+def valid(session: Session, key_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Return the keys among `key_ids` that are valid."""
     return frozenset(session.scalars(select(ApiKey.id).where(ApiKey.id.in_(key_ids), _VALID)))
 
 
-def refuse() -> NoReturn:
-    """Raise the answer to a key that does not hold; it does not say why."""
-    raise InvalidKeyError("This API key is not known here, or it was revoked or has expired.")
+def raise_invalid() -> NoReturn:
+    """Raise the error for an invalid key, which does not say why it is invalid."""
+    raise InvalidKeyError("The API key is unknown, revoked or expired.")
 
 
 def _hash(secret: str) -> str:

@@ -1,52 +1,55 @@
-"""Where the broker is: one dialect for BROKER_URL, which every part understands alike.
+"""The address of the broker: BROKER_URL is parsed here, and passed on to Celery and redis-py in the form of each.
 
-Celery and redis-py read different dialects, and where they read the same one they mean different things by it. So
-an address is read here, checked once, and put into the words of each.
+The two accept different URLs, and read some of them differently.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-DIALECTS = (
+FORMATS = (
     "redis://[USER:PASSWORD@]HOST[:PORT][/DB]",
     "rediss://… for TLS",
     "unix://[USER:PASSWORD@]/PATH[?db=DB]",
     "sentinel://[USER:PASSWORD@]HOST[:PORT][;HOST[:PORT]…]/MASTER[/DB]",
 )
-"""What is understood; `valkey` may be written for `redis` everywhere."""
+"""The URLs that are accepted; the schemes may also say `valkey` instead of `redis`."""
 
 PORT, SENTINEL_PORT = 6379, 26379
 
 _TCP = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
-"""The schemes of one server, and whether they mean TLS."""
+"""The schemes for a server, and whether they mean TLS."""
 _SOCKETS = {"unix", "redis+unix", "valkey+unix", "redis+socket", "valkey+socket"}
 _VERIFY = {"required": True, "CERT_REQUIRED": True, "none": False, "CERT_NONE": False}
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the broker is."""
+    """The address of the broker."""
 
     hosts: tuple[tuple[str, int], ...] = ()
-    """Of the server, or of the Sentinels that know it; none if there is a socket."""
+    """Host and port of the server, or of each of its Sentinels; none if there is a socket."""
     socket: str | None = None
-    """Path of a Unix socket."""
+    """Path of its Unix socket."""
     master: str | None = None
-    """What Sentinels call the server."""
+    """Name by which the Sentinels know the server."""
     user: str | None = None
     password: str | None = None
     db: int = 0
     tls: bool = False
     verified: bool = True
-    """Whether TLS asks for a certificate of the host."""
+    """Whether TLS verifies the certificate of the host."""
 
     def login(self) -> dict[str, object]:
-        """Return what redis-py wants to know beside the place."""
+        """Return the arguments of redis-py for user, password and database."""
         return {"username": self.user, "password": self.password, "db": self.db}
 
     def certificates(self, authorities: Path | None) -> dict[str, object]:
-        """Return what redis-py and Celery want to know of TLS, given who is trusted; None means the system's."""
+        """Return the TLS arguments of redis-py and Celery.
+
+        Args:
+            authorities: PEM file of the trusted authorities; None means the system's.
+        """
         return {
             "ssl_cert_reqs": "required" if self.verified else "none",
             "ssl_check_hostname": self.verified,
@@ -54,7 +57,7 @@ class Address:
         }
 
     def celery_url(self) -> str:
-        """Return the address as Celery reads it; what Sentinels call the server is not a part of it."""
+        """Return the address as Celery reads it, without the master's name, which is an option of its own."""
         login = ""
         if self.user or self.password:
             login = f"{quote(self.user or '', safe='')}:{quote(self.password or '', safe='')}@"
@@ -65,51 +68,51 @@ class Address:
         return ";".join(f"{scheme}://{login}{place}/{self.db}" for place in places)
 
 
-def read(url: str) -> Address:
-    """Return what an address says.
+def parse(url: str) -> Address:
+    """Parse BROKER_URL.
 
     Raises:
-        ValueError: if no part would understand it, or not every part the same; its message repeats no password.
+        ValueError: if it is invalid or ambiguous; the message does not contain the password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in {*_TCP, *_SOCKETS, "sentinel"}:
-        known = "; ".join(DIALECTS)
+        known = "; ".join(FORMATS)
         found = f", got {scheme}://" if separator else ""
         raise ValueError(f"must be one of {known}{found}")
     servers = ""
-    if scheme == "sentinel":  # whose hosts are read on their own: they are several
+    if scheme == "sentinel":  # urlsplit does not take several hosts
         rest = rest.replace(";sentinel://", ";")
-        place, slash, path = rest.partition("/")
-        who, at, servers = place.rpartition("@")
-        rest = f"{who}{at}sentinels{slash}{path}"
+        netloc, slash, path = rest.partition("/")
+        login, at, servers = netloc.rpartition("@")
+        rest = f"{login}{at}sentinels{slash}{path}"
     try:
         parts = urlsplit(f"//{rest}")
         port = parts.port
     except ValueError as error:
-        raise ValueError("must have a host, and a port of 0 to 65535") from error
+        raise ValueError("must have a valid host, and a port from 0 to 65535") from error
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    user, password = _text(parts.username), _text(parts.password)
+    user, password = _unquoted(parts.username), _unquoted(parts.password)
     if scheme in _SOCKETS:
         if parts.hostname or not parts.path.strip("/"):
             raise ValueError("must have the path of a socket after three slashes, as in unix:///run/redis.sock")
         db = options.pop("db", options.pop("virtual_host", "0"))
-        _none_left(options)
+        _refuse_rest(options)
         return Address(socket=unquote(parts.path), db=_number(db), user=user, password=password)
     if scheme == "sentinel":
         master, _, number = parts.path.strip("/").partition("/")
         if not master:
             raise ValueError("must name the master, as in sentinel://one:26379;two:26379/mymaster")
-        _none_left(options)
+        _refuse_rest(options)
         hosts = tuple(_host(each, SENTINEL_PORT) for each in servers.replace(",", ";").split(";"))
         return Address(hosts=hosts, master=unquote(master), db=_number(number or "0"), user=user, password=password)
     tls, verified = _TCP[scheme], True
     if tls:
-        demanded = options.pop("ssl_cert_reqs", "required")
-        if demanded not in _VERIFY:
-            raise ValueError(f"ssl_cert_reqs must be required or none, got {demanded!r}")
-        verified = _VERIFY[demanded]
+        requested = options.pop("ssl_cert_reqs", "required")
+        if requested not in _VERIFY:
+            raise ValueError(f"ssl_cert_reqs must be required or none, got {requested!r}")
+        verified = _VERIFY[requested]
     db = options.pop("db", parts.path.strip("/") or "0")
-    _none_left(options)
+    _refuse_rest(options)
     if not parts.hostname:
         raise ValueError("must have a host")
     return Address(
@@ -127,22 +130,22 @@ def _host(text: str, port: int) -> tuple[str, int]:
         parts: SplitResult = urlsplit(f"//{text}")
         found = parts.hostname, parts.port or port
     except ValueError as error:
-        raise ValueError("must have a host, and a port of 0 to 65535") from error
+        raise ValueError("must have a valid host, and a port from 0 to 65535") from error
     if not found[0]:
-        raise ValueError("must have a host between two semicolons")
+        raise ValueError("must have a host before and after each semicolon")
     return found[0], found[1]
 
 
-def _text(quoted: str | None) -> str | None:
+def _unquoted(quoted: str | None) -> str | None:
     return unquote(quoted) if quoted else None
 
 
 def _number(db: str) -> int:
     if not (db.isascii() and db.isdecimal()):
-        raise ValueError(f"must name the database by a number, got {db!r}")
+        raise ValueError(f"must give the database as a number, got {db!r}")
     return int(db)
 
 
-def _none_left(options: dict[str, str]) -> None:
+def _refuse_rest(options: dict[str, str]) -> None:
     if options:
-        raise ValueError(f"understands no {' and no '.join(sorted(options))} after the question mark")
+        raise ValueError(f"has unknown parameters: {', '.join(sorted(options))}")

@@ -17,12 +17,12 @@ class WalkExpiredError(MomalisaError):
     """The walk is past its retention, and its files are gone."""
 
 
-class FrameNotThereError(MomalisaError):
-    """The walk has no such frame, or it is not rendered yet."""
+class FrameNotFoundError(MomalisaError):
+    """The walk has no such frame, or it has not been rendered yet."""
 
 
-class ArtifactNotThereError(MomalisaError):
-    """The walk has no such file, or not yet."""
+class ArtifactNotFoundError(MomalisaError):
+    """The walk does not have this file, or not yet."""
 
 
 class MethodNotAllowedError(MomalisaError):
@@ -34,11 +34,11 @@ class IdempotencyKeyError(MomalisaError):
 
 
 class IdempotencyKeyReusedError(MomalisaError):
-    """The same Idempotency-Key came with another request."""
+    """The Idempotency-Key was used before, for another request."""
 
 
 class UnauthorizedError(MomalisaError):
-    """An API key is needed, and the request has none, or one that is not valid."""
+    """The request needs an API key, and has none or an invalid one."""
 
 
 class InvalidKeyError(UnauthorizedError):
@@ -50,14 +50,14 @@ class NotOwnerError(MomalisaError):
 
 
 class ForeignOriginError(MomalisaError):
-    """A page of another site sent a request that changes something, without an API key."""
+    """A page of another site sent a request that changes data, without an API key."""
 
 
 class KeyNotFoundError(MomalisaError):
     """There is no API key with this id."""
 
 
-class TooLargeError(MomalisaError):
+class BodyTooLargeError(MomalisaError):
     """The body of the request is too large."""
 
 
@@ -65,19 +65,19 @@ class UnsupportedMediaTypeError(MomalisaError):
     """The Content-Type of the request is missing or not supported."""
 
 
-class TooLargeHeadersError(MomalisaError):
-    """A header of the request, or all of them together, are too large."""
+class HeadersTooLargeError(MomalisaError):
+    """One header of the request is too large, or all of them together."""
 
 
-class TooLongAddressError(MomalisaError):
-    """The path and the query of the request are too long."""
+class UrlTooLongError(MomalisaError):
+    """The path and query of the request are too long."""
 
 
-class HostError(MomalisaError):
+class InvalidHostError(MomalisaError):
     """The Host header is missing, repeated or malformed."""
 
 
-class TooSlowError(MomalisaError):
+class SlowRequestError(MomalisaError):
     """The request took too long to arrive."""
 
 
@@ -90,8 +90,8 @@ class LimitExceededError(MomalisaError):
         """Seconds."""
 
 
-class WalkOverError(MomalisaError):
-    """The walk has ended, so it can no longer be canceled."""
+class WalkEndedError(MomalisaError):
+    """The walk has ended, so this can no longer be done."""
 
 
 class InvalidRequestError(MomalisaError):
@@ -108,15 +108,15 @@ class InvalidFieldError(InvalidRequestError):
 
 
 class StoreUnavailableError(MomalisaError):
-    """The database, or the bucket of the files, cannot be reached just now."""
+    """The database or the bucket is temporarily unavailable."""
 
 
 class StoreBusyError(StoreUnavailableError):
     """The database canceled a query that took too long or conflicted with another."""
 
 
-class TooManyWaitError(MomalisaError):
-    """Too many requests wait for walks on this server just now."""
+class TooManyWaitersError(MomalisaError):
+    """Too many requests are waiting for walks in this process."""
 
 
 class ModelError(MomalisaError):
@@ -133,11 +133,11 @@ class RendererBusyError(MomalisaError):
 
 
 class RendererError(MomalisaError):
-    """The Vertex AI endpoint refused a chunk, timed out, or sent an invalid answer."""
+    """The Vertex AI endpoint refused a chunk, timed out, or sent an invalid response."""
 
 
 class ObjectConflictError(MomalisaError):
-    """Another object has this name, and must not be replaced."""
+    """Another object has this name and must not be replaced."""
 
 
 class ObjectCorruptError(MomalisaError):

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, FilePath, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from momalisa import broker
+from momalisa import __version__, broker
 from momalisa.location import locate, weighted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,16 +37,16 @@ class Settings(BaseSettings):
     """The settings of a process, each an environment variable of the same name in capitals.
 
     The comment above each group says who sets them. Operators do so in `compose.env`, in the variables of the
-    Ansible playbooks, or in a kustomize overlay; what the images, manifests and `momalisa up` set is not for them.
+    Ansible playbooks, or in `settings` of the Helm chart; what images, chart and `momalisa up` set is not for them.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    # HOST: the manifests and Compose. PORT: who runs `momalisa up`.
+    # HOST: the manifests and Compose. PORT: users of `momalisa up`.
     host: str = Field("127.0.0.1", description="Address on which the API listens.")
     port: int = Field(8000, ge=1, le=65535, description="Port on which the API listens.")
 
-    # The services. Compose and `momalisa up` set them for their own; operators do for managed ones.
+    # The services. Compose and `momalisa up` set them for their own services, operators for managed ones.
     database_url: str = Field(
         "postgresql+psycopg://momalisa@localhost/momalisa",
         repr=False,  # it may hold a password
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         24 * 3600,
         ge=60,
         le=7 * 24 * 3600,
-        description="Lifetime of a signed URL; when it is given out, at least half of it is left.",
+        description="Lifetime of a signed URL; at least half of it remains when the URL is returned.",
     )
     public_url: str | None = Field(
         None,
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     aip_health_route: str = Field("/health", description="Path of its health check.")
     aip_predict_route: str = Field("/predict", description="Path of its predictions.")
 
-    # Who runs `momalisa up`.
+    # Users of `momalisa up`.
     workers: int | None = Field(
         None,
         ge=1,
@@ -205,13 +205,13 @@ class Settings(BaseSettings):
         description="Number of render workers of `momalisa up`; unset means one for each GPU, or 2.",
     )
 
-    # Access. Operators; SECRET_KEYS are also drawn and kept by `momalisa up`.
+    # Access. Operators; `momalisa up` generates and stores a SECRET_KEYS.
     secret_keys: CommaSeparated[Annotated[SecretStr, Field(min_length=32)]] = Field(
         (),
         description="Keys for the cookies of visitors, separated by commas, newest first: the first signs, all are "
         "accepted. All API processes need the same. Unset means one that lasts as long as the process.",
     )
-    anonymous: bool = Field(True, description="Whether walks can be made without an API key.")
+    anonymous: bool = Field(True, description="Whether walks can be created without an API key.")
     trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
         (),
         description="Networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto headers are trusted, "
@@ -226,11 +226,11 @@ class Settings(BaseSettings):
         None, description="Text file of banned words and phrases, one per line; unset means none."
     )
 
-    # Limits of a caller, which is an API key or else an address. Operators; `momalisa up` turns them off.
+    # Limits per tenant: an API key, or else a network address. Operators; `momalisa up` turns them off.
     rate_limits: bool = Field(True, description="Whether the limits below are enforced.")
     requests_per_minute: int = Field(600, ge=1, description="Requests per minute; a search counts as five.")
     submissions_per_minute: int = Field(20, ge=1, description="Walks submitted per minute.")
-    max_waiting_walks: int = Field(20, ge=1, description="Walks with chunks in the queue.")
+    max_waiting_walks: int = Field(20, ge=1, description="Walks that wait for workers.")
     max_open_waits: int = Field(
         100, ge=1, description="Concurrent streams and long polls of a caller in an API process."
     )
@@ -241,39 +241,38 @@ class Settings(BaseSettings):
         20_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Work in 24 hours: frames × width × height × denoising steps.",
+        description="Work per 24 hours: frames × width × height × denoising steps.",
     )
     output_pixels_per_day: int = Field(
         2_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Output in 24 hours: frames of the animation × width × height; held and repeated frames count "
-        "each time.",
+        description="Output per 24 hours: frames of the animation × width × height; repeated frames count, too.",
     )
 
     # The queue. Operators who tune recovery against load; tests shorten the times.
     lease_seconds: float = Field(
         30,
         gt=0,
-        description="A worker without a heartbeat for this long loses its chunk; it sends three in that time.",
+        description="A worker that sends no heartbeat for this long loses its chunk; it sends three in this time.",
     )
     stall_seconds: float = Field(
         600, gt=0, description="A worker that makes no progress for this long is considered hung, and replaced."
     )
     reconcile_seconds: float = Field(5, gt=0, description="Interval between two rounds of the reconciler.")
-    retention_days: float = Field(30, gt=0, description="Finished walks expire after this time, with their files.")
+    retention_days: float = Field(30, gt=0, description="Age at which finished walks expire, with their files.")
     max_attempts: int = Field(5, ge=1, description="Failed attempts of a chunk after which its walk fails.")
     max_queued_messages: int = Field(512, ge=1, description="Maximum wake-up messages in a queue of the broker.")
 
-    # Webhooks. Operators; `momalisa up` draws and keeps WEBHOOK_SECRET. WEBHOOK_LOOPBACK is for developers of a
-    # receiver, WEBHOOK_CA also for tests.
+    # Webhooks. Operators; `momalisa up` generates and stores WEBHOOK_SECRET. WEBHOOK_LOOPBACK and WEBHOOK_CA are
+    # for developers and tests of receivers.
     webhook_secret: SecretStr | None = Field(
         None,
         description="Master secret from which each owner's signing secret is derived: whsec_ and 24 to 64 bytes in "
         "base64; unset means no webhooks.",
     )
     webhook_loopback: bool = Field(
-        False, description="Whether webhooks may also go to this machine, also by http; for development."
+        False, description="Whether webhooks may be sent to this machine, even by http; for development."
     )
     webhook_ca: FilePath | None = Field(
         None, description="PEM file of the authorities that sign receivers' certificates; unset means certifi's."
@@ -297,8 +296,8 @@ class Settings(BaseSettings):
         "`momalisa up` uses it for the API, and the ports after it for the other processes.",
     )
     metrics_host: str = Field(
-        "0.0.0.0",  # noqa: S104 - probes and Prometheus come from elsewhere
-        description="Address on which it does; unset means all, but 127.0.0.1 under `momalisa up`.",
+        "0.0.0.0",  # noqa: S104 - probes and Prometheus call from other machines
+        description="Address on which they are served; unset means all, or 127.0.0.1 under `momalisa up`.",
     )
     otel_exporter_otlp_endpoint: str | None = Field(
         None, description="Base URL of an OpenTelemetry collector (OTLP over HTTP); unset means no traces."
@@ -306,6 +305,17 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Format of log lines; auto means text on a terminal, else JSON."
     )
+    google_cloud_project: str | None = Field(
+        None,
+        description="Id of the Google Cloud project that traces go to, by which log lines in JSON refer to their "
+        "trace; unset means by its bare id.",
+    )
+    # The images set both.
+    momalisa_version: str = Field(
+        __version__,
+        description="Version of this build in metrics and traces; unset means the package's.",
+    )
+    momalisa_revision: str = Field("unknown", description="Commit of this build in metrics.")
 
     @model_validator(mode="after")
     def _native_size_is_allowed(self) -> Self:
@@ -322,7 +332,7 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _broker_url_is_valid(cls, value: str) -> str:
-        broker.read(value)
+        broker.parse(value)
         return value
 
     @field_validator("public_url")
@@ -345,13 +355,13 @@ class Settings(BaseSettings):
                 length = len(base64.b64decode(encoded, validate=True))
             except ValueError:
                 length = 0
-            if prefix != "whsec" or not 24 <= length <= 64:  # noqa: PLR2004 - as Standard Webhooks say
+            if prefix != "whsec" or not 24 <= length <= 64:  # noqa: PLR2004 - as required by Standard Webhooks
                 raise ValueError("must be whsec_ followed by 24 to 64 bytes in base64")
         return value
 
     @property
     def model_name(self) -> str:
-        """The name by which walks and workers name the model: without its folder, and with its LoRAs.
+        """The name of the model as walks and workers use it: without its folder, and with its LoRAs.
 
         The API needs no weights, so the folder need not exist on its machine.
         """

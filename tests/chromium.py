@@ -8,7 +8,7 @@ SYSTEM = Path("/usr/bin/chromium")
 
 
 def launch_options() -> dict[str, Any]:
-    """Return what Playwright's `launch` is given."""
+    """Return the options of Playwright's `launch`."""
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     arguments = [*quiet, "--no-sandbox"] if os.geteuid() == 0 else quiet
     found = {"executable_path": str(SYSTEM)} if SYSTEM.exists() else {}

@@ -1,4 +1,4 @@
-"""The real parts that tests talk to: PostgreSQL, Valkey, the bucket, workers, a browser."""
+"""Fixtures: real services (PostgreSQL, Valkey, the bucket), the API, workers, a browser."""
 
 import json
 import time
@@ -27,7 +27,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, estimate, leases, results
 from momalisa.queue.leases import Claim
-from momalisa.queue.results import MadeFrame
+from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket, signed_urls
 from momalisa.storage.bucket import StoredObject
@@ -38,13 +38,13 @@ from worker.rendering.pipeline import Renderer
 hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
 
 
-def forget() -> None:
-    """Forget what this process remembers of its settings and of what it made with them."""
+def clear_caches() -> None:
+    """Clear the caches of this process: its settings, and everything that depends on them."""
     notifications.finish()
     if session.engine.cache_info().currsize:
         pool = session.engine().pool
         assert isinstance(pool, QueuePool)
-        until(lambda: not pool.checkedout(), 10)  # connections that abandoned threads hold would never be closed
+        until(lambda: not pool.checkedout(), 10)  # connections held by abandoned threads would never be closed
         session.engine().dispose()
     for remembered in (
         settings,
@@ -65,8 +65,8 @@ def empty() -> None:
     celery_app.app().control.purge()
 
 
-def clear_away() -> None:
-    """Do once what the reconciler does about walks whose time is over."""
+def run_retention() -> None:
+    """Run each retention task of the reconciler once."""
     for task in (reconciler.end_overdue, reconciler.expire, reconciler.delete_old_records, reconciler.remove_walks):
         task()
 
@@ -88,11 +88,11 @@ def services(_services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """PostgreSQL, Valkey and a bucket without workers, empty, as this process's own settings."""
     for name, value in _services.variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(estimate, "CACHE_FACTOR", 0)  # a test looks again sooner than anybody
-    forget()
+    monkeypatch.setattr(estimate, "CACHE_FACTOR", 0)  # tests expect changes at once
+    clear_caches()
     empty()
     yield _services
-    forget()
+    clear_caches()
 
 
 @pytest.fixture
@@ -115,15 +115,17 @@ def private_bucket(services: LocalStack, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     monkeypatch.setenv("SIGNED_URLS", "true")
     monkeypatch.setenv("SIGNED_URL_SECONDS", "3600")
-    forget()
+    clear_caches()
     return key.public_key()
 
 
 @pytest.fixture
-def api(services: LocalStack) -> Iterator[TestClient]:
+def api(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The API in this process, without workers behind it."""
     from api.app import app  # noqa: PLC0415
 
+    # The entity tag of a queued walk changes every ten seconds, which may end between any two requests of a test.
+    monkeypatch.setattr("api.live.long_polling.QUEUE_SECONDS", 10**6)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -136,13 +138,13 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 
 
 def wait_for_workers(system: LocalStack) -> None:
-    """Wait until every render worker of a system has its model loaded and warmed."""
+    """Wait until every render worker of a system has loaded and warmed up its model."""
     logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
     until(lambda: all('"renderer ready"' in log.read_text() for log in logs), 300)
 
 
 def until(look: Callable[[], object], seconds: float = 60) -> None:
-    """Look again and again until there is something to see; fail if that takes longer."""
+    """Poll until `look` returns something true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline
@@ -156,10 +158,10 @@ def client(system: LocalStack) -> Iterator[Client]:
         yield client
 
 
-def made_frames(claim: Claim) -> list[MadeFrame]:
-    """Return the frames of a chunk as a worker reports them, without the work."""
+def made_frames(claim: Claim) -> list[UploadedFrame]:
+    """Return the frames of a chunk as if they were rendered and uploaded."""
     return [
-        MadeFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
+        UploadedFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
         for frame in claim.frames
     ]
 
@@ -180,16 +182,16 @@ def worker() -> Worker:
 
 @pytest.fixture(scope="session")
 def renderer() -> Renderer:
-    """The embedded model."""
+    """The renderer with the bundled model."""
     return Renderer(settings().model, batch_size=4)
 
 
 @pytest.fixture(scope="session")
 def spec() -> Callable[..., WalkSpec]:
-    """Make a spec that renders fast; name only what matters to the test."""
+    """A factory of specs that render fast; pass only what matters to the test."""
 
     def make(**changes: Any) -> WalkSpec:
-        usual: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "prompts": ("a giraffe", "a battleship"),
             "frames": 4,
             "seed": 7,
@@ -200,7 +202,7 @@ def spec() -> Callable[..., WalkSpec]:
             "height": 128,
             "fps": 12,
         }
-        return WalkSpec(**{**usual, **changes})
+        return WalkSpec(**{**defaults, **changes})
 
     return make
 

@@ -1,4 +1,4 @@
-"""PostgreSQL, or PgBouncer, that neither answers nor closes a connection, as on a machine that hangs."""
+"""Freezing a process, which then neither answers nor closes connections, as on a hanging machine."""
 
 import contextlib
 import signal
@@ -10,9 +10,9 @@ import psutil
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Stop a process and all that it started for the length of a block."""
+    """Freeze a process and its descendants during the block."""
     parent = psutil.Process(pid)
-    parent.send_signal(signal.SIGSTOP)  # first, so that it makes no more of them
+    parent.send_signal(signal.SIGSTOP)  # first, so that it starts no more of them
     processes = [parent, *parent.children(recursive=True)]
     try:
         for process in processes:

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, between PostgreSQL and whatever is started after it."""
+"""PgBouncer in transaction mode, between PostgreSQL and everything that is started after it."""
 
 import shutil
 import subprocess
@@ -13,11 +13,11 @@ from momalisa.settings import ROOT
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path=str(ROOT / ".venv" / "bin"))
 
 WAITS = "server_login_retry = 1\nquery_wait_timeout = 5\n"
-"""Seconds, as docs/scaling.md wants them. By default a client waits for two minutes while PostgreSQL is away."""
+"""In seconds, as recommended in docs/scaling.md. By default a client waits two minutes while PostgreSQL is down."""
 
 
 def runs() -> bool:
-    """Tell whether PgBouncer is here, with the libraries that it needs."""
+    """Return whether PgBouncer is installed, with its libraries."""
     return (
         bool(PROGRAM)
         and not subprocess.run([str(PROGRAM), "--version"], capture_output=True, check=False).returncode
@@ -25,13 +25,13 @@ def runs() -> bool:
 
 
 class Pooled(LocalStack):
-    """The system behind a pooler that hands its few connections on after each transaction."""
+    """The system behind a pooler that reassigns connections after each transaction."""
 
     direct_url = ""
-    """The SQLAlchemy URL of PostgreSQL itself; DATABASE_URL is the pooler's."""
+    """SQLAlchemy URL of PostgreSQL itself; DATABASE_URL is that of the pooler."""
 
     def _start_postgres(self, tell: Tell) -> None:
-        """Start PostgreSQL, and PgBouncer before it.
+        """Start PostgreSQL, and PgBouncer in front of it.
 
         Raises:
             LocalSystemError: if either cannot be started.
@@ -55,7 +55,7 @@ class Pooled(LocalStack):
         )
 
     def stop(self) -> None:
-        """Stop PgBouncer after those who work through it."""
+        """Stop PgBouncer after its clients."""
         pooler = self.children.pop("pgbouncer", None)
         super().stop()
         if pooler:

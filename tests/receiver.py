@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTPS server on this machine, with a certificate of its own authority."""
+"""A receiver of webhooks: an HTTPS server on this machine, with a certificate of its own authority."""
 
 import ssl
 import threading
@@ -15,15 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 NAMES = ("receiver.test", "*.receiver.test", "localhost")
-"""What a receiver's certificate is for."""
+"""The names in the certificate of a receiver."""
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
-"""Answers a request whose body has been read."""
+"""Answers a request after its body was read."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A request as it arrived."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -32,13 +32,13 @@ class Delivery:
 
 @dataclass
 class Receiver:
-    """Where a receiver listens, whom to trust to reach it, and what it was sent."""
+    """A receiver: its address, its authority, and the requests that it received."""
 
     port: int
     authority: Path
-    """PEM file of the authority that its certificate is from."""
+    """PEM file of the authority that issued its certificate."""
     answers: list[Answer]
-    """How it answers, one request after the other; the last for all further ones."""
+    """Its responses, in order; the last one repeats."""
     got: list[Delivery] = field(default_factory=list)
 
     @property
@@ -46,12 +46,12 @@ class Receiver:
         return f"https://receiver.test:{self.port}/hook?walk=1"
 
     def resolve(self, host: str, port: int) -> list[str]:  # noqa: ARG002
-        """Lead every name to this receiver."""
+        """Resolve every name to this receiver."""
         return ["127.0.0.1"]
 
 
 def status(code: int, **headers: str) -> Answer:
-    """Return an answer with a status and headers, and no body."""
+    """Return a responder that sends a status and headers without a body."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(code)
@@ -65,7 +65,7 @@ def status(code: int, **headers: str) -> Answer:
 
 @contextmanager
 def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
-    """Run a receiver for the length of a block; it answers 204 if nothing else is said."""
+    """Run a receiver during the block; it answers 204 by default."""
     authority, chain = certificates(folder, *NAMES)
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,7 +80,7 @@ def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """Say nothing of senders that hang up."""
+            """Ignore senders that disconnect."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
@@ -97,7 +97,7 @@ def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
 
 
 def certificates(folder: Path, *names: str) -> tuple[Path, Path]:
-    """Write an authority, and a certificate with its key for some hosts; return both files."""
+    """Create an authority, and a certificate with its key for some hosts; return both files."""
     now = datetime.now(UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority_name, subject = (

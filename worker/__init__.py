@@ -8,7 +8,7 @@ from momalisa.settings import set_default_environment, settings
 
 with suppress(ValidationError):  # reported where the settings are used
     if settings().threads is None:
-        # By default, a thread of libgomp that waits for others spins for milliseconds before it sleeps. Where
-        # processes share CPUs, that slows the very thread that it waits for. With THREADS set, a worker has that
-        # many CPUs for itself, and spinning makes it faster by a sixth.
+        # By default, a libgomp thread that waits for others spins for milliseconds before it sleeps. If processes
+        # share CPUs, that slows down the threads that it waits for. With THREADS set, a worker has that many CPUs
+        # to itself, and spinning makes it a sixth faster.
         set_default_environment(GOMP_SPINCOUNT="1000")

@@ -1,4 +1,4 @@
-"""`python -m worker render` and `python -m worker assemble`: a worker for chunks of that kind, until SIGTERM."""
+"""`python -m worker render` or `python -m worker assemble`: run a worker for one kind of chunk, until SIGTERM."""
 
 import argparse
 import os
@@ -11,20 +11,21 @@ from worker.process import startup
 
 
 def main() -> int:
-    """Run a Celery worker with one child, named by kind, process and host; return the exit code."""
+    """Run a Celery worker with one child, named after kind, process id and host; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="the chunks that it works on")
+    parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="kind of chunk to work on")
     kind = ChunkKind(parser.parse_args().kind)
     try:
         from momalisa.queue.celery_app import queue_name  # noqa: PLC0415
         from worker.tasks import app, worker  # noqa: PLC0415 - Celery would show a traceback of invalid settings
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is explained
+    except Exception as error:  # noqa: BLE001 - any error is explained
         return startup.refuse(startup.explain(error))
     try:
         celery(
             [
+                "--quiet",  # no banner: every line of a log is JSON
                 *("--app", "worker.tasks"),
-                *("--broker", app.conf.broker_url),  # else it would read BROKER_URL in its own dialect
+                *("--broker", app.conf.broker_url),  # else Celery would parse BROKER_URL itself
                 "worker",
                 *("--queues", queue_name(kind), "--hostname", f"{kind}-{os.getpid()}@%h"),
                 *("--pool", "prefork", "--concurrency", "1"),

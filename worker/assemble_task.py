@@ -1,4 +1,4 @@
-"""Assembling a walk whose frames are all there: its artifacts are made and uploaded."""
+"""Assembling a walk: its artifacts are made from its frames, and uploaded."""
 
 import tempfile
 from collections import Counter
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from momalisa.domain import path as maths
+from momalisa.domain.path import leg, sequence
 from momalisa.domain.spec import slug
 from momalisa.domain.states import ArtifactKind, Flag
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
-from momalisa.queue.results import MadeArtifact
+from momalisa.queue.results import UploadedArtifact
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
@@ -39,22 +39,22 @@ FILES = {
 """The file name and the content type of each artifact."""
 
 STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
-"""Artifacts that a browser shows instead of saving."""
+"""Artifacts that a browser displays; it saves the others."""
 
 CACHE_BYTES = 256 << 20
-"""For decoded pictures, which every artifact uses: 240 of 512 × 512 pixels. Others are decoded each time."""
+"""For decoded pictures, which every artifact uses: enough for 240 of 512 × 512 pixels."""
 
-HELD = {
+FLAG_WARNINGS = {
     Flag.UNSAFE: (
-        "1 frame was held, because the model's safety checker flagged it.",
-        "{} frames were held, because the model's safety checker flagged them.",
+        "1 frame was replaced by its neighbour, because the model's safety checker flagged it.",
+        "{} frames were replaced by their neighbours, because the model's safety checker flagged them.",
     ),
     Flag.BLACK: (
-        "1 frame was held, because it came out black.",
-        "{} frames were held, because they came out black.",
+        "1 frame was replaced by its neighbour, because it came out black.",
+        "{} frames were replaced by their neighbours, because they came out black.",
     ),
 }
-"""The warnings about frames that are not shown, for one and for several."""
+"""The warnings about flagged frames, for one and for several."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Fetched:
 
     file: Path
     decoded: Picture | None
-    """None if the cache was full."""
+    """None if the cache was full; then it is decoded for each use."""
 
     def picture(self) -> Picture:
         """Return the decoded picture."""
@@ -73,7 +73,7 @@ class Fetched:
 def assemble(lease: Lease) -> Record:
     """Make and upload the artifacts of a walk, or requeue frames that are missing or damaged."""
     claim = lease.claim
-    # After a cancellation, a thread may still write here while the folder is removed.
+    # After a cancellation, a thread may still be writing here while the folder is removed.
     with tempfile.TemporaryDirectory(prefix="momalisa-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         fetched, lost = _download(lease, folder)
@@ -84,7 +84,7 @@ def assemble(lease: Lease) -> Record:
         artifacts = _make_artifacts(lease, fetched, folder)
     neighbours = {
         frame.position: shown.stored
-        for frame, shown in zip(claim.frames, stand_ins(claim.frames), strict=True)
+        for frame, shown in zip(claim.frames, shown_frames(claim.frames), strict=True)
         if frame is not shown and shown.stored is not None
     }
 
@@ -96,8 +96,8 @@ def assemble(lease: Lease) -> Record:
     return record
 
 
-def stand_ins(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
-    """Return for each frame the one to show: itself, or its nearest neighbour if it is flagged.
+def shown_frames(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
+    """Return the frame to show for each frame: itself, or its nearest neighbour if it is flagged.
 
     At least one frame must not be flagged.
     """
@@ -109,12 +109,12 @@ def stand_ins(frames: Sequence[ClaimedFrame]) -> list[ClaimedFrame]:
 
 
 def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
-    """Return warnings about how many frames of a walk are not shown, and why."""
+    """Return warnings that say how many frames of a walk were replaced, and why."""
     counts = Counter(frame.flagged for frame in frames if frame.flagged is not None)
-    return [HELD[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
+    return [FLAG_WARNINGS[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
 
 
-def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -> list[MadeArtifact]:
+def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -> list[UploadedArtifact]:
     """Write all artifacts concurrently and upload them.
 
     Args:
@@ -124,10 +124,10 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
     """
     claim = lease.claim
     spec, fps = claim.spec, claim.spec.fps
-    shown = [fetched[frame.position] for frame in stand_ins(claim.frames)]
+    shown = [fetched[frame.position] for frame in shown_frames(claim.frames)]
     positions = [frame.position for frame in claim.frames]
-    sequence = maths.sequence(positions, spec.timing.legs, hold=spec.hold, loop=spec.loop)
-    about = walk_caption(spec, claim.model, positions)
+    order = sequence(positions, spec.timing.legs, hold=spec.hold, loop=spec.loop)
+    caption = walk_caption(spec, claim.model, positions)
     middle = shown[len(shown) // 2].picture()
     height, width = middle.shape[:2]
 
@@ -143,24 +143,24 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
         for index, frame in enumerate(shown):
             yield f"{index:03}.png", frame.file.read_bytes()
 
-    frames = partial(pictures, sequence)
+    frames = partial(pictures, order)
 
-    def make(kind: ArtifactKind) -> MadeArtifact:
+    def make(kind: ArtifactKind) -> UploadedArtifact:
         path, size = folder / FILES[kind][0], (width, height)
         match kind:
             case ArtifactKind.GIF:
-                encoders.write_gif(path, frames, fps, about)
+                encoders.write_gif(path, frames, fps, caption)
             case ArtifactKind.MP4:
-                encoders.write_mp4(path, frames, fps, about)
+                encoders.write_mp4(path, frames, fps, caption)
             case ArtifactKind.WEBP:
-                encoders.write_webp(path, frames, fps, about)
+                encoders.write_webp(path, frames, fps, caption)
             case ArtifactKind.POSTER:
-                encoders.write_poster(path, middle, about)
+                encoders.write_poster(path, middle, caption)
             case ArtifactKind.SHEET:
-                size = contact_sheet.write(path, pictures(range(len(shown))), _labels(claim), _note(claim), about)
+                size = contact_sheet.write(path, pictures(range(len(shown))), _labels(claim), _note(claim), caption)
             case ArtifactKind.ZIP:
                 encoders.write_zip(path, files())
-        return MadeArtifact(kind, _upload(lease, kind, path), *size)
+        return UploadedArtifact(kind, _upload(lease, kind, path), *size)
 
     return lease.run_concurrently(make, FILES)
 
@@ -170,17 +170,17 @@ def _labels(claim: Claim) -> list[str]:
     stops = claim.spec.stops
     labels = []
     for frame in claim.frames:
-        number, along = maths.leg(frame.position, len(stops) - 1)
-        stop = stops[number + int(along)] if along in {0, 1} else ""
-        labels.append(f"{frame.position:.3f} {'(held) ' if frame.flagged else ''}{stop}".rstrip())
+        number, t = leg(frame.position, len(stops) - 1)
+        stop = stops[number + int(t)] if t in {0, 1} else ""
+        labels.append(f"{frame.position:.3f} {'(replaced) ' if frame.flagged else ''}{stop}".rstrip())
     return labels
 
 
 def _note(claim: Claim) -> str:
     """Return the settings of a walk in one line."""
     spec = claim.spec
-    made = f"seed {spec.seed} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
-    return f"{len(claim.frames)} frames · {made}"
+    settings = f"seed {spec.seed} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
+    return f"{len(claim.frames)} frames · {settings}"
 
 
 def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[float]]:
@@ -199,19 +199,19 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
             data = bucket.read(frame.stored, check=lease.checkpoint)
             picture = encoders.decode_png(data)
         except ObjectCorruptError as error:
-            log.warning("frame lost", position=frame.position, reason=str(error))
+            log.warning("frame missing or damaged", position=frame.position, reason=str(error))
             return None
         path.write_bytes(data)
         return Fetched(path, picture if index < capacity else None)
 
     shown = [frame for frame in lease.claim.frames if frame.flagged is None]
     found = dict(zip(shown, lease.run_concurrently(fetch, range(len(shown)), shown), strict=True))
-    fetched = {frame.position: it for frame, it in found.items() if it is not None}
+    fetched = {frame.position: file for frame, file in found.items() if file is not None}
     return fetched, [frame.position for frame in shown if frame.position not in fetched]
 
 
 def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
-    """Upload an artifact, so that a browser saves it under a name made of the prompts."""
+    """Upload an artifact; browsers save it under a file name made of the prompts."""
     name, content_type = FILES[kind]
     return bucket.upload(
         bucket.artifact_name(lease.claim.walk_id, lease.claim.secret, name),

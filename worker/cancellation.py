@@ -9,39 +9,39 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 THREADS = 8
-"""Of `run_concurrently`: for transfers, which mostly wait, or artifacts."""
+"""Of `run_concurrently`."""
 
 POLL_SECONDS = 0.2
 
 
 class CancellationToken(ABC):
-    """The right to do some work, which may end at any time."""
+    """The right to do some work, which may be cancelled at any time."""
 
     rendered = 0
-    """Frames that a model rendered under it."""
+    """Number of frames that were rendered."""
     to_record = 0
-    """Of them, those that are to be recorded."""
+    """Number of these frames that will be recorded."""
 
     @abstractmethod
     def raise_if_cancelled(self) -> None:
-        """Raise if the work should end; for code that only waits for the work."""
+        """Raise if the work was cancelled; unlike `checkpoint`, this records no progress."""
 
     def checkpoint(self) -> None:
-        """Record progress, and raise if the work should end.
+        """Record progress, and raise if the work was cancelled.
 
-        Cheap: call it at every step. Work without a checkpoint for long counts as hung.
+        Cheap: call it at every step. Work counts as hung if it reaches no checkpoint for STALL_SECONDS.
         """
         self.raise_if_cancelled()
 
     @abstractmethod
     def verify(self) -> None:
-        """Raise unless the work is certainly still ours."""
+        """Raise unless it is certain that the work is still ours."""
 
     def run_concurrently(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
         """Return the results of a function for each set of arguments, computed in several threads.
 
-        When the work is cancelled, it does not wait for running calls: they end at their next checkpoint, and what
-        they finish does no harm.
+        If the work is cancelled, this does not wait for running calls: they end at their next checkpoint, and
+        whatever they complete until then does no harm.
         """
         pool = ThreadPoolExecutor(THREADS)
         try:

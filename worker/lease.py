@@ -1,4 +1,4 @@
-"""The lease of a claimed chunk: kept by heartbeats, and given up by a process that hangs."""
+"""The lease of a claimed chunk: kept by heartbeats, and given up if the process hangs."""
 
 import contextvars
 import os
@@ -23,11 +23,11 @@ from worker.process.worker import Worker
 log = logger(__name__)
 
 REPORT_SECONDS = 5
-"""How long a hung process may take to report its chunk before the kernel ends it."""
+"""Time that a hung process has to report its chunk before the kernel ends it."""
 
 
 class Lease(CancellationToken):
-    """A claimed chunk, kept by the watchdog's heartbeats for the length of a `with` block."""
+    """A claimed chunk, kept by the watchdog's heartbeats during a `with` block."""
 
     def __init__(self, worker: Worker, claim: Claim) -> None:
         self.claim = claim
@@ -39,16 +39,16 @@ class Lease(CancellationToken):
         self._released = threading.Event()
 
     def checkpoint(self) -> None:
-        """Record progress, and raise if the work should end (`raise_if_cancelled`). Cheap: call it often."""
+        """Record progress, and raise if the work was cancelled (`raise_if_cancelled`). Cheap: call it often."""
         self._progress_at = time.monotonic()
         self.raise_if_cancelled()
 
     def raise_if_cancelled(self) -> None:
-        """Raise if the work should end.
+        """Raise if the work was cancelled.
 
         Raises:
             ShutdownRequested: if this worker was asked to stop.
-            LeaseLostError: if the chunk is no longer ours, as of the last heartbeat, or the block has ended.
+            LeaseLostError: if the chunk was no longer ours at the last heartbeat, or the block has ended.
         """
         if self._worker.shutdown.requested():
             raise ShutdownRequested
@@ -60,7 +60,7 @@ class Lease(CancellationToken):
 
         Raises:
             LeaseLostError: if it is not.
-            StoreUnavailableError: if the database cannot be asked.
+            StoreUnavailableError: if the database cannot be reached.
         """
         with transaction() as session:
             leases.heartbeat(session, self.claim)
@@ -77,12 +77,12 @@ class Lease(CancellationToken):
         self._worker.monitor.report(State.READY)
 
     def _keep(self) -> None:
-        """Keep the lease until the `with` block ends; in the watchdog's thread."""
+        """Keep the lease until the `with` block ends; runs in the watchdog's thread."""
         self._context.run(self._beat)
         self._released.set()
 
     def _beat(self) -> None:
-        """Send heartbeats, and end the process if the work hangs, because no exception would reach it."""
+        """Send heartbeats, and end the process if the work hangs, since no exception would reach it."""
         last_beat, stop_requested = time.monotonic(), None
         interval = settings().lease_seconds / 3
         self._worker.monitor.report(State.WORKING)
@@ -104,7 +104,7 @@ class Lease(CancellationToken):
                 log.warning("heartbeat failed", reason=str(error))
 
     def _end_process(self, seconds: float) -> Never:
-        """Report the attempt as failed, if possible, and end the process; the kernel ends it if even this hangs."""
+        """Report the attempt as failed, if possible, and end the process; if this hangs too, the kernel ends it."""
         signal.alarm(REPORT_SECONDS)
         try:
             log.critical("work hangs, ending this process", seconds=round(seconds))

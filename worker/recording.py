@@ -1,4 +1,4 @@
-"""Writing the outcome of a chunk to the database, which may be away for a while."""
+"""Recording the outcome of a chunk in the database, which may be unavailable for a while."""
 
 import time
 from collections.abc import Callable
@@ -18,27 +18,27 @@ log = logger(__name__)
 T = TypeVar("T")
 
 Record = Callable[[Session], Ready | None]
-"""Writes the result of some work; returns the chunks that can be claimed because of it."""
+"""Records the result of a chunk; returns the chunks that can be claimed because of it."""
 
 RETRY_SECONDS = 300
-"""How long a write is retried while the database is away."""
+"""How long a write is retried while the database is unavailable."""
 
 PAUSE_SECONDS = 1
 
 
 def write(shutdown: Shutdown, write: Callable[[Session], T], checkpoint: Callable[[], None] = lambda: None) -> T:
-    """Write in a transaction of its own, and retry while the database is away.
+    """Write in a transaction of its own, and retry while the database is unavailable.
 
-    The lease token fences what is written. So a write whose commit was not acknowledged can be repeated: it finds
-    the chunk closed.
+    The lease token fences the write. So it can be repeated if its commit was not acknowledged: it finds the lease
+    ended.
 
     Args:
-        shutdown: no retry follows once a stop is requested.
-        write: writes in the session that it is given.
-        checkpoint: called before each retry; what it raises ends them.
+        shutdown: there are no retries once shutdown is requested.
+        write: called with the session.
+        checkpoint: called before each retry; its exceptions end them.
 
     Raises:
-        StoreUnavailableError: if the database is still away after RETRY_SECONDS.
+        StoreUnavailableError: if the database is still unavailable after RETRY_SECONDS.
     """
     deadline = time.monotonic() + RETRY_SECONDS
     while True:
@@ -54,13 +54,13 @@ def write(shutdown: Shutdown, write: Callable[[Session], T], checkpoint: Callabl
 
 
 def give_up(shutdown: Shutdown, claim: Claim, report: Callable[[Session], object]) -> Ready | None:
-    """Report that a chunk was not done; return it as ready again, or None if it is no longer ours."""
+    """Report that a chunk was not completed; return that it can be claimed again, or None if it is not ours."""
     try:
         write(shutdown, report)
     except LeaseLostError:
         log.warning("chunk already claimed by another worker")
         return None
     except StoreUnavailableError as error:
-        log.warning("chunk not released, its lease will expire", reason=str(error))
+        log.warning("chunk not released, the lease will expire", reason=str(error))
         return None
     return Ready(claim.kind, model=claim.model)

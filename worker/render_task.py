@@ -1,4 +1,4 @@
-"""Rendering a claimed chunk: its frames are copied from another walk or rendered, and uploaded."""
+"""Rendering a claimed chunk: its frames are copied from another walk, or rendered and uploaded."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,7 +9,7 @@ from momalisa.db.session import transaction
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
 from momalisa.queue.lifecycle import Ready
-from momalisa.queue.results import MadeFrame
+from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
@@ -24,13 +24,13 @@ log = logger(__name__)
 
 
 def render(lease: Lease) -> Record:
-    """Copy the frames of a chunk that the walk reuses from another, and render the rest.
+    """Copy the frames of a chunk that the walk can reuse from another walk, and render the rest.
 
-    All of the rest is rendered as one batch, even frames that are recorded already: the other frames in a batch
-    change pixels slightly, and a walk that was interrupted must look like one that was not.
+    All other frames are rendered as one batch, even those that are already recorded: the other frames in a batch
+    change pixels slightly, and an interrupted walk must look like one that was not interrupted.
     """
     claim = lease.claim
-    copied: dict[ClaimedFrame, MadeFrame | None] = {}
+    copied: dict[ClaimedFrame, UploadedFrame | None] = {}
     batch = None
     if claim.from_walk is not None:
         batch = _render(_request(claim, claim.frames, upload=False), lease)
@@ -50,7 +50,7 @@ def render(lease: Lease) -> Record:
 
 
 def _request(claim: Claim, frames: Sequence[ClaimedFrame], *, upload: bool) -> RenderRequest:
-    """Return the request for some frames of a chunk, to upload those that are not recorded yet, or none."""
+    """Return a request to render frames of a chunk; with `upload`, those not recorded yet are uploaded."""
     return RenderRequest(
         walk_id=claim.walk_id,
         secret=claim.secret,
@@ -63,7 +63,7 @@ def _request(claim: Claim, frames: Sequence[ClaimedFrame], *, upload: bool) -> R
 
 
 def _render(request: RenderRequest, lease: Lease) -> Batch:
-    """Render a request where the model is: here, or behind the endpoint."""
+    """Render a request in this process, or on the Vertex AI endpoint."""
     if settings().renderer == "vertex":
         return client.render_batch(request, lease)
     return render_batch(renderer(), request, lease)
@@ -71,21 +71,21 @@ def _render(request: RenderRequest, lease: Lease) -> Batch:
 
 def _copy_reusable(
     lease: Lease, source: UUID, content_hashes: dict[ClaimedFrame, str]
-) -> dict[ClaimedFrame, MadeFrame | None]:
-    """Copy the frames that the walk reuses from another, inside the bucket.
+) -> dict[ClaimedFrame, UploadedFrame | None]:
+    """Copy the frames that the walk can reuse from another walk, inside the bucket.
 
-    Returns the frames that need not be rendered; None stands for one that is recorded already.
+    Returns the frames that need not be rendered, each with its copy, or None if it was already recorded.
     """
     claim = lease.claim
     with transaction() as session:
         found = queries.reusable_frames(session, source, list(content_hashes.values()), viewer=claim.owner)
 
-    def copy(frame: ClaimedFrame) -> MadeFrame | None:
+    def copy(frame: ClaimedFrame) -> UploadedFrame | None:
         original, thumbnail = found[content_hashes[frame]]
         stored = bucket.copy(
             original, bucket.frame_name(claim.walk_id, claim.secret, frame.position), check=lease.checkpoint
         )
-        return None if stored is None else MadeFrame(frame.position, stored, thumbnail, content_hashes[frame])
+        return None if stored is None else UploadedFrame(frame.position, stored, thumbnail, content_hashes[frame])
 
     reusable = [frame for frame in content_hashes if content_hashes[frame] in found]
     missing = [frame for frame in reusable if frame.missing]

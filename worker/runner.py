@@ -1,7 +1,6 @@
-"""The loop of a worker: claim a chunk, do it, record the result or give it up cleanly, and start over."""
+"""The loop of a worker: claim a chunk, process it, and record the result or give it up."""
 
 import os
-import socket
 import time
 from collections.abc import Callable
 
@@ -23,33 +22,33 @@ from worker.recording import Record, give_up, write
 log = logger(__name__)
 
 Work = Callable[[Lease], Record]
-"""Does a claimed chunk; returns what writes its result."""
+"""Processes a claimed chunk; returns the function that records its result."""
 
 MESSAGE_SECONDS = 600
-"""How long a worker claims for one wake-up message, far below the broker's visibility timeout."""
+"""How long a worker claims chunks for one wake-up message; far below the broker's visibility timeout."""
 
 DETERMINISTIC = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
     *(TypeError, ValueError, ModelError),
 )
-"""Errors of work that cannot be done; others may come from memory, a device, a file or the network."""
+"""Errors that the same input causes again; others may come from memory, a device, a file or the network."""
 
 
 def run(worker: Worker, kind: ChunkKind, work: Work) -> None:
-    """Claim the best chunk of a kind, do it and record it, again and again until there is nothing to do.
+    """Claim chunks of a kind, one after another, process and record them, until there are none left.
 
-    So a backlog needs no wake-up messages; they only wake idle workers. It also returns when other messages wait,
-    since each is good for a claim; after work that did not go well; and after MESSAGE_SECONDS.
+    So a backlog needs no wake-up messages; they only wake idle workers. This also returns if more messages wait,
+    since each of them leads to a claim; after a chunk that did not succeed; and after MESSAGE_SECONDS.
 
     Raises:
-        SystemExit: if two walks in a row failed here. Then the fault may well be the process's own (a CUDA error,
-            no memory left), so the next chunk gets a new process.
+        SystemExit: if two walks in a row failed here. Then the process may be at fault (a CUDA error, no memory
+            left), so the next chunk gets a new one.
     """
     worker.watchdog.start()
     until = time.monotonic() + MESSAGE_SECONDS
     while (
         not worker.shutdown.requested()
-        and _claim_and_do(worker, kind, work)
+        and _claim_and_process(worker, kind, work)
         and time.monotonic() < until
         and not _messages_wait(kind)
     ):
@@ -63,14 +62,13 @@ def _messages_wait(kind: ChunkKind) -> bool:
         return False  # then none can be received
 
 
-def _claim_and_do(worker: Worker, kind: ChunkKind, work: Work) -> bool:
-    """Claim a chunk and do it; return whether this worker should look for another."""
+def _claim_and_process(worker: Worker, kind: ChunkKind, work: Work) -> bool:
+    """Claim a chunk and process it; return whether this worker should claim another."""
     if (seconds := worker.health.backoff_seconds()) and worker.shutdown.wait(seconds):
         return False
-    workplace = f"{socket.gethostname()}:{os.getppid()}"
     try:
         with transaction() as session:
-            claim = leases.claim(session, kind, process_name(), workplace)
+            claim = leases.claim(session, kind, process_name(), process_name(os.getppid()))
     except StoreUnavailableError as error:
         log.warning("claim failed", reason=str(error))
         return False
@@ -83,17 +81,17 @@ def _claim_and_do(worker: Worker, kind: ChunkKind, work: Work) -> bool:
         structlog.contextvars.bound_contextvars(walk=walk, chunk=number, kind=kind),
         tracing.span(f"{kind} chunk", parent=claim.traceparent, walk=walk, chunk=number, attempt=claim.attempt),
     ):
-        return _do(worker, claim, work)
+        return _process(worker, claim, work)
 
 
-def _do(worker: Worker, claim: Claim, work: Work) -> bool:
-    """Do a claimed chunk; return whether it went well."""
+def _process(worker: Worker, claim: Claim, work: Work) -> bool:
+    """Process a claimed chunk; return whether it succeeded."""
     log.info("chunk claimed", attempt=claim.attempt, frames=len(claim.frames))
     if claim.recovery_seconds is not None:
         metrics.record(metrics.RECOVERY_SECONDS, claim.recovery_seconds)
     started = time.monotonic()
     lease = Lease(worker, claim)
-    recorded, went_well = 0, True
+    recorded, succeeded = 0, True
     try:
         with lease:
             ready = write(worker.shutdown, work(lease), lease.checkpoint)
@@ -103,11 +101,11 @@ def _do(worker: Worker, claim: Claim, work: Work) -> bool:
         seconds = time.monotonic() - started
         metrics.record(metrics.CHUNK_SECONDS, seconds, kind=claim.kind)
         log.info("chunk done", seconds=round(seconds, 3))
-    except StoreBusyError as error:  # a statement that takes too long may do so each time, so it counts
+    except StoreBusyError as error:  # a slow statement may be slow each time, so the attempt counts
         _attempt_failed(worker, claim, error)
         return False
     except (ShutdownRequested, StoreUnavailableError) as cause:
-        went_well = False
+        succeeded = False
         ready = give_up(worker.shutdown, claim, lambda session: leases.release(session, claim))
         log.info("chunk released", cause=type(cause).__name__)
         tracing.failed("released")
@@ -119,10 +117,10 @@ def _do(worker: Worker, claim: Claim, work: Work) -> bool:
         worker.shutdown.wait(seconds)  # the next chunk would fare no better
         return False
     except LeaseLostError:
-        ready, went_well = None, False
+        ready, succeeded = None, False
         log.warning("lease lost, chunk dropped")
         tracing.failed("lease lost")
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and logged
+    except Exception as error:  # noqa: BLE001 - any error is reported and logged
         _attempt_failed(worker, claim, error)
         return False
     finally:
@@ -131,11 +129,11 @@ def _do(worker: Worker, claim: Claim, work: Work) -> bool:
             metrics.record(metrics.FRAMES_WASTED, lease.rendered - recorded)
     if ready is not None:
         celery_app.publish(*ready)
-    return went_well
+    return succeeded
 
 
 def _attempt_failed(worker: Worker, claim: Claim, error: Exception) -> None:
-    """Report a failed attempt, and count it against what caused it: the walk, or this process and this worker."""
+    """Report a failed attempt, and count it against its cause: the walk, or this process and worker."""
     log.exception("attempt failed", attempt=claim.attempt)
     reason = f"{type(error).__name__}: {error}"
     tracing.failed(reason)
@@ -146,7 +144,7 @@ def _attempt_failed(worker: Worker, claim: Claim, error: Exception) -> None:
         lambda session: leases.attempt_failed(session, claim, reason, deterministic=deterministic),
     )
     if deterministic:
-        return  # the walk's own fault
+        return  # the input is at fault
     worker.failed_walks.add(claim.walk_id)
     worker.health.record_failure(claim.kind, reason)
     if len(worker.failed_walks) > 1:

@@ -1,4 +1,4 @@
-"""Celery's tasks and signals, which only pass control on to the worker."""
+"""Celery tasks and signal handlers, which only call the worker."""
 
 import gc
 from typing import Any
@@ -28,13 +28,13 @@ app.steps["consumer"].add(consumer_heartbeat(worker.monitor))
 
 @app.task(name=celery_app.task_name(ChunkKind.RENDER))
 def render() -> None:
-    """Claim chunks of frames and render them."""
+    """Claim render chunks and render their frames."""
     runner.run(worker, ChunkKind.RENDER, render_task.render)
 
 
 @app.task(name=celery_app.task_name(ChunkKind.ASSEMBLE))
 def assemble() -> None:
-    """Claim walks whose frames are all there and make their artifacts."""
+    """Claim assemble chunks and make the artifacts of their walks."""
     runner.run(worker, ChunkKind.ASSEMBLE, assemble_task.assemble)
 
 
@@ -57,10 +57,10 @@ def _serve_metrics(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _import_torch(**_: Any) -> None:
-    """Import torch in the parent, which does not touch the GPU, so that a new child only has to load the model.
+    """Import torch in the parent, which never uses the GPU, so that a new child only has to load the model.
 
-    Imported modules are never garbage: collecting among them would take a sixth of the time, and would make each
-    child copy the memory that it shares with the parent.
+    Imported modules are never garbage: scanning them would take a sixth of the time, and would make each child copy
+    the memory that it shares with the parent.
     """
     if _kind() == ChunkKind.RENDER and settings().renderer == "local":
         gc.disable()
@@ -72,7 +72,7 @@ def _import_torch(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _start_child(**_: Any) -> None:
-    """Load the model in the child that will use it, before it asks for work; a child that fails to do so ends."""
+    """Load the model in the child that will use it, before it claims anything; if that fails, the child ends."""
     loads = _kind() == ChunkKind.RENDER and settings().renderer == "local"
     with worker.startup.in_child(settings().model if loads else None):
         worker.watchdog.start()

@@ -1,4 +1,4 @@
-"""Examples of answers, for the documentation of the API."""
+"""Examples of responses, for the documentation of the API."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ SUMMARY: dict[str, Any] = {
     "finished_at": "2026-11-23T12:00:04Z",
     "urls": {"self": _API, "web": f"https://momalisa.example/walks/{WALK_ID}"},
 }
-"""A walk as the gallery shows it."""
+"""A walk in a list."""
 
 WALK: dict[str, Any] = SUMMARY | {
     "progress": {
@@ -106,6 +106,6 @@ MODEL: dict[str, Any] = {
 }
 
 
-def shown(example: object) -> dict[str, Any]:
-    """Return the part of an answer's documentation that shows an example of its JSON."""
+def content(example: object) -> dict[str, Any]:
+    """Return the OpenAPI `content` of a response with an example of its JSON."""
     return {"content": {"application/json": {"example": example}}}

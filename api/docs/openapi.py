@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the framework finds, and what holds for every operation."""
+"""The OpenAPI document: what FastAPI generates, and what all operations have in common."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from api.problems.openapi import add_problems
 from api.schemas import views
 from momalisa.domain.states import WebhookEvent
 from momalisa.errors import (
+    BodyTooLargeError,
     ForeignOriginError,
-    HostError,
+    HeadersTooLargeError,
+    InvalidHostError,
     InvalidJsonError,
     MethodNotAllowedError,
     MomalisaError,
-    TooLargeError,
-    TooLargeHeadersError,
-    TooLongAddressError,
-    TooSlowError,
+    SlowRequestError,
     UnsupportedMediaTypeError,
+    UrlTooLongError,
 )
 from momalisa.settings import settings
 
@@ -31,7 +31,7 @@ SITE = "https://github.com/momalisa/momalisa"
 
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
-        "description": "The id of the request: name it when you ask an operator about it.",
+        "description": "The id of the request; quote it when you report a problem.",
         "schema": {"type": "string"},
     },
     "RateLimit-Policy": {
@@ -39,27 +39,27 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string"},
     },
     "RateLimit": {
-        "description": 'What is left of them, such as `"requests";r=599;t=60`: 599, and again all in 60 seconds.',
+        "description": 'What remains of them, such as `"requests";r=599;t=60`: 599, and all of them again in 60 s.',
         "schema": {"type": "string"},
     },
     "Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
     "Allow": {"description": "The methods of the path.", "schema": {"type": "string"}},
     "WWW-Authenticate": {
-        "description": "How to say who you are, and what is wrong with the key that was shown (RFC 6750).",
+        "description": "How to authenticate, and what is wrong with the given key (RFC 6750).",
         "schema": {"type": "string"},
     },
 }
 
-SIGNATURE = {
-    "webhook-id": "The same however often the message is sent.",
-    "webhook-timestamp": "When it was sent, in seconds since 1970.",
-    "webhook-signature": "Signed with the secret that `GET /v1/webhook-secret` gives.",
+SIGNATURE_HEADERS = {
+    "webhook-id": "Id of the message; the same at every attempt.",
+    "webhook-timestamp": "Time of this attempt, in seconds since 1970.",
+    "webhook-signature": "Signature, made with the secret that `GET /v1/webhook-secret` returns.",
 }
-"""Headers of a webhook, as Standard Webhooks say."""
+"""Headers of a webhook, as defined by Standard Webhooks."""
 
 
 class EndedWalk(BaseModel):
-    """What a webhook says of a walk."""
+    """The walk in a webhook."""
 
     id: str
     status: str
@@ -69,7 +69,7 @@ class EndedWalk(BaseModel):
 
 
 class WebhookMessage(BaseModel):
-    """What is posted to `webhook_url` when a walk ends."""
+    """The message that is posted to `webhook_url` when a walk ends."""
 
     type: WebhookEvent
     timestamp: str = Field(description="When the walk ended, in UTC.")
@@ -99,7 +99,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         "type": "apiKey",
         "in": "cookie",
         "name": access.COOKIE,
-        "description": f"Set with the first walk that a visitor makes; `{access.GUARDED_COOKIE}` behind https.",
+        "description": f"Set by the response to a visitor's first walk; `{access.GUARDED_COOKIE}` over https.",
     }
     for path in found["paths"].values():
         for method, operation in path.items():
@@ -109,18 +109,18 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], *, changes: bool) -> None:
-    """Add what holds for every operation, and for those that change something."""
+    """Add what all operations have in common, and all that change something."""
     if changes:
-        add_problems(operation, ForeignOriginError, TooLargeError, TooSlowError)
+        add_problems(operation, ForeignOriginError, BodyTooLargeError, SlowRequestError)
     if "requestBody" in operation:
         add_problems(operation, InvalidJsonError, UnsupportedMediaTypeError)
-    add_problems(operation, HostError, TooLongAddressError, TooLargeHeadersError)
+    add_problems(operation, InvalidHostError, UrlTooLongError, HeadersTooLargeError)
     add_problems(operation, MethodNotAllowedError, MomalisaError)
     counted = "security" in operation
     if counted:
-        # Visitors need no key, unless ANONYMOUS is off.
+        # Visitors need no API key, unless ANONYMOUS is off.
         operation["security"] += [{"visitor": []}, {}]
-    for status, answer in operation["responses"].items():
+    for status, response in operation["responses"].items():
         names = ["X-Request-Id"]
         if counted:
             names += ["RateLimit-Policy", "RateLimit"]
@@ -131,7 +131,7 @@ def _complete(operation: dict[str, Any], *, changes: bool) -> None:
         if status == "405":
             names.append("Allow")
         shared = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-        answer["headers"] = {**shared, **answer.get("headers", {})}
+        response["headers"] = {**shared, **response.get("headers", {})}
 
 
 def _webhook(event: WebhookEvent) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _webhook(event: WebhookEvent) -> dict[str, Any]:
             "id": examples.WALK_ID,
             "status": status,
             "prompts": examples.WALK["prompts"],
-            "error": {"code": "render_failed", "message": "It could not be rendered."}
+            "error": {"code": "render_failed", "message": "A part of this walk could not be rendered."}
             if status == "failed"
             else None,
             "urls": examples.WALK["urls"],
@@ -151,12 +151,12 @@ def _webhook(event: WebhookEvent) -> dict[str, Any]:
     }
     return {
         "summary": f"A walk has {'been ' if status == 'canceled' else ''}{status}",
-        "description": "Posted to the `webhook_url` of the walk, with growing pauses for a day until it is taken.",
+        "description": "Posted to the `webhook_url` of the walk; retried for a day with growing pauses.",
         "operationId": event.value,
         "tags": ["Webhooks"],
         "parameters": [
-            {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}}
-            for name, about in SIGNATURE.items()
+            {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in SIGNATURE_HEADERS.items()
         ],
         "requestBody": {
             "required": True,
@@ -165,7 +165,7 @@ def _webhook(event: WebhookEvent) -> dict[str, Any]:
             },
         },
         "responses": {
-            "2XX": {"description": "It was taken."},
-            "410": {"description": "Nothing more is to be sent for this walk."},
+            "2XX": {"description": "The message was accepted."},
+            "410": {"description": "No more attempts for this walk."},
         },
     }

@@ -1,7 +1,7 @@
 """LISTEN for changes of walks, on one PostgreSQL connection per process.
 
-A notification is a hint to query again. Waiters also poll from time to time: no notification arrives while the
-connection is broken, or through a pooler that reassigns connections after each transaction.
+A notification is a hint to query again. Waiters also poll: no notification arrives while the connection is broken,
+or through a pooler that reassigns connections after each transaction.
 """
 
 import asyncio
@@ -18,29 +18,29 @@ from momalisa.telemetry.logging import logger
 log = logger(__name__)
 
 PAUSE_SECONDS = 1
-"""Time between two tries to listen."""
+"""Pause between two attempts to listen."""
 
-TRIAL = "trial"
+PROBE_CHANNEL = "probe"
 """The channel on which a process checks that it receives its own notifications."""
 
-TRIAL_SECONDS = 2
+PROBE_SECONDS = 2
 """How long it waits for its own notification."""
 
-HEARING_LOOK_SECONDS = 10
-"""Polling interval while LISTEN works: for what is not announced, such as revoked keys."""
+LISTENING_POLL_SECONDS = 10
+"""Polling interval while LISTEN works: for changes without a notification, such as revoked keys."""
 
-DEAF_LOOK_SECONDS = 0.5
+FALLBACK_POLL_SECONDS = 0.5
 """Polling interval while LISTEN does not work."""
 
-_hearing = False
+_listening = False
 
-_attended: dict[str, asyncio.Event] = {}
-"""By the id of the walk."""
+events: dict[str, asyncio.Event] = {}
+"""By walk id."""
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[None]:
-    """Listen in the background for the length of the block, as soon as it can be done."""
+async def lifespan() -> AsyncIterator[None]:
+    """Listen in the background during the block, as soon as PostgreSQL can be reached."""
     listener = asyncio.create_task(_listen())
     try:
         yield
@@ -52,25 +52,30 @@ async def listening() -> AsyncIterator[None]:
 
 def subscribe(walk_id: UUID) -> asyncio.Event:
     """Return an event that is set whenever a walk changes, until `unsubscribe`."""
-    event = _attended[str(walk_id)] = asyncio.Event()
+    event = events[str(walk_id)] = asyncio.Event()
     return event
 
 
 def unsubscribe(walk_id: UUID) -> None:
     """Stop setting the event of a walk."""
-    del _attended[str(walk_id)]
+    del events[str(walk_id)]
 
 
-def look_seconds() -> float:
+def poll_seconds() -> float:
     """Return how long to wait for a notification before polling, in seconds."""
-    return HEARING_LOOK_SECONDS if _hearing else DEAF_LOOK_SECONDS
+    return LISTENING_POLL_SECONDS if _listening else FALLBACK_POLL_SECONDS
 
 
-def _hear(hearing: bool) -> None:
-    """Wake all waiters: they may have missed a notification, or will from now on."""
-    global _hearing  # noqa: PLW0603
-    _hearing = hearing
-    for event in _attended.values():
+def is_listening() -> bool:
+    """Return whether LISTEN works at present."""
+    return _listening
+
+
+def _set_listening(listening: bool) -> None:
+    """Record whether LISTEN works, and wake all waiters, which may have missed a notification."""
+    global _listening  # noqa: PLW0603
+    _listening = listening
+    for event in events.values():
         event.set()
 
 
@@ -80,20 +85,20 @@ async def _listen() -> Never:
         reason = "the connection ended"
         try:
             async with await session.connect() as connection:
-                if await _hears(connection):
+                if await _receives(connection):
                     await connection.execute(f"LISTEN {notifications.CHANNEL}")
                     if lost:
                         log.info("listening again")
                         lost = False
-                    _hear(True)
+                    _set_listening(True)
                     try:
                         async for change in connection.notifies():
-                            if event := _attended.get(change.payload):
+                            if event := events.get(change.payload):
                                 event.set()
                     finally:
-                        _hear(False)
+                        _set_listening(False)
                 else:
-                    reason = "a pooler is between that hands connections on after each transaction"
+                    reason = "a pooler reassigns connections after each transaction"
         except psycopg.Error as error:
             reason = str(error).strip()
         if not lost:
@@ -102,19 +107,19 @@ async def _listen() -> Never:
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _hears(connection: psycopg.AsyncConnection) -> bool:
+async def _receives(connection: psycopg.AsyncConnection) -> bool:
     """Return whether a connection receives the notifications of another one.
 
-    It is tried on a channel of its own, since a pooler lets one listen on a connection that others use afterwards.
+    This uses a channel of its own, because a pooler would run LISTEN on a connection that others use afterwards.
     """
-    await connection.execute(f"LISTEN {TRIAL}")
-    said = uuid4().hex
+    await connection.execute(f"LISTEN {PROBE_CHANNEL}")
+    sent = uuid4().hex
     async with await session.connect() as other:
-        await other.execute("SELECT pg_notify(%s, %s)", (TRIAL, said))
-    async with aclosing(connection.notifies(timeout=TRIAL_SECONDS)) as heard:
-        hears = False
-        async for change in heard:
-            if hears := change.payload == said:
+        await other.execute("SELECT pg_notify(%s, %s)", (PROBE_CHANNEL, sent))
+    async with aclosing(connection.notifies(timeout=PROBE_SECONDS)) as notifications_:
+        received = False
+        async for change in notifications_:
+            if received := change.payload == sent:
                 break
-    await connection.execute(f"UNLISTEN {TRIAL}")
-    return hears
+    await connection.execute(f"UNLISTEN {PROBE_CHANNEL}")
+    return received

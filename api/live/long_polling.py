@@ -1,4 +1,4 @@
-"""Looking at a walk cheaply, again and again: entity tags, pauses between looks, and waiting for a change."""
+"""Cheap polling of a walk: entity tags, polling intervals, and waiting for a change."""
 
 import re
 import time
@@ -14,21 +14,21 @@ from api.live import watchers
 from api.middleware import etags
 from momalisa.db.session import transaction
 from momalisa.domain.states import WalkStatus
-from momalisa.errors import LimitExceededError, TooManyWaitError
+from momalisa.errors import LimitExceededError, TooManyWaitersError
 from momalisa.storage import bucket
 from momalisa.walks import queries
 from momalisa.walks.queries import Snapshot
 
 T = TypeVar("T")
 
-LONGEST_SECONDS = 30
-"""Longest time that a response is held back."""
+MAX_WAIT_SECONDS = 30
+"""Maximum time that a response may be delayed."""
 
 QUEUE_SECONDS = 10
-"""How often the place of a queued walk is worth telling again; it changes without the walk's doing."""
+"""How often the entity tag of a queued walk changes, because its place in the queue may have changed."""
 
 
-def look(walk_id: UUID, caller: Caller) -> Snapshot:
+def snapshot(walk_id: UUID, caller: Caller) -> Snapshot:
     """Return a snapshot of a walk, by one query.
 
     Raises:
@@ -42,7 +42,7 @@ def look(walk_id: UUID, caller: Caller) -> Snapshot:
 
 
 def etag(seen: Snapshot) -> str:
-    """Return the entity tag of a walk: it changes with its revision, in the queue with time, and with its URLs."""
+    """Return the entity tag of a walk: it changes with its revision and its URLs, and while queued with time."""
     parts = [seen.revision]
     if seen.status == WalkStatus.QUEUED:
         parts.append(int(time.time() // QUEUE_SECONDS))
@@ -57,7 +57,7 @@ def matches(if_none_match: str | None, seen: Snapshot) -> bool:
 
 
 def retry_after(seen: Snapshot) -> int:
-    """Return how long a client should wait before it looks again, in seconds: longer the longer the queue is."""
+    """Return how many seconds a client should wait before the next poll: more while the walk is queued for long."""
     if seen.status != WalkStatus.QUEUED or seen.age_seconds < 10:  # noqa: PLR2004
         return 1
     return 5 if seen.age_seconds < 60 else QUEUE_SECONDS  # noqa: PLR2004
@@ -69,32 +69,32 @@ def prefer_wait(
         str | None,
         Header(
             alias="Prefer",
-            description="`wait=N` holds the answer back until something has changed, or a walk that is made is "
-            "done, for N seconds at most, and at most 30.",
+            description="`wait=N` delays the response until the walk has changed, or a new walk is done, for N "
+            "seconds at most (up to 30).",
         ),
     ] = None,
 ) -> int:
-    """Return how long a request asks to wait, in seconds; it may say so on any of several Prefer lines."""
+    """Return how long a request asks to wait, in seconds, in any of its Prefer headers."""
     return parse_prefer(request.headers.getlist("prefer"))
 
 
 def parse_prefer(prefer: Sequence[str]) -> int:
-    """Return how long Prefer headers (RFC 7240) ask to wait, in seconds, at most LONGEST_SECONDS.
+    """Return how long Prefer headers (RFC 7240) ask to wait, in seconds, at most MAX_WAIT_SECONDS.
 
-    The first `wait` counts; what is no whole number of seconds is ignored, as are its parameters.
+    The first `wait` counts. It is ignored unless it is a whole number of seconds; its parameters are ignored.
     """
     for preference in ",".join(prefer).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             found = re.fullmatch(r'([0-9]{1,6})|"([0-9]{1,6})"', value.strip())
-            return min(int(found[1] or found[2]), LONGEST_SECONDS) if found else 0
+            return min(int(found[1] or found[2]), MAX_WAIT_SECONDS) if found else 0
     return 0
 
 
 async def until_done(request: Request, walk_id: UUID, caller: Caller, seconds: float) -> None:
     """Wait until a walk is done, the time is up, or the client has disconnected."""
     ends = time.monotonic() + seconds
-    full = suppress(LimitExceededError, TooManyWaitError)  # then it does not wait
+    full = suppress(LimitExceededError, TooManyWaitersError)  # then it returns at once
     with full, watchers.slot(caller), watchers.watched(walk_id, caller) as watch:
         look = await watch.now(caller)
         while not look.snapshot().status.done and (left := ends - time.monotonic()) > 0:
@@ -112,16 +112,24 @@ async def for_change(
     read: Callable[[str | None], T],
     shared_by: object,
 ) -> tuple[Snapshot, T | None]:
-    """Return a snapshot of a walk once it differs from what the caller knows, or is done, or the time is up.
+    """Return a snapshot of a walk once it differs from what the caller knows, is done, or the time is up.
 
-    The caller knows what `if_none_match` names, or else the walk as it is now. What is new is `read` by the name of
-    its viewer, once for all who wait for this walk, see the same of it and have `shared_by` in common; None if the
-    caller knows it by `if_none_match`.
+    Args:
+        request: of the caller.
+        walk_id: of the walk.
+        caller: who waits.
+        if_none_match: the entity tag that the caller knows; None means the present one.
+        seconds: maximum time to wait.
+        read: reads the walk for a viewer, once for all waiters that see the same and have the same `shared_by`.
+        shared_by: everything else that the result of `read` depends on.
+
+    Returns:
+        The snapshot, and the result of `read`, or None if the caller knows it by `if_none_match`.
 
     Raises:
-        LimitExceededError: if the caller has as many answers held back as it may.
-        TooManyWaitError: if too many wait in this process.
-        MomalisaError: as `look` does.
+        LimitExceededError: if the caller has reached its limit of streams and long polls.
+        TooManyWaitersError: if this process has reached its limit.
+        MomalisaError: as in `snapshot`.
     """
     ends = time.monotonic() + seconds
     with watchers.slot(caller), watchers.watched(walk_id, caller) as watch:

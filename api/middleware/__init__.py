@@ -1,1 +1,1 @@
-"""What every request passes through before a route sees it, and every answer on its way out."""
+"""Middleware, in the order of `api/app.py`: the last one added there sees a request first."""

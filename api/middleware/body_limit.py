@@ -1,14 +1,14 @@
-"""How large a request may be, and how long it may take to be sent."""
+"""Limits of the size of a request body, and of the time that it takes to arrive."""
 
 import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from momalisa.errors import TooLargeError, TooSlowError
+from momalisa.errors import BodyTooLargeError, SlowRequestError
 
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 
-LONGEST_SECONDS = 30
+MAX_SECONDS = 30
 
 
 class BodyLimit:
@@ -18,7 +18,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection; a body is read whole before anything is done with it."""
+        """Handle a request; its body is read completely before it is passed on."""
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
             await self._app(scope, receive, send)
             return
@@ -38,16 +38,16 @@ class BodyLimit:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """Return a body, or None if the client hung up.
+    """Return the body, or None if the client disconnected.
 
     Raises:
-        TooLargeError: if it has more than MOST_BYTES.
-        TooSlowError: if it takes longer than LONGEST_SECONDS.
+        BodyTooLargeError: if it has more than MAX_BYTES.
+        SlowRequestError: if it takes longer than MAX_SECONDS.
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(LONGEST_SECONDS):
-            while len(body) <= MOST_BYTES:
+        async with asyncio.timeout(MAX_SECONDS):
+            while len(body) <= MAX_BYTES:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
@@ -55,7 +55,7 @@ async def _read(receive: Receive) -> bytes | None:
                 if not message.get("more_body", False):
                     break
     except TimeoutError:
-        raise TooSlowError(f"The body of a request is sent within {LONGEST_SECONDS} seconds.") from None
-    if len(body) > MOST_BYTES:
-        raise TooLargeError(f"The body of a request has at most {MOST_BYTES} bytes.")
+        raise SlowRequestError(f"The body of the request did not arrive within {MAX_SECONDS} seconds.") from None
+    if len(body) > MAX_BYTES:
+        raise BodyTooLargeError(f"The body of the request must have at most {MAX_BYTES} bytes.")
     return bytes(body)

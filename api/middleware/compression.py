@@ -1,25 +1,27 @@
-"""Answers sent small."""
+"""Compression of responses."""
 
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-SMALLEST_BYTES = 1000
+MIN_BYTES = 1000
 
 SECRETS = frozenset({"/v1/webhook-secret"})
-"""Never compressed: the length of a compressed answer tells a listener how much of it is like what he had a victim
-ask for (BREACH). Pages hold no such secret: what a visitor is known by is in a cookie only."""
+"""Paths that are never compressed: the length of a compressed response can reveal a secret in it (BREACH).
+
+Pages contain no secrets: what identifies a visitor is only in a cookie.
+"""
 
 
 class Compression(GZipMiddleware):
-    """Compresses texts of a size worth it; never a stream of events, which would be held back, nor a secret.
+    """Compresses responses of at least MIN_BYTES, except event streams, which it would delay, and secrets.
 
-    Inside of `methods.Methods`, so that HEAD has the same headers as GET.
+    It is inside of `methods.Methods`, so that HEAD has the same headers as GET.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(app, minimum_size=SMALLEST_BYTES, compresslevel=6)
+        super().__init__(app, minimum_size=MIN_BYTES, compresslevel=6)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection."""
-        small = scope["type"] == "http" and scope["path"] in SECRETS
-        await (self.app if small else super().__call__)(scope, receive, send)
+        """Handle a request."""
+        secret = scope["type"] == "http" and scope["path"] in SECRETS
+        await (self.app if secret else super().__call__)(scope, receive, send)

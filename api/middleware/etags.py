@@ -1,4 +1,4 @@
-"""Answers that are not sent again to those who have them: entity tags of what has none of its own."""
+"""Entity tags for responses that have none, and 304 for clients that have the current response."""
 
 import hashlib
 
@@ -6,13 +6,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TAGGED = ("application/json", "text/html")
-"""Types of content that come whole, so that a hash of them can be their tag."""
+"""Media types of responses that are sent in one piece, so that they can be hashed."""
 
 ABOUT_CONTENT = ("content-length", "content-type", "content-encoding")
 
 
 def matches(if_none_match: str | None, tag: str) -> bool:
-    """Tell whether an If-None-Match header names an entity tag; compared weakly (RFC 9110, 8.8.3.2)."""
+    """Return whether an If-None-Match header contains an entity tag, by weak comparison (RFC 9110, 8.8.3.2)."""
     if if_none_match is None:
         return False
     given = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
@@ -20,17 +20,17 @@ def matches(if_none_match: str | None, tag: str) -> bool:
 
 
 class EntityTags:
-    """Gives what is got a weak entity tag, a hash of it, and answers 304 to those who have it already."""
+    """Adds a hash as weak entity tag to responses to GET, and answers 304 if the client has the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection; weak tags stay right when the answer is compressed further out."""
+        """Handle a request; weak tags remain valid when the response is compressed later."""
         if scope["type"] != "http" or scope["method"] != "GET":
             await self._app(scope, receive, send)
             return
-        held: Message | None = None  # the start of an answer, until its content is known
+        held: Message | None = None  # the start of a response, until its body is known
 
         async def send_tagged(message: Message) -> None:
             nonlocal held

@@ -1,4 +1,4 @@
-"""HEAD and OPTIONS, wherever there is something to get or to do, and which methods a path has."""
+"""HEAD and OPTIONS for every path, and the methods of a path."""
 
 from http import HTTPStatus
 
@@ -19,7 +19,7 @@ class Methods:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection."""
+        """Handle a request."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
             await self._head(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] == "OPTIONS" and (methods := allowed(scope)):
@@ -37,7 +37,7 @@ class Methods:
             await send(message)
             await send({"type": "http.response.body"})
             if Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream"):
-                rest.cancel()  # it would go on for as long as there are events
+                rest.cancel()  # it would continue as long as there are events
 
         with anyio.CancelScope() as rest:
             await self._app(scope, receive, send_without_body)
@@ -46,9 +46,9 @@ class Methods:
 def allowed(scope: Scope) -> str:
     """Return the methods of the path of a request as an Allow header lists them; empty if there is no such path."""
     app: FastAPI = scope["app"]
-    # As before a mount took its part of the path.
-    asked = {**scope, "root_path": scope.get("app_root_path", scope["root_path"])}
-    found = {method for method in _TRIED if _matches(app, {**asked, "method": method})}
+    # The path as it was before a mount removed its prefix.
+    original = {**scope, "root_path": scope.get("app_root_path", scope["root_path"])}
+    found = {method for method in _TRIED if _matches(app, {**original, "method": method})}
     if "GET" in found:
         found.add("HEAD")
     return ", ".join(sorted(found | {"OPTIONS"})) if found else ""
@@ -58,4 +58,4 @@ def _matches(app: FastAPI, scope: Scope) -> bool:
     return any(
         route.matches(scope)[0] is Match.FULL and (not isinstance(route, Mount) or scope["method"] == "GET")
         for route in app.routes
-    )  # what is mounted are files
+    )  # mounted apps serve files

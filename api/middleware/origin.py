@@ -1,4 +1,4 @@
-"""Whose pages may change something here: our own, and those of CORS_ORIGINS without the cookies of visitors."""
+"""Protection against cross-site requests: only our own pages may use a visitor's cookie to change something."""
 
 from urllib.parse import urlsplit
 
@@ -9,21 +9,20 @@ from momalisa.errors import ForeignOriginError
 from momalisa.settings import settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""What changes nothing; every other method is guarded, so that a new route cannot forget it."""
+"""Methods that change nothing; all others are checked, so that a new route cannot forget it."""
 
 
 class OriginGuard:
-    """Refuses what a page of another site has a browser send, unless it shows a key, which no page has by itself.
+    """Refuses requests that a page of another site makes a browser send, unless they have an API key.
 
-    A page of CORS_ORIGINS may do what somebody without an identity may: it neither uses nor changes the cookie of
-    the visitor in whose browser it runs.
+    A page of CORS_ORIGINS acts as an anonymous visitor: it neither uses nor changes the cookie of the browser.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection."""
+        """Handle a request."""
         if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
             await self._app(scope, receive, send)
             return
@@ -34,11 +33,11 @@ class OriginGuard:
             without_cookie = [header for header in scope["headers"] if header[0] != b"cookie"]
             await self._app({**scope, "headers": without_cookie}, receive, _without_cookies(send))
         else:
-            raise ForeignOriginError("This was sent by a page of another site; such a request needs an API key.")
+            raise ForeignOriginError("A page of another site sent this request; such requests need an API key.")
 
 
 def _foreign(request: HTTPConnection) -> bool:
-    """Tell whether a page of another site sent a request; programs, which say nothing of pages, are no pages."""
+    """Return whether a page of another site sent a request; programs send none of these headers."""
     if sites := request.headers.getlist("sec-fetch-site"):
         return not set(sites) <= {"same-origin", "none"}
     public = urlsplit(settings().public_url or "")
@@ -47,7 +46,7 @@ def _foreign(request: HTTPConnection) -> bool:
 
 
 def _host(origin: str) -> str:
-    """Return the host of an origin, with its port if it names one; empty if it is no URL."""
+    """Return the host of an origin, with its port if it has one; empty if it is not a URL."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

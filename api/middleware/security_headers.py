@@ -1,4 +1,4 @@
-"""What every answer says to browsers: load nothing that we did not name, guess no types, send no referrer."""
+"""Security headers of all responses, and CORS."""
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -13,20 +13,20 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of every answer that does not set its own."""
+"""Defaults for every response."""
 
 API_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
-"""Of the API's answers, which depend on who asks."""
+"""Defaults for responses of the API, which depend on the caller."""
 
 
 class SecurityHeaders:
-    """Adds the headers, and those that the request was given on its way (`response_headers`)."""
+    """Adds these headers, and those of `response_headers`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -47,7 +47,7 @@ class SecurityHeaders:
 
 
 def install(app: FastAPI) -> None:
-    """Make an app send the headers, and let the pages of the origins call it that are named in the settings."""
+    """Make an app send the security headers, and allow requests from pages of CORS_ORIGINS."""
     if settings().cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -71,6 +71,6 @@ def install(app: FastAPI) -> None:
                 "Retry-After",
                 "X-Request-Id",
             ],
-            allow_credentials=False,  # the cookies of visitors are for our own pages
+            allow_credentials=False,  # visitor cookies are for our own pages
         )
     app.add_middleware(SecurityHeaders)

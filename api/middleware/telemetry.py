@@ -1,10 +1,11 @@
-"""How operators see the API: its requests counted, timed and traced, and its health on METRICS_PORT."""
+"""Metrics and traces of requests, and the health of the API on METRICS_PORT."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPMethod, HTTPStatus
+from itertools import product
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
@@ -12,25 +13,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from momalisa.telemetry import metrics, tracing
 
-UNTRACED = ("/healthz", "/readyz", "/static/")
-"""Paths that are requested too often to be worth tracing."""
+PROBES = ("/healthz", "/readyz")
+"""Paths that only load balancers, orchestrators and health checks request: neither counted nor traced."""
 
-TURN_SECONDS = 5
-"""The event loop is stuck that does not come round for so long."""
+SUBMISSIONS = ("/v1/walks", "/walks")
+"""Routes to which walks are submitted: the API's, and that of the plain form."""
+
+UNTRACED = "/static/"
+"""What is requested too often to be worth tracing."""
+
+STUCK_SECONDS = 5
+"""An event loop that runs nothing for this long is stuck."""
 
 
 class Telemetry:
-    """Counts requests, times them up to the first byte of the answer, and traces them.
+    """Counts requests except probes, times them up to the first byte of the response, and traces them.
 
-    Each begins a trace of its own: what a stranger's `traceparent` says is not believed.
+    Each request starts a new trace: the `traceparent` of clients is not trusted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection."""
-        if scope["type"] != "http":
+        """Handle a request."""
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
         elif scope["path"].startswith(UNTRACED):
             await self._serve(scope, receive, send, trace.INVALID_SPAN)
@@ -59,7 +66,7 @@ class Telemetry:
 
         async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Who asked to be answered once something changes (`Prefer: wait`) was not kept waiting by us.
+                # The time of a response that the client asked to delay (`Prefer: wait`) says nothing.
                 waited = any(name.lower() == b"preference-applied" for name, _ in message["headers"])
                 record(message["status"], waited=waited)
             await send(message)
@@ -73,12 +80,12 @@ class Telemetry:
 
 
 def _method(scope: Scope) -> str:
-    """Return the method of a request; there are only so many, whatever strangers make up."""
+    """Return the method of a request, with one label for all unknown methods."""
     return scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
 
 
 def _route(scope: Scope) -> str:
-    """Return the pattern of the path that a request was for; there are only so many, whatever strangers ask for."""
+    """Return the route pattern of a request, with one label for all unknown paths."""
     return getattr(scope.get("route"), "path", None) or "unknown"
 
 
@@ -93,11 +100,14 @@ async def lifespan(not_ready: Callable[[], str | None]) -> AsyncIterator[None]:
 
     def stuck() -> str | None:
         try:
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(TURN_SECONDS)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(STUCK_SECONDS)
         except TimeoutError:
-            return f"The event loop did not come round within {TURN_SECONDS} seconds."
+            return f"The event loop has been stuck for {STUCK_SECONDS} seconds."
         return None
 
+    for route, status in product(SUBMISSIONS, (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)):
+        # At 0, since the first failed submission would be no increase of a counter that is not there yet.
+        metrics.record(metrics.HTTP_REQUESTS, 0, method="POST", route=route, status=str(status.value))
     server = metrics.serve(metrics.API, alive=stuck, ready=not_ready)
     tracing.start("api")
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with the fields of a request, in plain words."""
+"""Errors of the fields of a request, as readable messages."""
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -6,50 +6,50 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-# Bounds of what an error response repeats: with these, a problem document has at most 8 kB.
-MOST_ERRORS = 20
-MOST_ERROR_BYTES = 4500
-MOST_DETAIL = 700
-MOST_MESSAGE = 300
-MOST_GOT = 80
+# With these limits, a problem document has at most 8 kB.
+MAX_ERRORS = 20
+MAX_ERROR_BYTES = 4500
+MAX_DETAIL = 700
+MAX_MESSAGE = 300
+MAX_GOT = 80
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """An error of a field of a request."""
 
     field: str = Field(examples=["prompts[0]"])
     message: str = Field(examples=["at most 300 characters, got 400"])
 
 
 def field_errors(found: Iterable[Mapping[str, Any]]) -> list[FieldError]:
-    """Return what pydantic found wrong, in plain words, with the name of each field; of much only the first."""
+    """Return pydantic's errors as readable messages with the names of the fields; of many, only the first."""
     errors: list[FieldError] = []
-    room = MOST_ERROR_BYTES
-    for item in islice(found, MOST_ERRORS):
+    left = MAX_ERROR_BYTES
+    for item in islice(found, MAX_ERRORS):
         error = FieldError(field=_field(item["loc"]), message=_message(item))
-        room -= len(error.model_dump_json().encode())
-        if room < 0:
+        left -= len(error.model_dump_json().encode())
+        if left < 0:
             break
         errors.append(error)
     return errors
 
 
-def short(sent: object, most: int = MOST_GOT) -> str:
-    """Return what a caller sent as far as it is worth repeating: its first characters, as far as they print."""
+def short(sent: object, length: int = MAX_GOT) -> str:
+    """Return the first characters of what a caller sent, without unprintable ones."""
     text = sent if isinstance(sent, str) else repr(sent)
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text[:most])
-    return shown if len(text) <= most else f"{shown[:-1]}…"
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text[:length])
+    return shown if len(text) <= length else f"{shown[:-1]}…"
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """Write a location such as ("prompts", 0) the way people do: prompts[0]."""
+    """Format a location such as ("prompts", 0) as prompts[0]."""
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return short(name.lstrip(".")) or "body"
 
 
 _MESSAGES = {
     "missing": "is required",
-    "extra_forbidden": "is not a field that is known here",
+    "extra_forbidden": "is an unknown field",
     "string_too_long": "at most {max_length} characters, got {length}",
     "string_too_short": "must not be empty",
     "too_short": "at least {min_length} are needed, got {actual_length}",
@@ -68,14 +68,14 @@ _MESSAGES = {
     "bool_type": "must be true or false",
     "model_attributes_type": "must be a JSON object",
 }
-"""What a field must be and what it was, in plain words, by pydantic's type of error."""
+"""Messages by pydantic's error type: what the field must be, and what it was."""
 
 
 def _message(item: Mapping[str, Any]) -> str:
     got = item.get("input")
     if template := _MESSAGES.get(item["type"]):
-        said = {"got": short(got), "quoted": repr(short(got)) if isinstance(got, str) else short(got)}
+        values = {"got": short(got), "quoted": repr(short(got)) if isinstance(got, str) else short(got)}
         length = len(got) if isinstance(got, str) else 0
-        return short(template.format_map({**item.get("ctx", {}), **said, "length": length}), MOST_MESSAGE)
+        return short(template.format_map({**item.get("ctx", {}), **values, "length": length}), MAX_MESSAGE)
     message = str(item["msg"])
-    return short(message[0].lower() + message[1:], MOST_MESSAGE)
+    return short(message[0].lower() + message[1:], MAX_MESSAGE)

@@ -1,4 +1,4 @@
-"""Every error that reaches a client becomes a problem document, or a page in a browser."""
+"""Exception handlers: every error becomes a problem document, or a page for a browser."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.middleware import methods, security_headers
 from api.problems import catalog, documents
-from api.problems.fields import MOST_DETAIL, FieldError, field_errors, short
+from api.problems.fields import MAX_DETAIL, FieldError, field_errors, short
 from api.response_headers import response_headers
 from api.web import templates
 from momalisa.errors import InvalidJsonError, InvalidRequestError, MethodNotAllowedError, MomalisaError
@@ -26,13 +26,13 @@ def install(app: FastAPI) -> None:
 
 
 class RefusedRequests:
-    """Answers the errors that the middleware inside raises; the handlers see only those of routes."""
+    """Handles errors of the middleware inside; the exception handlers get only those of routes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection."""
+        """Handle a request."""
         try:
             await self._app(scope, receive, send)
         except MomalisaError as error:
@@ -40,13 +40,13 @@ class RefusedRequests:
 
 
 class UnexpectedErrors:
-    """Answers errors without a handler, inside of the middleware that adds headers to every response."""
+    """Handles unexpected errors, inside of the middleware that adds headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection; the server logs the error."""
+        """Handle a request; the server logs the error."""
         started = False
 
         async def send_and_note(message: Message) -> None:
@@ -68,7 +68,7 @@ def _response(scope: Scope, error: MomalisaError, errors: Sequence[FieldError] =
     headers = documents.headers(error)
     if templates.accepts_html(request):
         kind = catalog.of(error)
-        return _page(request, kind.status, kind.title, short(str(error), MOST_DETAIL), headers)
+        return _page(request, kind.status, kind.title, short(str(error), MAX_DETAIL), headers)
     return documents.response(documents.problem(error, errors), headers)
 
 
@@ -92,7 +92,7 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
             f"The body of the request must be a JSON object: {reason} at character {found[0]['loc'][-1]}."
         )
     errors = field_errors({**item, "loc": item["loc"][1:]} for item in found)  # after "body", "path" or "query"
-    detail = short("; ".join(f"{item.field}: {item.message}" for item in errors), MOST_DETAIL - 20)
+    detail = short("; ".join(f"{item.field}: {item.message}" for item in errors), MAX_DETAIL - 20)
     detail += f"; and {len(found) - len(errors)} more." if len(found) > len(errors) else "."
     if templates.accepts_html(request):
         return _page(request, HTTPStatus.UNPROCESSABLE_ENTITY, "This address is not quite right", detail, {})
@@ -102,12 +102,12 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    if status == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is not even text
+    if status == HTTPStatus.BAD_REQUEST:  # raised by the framework for a body that is not UTF-8
         return _invalid_json("The body of the request must be a JSON object, in UTF-8.")
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = methods.allowed(request.scope)  # the framework names those of one route alone
+        allowed = methods.allowed(request.scope)  # the framework lists only those of one route
         response = _response(
-            request.scope, MethodNotAllowedError(f"{request.url.path} takes {allowed}, got {request.method}.")
+            request.scope, MethodNotAllowedError(f"{request.url.path} supports {allowed}, got {request.method}.")
         )
         response.headers["Allow"] = allowed
         return response
@@ -136,5 +136,5 @@ def _unexpected_error() -> MomalisaError:
 async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
     response = _response(request.scope, _unexpected_error())
     for name, value in {**security_headers.HEADERS, **response_headers(request.scope)}.items():
-        response.headers.setdefault(name, value)  # it is sent outside of the middleware that adds them
+        response.headers.setdefault(name, value)  # sent outside of the middleware that adds them
     return response

@@ -8,7 +8,7 @@ from momalisa.errors import MomalisaError
 
 
 def problem_responses(*errors: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
-    """Return the problems of an operation as its documentation shows them: an example of each type, by status."""
+    """Return the responses of an operation for these errors: an example of each problem type, by status."""
     by_status: dict[int | str, list[catalog.ProblemType]] = {}
     for error in errors:
         kind = catalog.of(error)
@@ -28,7 +28,7 @@ def problem_responses(*errors: type[MomalisaError]) -> dict[int | str, dict[str,
 
 
 def add_problems(operation: dict[str, Any], *errors: type[MomalisaError]) -> None:
-    """Add problems to an operation of the OpenAPI document, beside those of the same status."""
+    """Add problems to an operation of the OpenAPI document, merged with those of the same status."""
     for status, described in problem_responses(*errors).items():
         known = operation["responses"].setdefault(str(status), described)
         if known is not described:

@@ -1,1 +1,1 @@
-"""What the API answers, a module for each subject."""
+"""The routes of the API and the website, one module per subject."""

@@ -1,4 +1,4 @@
-"""The documentation of the API, to read and to try."""
+"""The interactive documentation of the API."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 def docs() -> HTMLResponse:
-    """Serve the documentation of the API; of the scripts in the page, its own may run."""
+    """Serve the documentation of the API; only its own inline scripts may run."""
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="MoMALisa: the API",

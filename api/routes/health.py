@@ -1,4 +1,4 @@
-"""Whether the API is alive, and whether it can do its work."""
+"""Liveness and readiness of the API."""
 
 from http import HTTPStatus
 
@@ -13,35 +13,35 @@ from momalisa.errors import StoreUnavailableError
 
 router = APIRouter(tags=["Health"])
 
-OK = examples.shown({"status": "ok"})
+OK = examples.content({"status": "ok"})
 
 
 class Health(BaseModel):
-    """All is well."""
+    """The response of a successful check."""
 
     status: str = "ok"
 
 
-@router.get("/healthz", summary="Is the process alive?", responses={HTTPStatus.OK.value: OK})
+@router.get("/healthz", summary="Liveness", responses={HTTPStatus.OK.value: OK})
 def healthz() -> Health:
-    """Answer as long as the process does."""
+    """Return 200 while the process responds."""
     return Health()
 
 
 @router.get(
     "/readyz",
-    summary="Can walks be taken?",
+    summary="Readiness",
     responses={HTTPStatus.OK.value: OK, **problem_responses(StoreUnavailableError)},
 )
 def readyz() -> Health:
-    """Answer 200 while the database can be reached and has its tables; the broker is not needed to take a walk."""
+    """Return 200 while the database can be reached and has its tables; submitting a walk needs no broker."""
     with transaction() as session:
         schema.check(session)
     return Health()
 
 
 def not_ready() -> str | None:
-    """Return why `/readyz` fails, or None while it does not."""
+    """Return why `/readyz` fails, or None if it does not."""
     try:
         readyz()
     except StoreUnavailableError as error:

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["Models"])
     summary="Look at the models",
     dependencies=[Depends(access.caller)],
     responses={
-        HTTPStatus.OK.value: examples.shown({"models": [examples.MODEL]}),
+        HTTPStatus.OK.value: examples.content({"models": [examples.MODEL]}),
         **problem_responses(UnauthorizedError, LimitExceededError, StoreUnavailableError),
     },
 )

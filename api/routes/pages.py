@@ -1,4 +1,4 @@
-"""The website: where walks are made, seen, found and explained."""
+"""The pages of the website."""
 
 from datetime import UTC, datetime, time, timedelta
 from http import HTTPStatus
@@ -39,11 +39,11 @@ router = APIRouter(include_in_schema=False)
 PAGE_SIZE = 24
 """Walks on a page of the gallery."""
 
-CONTACT_HOLDS = timedelta(days=180)
-"""How long a reader may rely on the file that names the security contact."""
+SECURITY_TXT_LIFETIME = timedelta(days=180)
+"""Time until `security.txt` expires."""
 
-MOST_LETTERS = 100
-"""Of a word to look for."""
+MAX_LENGTH = 100
+"""Characters of a search, or of a walk id."""
 
 
 def _make_page(
@@ -73,16 +73,16 @@ def _choices() -> list[dict[str, Any]]:
             found = catalog.offered(session).models
             return [templates.choice(model, estimate.pace(session, model.name)) for model in found]
     except StoreUnavailableError:
-        return [templates.choice(description.of_settings(), None)]  # walks are described all the same
+        return [templates.choice(description.of_settings(), None)]  # the form works without an estimate
 
 
 @router.get("/")
 def home(
     caller: Caller,
-    source: Annotated[str | None, Query(alias="from", max_length=MOST_LETTERS)] = None,
+    source: Annotated[str | None, Query(alias="from", max_length=MAX_LENGTH)] = None,
     to: Annotated[str, Query(max_length=requests.MAX_PROMPT)] = "",
 ) -> HTMLResponse:
-    """Show where a walk is made, with the words and settings of another one if the address names it."""
+    """Show the form for a new walk, filled in with the prompts and settings of another walk if `from` names one."""
     if source is None:
         return _make_page({"prompts": ["", to]} if to else {})
     walk = _walk(source, caller)
@@ -110,14 +110,14 @@ def make(
     caller: Caller,
     sent: Annotated[dict[str, list[str]], Depends(_sent)],
 ) -> Response:
-    """Make the walk that the plain form asks for, and lead to it; or show the form again with what is wrong."""
+    """Create the walk of a submitted form, and redirect to it; or show the form again with its errors."""
     body = form.walk_request(sent)
     values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"][:MAX_STOPS]}
     values["public"] = body.get("public", False)
     try:
-        wanted = requests.WalkRequest.model_validate(body)
+        walk_request = requests.WalkRequest.model_validate(body)
         owner = access.submitter(caller)
-        walk, _ = submit(wanted, request, response, afterwards, base, owner)
+        walk, _ = submit(walk_request, request, response, afterwards, base, owner)
     except (ValidationError, RequestValidationError) as error:
         sent_to_model = isinstance(error, RequestValidationError)  # which names the body first
         items = ({**item, "loc": item["loc"][sent_to_model:]} for item in error.errors())
@@ -130,10 +130,10 @@ def make(
         return _make_page(values, errors=found, status=problems.of(error).status)
     except UnauthorizedError as error:
         return _make_page(values, errors={"": str(error)}, status=problems.of(error).status)
-    answer = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
+    redirect = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
     for cookie in response.headers.getlist("set-cookie"):
-        answer.headers.append("set-cookie", cookie)
-    return answer
+        redirect.headers.append("set-cookie", cookie)
+    return redirect
 
 
 def _walk(walk_id: str, caller: access.Caller) -> Walk:
@@ -147,7 +147,7 @@ def _walk(walk_id: str, caller: access.Caller) -> Walk:
 
 @router.get("/walks/{walk_id}")
 def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
-    """Show a walk, with what chats and search engines show of it; the browser follows it from there."""
+    """Show a walk, with previews for chats and search engines; the browser then follows its progress."""
     found = _walk(walk_id, caller)
     with transaction() as session:
         ahead = estimate.estimate(session, found)
@@ -160,10 +160,10 @@ def gallery(
     caller: Caller,
     base: Base,
     cursor: Annotated[str | None, Query(max_length=cursors.MAX_CURSOR)] = None,
-    q: Annotated[str, Query(max_length=MOST_LETTERS)] = "",
+    q: Annotated[str, Query(max_length=MAX_LENGTH)] = "",
     mine: bool = False,
 ) -> HTMLResponse:
-    """Show earlier walks, newest first; a cursor, a word and whose they are narrow the choice."""
+    """Show walks, newest first, optionally from a cursor on, with a search text, or only one's own."""
     before = None if cursor is None else cursors.decode(cursor)
     word = q.strip()
     walks: list[Walk] = []
@@ -177,7 +177,7 @@ def gallery(
                     status=None if mine else WalkStatus.SUCCEEDED,
                     viewer=caller.owner,
                     owner=caller.owner if mine else None,
-                    word=word,
+                    text=word,
                 )
             )
     shown = walks[:PAGE_SIZE]
@@ -197,7 +197,7 @@ def gallery(
 
 @router.get("/about")
 def about() -> HTMLResponse:
-    """Show what a latent walk is."""
+    """Explain what a latent walk is."""
     return templates.page("about.html")
 
 
@@ -209,7 +209,7 @@ def security_txt(base: Base) -> PlainTextResponse:
     today = datetime.combine(datetime.now(UTC), time(), UTC)
     fields = {
         "Contact": settings().security_contact,
-        "Expires": f"{today + CONTACT_HOLDS:%Y-%m-%dT%H:%M:%SZ}",
+        "Expires": f"{today + SECURITY_TXT_LIFETIME:%Y-%m-%dT%H:%M:%SZ}",
         "Preferred-Languages": "en",
     }
     if base:
@@ -219,5 +219,5 @@ def security_txt(base: Base) -> PlainTextResponse:
 
 @router.get("/favicon.ico")
 def favicon() -> RedirectResponse:
-    """Point browsers that ask by habit to the icon."""
+    """Redirect browsers that request the icon at its default path."""
     return RedirectResponse("/static/favicon.svg", status_code=308)

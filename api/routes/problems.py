@@ -1,4 +1,4 @@
-"""What the types of problem documents mean: where the `type` of each leads."""
+"""Descriptions of the problem types, at the URL of each `type`."""
 
 from http import HTTPStatus
 
@@ -14,7 +14,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(catalog.PATH + "{name}")
 def problem_type(name: str, request: Request) -> Response:
-    """Return what a type of problem means and what to do: a page for browsers, else JSON."""
+    """Return the description of a problem type: a page for browsers, else JSON."""
     kind = catalog.by_slug().get(name)
     if kind is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)

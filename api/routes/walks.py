@@ -1,4 +1,4 @@
-"""Walks: make one, look at one, look at many, stop or remove one."""
+"""The walks of the API: create, read, list, follow, cancel, change and delete."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,8 +24,8 @@ from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
 from momalisa.errors import (
-    ArtifactNotThereError,
-    FrameNotThereError,
+    ArtifactNotFoundError,
+    FrameNotFoundError,
     IdempotencyKeyError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
@@ -33,11 +33,11 @@ from momalisa.errors import (
     MomalisaError,
     NotOwnerError,
     StoreUnavailableError,
-    TooManyWaitError,
+    TooManyWaitersError,
     UnauthorizedError,
+    WalkEndedError,
     WalkExpiredError,
     WalkNotFoundError,
-    WalkOverError,
 )
 from momalisa.queue import catalog, celery_app, estimate
 from momalisa.storage import bucket
@@ -56,53 +56,55 @@ WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.
 Caller = Annotated[access.Caller, Depends(access.caller)]
 Poller = Annotated[access.Caller, Depends(access.poller)]
 Submitter = Annotated[access.Owner, Depends(access.submitter)]
-IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last answer.")]
+IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last response.")]
 PreferWait = Annotated[int, Depends(long_polling.prefer_wait)]
 
 RECONNECT_MILLISECONDS = 1000
-"""When those come back who followed a walk at a process that ended."""
+"""When clients of an event stream reconnect after this process has ended it."""
 
-RETRY_AFTER = {"description": "Seconds to wait before looking again.", "schema": {"type": "integer"}}
+RETRY_AFTER = {"description": "Seconds to wait before the next poll.", "schema": {"type": "integer"}}
 ETAG = {
-    "description": "Send it back as `If-None-Match` to get a full answer only if something is new.",
+    "description": "Send it as `If-None-Match` to get the full response only if something has changed.",
     "schema": {"type": "string"},
 }
-NOT_MODIFIED = {"description": "Nothing has changed since the `ETag` that was given."}
-PREFERENCE_APPLIED = {"description": "The `wait` that was heeded.", "schema": {"type": "string"}}
+NOT_MODIFIED = {"description": "Nothing has changed since the given `ETag`."}
+PREFERENCE_APPLIED = {"description": "The `wait` that was applied.", "schema": {"type": "string"}}
 
 Base = Annotated[str, Depends(site.url)]
 
 
-async def _repeatable(
+async def _idempotency_key(
     request: Request,
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="The same key and body make the same walk, within 24 hours, however often you send them.",
-            json_schema_extra={"pattern": f"^{idempotency.VALID.pattern}$"},  # described here, checked below: 400
+            description="Requests with the same key and body within 24 hours create one walk.",
+            json_schema_extra={
+                "pattern": f"^{idempotency.VALID.pattern}$"
+            },  # documented here; `idempotency.check` answers 400
             examples=["4f0c2a1e-giraffe"],
         ),
     ] = None,
 ) -> tuple[str, bytes] | None:
-    """Return the key of a request that may be repeated, and the body as it was sent."""
+    """Return the idempotency key of a request and its raw body, or None if it has no key."""
     if idempotency_key is None:
         return None
     idempotency.check(idempotency_key)
     return idempotency_key, await request.body()
 
 
-Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
+IdempotencyKey = Annotated[tuple[str, bytes] | None, Depends(_idempotency_key)]
 
 
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
-    summary="Make a walk",
+    summary="Create a walk",
     responses={
         HTTPStatus.ACCEPTED.value: {
-            "description": "The walk is queued. Poll its `Location` until `done`.",
+            "description": "The walk is queued. Poll its `Location` until it is `done`.",
             "headers": {
-                "Location": {"description": "The walk.", "schema": {"type": "string"}},
+                "Location": {"description": "URL of the walk.", "schema": {"type": "string"}},
                 "Retry-After": RETRY_AFTER,
                 "Preference-Applied": PREFERENCE_APPLIED,
             },
@@ -110,7 +112,7 @@ Repeatable = Annotated[tuple[str, bytes] | None, Depends(_repeatable)]
                 name: {"operationId": name, "parameters": {"walk_id": "$response.body#/id"}}
                 for name in ("read_walk", "follow_walk", "cancel_walk", "change_walk", "delete_walk")
             },
-            **examples.shown(examples.QUEUED),
+            **examples.content(examples.QUEUED),
         },
         **problem_responses(
             IdempotencyKeyError,
@@ -126,18 +128,18 @@ async def create_walk(
     afterwards: BackgroundTasks,
     base: Base,
     caller: Submitter,
-    repeatable: Repeatable,
+    idempotent: IdempotencyKey,
     seconds: PreferWait,
 ) -> views.WalkView:
-    """Queue a walk and answer at once; its frames arrive one batch after the other, coarse to fine.
+    """Queue a walk and respond at once; its frames are rendered in batches, coarse to fine.
 
-    With `Prefer: wait=N` the answer shows the walk when it is done, or as far as it is after N seconds.
+    With `Prefer: wait=N` the response shows the walk when it is done, or its state after N seconds.
     """
-    walk, viewer = await run_in_threadpool(submit, body, request, response, afterwards, base, caller, repeatable)
+    walk, viewer = await run_in_threadpool(submit, body, request, response, afterwards, base, caller, idempotent)
     if not seconds:
         return walk
     response.headers["Preference-Applied"] = f"wait={seconds}"
-    # Here workers must be woken before the response; a broker that hangs only uses up the time to wait.
+    # Workers must be woken before the response; a hanging broker takes time from the wait only.
     await asyncio.gather(long_polling.until_done(request, walk.id, viewer, seconds), afterwards())
     afterwards.tasks.clear()
     walk = await run_in_threadpool(_read, walk.id, base, viewer.owner)
@@ -153,39 +155,39 @@ def submit(
     afterwards: BackgroundTasks,
     base: str,
     caller: access.Owner,
-    repeatable: tuple[str, bytes] | None = None,
+    idempotent: tuple[str, bytes] | None = None,
 ) -> tuple[views.WalkView, access.Caller]:
-    """Submit a walk, and return it with who may look at it from now on."""
+    """Submit a walk, and return it with the caller who may view it."""
 
-    def prepare(source: Walk | None) -> service.Order:
+    def prepare(source: Walk | None) -> service.NewWalk:
         merged = body if source is None else _merged(body, source)
         with transaction() as session:
             on_offer = catalog.offered(session)
-        order = merged.order(on_offer)
-        limits.count_walk(request.scope, caller.tenant, order.spec)
-        return order
+        new = merged.new_walk(on_offer)
+        limits.count_walk(request.scope, caller.tenant, new.spec)
+        return new
 
-    made = service.submit(
+    submitted = service.submit(
         prepare,
         owner=caller.owner,
         tenant=caller.tenant,
         known=caller.known,
         from_walk=body.from_walk,
-        repeatable=repeatable
+        idempotent=idempotent
         and idempotency.identify(
-            *repeatable, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
+            *idempotent, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
         ),
     )
-    answer = views.view(made.walk, made.estimate, base, viewer=made.viewer)
-    if made.new:
+    walk = views.view(submitted.walk, submitted.estimate, base, viewer=submitted.viewer)
+    if submitted.new:
         access.set_visitor_cookie(request, response, caller)
-        log.info("walk queued", walk=str(made.walk.id), frames=made.walk.frames_total)
-        # After the response: a broker that hangs must not keep a visitor waiting.
-        chunks = len({frame.chunk for frame in made.walk.frames})
-        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks, made.walk.model)
-    response.headers["Location"] = answer.urls.self
+        log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
+        # After the response: a hanging broker must not delay it.
+        chunks = len({frame.chunk for frame in submitted.walk.frames})
+        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks, walk.model)
+    response.headers["Location"] = walk.urls.self
     response.headers["Retry-After"] = "1"
-    return answer, access.Caller(made.viewer, caller.tenant, caller.key)
+    return walk, access.Caller(submitted.viewer, caller.tenant, caller.key)
 
 
 def _merged(body: requests.WalkRequest, source: Walk) -> requests.WalkRequest:
@@ -199,16 +201,19 @@ def _merged(body: requests.WalkRequest, source: Walk) -> requests.WalkRequest:
 
 @router.get(
     "/{walk_id}",
-    summary="Look at a walk",
+    summary="Get a walk",
     response_model=views.WalkView,
     responses={
         HTTPStatus.OK.value: {
             "headers": {
                 "ETag": ETAG,
-                "Retry-After": {**RETRY_AFTER, "description": "As in 202; not sent when the walk is done."},
+                "Retry-After": {
+                    **RETRY_AFTER,
+                    "description": "Seconds to wait before the next poll; not sent when the walk is done.",
+                },
                 "Preference-Applied": PREFERENCE_APPLIED,
             },
-            **examples.shown(examples.WALK),
+            **examples.content(examples.WALK),
         },
         HTTPStatus.NOT_MODIFIED.value: NOT_MODIFIED,
         **problem_responses(WalkNotFoundError, WalkExpiredError),
@@ -223,15 +228,15 @@ async def read_walk(
     seconds: PreferWait,
     if_none_match: IfNoneMatch = None,
 ) -> views.WalkView | Response:
-    """Tell where a walk stands, with the frames that are there. Poll until `done`."""
+    """Return the state of a walk, with the frames that exist. Poll until it is `done`."""
     read = partial(_read, walk_id, base)
-    answer = None
+    walk = None
     if seconds:
-        seen, answer = await long_polling.for_change(
+        seen, walk = await long_polling.for_change(
             request, walk_id, caller, if_none_match, seconds, read, shared_by=base
         )
     else:
-        seen = await run_in_threadpool(long_polling.look, walk_id, caller)
+        seen = await run_in_threadpool(long_polling.snapshot, walk_id, caller)
     headers = {"ETag": long_polling.etag(seen)}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -240,7 +245,7 @@ async def read_walk(
     if long_polling.matches(if_none_match, seen):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     response.headers.update(headers)
-    return answer if answer is not None else await run_in_threadpool(read, caller.owner)
+    return walk if walk is not None else await run_in_threadpool(read, caller.owner)
 
 
 def _read(walk_id: UUID, base: str, viewer: str | None) -> views.WalkView:
@@ -251,8 +256,8 @@ def _read(walk_id: UUID, base: str, viewer: str | None) -> views.WalkView:
 
 
 async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]:
-    """Refuse what cannot be followed before a stream begins, since a stream has no status for errors."""
-    await run_in_threadpool(long_polling.look, walk_id, caller)
+    """Check the walk before the stream begins, because a stream cannot report errors by its status."""
+    await run_in_threadpool(long_polling.snapshot, walk_id, caller)
     with watchers.slot(caller):
         yield walk_id
 
@@ -263,19 +268,21 @@ async def _followed_walk(walk_id: WalkId, caller: Poller) -> AsyncIterator[UUID]
     response_class=EventSourceResponse,
     responses={
         HTTPStatus.OK.value: {
-            "description": "A stream that ends when the walk is done. If it ends otherwise, it says so: by `gone` "
-            "where the walk is removed or expired, by `error` where it cannot go on, both with a problem document, "
-            "and by `retry` alone where this server is to end and another look finds the next.",
+            "description": "A stream that ends when the walk is done. If it ends earlier, its last event says why: "
+            "`gone` if the walk was deleted or has expired, `error` if the stream cannot continue, both with a "
+            "problem document; or `retry` without an event if this server is shutting down: reconnect.",
             "content": {"text/event-stream": {"example": 'event: walk\nid: 3\ndata: {"status": "running", …}\n\n'}},
         },
-        **problem_responses(WalkNotFoundError, WalkExpiredError, StoreUnavailableError, TooManyWaitError),
+        **problem_responses(WalkNotFoundError, WalkExpiredError, StoreUnavailableError, TooManyWaitersError),
     },
 )
 async def follow_walk(
     walk_id: Annotated[UUID, Depends(_followed_walk)],
     base: Base,
     caller: Poller,
-    last_event_id: Annotated[str | None, Header(description="Where a broken stream goes on.")] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="Id of the last event that was received; the stream continues after it.")
+    ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream a walk as server-sent events: one `walk` event for each change, until it is done."""
     known = last_event_id
@@ -291,7 +298,7 @@ async def follow_walk(
                     yield ServerSentEvent(event="walk", id=known, raw_data=walk.model_dump_json())
                 if seen.status.done:
                     return
-                look = await watch.after(look, long_polling.LONGEST_SECONDS)
+                look = await watch.after(look, long_polling.MAX_WAIT_SECONDS)
     except MomalisaError as error:
         event = "gone" if isinstance(error, WalkNotFoundError | WalkExpiredError) else "error"
         yield ServerSentEvent(event=event, raw_data=documents.problem(error).model_dump_json(exclude_defaults=True))
@@ -299,8 +306,8 @@ async def follow_walk(
         yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
 
 
-def _leads_to(what: str, missing: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
-    """Return what the documentation says about answers that lead to a file of a walk."""
+def _redirect(what: str, missing: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of an operation that redirects to a file of a walk."""
     return {
         HTTPStatus.TEMPORARY_REDIRECT.value: {
             "description": f"The {what} is at `Location`.",
@@ -315,22 +322,22 @@ def _leads_to(what: str, missing: type[MomalisaError]) -> dict[int | str, dict[s
     summary="Get a frame",
     status_code=HTTPStatus.TEMPORARY_REDIRECT,
     response_class=RedirectResponse,
-    responses=_leads_to("picture", FrameNotThereError),
+    responses=_redirect("picture", FrameNotFoundError),
 )
 def read_frame(
     walk_id: WalkId,
-    index: Annotated[int, Path(description="0 is the first stop.", examples=[0])],
+    index: Annotated[int, Path(description="Index of the frame; 0 is the first stop.", examples=[0])],
     base: Base,
     caller: Caller,
 ) -> str:
-    """Redirect to the picture, a PNG file that never changes."""
+    """Redirect to the picture of a frame: a PNG file that never changes."""
     with transaction() as session:
         frames = queries.get(session, walk_id, viewer=caller.owner).frames
         if not 0 <= index < len(frames):
-            raise FrameNotThereError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
+            raise FrameNotFoundError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
         name = frames[index].object
     if name is None:
-        raise FrameNotThereError(f"Frame {index} of walk {walk_id} is not rendered yet.")
+        raise FrameNotFoundError(f"Frame {index} of walk {walk_id} has not been rendered yet.")
     return bucket.url(name, base)
 
 
@@ -339,34 +346,34 @@ def read_frame(
     summary="Get a file",
     status_code=HTTPStatus.TEMPORARY_REDIRECT,
     response_class=RedirectResponse,
-    responses=_leads_to("file", ArtifactNotThereError),
+    responses=_redirect("file", ArtifactNotFoundError),
 )
 def read_artifact(
     walk_id: WalkId,
-    kind: Annotated[ArtifactKind, Path(description="What the walk offers once it has succeeded.")],
+    kind: Annotated[ArtifactKind, Path(description="Kind of file.")],
     base: Base,
     caller: Caller,
 ) -> str:
-    """Redirect to a file of a finished walk, which never changes."""
+    """Redirect to a file of a finished walk; it never changes."""
     with transaction() as session:
         walk = queries.get(session, walk_id, viewer=caller.owner)
         found = {artifact.kind: artifact.object for artifact in walk.artifacts}
         status = walk.status
     if kind not in found:
-        raise ArtifactNotThereError(f"Walk {walk_id} has no {kind}; it is {status}.")
+        raise ArtifactNotFoundError(f"Walk {walk_id} has no {kind}; the walk is {status}.")
     return bucket.url(found[kind], base)
 
 
 @router.post(
     "/{walk_id}/cancel",
-    summary="Stop a walk",
+    summary="Cancel a walk",
     responses={
-        HTTPStatus.OK.value: examples.shown(examples.CANCELED),
-        **problem_responses(NotOwnerError, WalkNotFoundError, WalkOverError, WalkExpiredError),
+        HTTPStatus.OK.value: examples.content(examples.CANCELED),
+        **problem_responses(NotOwnerError, WalkNotFoundError, WalkEndedError, WalkExpiredError),
     },
 )
 def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> views.WalkView:
-    """Stop a walk of yours; the frames that are there stay. Too late is a conflict; again changes nothing."""
+    """Cancel one of your walks; its rendered frames stay. A walk that has succeeded or failed is a conflict."""
     with transaction() as session:
         walk = service.cancel(session, walk_id, owner=caller.owner)
         ahead = estimate.estimate(session, walk)
@@ -375,14 +382,14 @@ def cancel_walk(walk_id: WalkId, base: Base, caller: Caller) -> views.WalkView:
 
 @router.patch(
     "/{walk_id}",
-    summary="Show or hide a walk",
+    summary="Make a walk public or private",
     responses={
-        HTTPStatus.OK.value: examples.shown(examples.PRIVATE),
+        HTTPStatus.OK.value: examples.content(examples.PRIVATE),
         **problem_responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
     },
 )
 def change_walk(walk_id: WalkId, body: requests.WalkChange, base: Base, caller: Caller) -> views.WalkView:
-    """Let everyone see a walk of yours, or only you; the URLs that others have stop working within a minute."""
+    """Make one of your walks public or private; when it becomes private, its URLs stop working within minutes."""
     with transaction() as session:
         walk = service.set_public(session, walk_id, body.public, owner=caller.owner)
         ahead = estimate.estimate(session, walk)
@@ -391,29 +398,29 @@ def change_walk(walk_id: WalkId, body: requests.WalkChange, base: Base, caller: 
 
 @router.delete(
     "/{walk_id}",
-    summary="Remove a walk",
+    summary="Delete a walk",
     status_code=HTTPStatus.NO_CONTENT,
     responses=problem_responses(NotOwnerError, WalkNotFoundError, WalkExpiredError),
 )
 def delete_walk(walk_id: WalkId, caller: Caller) -> None:
-    """Stop a walk of yours if it is not over, and remove it with all its files; no one can see it afterwards."""
+    """Cancel one of your walks if it is active, and delete it with all its files."""
     with transaction() as session:
         service.delete(session, walk_id, owner=caller.owner)
 
 
 @router.get(
     "",
-    summary="Look at the gallery",
+    summary="List walks",
     responses={
         HTTPStatus.OK.value: {
             "headers": {
-                "Link": {"description": 'The next page, as `rel="next"`.', "schema": {"type": "string"}},
+                "Link": {"description": 'URL of the next page, as `rel="next"`.', "schema": {"type": "string"}},
                 "ETag": ETAG,
             },
             "links": {
                 "next": {"operationId": "list_walks", "parameters": {"cursor": "$response.body#/next_cursor"}}
             },
-            **examples.shown(examples.PAGE),
+            **examples.content(examples.PAGE),
         },
         HTTPStatus.NOT_MODIFIED.value: NOT_MODIFIED,
     },
@@ -423,20 +430,20 @@ def list_walks(
     response: Response,
     base: Base,
     caller: Caller,
-    limit: Annotated[int, Query(ge=1, le=100, description="Walks on a page.")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="Walks per page.")] = 20,
     cursor: Annotated[
-        str | None, Query(max_length=cursors.MAX_CURSOR, description="`next_cursor` of the page before.")
+        str | None, Query(max_length=cursors.MAX_CURSOR, description="`next_cursor` of the previous page.")
     ] = None,
-    status: Annotated[WalkStatus | None, Query(description="Only walks in this state.")] = None,
-    mine: Annotated[bool, Query(description="Your own walks, public or not.")] = False,
+    status: Annotated[WalkStatus | None, Query(description="Only walks with this status.")] = None,
+    mine: Annotated[bool, Query(description="Only your own walks, public or not.")] = False,
     q: Annotated[
         str | None,
         Query(
             max_length=100,
-            description="Only walks with a stop that has this in it, in any case. Counts as five requests.",
+            description="Only walks with a prompt that contains this text, ignoring case. Counts as five requests.",
         ),
     ] = None,
-    if_none_match: IfNoneMatch = None,  # noqa: ARG001 - documented here, `etags.EntityTags` sees to it
+    if_none_match: IfNoneMatch = None,  # noqa: ARG001 - documented here, handled by `etags.EntityTags`
 ) -> views.WalkPage:
     """List public walks, or your own, newest first."""
     if mine and caller.owner is None:
@@ -450,7 +457,7 @@ def list_walks(
             status=status,
             viewer=caller.owner,
             owner=caller.owner if mine else None,
-            word=q or "",
+            text=q or "",
         )
     shown = walks[:limit]
     next_cursor = cursors.encode(shown[-1]) if len(walks) > limit else None

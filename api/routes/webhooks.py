@@ -1,4 +1,4 @@
-"""What a receiver of webhooks needs to know."""
+"""The signing secret of webhooks."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -16,24 +16,24 @@ router = APIRouter(prefix="/v1", tags=["Webhooks"])
 
 
 class WebhookSecret(BaseModel):
-    """What the webhooks of one caller are signed with."""
+    """The secret that signs the webhooks of a caller."""
 
-    secret: str = Field(description="As the libraries of Standard Webhooks take it. Keep it to yourself.")
+    secret: str = Field(description="In the format of the Standard Webhooks libraries. Keep it secret.")
 
 
 @router.get(
     "/webhook-secret",
     summary="Get the secret of your webhooks",
     responses={
-        HTTPStatus.OK.value: examples.shown({"secret": "whsec_ubRNeyjxnCbWSsmoVhwhmAUBTSH93YrOBQ3Zl1zkPC4="}),
+        HTTPStatus.OK.value: examples.content({"secret": "whsec_ubRNeyjxnCbWSsmoVhwhmAUBTSH93YrOBQ3Zl1zkPC4="}),
         **problem_responses(UnauthorizedError, WebhooksOffError, LimitExceededError, StoreUnavailableError),
     },
 )
 def read_webhook_secret(
     response: Response, caller: Annotated[access.Caller, Depends(access.caller)]
 ) -> WebhookSecret:
-    """Tell what your webhooks are signed with: each API key, and each visitor, has a secret of its own."""
+    """Return the secret that signs your webhooks; each API key and each visitor has its own."""
     if caller.owner is None:
-        raise UnauthorizedError("Send an API key, or the cookie that the answer to your first walk gave you.")
+        raise UnauthorizedError("Send an API key, or the cookie that was set when you created your first walk.")
     response.headers["Cache-Control"] = "no-store"
     return WebhookSecret(secret=sender.signing_secret(caller.owner))

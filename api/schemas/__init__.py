@@ -1,1 +1,1 @@
-"""JSON of the API: what requests may hold, and how walks are shown."""
+"""The JSON of requests and responses."""

@@ -1,4 +1,4 @@
-"""Requests about walks, with the limits of each field. Those of settings are declared in `WalkSpec`."""
+"""Requests about walks, with the limits of each field; those of settings are declared in `WalkSpec`."""
 
 import secrets
 import unicodedata
@@ -21,20 +21,20 @@ from pydantic import (
 
 from momalisa.db.models import Walk
 from momalisa.domain.model import Model
-from momalisa.domain.spec import MAX_SEED, MAX_STOPS, SETTINGS, WalkSpec, kind
+from momalisa.domain.spec import MAX_SEED, MAX_STOPS, SETTINGS, WalkSpec, value_type
 from momalisa.queue.catalog import Catalog
 from momalisa.walks import confusables, moderation
-from momalisa.walks.service import Order
+from momalisa.walks.service import NewWalk
 from momalisa.webhooks import sender
 
 MAX_PROMPT = 300
 """Characters."""
 
 MAX_MARKS = 6
-"""Combining marks in a row; no language piles up more."""
+"""Combining marks on one letter; no language stacks more."""
 
 MAX_FIELDS = 100
-"""In the body of a request, known or not."""
+"""Fields in the body of a request, known or not."""
 
 DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
 
@@ -50,14 +50,14 @@ def _readable(value: str) -> str:
                 "control characters, overrides of the writing direction and unassigned code points are not "
                 f"allowed, got U+{ord(character):04X} at character {position + 1}"
             )
-    if confusables.marks_in_a_row(value) > MAX_MARKS:
-        raise ValueError(f"at most {MAX_MARKS} marks may be piled on one letter")
+    if confusables.max_stacked_marks(value) > MAX_MARKS:
+        raise ValueError(f"at most {MAX_MARKS} combining marks are allowed on one letter")
     return value
 
 
 def _visible(value: str) -> str:
     """Refuse a text without any visible character."""
-    if not confusables.has_visible(value):
+    if not confusables.is_visible(value):
         raise ValueError("needs a visible character, got only invisible ones")
     return value
 
@@ -65,7 +65,7 @@ def _visible(value: str) -> str:
 def _allowed(value: str) -> str:
     """Refuse a text with a banned word."""
     if found := moderation.find_banned(value):
-        raise ValueError(f"“{found}” is not allowed in prompts here")
+        raise ValueError(f"“{found}” is not allowed in prompts on this site")
     return value
 
 
@@ -92,9 +92,8 @@ Text = Annotated[
 Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
 WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterValidator(sender.checked_url)]
 
-
 NULL_MEANS_DEFAULT = frozenset(name for name, setting in SETTINGS.items() if setting.default is None)
-"""Fields where null chooses the default, even with `from_walk`. Elsewhere null is the same as left out."""
+"""Fields where null means the default, even with `from_walk`. In other fields null is the same as omitted."""
 
 
 MODEL_CHOOSES = frozenset({"steps", "guidance", "scheduler", "width", "height"})
@@ -102,11 +101,11 @@ MODEL_CHOOSES = frozenset({"steps", "guidance", "scheduler", "width", "height"})
 
 
 def _documented(schema: dict[str, Any]) -> None:
-    """Let every field be null in the schema, and add examples."""
+    """Allow null for every field in the schema, and add examples."""
     for name, described in schema["properties"].items():
         if "anyOf" not in described:
-            about = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
-            schema["properties"][name] = {"anyOf": [described, {"type": "null"}], **about}
+            outer = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
+            schema["properties"][name] = {"anyOf": [described, {"type": "null"}], **outer}
     schema["examples"] = [
         {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7},
         {
@@ -124,29 +123,29 @@ class _Stops(BaseModel):
 
     from_walk: Annotated[UUID, Field(strict=False)] | None = Field(
         None,
-        description="A walk to start from: what is left out here is as it was there, and frames that are the same "
-        "are taken over from it instead of being rendered.",
+        description="Id of a walk to start from: omitted fields have the values of that walk, and frames that are "
+        "the same are reused instead of being rendered.",
     )
     prompts: list[Prompt] | None = Field(
         None,
         min_length=2,
         max_length=MAX_STOPS,
         validate_default=True,
-        description="The stops of the walk, in words; usually two. Required, unless `from_walk` names a walk.",
+        description="The stops of the walk; usually two. Required unless `from_walk` is set.",
     )
 
 
-_KINDS: dict[Any, Any] = {int: Whole, str: Text, tuple[float, ...]: list[Weight]}
-"""What a request takes for a type of `WalkSpec`, where that is something else."""
+_REQUEST_TYPES: dict[Any, Any] = {int: Whole, str: Text, tuple[float, ...]: list[Weight]}
+"""The type of a request's field, where it differs from that of `WalkSpec`."""
 
 
 def _fields() -> dict[str, Any]:
     """Return a field for each setting of a walk."""
     fields: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
-        taken = _KINDS.get(kind(name), kind(name))
+        type_ = _REQUEST_TYPES.get(value_type(name), value_type(name))
         field = Field(setting.default, description=setting.description, **setting.limits)
-        fields[name] = (taken | None if setting.default is None else taken, field)
+        fields[name] = (type_ | None if setting.default is None else type_, field)
     return fields
 
 
@@ -154,32 +153,32 @@ _Settings: Any = create_model("_Settings", __base__=_Stops, **_fields())
 
 
 class WalkRequest(_Settings):  # which has a field for each setting
-    """A walk to be made."""
+    """A request for a new walk."""
 
     public: bool = Field(True, description="Whether the walk is shown in the gallery.")
     deadline_seconds: Whole | None = Field(
-        None, ge=1, le=7 * 24 * 3600, description="A walk that is not finished after so many seconds fails."
+        None, ge=1, le=7 * 24 * 3600, description="The walk fails if it is not finished after this many seconds."
     )
     webhook_url: WebhookUrl | None = Field(
         None,
-        description="An https URL to which a message is posted when the walk ends: walk.succeeded, walk.failed or "
-        "walk.canceled, signed as Standard Webhooks say.",
+        description="An https URL to which a message is posted when the walk ends (walk.succeeded, walk.failed or "
+        "walk.canceled), signed according to Standard Webhooks.",
         examples=["https://example.com/hook"],
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _few_fields_and_null_is_left_out(cls, sent: object) -> object:
+    def _limit_fields_and_drop_null(cls, sent: object) -> object:
         if not isinstance(sent, dict):
             return sent
-        if len(sent) > MAX_FIELDS:  # refused at once, not by an error for each of thousands
+        if len(sent) > MAX_FIELDS:  # one error instead of thousands
             raise ValueError(f"at most {MAX_FIELDS} fields, got {len(sent)}")
-        silent = WalkRequest.model_fields.keys() - NULL_MEANS_DEFAULT
-        return {name: value for name, value in sent.items() if value is not None or name not in silent}
+        null_means_omitted = WalkRequest.model_fields.keys() - NULL_MEANS_DEFAULT
+        return {name: value for name, value in sent.items() if value is not None or name not in null_means_omitted}
 
     @field_validator("prompts")
     @classmethod
-    def _named_or_taken_over(cls, value: list[str] | None, others: ValidationInfo) -> list[str] | None:
+    def _required_without_from_walk(cls, value: list[str] | None, others: ValidationInfo) -> list[str] | None:
         if value is None and others.data.get("from_walk") is None:
             raise ValueError("is required")
         return value
@@ -189,7 +188,7 @@ class WalkRequest(_Settings):  # which has a field for each setting
     def _one_for_each_prompt(cls, value: list[float] | None, others: ValidationInfo) -> list[float] | None:
         prompts = others.data.get("prompts")
         if value is not None and prompts is not None and len(value) != len(prompts):
-            raise ValueError(f"one for each prompt, {len(prompts)}, got {len(value)}")
+            raise ValueError(f"must have one number per prompt, {len(prompts)}, got {len(value)}")
         return value
 
     @field_validator("frames")
@@ -197,14 +196,14 @@ class WalkRequest(_Settings):  # which has a field for each setting
     def _every_stop_has_a_frame(cls, value: int, others: ValidationInfo) -> int:
         stops = len(others.data.get("prompts") or ())
         if value < stops:
-            raise ValueError(f"at least the number of prompts, {stops}, got {value}")
+            raise ValueError(f"must be at least the number of prompts, {stops}, got {value}")
         return value
 
     def starting_from(self, walk: Walk) -> "WalkRequest":
-        """Return the request with what it leaves out as it is in a walk.
+        """Return the request with omitted fields taken from a walk.
 
         Raises:
-            pydantic.ValidationError: if the two do not go together.
+            pydantic.ValidationError: if the combination is invalid.
         """
         given = self.model_dump(mode="json", exclude_unset=True)
         found = {**walk.spec.model_dump(mode="json"), "public": walk.public}
@@ -215,12 +214,12 @@ class WalkRequest(_Settings):  # which has a field for each setting
             found = {name: value for name, value in found.items() if name not in MODEL_CHOOSES}
         return WalkRequest.model_validate({**found, **given})
 
-    def order(self, catalog: Catalog) -> Order:
-        """Return the walk with every choice made; where there is a walk to start from, after `starting_from`.
+    def new_walk(self, catalog: Catalog) -> NewWalk:
+        """Return the walk to create, with all choices made; with `from_walk`, call `starting_from` first.
 
         Raises:
-            InvalidFieldError: if its model is not on offer.
-            fastapi.exceptions.RequestValidationError: if the model cannot do it.
+            InvalidFieldError: if its model is not available.
+            fastapi.exceptions.RequestValidationError: if the model cannot render it.
         """
         model = catalog.choose(self.model_dump(include={"model"})["model"])
         spec = self._spec(model)
@@ -231,10 +230,10 @@ class WalkRequest(_Settings):  # which has a field for each setting
                     for field, message in mistakes
                 ]
             )
-        return Order(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(model.warnings(spec)))
+        return NewWalk(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(model.warnings(spec)))
 
     def _spec(self, model: Model) -> WalkSpec:
-        usual = {
+        defaults = {
             "model": model.name,
             "seed": secrets.randbelow(MAX_SEED + 1),
             "steps": model.steps,
@@ -243,12 +242,12 @@ class WalkRequest(_Settings):  # which has a field for each setting
             "height": model.size,
         }
         chosen = {name: getattr(self, name) for name in WalkSpec.model_fields}
-        return WalkSpec(**{name: usual.get(name) if value is None else value for name, value in chosen.items()})
+        return WalkSpec(**{name: defaults.get(name) if value is None else value for name, value in chosen.items()})
 
 
 class WalkChange(BaseModel):
-    """What can be changed of a walk once it is made."""
+    """A change of an existing walk."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"public": False}]})
 
-    public: bool = Field(description="Whether everyone may see the walk, or only you.")
+    public: bool = Field(description="Whether everyone may see the walk, or only its owner.")

@@ -1,4 +1,4 @@
-"""Walks as the API shows them."""
+"""Walks in responses."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,9 +19,9 @@ from momalisa.walks import relocation
 
 
 def _fields() -> dict[str, Any]:
-    """Return a field for each setting that is not shown elsewhere."""
+    """Return a field for each setting that is not shown elsewhere in a walk."""
     return {
-        name: (WalkSpec.model_fields[name].annotation, Field(description=setting.answer))
+        name: (WalkSpec.model_fields[name].annotation, Field(description=setting.in_response))
         for name, setting in SETTINGS.items()
         if name not in {"frames", "model"}
     }
@@ -31,44 +31,46 @@ _Settings: Any = create_model("_Settings", **_fields())
 
 
 class WalkSettings(_Settings):  # which has a field for each setting
-    """How the pictures are made, and how they are shown."""
+    """The settings of a walk."""
 
 
 class Progress(BaseModel):
-    """How far the walk has come."""
+    """The progress of a walk."""
 
     frames_done: int
     frames_total: int
 
 
-class Prospect(Progress):
-    """How far the walk has come, and what lies ahead of it."""
+class ProgressWithEstimate(Progress):
+    """The progress of a walk, with estimates."""
 
     queue_position: int | None = Field(
-        description="Batches of anybody that come before its first; null once it has started."
+        description="Number of batches in the queue before its first one; null once it has started."
     )
-    eta_seconds: int | None = Field(description="Time until its last frame; null if nothing is known.")
+    eta_seconds: int | None = Field(
+        description="Estimated seconds until its last frame is rendered; null if unknown."
+    )
     waiting_for: str | None = Field(
-        description="What has to come before the walk can go on, in a sentence, such as a worker that has its "
-        "model; null if nothing has to."
+        description="What blocks the walk, as a sentence, such as a paused queue or no worker with its model; null "
+        "if nothing does."
     )
     started_at: datetime | None
 
 
 class FrameView(BaseModel):
-    """A picture on the walk."""
+    """A frame of a walk."""
 
-    index: int = Field(description="Its place among the frames that are planned by now; final once all are.")
-    position: float = Field(description="Where it lies: 0 at the first stop, 1 at the last. It never changes.")
-    url: str | None = Field(description="Null until the frame is there.")
+    index: int = Field(description="Its index among the frames planned so far; final once all frames are planned.")
+    position: float = Field(description="Its place on the walk: 0 is the first stop, 1 the last. It never changes.")
+    url: str | None = Field(description="Null until the frame is rendered.")
     flagged: bool = Field(
         description="Whether the frame must not be shown, because the model's safety checker flagged it or it came "
-        "out black. Once the walk is done, `url` is that of its nearest neighbour, which is held in its place."
+        "out black. Once the walk is done, `url` is that of its nearest neighbour, which replaces it."
     )
 
 
 class ArtifactView(BaseModel):
-    """A file to download."""
+    """A file of a finished walk."""
 
     url: str
     bytes: int
@@ -79,12 +81,12 @@ class ArtifactView(BaseModel):
 class WalkError(BaseModel):
     """Why the walk failed."""
 
-    code: str = Field(description="Stable, for programs.", examples=["render_failed"])
-    message: str = Field(description="A sentence, for people.")
+    code: str = Field(description="A stable code for programs.", examples=["render_failed"])
+    message: str = Field(description="A sentence for people.")
 
 
 class Urls(BaseModel):
-    """Where else to look; relative where the server does not know its own address (see PUBLIC_URL)."""
+    """Related URLs; relative if the server does not know its own address (PUBLIC_URL)."""
 
     self: str = Field(description="This walk in the API.")
     web: str = Field(description="This walk on the website.")
@@ -95,20 +97,20 @@ class WalkSummary(BaseModel):
 
     id: UUID
     status: WalkStatus
-    done: bool = Field(description="Whether the walk is in a final state: stop polling.")
+    done: bool = Field(description="Whether the walk has ended, so that polling can stop.")
     prompts: list[str]
     frames_total: int
     settings: WalkSettings
-    from_walk: UUID | None = Field(description="The walk that it started from, if you may see that one.")
+    from_walk: UUID | None = Field(description="The walk that it started from, if you may see that walk.")
     model: str
     public: bool
-    mine: bool = Field(description="Whether you made it: only then you may cancel or remove it.")
+    mine: bool = Field(description="Whether you own the walk, and may cancel, change and delete it.")
     progress: Progress
     artifacts: dict[ArtifactKind, ArtifactView] = Field(description="Empty until the walk has succeeded.")
     urls_expire_at: datetime | None = Field(
-        description="Until when the URLs of frames and artifacts hold; look again for new ones. Null: for ever."
+        description="When the URLs of frames and artifacts expire; get the walk again for new ones. Null: never."
     )
-    warnings: list[str] = Field(description="What a visitor should know about this walk.")
+    warnings: list[str] = Field(description="Warnings for users about this walk.")
     error: WalkError | None
     created_at: datetime
     started_at: datetime | None
@@ -119,13 +121,13 @@ class WalkSummary(BaseModel):
 class WalkView(WalkSummary):
     """A walk with its frames."""
 
-    progress: Prospect
+    progress: ProgressWithEstimate
     frames: list[FrameView] = Field(
-        description="Every frame whose place is known, in the order of the walk; with even pacing later ones are "
-        "placed by what earlier ones show."
+        description="All frames planned so far, in the order of the walk; with even pacing, later frames are "
+        "placed according to earlier ones."
     )
     sequence: list[int] = Field(
-        description="The animation, played again and again: the index of each frame that it shows, in order."
+        description="The animation, before it repeats: the index of each frame that it shows, in order."
     )
 
 
@@ -133,7 +135,7 @@ class WalkPage(BaseModel):
     """Walks, newest first."""
 
     walks: list[WalkSummary]
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
+    next_cursor: str | None = Field(description="The `cursor` of the next page; null on the last one.")
 
 
 class ModelView(Model):
@@ -164,10 +166,10 @@ def models(catalog: Catalog) -> ModelList:
 
 
 def summaries(walks: Sequence[Walk], base_url: str, *, viewer: str | None) -> list[WalkSummary]:
-    """Return walks in a list as a viewer may see them; `base_url` ends without a slash.
+    """Return walks without their frames as a viewer may see them; `base_url` has no trailing slash.
 
     Raises:
-        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed now.
     """
     bucket.sign(artifact.object for walk in walks for artifact in walk.artifacts)
     return [_summary(walk, base_url, viewer) for walk in walks]
@@ -206,14 +208,14 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
 
 
 def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> WalkView:
-    """Return a walk as a viewer may see it; `base_url` ends without a slash.
+    """Return a walk as a viewer may see it; `base_url` has no trailing slash.
 
     Raises:
-        StoreUnavailableError: if the bucket is private, and URLs cannot be signed just now.
+        StoreUnavailableError: if the bucket is private, and URLs cannot be signed now.
     """
     bucket.sign([frame.object for frame in walk.frames if frame.object] + [it.object for it in walk.artifacts])
     common = dict(_summary(walk, base_url, viewer))
-    progress = Prospect(
+    progress = ProgressWithEstimate(
         **dict(common.pop("progress")),
         queue_position=ahead.queue_position,
         eta_seconds=ahead.eta_seconds,

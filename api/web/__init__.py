@@ -1,1 +1,1 @@
-"""The website: its templates, files and form."""
+"""The website: its templates, static files and form."""

@@ -1,4 +1,4 @@
-"""The plain form of the website, for browsers that run no scripts."""
+"""The HTML form of the website, for browsers without scripts."""
 
 from typing import Any
 from urllib.parse import parse_qs
@@ -7,36 +7,36 @@ from momalisa.domain import spec
 from momalisa.errors import InvalidRequestError
 
 NUMBERS: dict[str, type[int] | type[float]] = {
-    name: spec.kind(name) for name in spec.SETTINGS if spec.kind(name) in {int, float}
+    name: spec.value_type(name) for name in spec.SETTINGS if spec.value_type(name) in {int, float}
 }
-"""By the name of the field."""
+"""The types of numeric settings, by name."""
 
-MOST_FIELDS = 100
-MOST_LETTERS = 400
-"""Of a value; more than any field takes, and few enough to show them again with what is wrong."""
+MAX_FIELDS = 100
+MAX_LENGTH = 400
+"""Characters of a value that are kept: more than any field accepts, so that its error can be shown."""
 
 
 def read(body: bytes) -> dict[str, list[str]]:
-    """Return the values of each field of a form as it was sent, in the order of the page.
+    """Return the values of each field of a submitted form, in the order of the page.
 
     Raises:
-        InvalidRequestError: if there are more than a form of ours has.
+        InvalidRequestError: if it has more than MAX_FIELDS.
     """
     try:
-        sent = parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        sent = parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
-        raise InvalidRequestError(f"The form has more than {MOST_FIELDS} fields.") from None
-    return {name: [value[:MOST_LETTERS] for value in values] for name, values in sent.items()}
+        raise InvalidRequestError(f"The form has more than {MAX_FIELDS} fields.") from None
+    return {name: [value[:MAX_LENGTH] for value in values] for name, values in sent.items()}
 
 
 def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
-    """Return the body of the request for a walk that a form asks for; what is left empty is left to the server.
+    """Return the JSON request for a walk that corresponds to a form, without its empty fields.
 
-    Empty stops between others are passed over, but not the first two, so that the answer can name what is missing.
-    A malformed number is passed on as it is, so that validation names it.
+    Empty stops are skipped, except the first two, so that validation reports them as missing. A malformed number is
+    passed on as text, so that validation reports it.
     """
     stops = [stop.strip() for stop in form.get("prompts", [])]
-    request: dict[str, Any] = {"prompts": [stop for place, stop in enumerate(stops) if stop or place < 2]}  # noqa: PLR2004
+    request: dict[str, Any] = {"prompts": [stop for index, stop in enumerate(stops) if stop or index < 2]}  # noqa: PLR2004
     for name, (*_, value) in form.items():
         text = value.strip()
         if name == "public":

@@ -1,4 +1,4 @@
-"""What the pages of the website are made from: templates, what they may load, and what they know of this server."""
+"""Rendering of the pages: templates, their Content-Security-Policy, and the settings that they show."""
 
 from functools import cache
 from http import HTTPStatus
@@ -18,7 +18,7 @@ FRONTEND = ROOT / "frontend"
 
 
 def content_security_policy() -> str:
-    """Return what the pages may load: our own files, and pictures and films from the bucket."""
+    """Return the policy of pages: they load our own files, and images and videos from the bucket."""
     files = "'self'" if bucket.base_url().startswith("/") else bucket.base_url()
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' {files}; "
@@ -38,7 +38,7 @@ def _templates() -> Environment:
 
 
 def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """Return a page; it may depend on the viewer, so no shared cache may keep it."""
+    """Render a page; it may depend on the viewer, so shared caches must not store it."""
     return HTMLResponse(
         _templates().get_template(template).render(status=int(status), **context),
         status_code=status,
@@ -52,12 +52,12 @@ def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
 
 
 def accepts_html(request: Request) -> bool:
-    """Return whether a request comes from a browser, which is shown errors on a page."""
+    """Return whether to answer with a page: a browser sent the request, and not to the API."""
     return not request.scope["path"].startswith("/v1/") and "text/html" in request.headers.get("accept", "")
 
 
 def problem_page(request: Request, *, status: int, title: str, detail: str) -> HTMLResponse:
-    """Return the page that shows an error, with links onward."""
+    """Render the page that shows an error."""
     return page(
         "problem.html",
         status=status,
@@ -76,7 +76,7 @@ def fields() -> dict[str, Any]:
 
 
 def _limits(described: dict[str, Any]) -> dict[str, Any]:
-    """Return a field's limits, also where it may be null."""
+    """Return the limits of a field, even if it may be null."""
     kinds: list[dict[str, Any]] = [kind for kind in described.get("anyOf", []) if kind.get("type") != "null"]
     own = kinds[0] if kinds else {}
     return {**own, **described}
@@ -94,7 +94,7 @@ def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
 
 
 def _sizes(model: Model) -> list[tuple[int, int]]:
-    """Return the sizes that the form offers: square, wide, tall, and as large as the model renders."""
-    side, most = model.size, model.max_size // model.multiple * model.multiple
-    long = min(side * 3 // 2 // model.multiple * model.multiple, most)
-    return list(dict.fromkeys([(side, side), (long, side), (side, long), (most, most)]))
+    """Return the sizes that the form offers: square, wide, tall, and the largest."""
+    side, largest = model.size, model.max_size // model.multiple * model.multiple
+    long = min(side * 3 // 2 // model.multiple * model.multiple, largest)
+    return list(dict.fromkeys([(side, side), (long, side), (side, long), (largest, largest)]))

@@ -1,10 +1,8 @@
 # The API, the migrations and the reconciler: momalisa/ and api/, without torch. Build it from the top folder:
 #   docker build --file infra/docker/api.Dockerfile --tag momalisa-api .
-#
-# To pin the base by its content as well, append the digest that `docker buildx imagetools inspect python:3.11-slim`
-# prints, as in python:3.11-slim@sha256:…; here it is pinned by tag, so that a build gets Debian's security fixes.
+# Renovate moves the base image (renovate.json).
 
-FROM python:3.11-slim AS dependencies
+FROM python:3.11.14-slim-bookworm AS dependencies
 WORKDIR /app
 RUN python -m venv /opt/venv
 # Dependencies, from the project file and the pins alone, so that changed code does not reinstall them.
@@ -12,9 +10,9 @@ COPY pyproject.toml constraints.txt ./
 RUN touch README.md LICENSE && \
     /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[api]'
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp momalisa && \
-    install --directory --owner 10001 --group 10001 /run/secrets
+    install --directory --owner 10001 --group 10001 /run/secrets /bucket
 COPY --from=dependencies /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 # A checkout's layout, where the settings find the website, the migrations and the model.
@@ -28,3 +26,12 @@ COPY api api
 USER 10001:10001
 EXPOSE 8000 9100
 CMD ["python", "-m", "api"]
+# Last, since they change with every commit.
+ARG MOMALISA_VERSION=
+ARG MOMALISA_REVISION=
+ENV MOMALISA_VERSION=$MOMALISA_VERSION MOMALISA_REVISION=$MOMALISA_REVISION
+LABEL org.opencontainers.image.title="momalisa-api" \
+      org.opencontainers.image.source="https://github.com/momalisa/momalisa" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$MOMALISA_VERSION" \
+      org.opencontainers.image.revision="$MOMALISA_REVISION"

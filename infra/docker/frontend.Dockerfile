@@ -1,6 +1,5 @@
 # NGINX with the files of the website, in front of the API. From the top folder:
 #   docker build --file infra/docker/frontend.Dockerfile --tag momalisa-frontend .
-# api.Dockerfile says how to pin the base by content.
 
 FROM nginx:1.29.8-alpine AS static
 COPY frontend/static /app/frontend/static
@@ -10,6 +9,7 @@ RUN find /app/frontend/static -type f -size +1k \( -name '*.js' -o -name '*.css'
 
 FROM nginx:1.29.8-alpine
 COPY infra/nginx/nginx.conf.template /etc/nginx/templates/
+COPY infra/nginx/hold.js /app/
 COPY infra/nginx/errors /app/errors
 COPY --from=static /app/frontend/static /app/frontend/static
 # The image's entry point fills in the template: the API's address and the DNS resolvers.
@@ -20,3 +20,12 @@ ENV API=api:8000 \
 USER 10001:10001
 EXPOSE 8080
 CMD ["nginx", "-c", "/tmp/nginx.conf", "-g", "daemon off;"]
+# Last, since they change with every commit.
+ARG MOMALISA_VERSION=
+ARG MOMALISA_REVISION=
+ENV MOMALISA_VERSION=$MOMALISA_VERSION MOMALISA_REVISION=$MOMALISA_REVISION
+LABEL org.opencontainers.image.title="momalisa-frontend" \
+      org.opencontainers.image.source="https://github.com/momalisa/momalisa" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$MOMALISA_VERSION" \
+      org.opencontainers.image.revision="$MOMALISA_REVISION"

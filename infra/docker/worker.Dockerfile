@@ -3,9 +3,8 @@
 #
 # With PyPI's torch, the image works on CUDA and on the CPU. TORCH_INDEX names another index to take torch
 # from, as PyTorch's own one of builds for the CPU, which are smaller by several gigabytes.
-# api.Dockerfile says how to pin the base by content.
 
-FROM python:3.11-slim AS dependencies
+FROM python:3.11.14-slim-bookworm AS dependencies
 WORKDIR /app
 RUN python -m venv /opt/venv
 COPY pyproject.toml constraints.txt ./
@@ -16,7 +15,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then \
 RUN touch README.md LICENSE && \
     /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[worker]'
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp momalisa && \
     install --directory --owner 10001 --group 10001 /run/secrets /weights
 COPY --from=dependencies /opt/venv /opt/venv
@@ -29,3 +28,12 @@ COPY worker worker
 USER 10001:10001
 EXPOSE 9100
 CMD ["python", "-m", "worker", "render"]
+# Last, since they change with every commit.
+ARG MOMALISA_VERSION=
+ARG MOMALISA_REVISION=
+ENV MOMALISA_VERSION=$MOMALISA_VERSION MOMALISA_REVISION=$MOMALISA_REVISION
+LABEL org.opencontainers.image.title="momalisa-worker" \
+      org.opencontainers.image.source="https://github.com/momalisa/momalisa" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$MOMALISA_VERSION" \
+      org.opencontainers.image.revision="$MOMALISA_REVISION"

@@ -1,4 +1,4 @@
-"""Walks, their chunks, frames and artifacts, and all that belongs to them."""
+"""The schema of 0.1.0."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -245,7 +245,7 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.Uuid()),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True)),
         sa.Column("error", sa.Text()),
-        sa.Column("failed_by", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
+        sa.Column("failed_on", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
         sa.Column("history", postgresql.JSONB(), server_default="[]", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True)),
@@ -384,7 +384,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("walk_id", "position", name=op.f("frames_pkey")),
     )
     op.create_index("frames_chunk", "frames", ["walk_id", "chunk"])
-    for table in ("chunks", "walks"):  # by default a fifth of all rows is dead before they are cleared away
+    for table in ("chunks", "walks"):  # by default, a fifth of all rows may be dead before a vacuum
         op.execute(
             f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, "
             "autovacuum_analyze_scale_factor = 0.02, fillfactor = 85)"

@@ -1,1 +1,1 @@
-"""The recipe of the embedded model, in four steps: pictures, text encoder, autoencoder, denoiser."""
+"""Training of the bundled model, in four steps: pictures, text encoder, autoencoder, denoiser."""

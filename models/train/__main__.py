@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m models.train`."""
+"""Train the bundled model: `python -m models.train`."""
 
 import argparse
 import sys
@@ -14,12 +14,12 @@ WORK = ROOT / ".momalisa" / "train"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do all steps, or one."""
+    """Run all steps, or one."""
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("step", nargs="?", choices=STEPS, help="only this one")
-    parser.add_argument("--hours", type=float, help="how long each step works")
+    parser.add_argument("step", nargs="?", choices=STEPS, help="run only this step")
+    parser.add_argument("--hours", type=float, help="duration of each step")
     parser.add_argument(
-        "--continue", dest="continues", action="store_true", help="begin with the weights of the embedded denoiser"
+        "--continue", dest="continues", action="store_true", help="start from the weights of the bundled denoiser"
     )
     options = parser.parse_args(arguments)
     logging.configure()

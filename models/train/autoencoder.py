@@ -1,4 +1,4 @@
-"""The third step: an autoencoder that turns pictures into a grid of 16 × 16 with 4 channels, and back."""
+"""The third step: an autoencoder between pictures and latents of 16 × 16 with 4 channels."""
 
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,25 @@ from models.train.pictures import SIZE, Gallery
 from models.train.sizes import LATENT_CHANNELS, Sizes
 
 CROP, CROPS = 64, 8
-"""Width and height of the pieces of pictures that most of the training looks at, and how many at once."""
+"""Width and height of the crops that most of the training uses, and crops per batch."""
 
 WHOLE, WHOLES = 0.8, 2
-"""Progress from which it looks at whole pictures, and how many at once."""
+"""Progress from which it uses whole pictures, and pictures per batch."""
 
 JITTER = 0.03
-"""Noise on the latents that the decoder must bear, as a share of their spread.
+"""Noise that is added to the latents, as a share of their standard deviation.
 
-Drawing them from the posterior, as a variational autoencoder does, learns far slower.
+Sampling from a posterior, as in a variational autoencoder, learns far slower.
 """
 
 EDGES, LARGE, SMALL_LATENTS = 0.5, 0.5, 1e-3
-"""Weights of sharp edges, of the colours of large areas, and of latents that stay small."""
+"""Weights of the losses for edges, for the colours of large areas, and for the size of latents."""
 
 PLAN = Plan(steps=12_000, rate=1e-3, rising=100, falling=0.9)
 
 
 def untrained(sizes: Sizes) -> Any:
-    """Return an autoencoder that knows nothing."""
+    """Return an untrained autoencoder."""
     levels = len(sizes.autoencoder)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -43,7 +43,7 @@ def untrained(sizes: Sizes) -> Any:
 
 
 def difference(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return how far pictures are from what they should be, to an eye that heeds edges and areas."""
+    """Return the perceptual loss of pictures, which weights edges and areas."""
     gap = made - wanted
     edges = gap.diff(dim=-1).abs().mean() + gap.diff(dim=-2).abs().mean()
     areas = torch.nn.functional.avg_pool2d(gap, 4).abs().mean()
@@ -51,7 +51,7 @@ def difference(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def pieces(images: torch.Tensor, progress: float) -> torch.Tensor:
-    """Return some pictures, or crops of some, in [-1, 1]; half of them are mirrored."""
+    """Return random pictures or crops, in [-1, 1]; half of them are mirrored."""
     count, size = (batch_size(WHOLES), SIZE) if progress > WHOLE else (batch_size(CROPS), CROP)
     top, left = torch.randint(SIZE - size + 1, (2,), device=device()).tolist()
     some = images[torch.randint(len(images), (count,), device=device()), :, top : top + size, left : left + size]
@@ -63,11 +63,11 @@ def run(gallery: Gallery, folder: Path, work: Path, sizes: Sizes, plan: Plan) ->
     """Train the autoencoder of a pipeline.
 
     Args:
-        gallery: the pictures to learn.
+        gallery: the training pictures.
         folder: the pipeline.
-        work: where the training keeps its state.
+        work: the folder of checkpoints.
         sizes: of the autoencoder.
-        plan: how long and how fast.
+        plan: the schedule.
     """
     torch.manual_seed(3)
     images = torch.from_numpy(gallery.images).permute(0, 3, 1, 2).contiguous().to(device())

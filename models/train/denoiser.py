@@ -1,9 +1,9 @@
-"""The fourth step: a denoiser that turns noise into a picture of a caption.
+"""The fourth step: a denoiser that turns noise into a picture for a caption.
 
-It learns to tell the velocity (Salimans and Ho, "Progressive Distillation", 2022) of latents between noise and a
-picture. Two departures from Stable Diffusion 1.5 let a small model learn quickly: the text also reaches every block
-by way of the time embedding, pooled, and the last noise level is noise alone (Lin et al., "Common Diffusion Noise
-Schedules and Sample Steps are Flawed", 2023), so that the ground comes out white.
+It learns to predict the velocity (Salimans and Ho, "Progressive Distillation", 2022) of latents between noise and a
+picture. Two departures from Stable Diffusion 1.5 let a small model learn quickly: the pooled text is added to the
+time embedding of every block, and the last noise level is pure noise (Lin et al., "Common Diffusion Noise Schedules
+and Sample Steps are Flawed", 2023), so that the background becomes white.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from models.train.captions import captions, of_kin
+from models.train.captions import captions, with_synonyms
 from models.train.loop import Plan, batch_size, device, half_precision, train
 from models.train.morphs import Morphs
 from models.train.pictures import ENDINGS, SIZE, Gallery
@@ -27,16 +27,16 @@ log = logger(__name__)
 BATCH = 64
 
 MIXED = 0.25
-"""Share of the pictures that lie between two others, with what lies between their captions."""
+"""Share of the pictures that are morphs of two, with interpolated captions."""
 
 OF_KIN = 0.4
-"""Share of the captions that are words of the label's kin."""
+"""Share of the captions that use a synonym of the label."""
 
 UNGUIDED = 0.1
-"""Share of the pictures that are learned without a caption, for guidance."""
+"""Share of the pictures without a caption, for classifier-free guidance."""
 
 BLUR = 0.1
-"""The strongest noise on what the text encoder says, as a share of its own spread: walks lead between captions."""
+"""Maximum noise on text embeddings, as a share of their standard deviation, since walks lead between captions."""
 
 PLAN = Plan(steps=20_000, rate=1e-3, rising=500)
 
@@ -56,7 +56,7 @@ def scheduler() -> Any:
 
 
 def untrained(sizes: Sizes) -> Any:
-    """Return a denoiser that knows nothing."""
+    """Return an untrained denoiser."""
     finest, *others = sizes.denoiser
     unet: Any = UNet2DConditionModel(
         sample_size=SIZE // 8,
@@ -73,12 +73,12 @@ def untrained(sizes: Sizes) -> Any:
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )
-    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)  # pooled text starts without a say
+    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)  # pooled text has no effect at first
     return unet
 
 
-def inherit(unet: Any, folder: Path) -> None:
-    """Give a denoiser the weights of another one, as far as they fit."""
+def copy_matching_weights(unet: Any, folder: Path) -> None:
+    """Copy the weights of another denoiser whose shapes match."""
     theirs = load_file(folder / "diffusion_pytorch_model.safetensors")
     own = unet.state_dict()
     fitting = {name: weight for name, weight in theirs.items() if name in own and own[name].shape == weight.shape}
@@ -86,13 +86,13 @@ def inherit(unet: Any, folder: Path) -> None:
     log.info("inherited", taken=len(fitting), new=len(own) - len(fitting), dropped=len(theirs) - len(fitting))
 
 
-class Lessons:
-    """Pictures as latents, captions as states of the text encoder, and batches of both."""
+class TrainingData:
+    """Training batches: latents of pictures, and text embeddings of captions."""
 
     def __init__(
         self,
         gallery: Gallery,
-        kin: Mapping[str, Sequence[str]],
+        synonyms: Mapping[str, Sequence[str]],
         autoencoder: Any,
         text_encoder: Any,
         tokenizer: Any,
@@ -106,7 +106,7 @@ class Lessons:
             for style in ENDINGS
         ]
         own = [captions(subject) for subject in gallery.subjects]
-        related = [of_kin(subject, kin[subject.label]) for subject in gallery.subjects]
+        related = [with_synonyms(subject, synonyms[subject.label]) for subject in gallery.subjects]
         said = [*own, *(words or label for words, label in zip(related, own, strict=True))]
         self._states = states([caption for several in said for caption in several], text_encoder, tokenizer)
         self._silence = states([""], text_encoder, tokenizer)[0].float()
@@ -116,7 +116,7 @@ class Lessons:
         self._blur = BLUR * float(self._states[:1000].float().std())
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return latents, and what is said of them: shapes (count, 4, 16, 16) and (count, tokens, width)."""
+        """Return latents and text embeddings: shapes (count, 4, 16, 16) and (count, tokens, width)."""
         mixed = int(count * MIXED)
         whole = count - mixed
         chosen = torch.randint(len(self._latents), (whole,), device=device())
@@ -131,7 +131,7 @@ class Lessons:
         return torch.cat(latents), said
 
     def _say(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return the states of a caption of each picture."""
+        """Return the text embeddings of a random caption of each picture."""
         kind = (torch.rand(len(pictures), device=device()) < OF_KIN).long()
         which = torch.rand(len(pictures), device=device()) * self._counts[kind, pictures]
         return self._states[self._starts[kind, pictures] + which.long()].float()
@@ -151,7 +151,7 @@ class Lessons:
 
 @torch.no_grad()
 def states(prompts: Sequence[str], text_encoder: Any, tokenizer: Any) -> torch.Tensor:
-    """Return what the text encoder says of prompts, in half precision: shape (prompts, tokens, width)."""
+    """Return the text embeddings of prompts, in half precision: shape (prompts, tokens, width)."""
     encoded = []
     for start in range(0, len(prompts), 256):
         batch = list(prompts[start : start + 256])
@@ -161,7 +161,7 @@ def states(prompts: Sequence[str], text_encoder: Any, tokenizer: Any) -> torch.T
     return torch.cat(encoded)
 
 
-def teach(lessons: Lessons, unet: Any, plan: Plan, checkpoint: Path) -> None:
+def train_denoiser(lessons: TrainingData, unet: Any, plan: Plan, checkpoint: Path) -> None:
     """Train a denoiser in place."""
     unet.to(device(), memory_format=torch.channels_last)
     denoise = unet if device().type == "cpu" else torch.compile(unet)
@@ -182,36 +182,36 @@ def teach(lessons: Lessons, unet: Any, plan: Plan, checkpoint: Path) -> None:
 
 def run(
     gallery: Gallery,
-    kin: Mapping[str, Sequence[str]],
+    synonyms: Mapping[str, Sequence[str]],
     folder: Path,
     work: Path,
     sizes: Sizes,
     plan: Plan,
     start: Path | None,
 ) -> None:
-    """Train the denoiser of a pipeline, beside its other parts.
+    """Train the denoiser of a pipeline, given its other parts.
 
     Args:
-        gallery: the captioned pictures to learn.
-        kin: for each label, words of the same meaning.
-        folder: the pipeline, which has its text encoder and its autoencoder.
-        work: where the training keeps its state.
+        gallery: the training pictures.
+        synonyms: synonyms by label.
+        folder: the pipeline, with its text encoder and autoencoder.
+        work: the folder of checkpoints.
         sizes: of the denoiser.
-        plan: how long and how fast.
-        start: the folder of a denoiser to begin with, as far as its weights fit.
+        plan: the schedule.
+        start: the folder of a denoiser whose weights are used where the shapes match.
     """
     torch.manual_seed(4)
     text_encoder: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
-    lessons = Lessons(
+    lessons = TrainingData(
         gallery,
-        kin,
+        synonyms,
         AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False).to(device()).eval(),
         text_encoder.to(device()).eval(),
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
     )
     unet = untrained(sizes)
     if start:
-        inherit(unet, start)
-    teach(lessons, unet, plan, work / "denoiser.pt")
+        copy_matching_weights(unet, start)
+    train_denoiser(lessons, unet, plan, work / "denoiser.pt")
     unet.half().save_pretrained(folder / "unet")
     scheduler().save_pretrained(folder / "scheduler")

@@ -1,4 +1,4 @@
-"""Training that may stop at any moment and goes on from where it was."""
+"""The training loop, which can be interrupted and resumed at any time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,39 +14,39 @@ from momalisa.telemetry.logging import logger
 log = logger(__name__)
 
 PAUSE = 30.0
-"""Seconds; what a step takes longer was not work but the sleep of the machine."""
+"""In seconds; if a step takes longer, the machine was asleep, and the time does not count."""
 
 SAVE_EVERY = 120.0
-"""Seconds of work."""
+"""In seconds of work."""
 
 AVERAGE_EVERY = 5
 """Steps."""
 
 GPU_LOAD = 16
-"""How much more a GPU looks at in a step than a CPU."""
+"""Batch size on a GPU, relative to that on a CPU."""
 
-LONGEST_GRADIENT = 1.0
+MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast a model learns: the rate rises, stays, and falls to nothing."""
+    """A training schedule: the learning rate rises, stays constant, and falls to 0."""
 
     steps: int
-    """How many of them, unless `hours` says otherwise."""
+    """Number of steps, unless `hours` is given."""
     rate: float
-    """Learning rate at its height."""
+    """Maximum learning rate."""
     hours: float | None = None
-    """If given, as many steps as fit in so many hours of work."""
+    """If given, train for this many hours of work instead."""
     rising: int = 200
     """Steps."""
     falling: float = 0.4
     """Share of the whole."""
     memory: float = 0.998
-    """Share of the average of the weights that is kept at each step, once there have been many."""
+    """Decay of the running average of the weights, after many steps."""
 
     def progress(self, steps: int, seconds: float) -> float:
-        """Return the share of the work that is done, 1 or more at the end."""
+        """Return the progress; 1 or more at the end."""
         return seconds / (3600 * self.hours) if self.hours else steps / self.steps
 
     def rate_at(self, steps: int, progress: float) -> float:
@@ -55,30 +55,30 @@ class Plan:
 
 
 def device() -> torch.device:
-    """Return what the work is done on."""
+    """Return the device to train on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def batch_size(on_a_cpu: int) -> int:
-    """Return how much is looked at in a step: a GPU is not busy with what two cores have enough of."""
+    """Return the batch size; a GPU needs larger batches than two CPU cores."""
     return on_a_cpu if device().type == "cpu" else GPU_LOAD * on_a_cpu
 
 
 @contextmanager
 def half_precision() -> Iterator[None]:
-    """Compute in bfloat16; on a CPU attention step by step: over few tokens that is faster than in one kernel."""
+    """Compute in bfloat16; on a CPU without fused attention, which is slower for few tokens."""
     on_a_cpu = device().type == "cpu"
     with torch.autocast(device().type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH) if on_a_cpu else nullcontext():
         yield
 
 
 def random_state() -> torch.Tensor:
-    """Return the state of the device's random numbers."""
+    """Return the state of the device's random number generator."""
     return torch.get_rng_state() if device().type == "cpu" else torch.cuda.get_rng_state()
 
 
 def set_random_state(state: torch.Tensor) -> None:
-    """Go on with random numbers where they were."""
+    """Restore the state of the device's random number generator."""
     if device().type == "cpu":
         torch.set_rng_state(state)
     else:
@@ -86,16 +86,15 @@ def set_random_state(state: torch.Tensor) -> None:
 
 
 def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: Plan, checkpoint: Path) -> None:
-    """Train a model in place; in the end its weights are the running average of what they were.
+    """Train a model in place; at the end its weights are their running average.
 
-    Random numbers come from the device's own generator, so that a training that was stopped goes on with the ones
-    it would have drawn.
+    Random numbers come from the device's own generator, so that a resumed training continues the same sequence.
 
     Args:
         model: its parameters that require a gradient are trained.
-        loss: draws a batch and returns its loss; its argument is the progress, from 0 to 1.
-        plan: how long and how fast.
-        checkpoint: a file that keeps everything; if it is there, the training goes on from it.
+        loss: draws a batch and returns its loss, given the progress from 0 to 1.
+        plan: the schedule.
+        checkpoint: the file of the training state; if it exists, training resumes from it.
     """
     weights: list[torch.Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
     average = [weight.detach().clone() for weight in weights]
@@ -134,7 +133,7 @@ def train(model: torch.nn.Module, loss: Callable[[float], torch.Tensor], plan: P
             group["lr"] = plan.rate_at(steps, progress)
         value = loss(progress)
         value.backward()
-        torch.nn.utils.clip_grad_norm_(weights, LONGEST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_(weights, MAX_GRADIENT_NORM)
         optimizer.step()
         optimizer.zero_grad()
         steps += 1

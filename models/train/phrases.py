@@ -1,4 +1,4 @@
-"""What the text encoder learns the meaning of: what may be said of the pictures, and the words of WordNet.
+"""The phrases that the text encoder learns: captions of the pictures, and words of WordNet.
 
 Source: WordNet 3.1, Princeton University (WordNet licence).
 """
@@ -28,30 +28,30 @@ MANNERS = (
     "flat illustration of a {}",
     "a {}, flat illustration",
 )
-"""How prompts speak of a thing."""
+"""Prompt templates."""
 
 TANGIBLE = {"05", "06", "08", "13", "17", "18", "19", "20"}
 """WordNet's files of animals, artifacts, bodies, foods, objects, people, phenomena and plants."""
 
 USUAL = re.compile(r"[a-z]+( [a-z]+)?")
-"""One or two words, none of them a name."""
+"""One or two lower-case words, so no proper names."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """WordNet, as far as prompts use it."""
+    """The parts of WordNet that prompts use."""
 
     tangible: tuple[str, ...]
-    """Nouns for what can be painted."""
+    """Nouns for things that can be painted."""
     common: tuple[str, ...]
-    """Those of them that are so common that the teacher has a token for each."""
+    """Those for which the teacher has a token, that is, the common ones."""
     others: tuple[str, ...]
     """Other nouns, and verbs."""
     adjectives: tuple[str, ...]
 
 
 def words(wordnet: Path) -> Words:
-    """Read WordNet from the folder of its database."""
+    """Read WordNet from its database folder."""
     nouns = list(_read(wordnet / "data.noun"))
     tangible = {noun for noun, file in nouns if file in TANGIBLE}
     all_nouns_and_verbs = {word for word, _ in (*nouns, *_read(wordnet / "data.verb"))}
@@ -62,12 +62,12 @@ def words(wordnet: Path) -> Words:
 
 
 def names(subjects: Sequence[Subject], known: Words) -> list[str]:
-    """Return the names whose words become tokens: those of the pictures, and the common ones."""
+    """Return the names whose words become tokens: labels, and common nouns."""
     return sorted({*known.common, *(name for subject in subjects for name in (subject.label, *subject.tags))})
 
 
 def phrases(subjects: Sequence[Subject], known: Words, seed: int = 2) -> list[str]:
-    """Return phrases in a random order, always the same ones."""
+    """Return phrases in a random but fixed order."""
     chance = random.Random(seed)  # noqa: S311
     things = sorted({name for subject in subjects for name in (subject.label, *subject.tags)})
     said = {*things, *known.tangible, *chance.sample(known.others, len(known.others) // 2)}
@@ -85,7 +85,7 @@ def phrases(subjects: Sequence[Subject], known: Words, seed: int = 2) -> list[st
 
 
 def _read(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the usual words of a file of WordNet, and the file of each. Source: its manual page wndb(5WN)."""
+    """Yield the common words of a WordNet file, each with its lexicographer file. Source: manual page wndb(5WN)."""
     for line in path.read_text().splitlines():
         if line.startswith("  "):  # the licence
             continue

@@ -1,4 +1,4 @@
-"""The first step: emoji art as pictures on white, and what they show.
+"""The first step: emoji art as pictures on white, with their labels.
 
 Source: Fluent Emoji by Microsoft (MIT), drawn in three dimensions and flat; labels and tags by emojibase (MIT).
 """
@@ -24,15 +24,15 @@ Style = Literal["3d", "flat"]
 ENDINGS: dict[Style, str] = {"3d": "webp", "flat": "svg"}
 
 LEFT_OUT = {None, 2, 8, 9}
-"""Emojibase's groups of letters, of hair and skin, of signs and of flags: no things to walk between."""
+"""Emojibase's groups of letters, hair and skin, signs and flags, which are left out."""
 
 VARIANT = re.compile(r".*:.*|.*(o’clock|-thirty)|(wo)?m[ae]n (?P<neutral>.+)")
-"""Labels of pictures that are almost the same as another one; of people only where there is a neutral one."""
+"""Labels of near-duplicates; those of men and women only if there is a neutral person."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a picture shows, and in which manner."""
+    """What a picture shows, and its style."""
 
     label: str
     tags: tuple[str, ...]
@@ -41,16 +41,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures, and the subject of each."""
+    """Pictures with their subjects."""
 
     images: NDArray[np.uint8]
     """Shape (pictures, 128, 128, 3), RGB."""
     cover: NDArray[np.uint8]
-    """How much of each pixel the thing covers, of 255: shape (pictures, 128, 128)."""
+    """Coverage of each pixel by the thing, of 255: shape (pictures, 128, 128)."""
     subjects: tuple[Subject, ...]
 
     def save(self, folder: Path) -> None:
-        """Write it to three files."""
+        """Write the gallery to three files."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "subjects.json").write_text(json.dumps([asdict(subject) for subject in self.subjects]))
         np.save(folder / "images.npy", self.images)
@@ -90,7 +90,7 @@ def art(packages: Path) -> dict[Subject, Path]:
 
 
 def is_variant(label: str, labels: Collection[str]) -> bool:
-    """Tell whether a picture is almost the same as another one, and would only blur it."""
+    """Return whether a picture is a near-duplicate of another one."""
     variant = VARIANT.fullmatch(label)
     if not variant or not variant["neutral"]:
         return bool(variant)
@@ -107,7 +107,7 @@ def _find(packages: Path, code: str, style: Style) -> Path | None:
 
 
 def drawn(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a picture in its size on white, and how much of each pixel is not ground."""
+    """Return a picture on white in the training size, and its coverage."""
     if path.suffix == ".svg":
         source: Any = io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=2 * SIZE, height=2 * SIZE)))
     else:

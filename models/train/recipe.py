@@ -1,4 +1,4 @@
-"""The four steps, one after the other, and where each finds and leaves its work."""
+"""The four training steps, with their inputs and outputs."""
 
 import dataclasses
 import shutil
@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from models.train import autoencoder, denoiser, pictures, text_encoder
-from models.train.captions import kin_of, prompts
+from models.train.captions import prompts, synonyms_of
 from models.train.loop import Plan
 from models.train.phrases import names, phrases, words
 from models.train.pictures import Gallery
@@ -28,21 +28,21 @@ PLANS: Mapping[Step, Plan] = {
 }
 
 GIVEN = ("tokenizer", "text_encoder", "vae")
-"""Parts that a denoiser is made for."""
+"""The parts that a denoiser depends on."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model is made, in folders of its own."""
+    """The training of the model, in its folders."""
 
     packages: Path
-    """Packages of Node: the art, its captions, WordNet."""
+    """The folder of Node packages: the art, its labels, WordNet."""
     work: Path
-    """What is made on the way, from which a step that was stopped goes on; in `model`, the model."""
+    """The folder of intermediate results and checkpoints; the model is in its `model`."""
     given: Path
-    """A model whose parts stand in for those that were not made here."""
+    """A model that provides the parts that were not trained here."""
     continues: bool = False
-    """Whether the denoiser begins with the weights of the given one, not with random ones."""
+    """Whether the denoiser starts from the weights of the given model instead of random ones."""
     sizes: Sizes = MINI
     plans: Mapping[Step, Plan] = field(default_factory=lambda: PLANS)
 
@@ -53,15 +53,15 @@ class Recipe:
 
     @property
     def gallery(self) -> Gallery:
-        """The pictures, once they are made."""
+        """The pictures of the first step."""
         return Gallery.load(self.work / "pictures")
 
     def make(self, step: Step, hours: float | None = None) -> None:
-        """Do a step, or go on with it.
+        """Run a step, or resume it.
 
         Args:
-            step: which one.
-            hours: how long it works, where that is not for its plan to say.
+            step: its name.
+            hours: its duration; by default, that of its schedule.
         """
         if step == "pictures":
             pictures.read(self.packages).save(self.work / "pictures")
@@ -73,7 +73,7 @@ class Recipe:
         match step:
             case "text-encoder":
                 said = phrases(gallery.subjects, known)
-                asked = prompts(gallery.subjects, kin_of(labels, known.tangible))
+                asked = prompts(gallery.subjects, synonyms_of(labels, known.tangible))
                 text_encoder.run(names(gallery.subjects, known), said, asked, self.model, state, self.sizes, plan)
             case "autoencoder":
                 autoencoder.run(gallery, self.model, state, self.sizes, plan)
@@ -81,17 +81,17 @@ class Recipe:
                 for part in GIVEN:
                     self._have(part)
                 start = self.given / "unet" if self.continues else None
-                kin = kin_of(labels, known.tangible)
-                denoiser.run(gallery, kin, self.model, state, self.sizes, plan, start)
+                synonyms = synonyms_of(labels, known.tangible)
+                denoiser.run(gallery, synonyms, self.model, state, self.sizes, plan, start)
                 self._finish()
 
     def _have(self, part: str) -> None:
-        """Take a part of the given model, unless it was made here."""
+        """Copy a part of the given model, unless it was trained here."""
         if not (self.model / part).exists():
             shutil.copytree(self.given / part, self.model / part)
 
     def _finish(self) -> None:
-        """Make one pipeline of all parts."""
+        """Assemble a pipeline from all parts."""
         pipeline: Any = StableDiffusionPipeline(
             vae=AutoencoderKL.from_pretrained(self.model / "vae", low_cpu_mem_usage=False),
             text_encoder=CLIPTextModel.from_pretrained(self.model / "text_encoder"),
@@ -104,5 +104,5 @@ class Recipe:
         )
         pipeline.save_config(self.model)
         pipeline.scheduler.save_pretrained(self.model / "scheduler")
-        for weights in self.model.glob("*/*.safetensors"):  # which their owner alone could read
+        for weights in self.model.glob("*/*.safetensors"):  # which only their owner could read
             weights.chmod(0o644)

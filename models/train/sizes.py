@@ -1,9 +1,9 @@
-"""How large the parts of the model are."""
+"""The sizes of the parts of the model."""
 
 from dataclasses import dataclass
 
 TOKENS = 32
-"""Tokens that the text encoder reads."""
+"""Maximum number of tokens of a prompt."""
 
 LATENT_CHANNELS = 4
 
@@ -18,7 +18,7 @@ class Sizes:
     autoencoder: tuple[int, ...]
     """Channels at each resolution, the finest first."""
     denoiser: tuple[int, ...]
-    """Channels at each resolution, the finest first; all but the finest look at the text."""
+    """Channels at each resolution, the finest first; all but the finest have cross-attention."""
     norm_groups: int
 
 
@@ -30,7 +30,7 @@ MINI = Sizes(
     denoiser=(64, 192, 320),
     norm_groups=16,
 )
-"""The embedded model."""
+"""The sizes of the bundled model."""
 
 TINY = Sizes(
     vocabulary=1000,
@@ -40,4 +40,4 @@ TINY = Sizes(
     denoiser=(16, 32, 48),
     norm_groups=8,
 )
-"""As small as it goes, to try the recipe in a minute."""
+"""Minimal sizes, to try the training in a minute."""

@@ -1,4 +1,4 @@
-"""The sentence encoder whose sense of meaning the text encoder learns: all-MiniLM-L6-v2 (Apache-2.0)."""
+"""The sentence encoder that teaches the text encoder: all-MiniLM-L6-v2 (Apache-2.0)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from models.train.loop import device, half_precision
 
-LONGEST = 40
-"""Tokens that are read of a sentence."""
+MAX_TOKENS = 40
+"""Maximum number of tokens of a sentence."""
 
 
 @cache
@@ -21,15 +21,17 @@ def _loaded() -> tuple[Any, Any]:
 
 
 def vocabulary() -> set[str]:
-    """Return the words that are tokens of their own, which are the common ones."""
+    """Return the words that are single tokens, that is, the common ones."""
     return set(_loaded()[0].get_vocab())
 
 
 @torch.no_grad()
 def embed(sentences: Sequence[str], batch_size: int = 512) -> torch.Tensor:
-    """Return the meaning of sentences: shape (sentences, 384), each of length 1."""
+    """Return the embeddings of sentences: shape (sentences, 384), each of length 1."""
     tokenizer, model = _loaded()
-    order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))  # little padding in a batch
+    order = sorted(
+        range(len(sentences)), key=lambda index: len(sentences[index])
+    )  # sorted by length, for little padding
     embedded = torch.empty(len(sentences), model.config.hidden_size)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -37,7 +39,7 @@ def embed(sentences: Sequence[str], batch_size: int = 512) -> torch.Tensor:
             [sentences[row] for row in rows],
             padding=True,
             truncation=True,
-            max_length=LONGEST,
+            max_length=MAX_TOKENS,
             return_tensors="pt",
         ).to(device())
         with half_precision():

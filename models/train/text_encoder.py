@@ -1,6 +1,6 @@
-"""The second step: a small text encoder that puts prompts where a sentence encoder puts their meaning.
+"""The second step: a small text encoder, which learns the embeddings of a sentence encoder.
 
-A word that no caption holds thus lands near its kin, and is painted as such.
+So a word that is in no caption is placed near its synonyms, and painted like them.
 """
 
 import re
@@ -24,24 +24,24 @@ WORD = re.compile(rf"[a-z]{{2,}}{WORD_END}")
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-"""What a token never reaches beyond. Source: Radford et al., CLIP, 2021."""
+"""The pattern by which text is split before tokens are merged. Source: Radford et al., CLIP, 2021."""
 
 BATCH = 512
 
 BUCKETS = 20
-"""Batches of about the same length are drawn from as many batches' phrases."""
+"""Batches of phrases of about the same length are drawn from this many batches' phrases."""
 
 CHOICE, SHARPNESS = 0.3, 20.0
-"""Weight of which labels a phrase is like, and how much the most alike ones count."""
+"""Weight of the label loss, and inverse temperature of its softmax."""
 
 BORROWED = 0.5
-"""Share of what a word says that comes from the word it borrows from."""
+"""Share of a borrowing word's embedding that comes from the other word."""
 
 PLAN = Plan(steps=2500, rate=1e-3, falling=0.9, memory=0.995)
 
 
 def tokenizer(names: Sequence[str], sizes: Sizes, work: Path) -> Any:
-    """Return a tokenizer whose tokens are the words of names, as far as they go."""
+    """Return a tokenizer whose tokens are the words of names, in the order of the names, up to its size."""
     tokens = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix=WORD_END))
     tokens.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokens.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,7 +72,7 @@ def tokenizer(names: Sequence[str], sizes: Sizes, work: Path) -> Any:
 
 
 def untrained(tokens: Any, sizes: Sizes) -> Any:
-    """Return a text encoder that knows nothing."""
+    """Return an untrained text encoder."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokens),
@@ -90,7 +90,7 @@ def untrained(tokens: Any, sizes: Sizes) -> Any:
 
 
 class Student(torch.nn.Module):
-    """A text encoder, and what maps its pooled state onto the meanings of the teacher."""
+    """A text encoder, and a projection of its pooled state onto the teacher's embeddings."""
 
     def __init__(self, encoder: Any, meanings: int) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ class Student(torch.nn.Module):
         self.mapped = torch.nn.Linear(encoder.config.hidden_size, meanings, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return meanings of length 1, shape (phrases, meanings)."""
+        """Return embeddings of length 1, shape (phrases, width)."""
         mapped = self.mapped(self.encoder(tokens).pooler_output)
         return torch.nn.functional.normalize(mapped.float(), dim=-1)
 
 
 @torch.no_grad()
-def prime(student: Student, tokens: Any) -> None:
-    """Let each token that is a word begin with what the teacher means by it, as far as its width holds it."""
+def initialize_embeddings(student: Student, tokens: Any) -> None:
+    """Initialize each token that is a word with the teacher's embedding, reduced to the width by principal axes."""
     words = whole_words(tokens)
     meanings = teacher.embed(list(words))
     axes = torch.linalg.svd(meanings, full_matrices=False).Vh[: student.mapped.in_features]
@@ -115,22 +115,24 @@ def prime(student: Student, tokens: Any) -> None:
 
 
 def whole_words(tokens: Any) -> dict[str, int]:
-    """Return the words that are tokens, with the number of each."""
+    """Return the words that are tokens, with their indices."""
     vocabulary = tokens.get_vocab().items()
     return {token.removesuffix(WORD_END): number for token, number in vocabulary if WORD.fullmatch(token)}
 
 
 @torch.no_grad()
-def lend(encoder: Any, tokens: Any, names: Sequence[str], prompts: Mapping[str, Sequence[str]]) -> None:
-    """Let each word that no prompt holds borrow from one that does, for the thing that is closest to it.
+def borrow_embeddings(
+    encoder: Any, tokens: Any, names: Sequence[str], prompts: Mapping[str, Sequence[str]]
+) -> None:
+    """Mix the embedding of each word that is in no prompt with that of the closest name that is in one.
 
-    Its own embedding is one that the denoiser never saw, and would be painted as a mixture of several things.
+    The denoiser has never seen its own embedding, and would paint a mixture of several things.
 
     Args:
-        encoder: the text encoder, which knows what words mean.
+        encoder: the trained text encoder.
         tokens: its tokenizer.
-        names: what may be asked for; those that are one token, and in no prompt, borrow.
-        prompts: for each label, what the denoiser learns to answer with its pictures.
+        names: of things; those that are a single token, and in no prompt, borrow.
+        prompts: captions by label.
     """
     words = whole_words(tokens)
     heard = {number for said in prompts.values() for prompt in tokens(list(said)).input_ids for number in prompt}
@@ -148,7 +150,7 @@ def lend(encoder: Any, tokens: Any, names: Sequence[str], prompts: Mapping[str, 
 
 
 class Phrases:
-    """Phrases as tokens with the meaning of each, in batches of about the same length."""
+    """Tokenized phrases with the teacher's embeddings, in batches of about the same length."""
 
     def __init__(self, phrases: Sequence[str], tokens: Any) -> None:
         padded = tokens(
@@ -161,11 +163,11 @@ class Phrases:
 
     @property
     def width(self) -> int:
-        """Numbers in a meaning."""
+        """Width of an embedding."""
         return self._meanings.shape[1]
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a batch of tokens and of meanings."""
+        """Return a batch of tokens and embeddings."""
         some = torch.randint(len(self._tokens), (BUCKETS * self._batch,), device=device())
         some = some[self._lengths[some].argsort()]
         start = int(torch.randint(BUCKETS, (), device=device())) * self._batch
@@ -186,18 +188,18 @@ def run(
 
     Args:
         names: whose words become tokens.
-        phrases: to learn the meanings of.
-        prompts: for each label that it must distinguish, the prompts for its pictures.
+        phrases: the training phrases.
+        prompts: captions by label.
         folder: the pipeline.
-        work: where the training keeps its state.
+        work: the folder of checkpoints.
         sizes: of the text encoder.
-        plan: how long and how fast.
+        plan: the schedule.
     """
     torch.manual_seed(2)
     tokens = tokenizer(names, sizes, work)
     lessons = Phrases(phrases, tokens)
     student = Student(untrained(tokens, sizes), lessons.width)
-    prime(student, tokens)
+    initialize_embeddings(student, tokens)
     student.to(device())
     anchors = teacher.embed(list(prompts)).to(device()) * SHARPNESS
 
@@ -211,13 +213,13 @@ def run(
         return apart + CHOICE * likeness
 
     train(student, loss, plan, work / "text_encoder.pt")
-    lend(student.encoder, tokens, names, prompts)
+    borrow_embeddings(student.encoder, tokens, names, prompts)
     tokens.save_pretrained(folder / "tokenizer")
     save(student.encoder, folder / "text_encoder")
 
 
 def save(encoder: Any, folder: Path) -> None:
-    """Write a text encoder in half precision, to be read in single."""
+    """Write a text encoder in half precision, to be loaded in single precision."""
     encoder.half().save_pretrained(folder)
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

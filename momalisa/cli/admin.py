@@ -1,6 +1,6 @@
-"""The commands of operators: migrations, the reconciler, API keys, moderation, and the queue.
+"""Commands for operators: migrations, the reconciler, API keys, moderation, and the queue.
 
-Each imports its own modules, so that commands of users start without the libraries of servers.
+Each command imports its own modules, so that commands for users start without the libraries of the server.
 """
 
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 app = typer.Typer()
-_WHERE = "in the database at DATABASE_URL, or of the system that runs on this machine"
+_WHERE = "in the database at DATABASE_URL, or in that of the system running on this machine"
 keys_app = typer.Typer(help=f"Create, list and revoke API keys, {_WHERE}.", no_args_is_help=True)
 moderate_app = typer.Typer(help=f"Hide, show and delete any walk, {_WHERE}.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
@@ -37,12 +37,12 @@ def _expiry(text: str) -> timedelta | datetime:
     try:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is neither a number of days, such as 90d, nor a date.") from None
+        raise typer.BadParameter(f"{text!r} is neither a number of days (90d) nor a date (2027-12-31).") from None
 
 
 @app.command()
 def migrate() -> None:
-    """Migrate the database to the newest schema; with an emulator, also create its bucket."""
+    """Migrate the database to the newest schema; with a bucket emulator, also create the bucket."""
     from momalisa.db import schema  # noqa: PLC0415
     from momalisa.storage import bucket  # noqa: PLC0415
 
@@ -65,22 +65,22 @@ def reconcile() -> None:
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    name: Annotated[str, typer.Argument(help="Whose key it is, or what it is for.")],
     expires: Annotated[
         str | None,
         typer.Option(
             metavar="90d|YYYY-MM-DD",
-            help="Lifetime in days, or last valid day (UTC); never expires by default.",
+            help="Lifetime in days, or last valid day (UTC); by default the key never expires.",
         ),
     ] = None,
 ) -> None:
-    """Create an API key, and show it this once."""
+    """Create an API key and print it; it cannot be shown again."""
     from momalisa import api_keys  # noqa: PLC0415
 
     until = None if expires is None else _expiry(expires)
     with _operating() as session:
         key, secret = api_keys.create(session, name, expires=until)
-    tell(f"{key.id} is the id of the key. The key itself is not stored and cannot be shown again:")
+    tell(f"{key.id} is the id of the key. The key itself is not stored, and cannot be shown again:")
     tell(secret)
 
 
@@ -90,32 +90,32 @@ def list_keys() -> None:
     from momalisa import api_keys  # noqa: PLC0415
 
     with _operating() as session:
-        for key in api_keys.listed(session):
-            times = {"made": key.created_at, "expires": key.expires_at, "revoked": key.revoked_at}
+        for key in api_keys.list_keys(session):
+            times = {"created": key.created_at, "expires": key.expires_at, "revoked": key.revoked_at}
             listed = ", ".join(f"{what} {when:%Y-%m-%d %H:%M %Z}" for what, when in times.items() if when)
             tell(f"{key.id} {key.name} ({listed})")
 
 
 @keys_app.command("revoke")
 def revoke_key(
-    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id, as `list` shows it.")],
+    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id of the key, as `momalisa keys list` shows it.")],
 ) -> None:
-    """Revoke an API key at once; walks made with it stay."""
+    """Revoke an API key at once; its walks stay."""
     from momalisa import api_keys  # noqa: PLC0415
 
     with _operating() as session:
         key = api_keys.revoke(session, key_id)
-    tell(f"{key.id} {key.name} is revoked.")
+    tell(f"The key {key.id} {key.name} is revoked.")
 
 
 @moderate_app.command("hide")
 def hide_walk(walk_id: WalkId) -> None:
-    """Hide a walk at once: only its owner still sees it."""
+    """Hide a walk at once: only its owner can still see it."""
     from momalisa.walks import moderation  # noqa: PLC0415
 
     with _operating() as session:
         moderation.hide(session, walk_id)
-    tell(f"{walk_id} is hidden.")
+    tell(f"The walk {walk_id} is hidden.")
 
 
 @moderate_app.command("show")
@@ -125,7 +125,7 @@ def show_walk(walk_id: WalkId) -> None:
 
     with _operating() as session:
         moderation.show(session, walk_id)
-    tell(f"{walk_id} is shown.")
+    tell(f"The walk {walk_id} is shown.")
 
 
 @moderate_app.command("delete")
@@ -135,7 +135,7 @@ def delete_walk(walk_id: WalkId) -> None:
 
     with _operating() as session:
         moderation.delete(session, walk_id)
-    tell(f"{walk_id} is deleted; its files are removed within a minute.")
+    tell(f"The walk {walk_id} is deleted; its files are removed within a minute.")
 
 
 @queue_app.command("show")
@@ -145,25 +145,25 @@ def show_chunks(walk_id: WalkId) -> None:
 
     with _operating() as session:
         for chunk in admin.chunks_of(session, walk_id):
-            by = f", last at {chunk.worker}" if chunk.worker else ""
+            by = f", last worker: {chunk.worker}" if chunk.worker else ""
             tell(f"{chunk.number} {chunk.kind} {chunk.status}, attempts: {chunk.attempts}{by}")
             for past in chunk.history:
-                tell(f"    {past['at'][:19]} attempt {past['attempt']} at {past['worker']}: {past['error']}")
+                tell(f"    {past['at'][:19]} attempt {past['attempt']} on {past['worker']}: {past['error']}")
 
 
 @queue_app.command("retry")
 def retry_walk(walk_id: WalkId) -> None:
-    """Queue a failed walk again, with fresh attempts; finished frames are kept."""
+    """Retry a failed walk, with all attempts; rendered frames are kept."""
     from momalisa.queue import admin  # noqa: PLC0415
 
     with _operating() as session:
         admin.retry(session, walk_id)
-    tell(f"{walk_id} is queued again.")  # the reconciler publishes the messages
+    tell(f"The walk {walk_id} is queued again.")  # the reconciler publishes the messages
 
 
 @queue_app.command("pause")
 def pause_queue() -> None:
-    """Pause all claims; workers finish their chunks, and walks are still accepted."""
+    """Pause all claims; workers finish their current chunks, and walks are still accepted."""
     from momalisa.queue import admin  # noqa: PLC0415
 
     with _operating() as session:
@@ -183,12 +183,12 @@ def resume_queue() -> None:
 
 @contextmanager
 def _operating() -> Iterator["Session"]:
-    """Open a transaction in the database at DATABASE_URL, or else in that of the system on this machine."""
+    """Open a transaction in the database at DATABASE_URL, or if unset, in that of the system on this machine."""
     from momalisa.db.session import transaction  # noqa: PLC0415
 
     with errors_as_sentences():
         if "database_url" not in settings().model_fields_set:
-            from momalisa.local import stack  # noqa: PLC0415 - a container has no system of its own, nor its wheels
+            from momalisa.local import stack  # noqa: PLC0415 - not installed in containers
 
             if found := stack.running_database():
                 override(DATABASE_URL=found)

@@ -41,7 +41,7 @@ Port = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option(help="URL of the server; or MOMALISA_URL; this machine by default.", show_default=False),
+    typer.Option(help="URL of the server; or MOMALISA_URL; default: the one on this machine.", show_default=False),
 ]
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
@@ -59,11 +59,11 @@ _STATUS = {
     "succeeded": "done",
 }
 
-TEND_SECONDS = 2
-"""How often a system that was started for one walk is supervised."""
+SUPERVISE_SECONDS = 2
+"""Interval at which a system that was started for one walk is supervised."""
 
 _STILLS = {"poster": "-poster.webp", "sheet": "-sheet.png"}
-"""Suffixes of saved stills; other files are named by their kind."""
+"""Suffixes of saved stills; other files have their kind as suffix."""
 
 
 @app.callback(invoke_without_command=True)
@@ -83,13 +83,13 @@ def up(
     folder: Annotated[Path, typer.Option(help="Folder for data and logs.")] = ROOT / ".momalisa",
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
-    from momalisa.local import stack  # noqa: PLC0415 - only this machine's own system needs its wheels
+    from momalisa.local import stack  # noqa: PLC0415 - imports packages that clients do not need
 
     with errors_as_sentences(exit_code_when_stopped=0):
         system = stack.LocalStack(folder, port=port or settings().port, workers=workers or settings().workers)
         with _signals_raised(), _running(system):
             system.announce()
-            tell(f"MoMALisa is at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
+            tell(f"MoMALisa runs at {system.url} (Ctrl-C stops it; logs are in {system.folder / 'logs'}).")
             while True:
                 system.supervise(tell)
                 time.sleep(0.5)
@@ -101,33 +101,33 @@ def walk(
     prompts: Annotated[list[str] | None, typer.Argument(help="Two or more stops.", show_default=False)] = None,
     from_walk: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="A walk to start from: options left out are taken from it."),
+        typer.Option(metavar="ID", help="A walk to start from: omitted options are taken from it."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="GIF file to write; the MP4 is written beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="GIF file to write; an MP4 is written next to it.")] = None,
     url: Url = None,
     workers: Workers = None,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
-    """Make a walk and save it as a GIF and an MP4."""
+    """Create a walk, and save it as GIF and MP4."""
     with errors_as_sentences(exit_code_when_stopped=130):
         if not prompts and from_walk is None:
-            fail("Give two or more stops, or a walk to start from with --from-walk.")
+            fail("Name two or more stops, or a walk to start from with --from-walk.")
         gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
         chosen = {"from_walk": from_walk, **options}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
-            made = _make(
+            walk = _create(
                 server, prompts or None, {name: value for name, value in chosen.items() if value not in (None, [])}
             )
             with _client(server.url) as client:
                 for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
-                    artifact = client.save(made, kind, path)
+                    artifact = client.save(walk, kind, path)
                     size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
                     tell(f"Saved {path} ({size}).")
-        for warning in made["warnings"]:
+        for warning in walk["warnings"]:
             tell(f"Note: {warning}")
         if as_json:
-            print_json(made)
+            print_json(walk)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def list_(
 
 @app.command()
 def cancel(walk_id: Id, url: Url = None) -> None:
-    """Cancel a walk; finished frames are kept."""
+    """Cancel a walk; its rendered frames are kept."""
     with errors_as_sentences(), _client(_known_server(url)) as client:
         tell(_line(client.cancel(walk_id)))
 
@@ -176,8 +176,8 @@ def download(
     with errors_as_sentences(), _client(_known_server(url)) as client:
         found = client.get(walk_id)
         if kind not in found["artifacts"]:
-            there = ", ".join(sorted(found["artifacts"])) or f"nothing, it is {found['status']}"
-            fail(f"This walk has no {kind}; it has {there}.")
+            has = ", ".join(sorted(found["artifacts"])) or f"no files; its status is {found['status']}"
+            fail(f"This walk has no {kind}; it has {has}.")
         path = out or Path(f"{slug(found['prompts'])}{_STILLS.get(kind, f'.{kind}')}")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             fail(f"{path} cannot be written.")
@@ -196,15 +196,15 @@ def _writable_gif(out: Path) -> Path:
     return gif
 
 
-def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any]) -> Walk:
-    """Make a walk with a progress bar; Ctrl-C offers to cancel it."""
+def _create(server: "_Server", prompts: list[str] | None, options: dict[str, Any]) -> Walk:
+    """Create a walk, and wait for it with a progress bar; Ctrl-C offers to cancel it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _client(server.url) as client, Progress(*columns, console=console) as progress:
         walk = client.submit(prompts, **options)
         task = progress.add_task("", total=walk["frames_total"])
         try:
-            for seen in client.watch(walk, seconds=TEND_SECONDS if server.ours else None):
-                server.tend()
+            for seen in client.watch(walk, seconds=SUPERVISE_SECONDS if server.ours else None):
+                server.supervise()
                 walk = seen
                 progress.update(
                     task,
@@ -217,22 +217,22 @@ def _make(server: "_Server", prompts: list[str] | None, options: dict[str, Any])
             if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
                 _cancel_at_once(client, walk["id"])
             else:
-                tell(f"The walk goes on; see `momalisa status {walk['id']}`.")
+                tell(f"The walk continues; see `momalisa status {walk['id']}`.")
             raise
         except LocalSystemError:
             progress.stop()
-            _cancel_at_once(client, walk["id"])  # the next system would not fetch it
+            _cancel_at_once(client, walk["id"])  # the next system would continue it, but not download it
             raise
     if walk["status"] != "succeeded":
-        reason = walk["error"]["message"] if walk["error"] else f"It ended as {walk['status']}."
-        fail(f"The walk was not made. {reason}")
+        reason = walk["error"]["message"] if walk["error"] else f"Its status is {walk['status']}."
+        fail(f"The walk did not succeed. {reason}")
     return walk
 
 
 def _cancel_at_once(client: Client, walk_id: str) -> None:
-    """Cancel a walk without retries, so that a command that was stopped ends soon.
+    """Cancel a walk without retries, so that a stopped command ends soon.
 
-    Must be the client that submitted it: without an API key, its cookie identifies the owner.
+    `client` must be the one that submitted it: without an API key, its cookie identifies the owner.
     """
     client.retry_seconds = 0
     try:
@@ -247,12 +247,12 @@ def _client(url: str) -> Client:
 
 
 def _known_server(url: str | None) -> str:
-    """Return the URL of the given server, or of the one that runs on this machine."""
+    """Return the URL of the given server, or of the one running on this machine."""
     from momalisa.local import stack  # noqa: PLC0415
 
     found = url or settings().momalisa_url or stack.running()
     if found is None:
-        fail("No server runs on this machine. Start one with `momalisa up`, or set --url or MOMALISA_URL.")
+        fail("No server is running on this machine. Start one with `momalisa up`, or set --url or MOMALISA_URL.")
     return found
 
 
@@ -264,17 +264,17 @@ def _line(walk: Walk) -> str:
 
 
 class _Server(NamedTuple):
-    """A server, and a function to call regularly while it works."""
+    """A server, and a function to call regularly while it is used."""
 
     url: str
     ours: bool = False
     """Whether it was started for this walk."""
-    tend: Callable[[], None] = lambda: None
+    supervise: Callable[[], None] = lambda: None
 
 
 @contextmanager
 def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
-    """Yield a server: the given one, the one that runs on this machine, or one started for this walk."""
+    """Yield a server: the given one, the one running on this machine, or one that is started for this walk."""
     if url:
         yield _Server(url)
         return
@@ -285,7 +285,7 @@ def _server(url: str | None, workers: int | None) -> Iterator[_Server]:
         return
     system = stack.LocalStack(port=free_port(), workers=workers or settings().workers)
     with _running(system):
-        yield _Server(system.url, ours=True, tend=lambda: system.supervise(tell))
+        yield _Server(system.url, ours=True, supervise=lambda: system.supervise(tell))
 
 
 @contextmanager
@@ -307,7 +307,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise Stopped in the block on a signal; under nohup, SIGHUP stays ignored.
+    """Raise Stopped in the block on a signal; under nohup, SIGHUP remains ignored.
 
     A second signal interrupts the cleanup after the first.
     """
@@ -316,8 +316,8 @@ def _signals_raised() -> Iterator[None]:
         raise Stopped
 
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    heeded = [name for name in _SIGNALS if name != signal.SIGHUP or not under_nohup]
-    before = {name: signal.signal(name, on_signal) for name in heeded}
+    handled = [name for name in _SIGNALS if name != signal.SIGHUP or not under_nohup]
+    before = {name: signal.signal(name, on_signal) for name in handled}
     try:
         yield
     finally:

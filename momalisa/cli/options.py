@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from momalisa.domain.spec import SETTINGS, Setting, kind
+from momalisa.domain.spec import SETTINGS, Setting, value_type
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each setting of a walk; it takes them as `**options`, None where left out."""
+    """Give a command an option for each setting of a walk; it gets them as `**options`, None if omitted."""
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind != inspect.Parameter.VAR_KEYWORD]
     derived = [_option(name, setting) for name, setting in SETTINGS.items()]
@@ -21,19 +21,19 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(name: str, setting: Setting) -> inspect.Parameter:
-    taken = kind(name)
-    # The server checks values: it may know more of them than this version.
-    typed: Any = taken if taken in {int, float} else list[float] if get_origin(taken) is tuple else str
+    kind = value_type(name)
+    # The server validates values: it may accept more of them than this version knows.
+    typed: Any = kind if kind in {int, float} else list[float] if get_origin(kind) is tuple else str
     default = False if setting.default in {None, ""} else str(setting.default)
-    option = typer.Option(help=f"{setting.description}{_values(taken, setting)}", show_default=default)
+    option = typer.Option(help=f"{setting.description}{_values(kind, setting)}", show_default=default)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, option]
     )
 
 
-def _values(taken: Any, setting: Setting) -> str:
-    if get_origin(taken) is Literal:
-        return f" One of {', '.join(get_args(taken))}."
+def _values(kind: Any, setting: Setting) -> str:
+    if get_origin(kind) is Literal:
+        return f" One of {', '.join(get_args(kind))}."
     if {"ge", "le"} <= setting.limits.keys():
         return f" {setting.limits['ge']} to {setting.limits['le']}."
     return ""

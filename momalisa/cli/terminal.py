@@ -1,4 +1,4 @@
-"""Output of the commands: sentences for people, and JSON for programs."""
+"""Output of the commands: sentences for people, JSON for programs."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
-    """Print errors of a block as sentences, and exit with 1, or after `Stopped` with another code."""
+    """Print errors of a block as sentences and exit with 1; after `Stopped`, exit with the given code."""
     try:
         yield
     except MomalisaError as error:

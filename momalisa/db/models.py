@@ -35,11 +35,10 @@ from momalisa.domain.states import (
     WebhookEvent,
 )
 
-Bytes = bytes  # by another name, since a column has this one
-
+Bytes = bytes  # under another name, because a column is called `bytes`
 
 GONE = "deleted_at IS NOT NULL OR status = 'expired'"
-"""A walk whose objects, and then whose row, are to be removed. Literal SQL, so that the partial index is used."""
+"""Condition that the objects and the row of a walk have to be removed; literal SQL, as in its partial index."""
 
 
 class SpecType(TypeDecorator[WalkSpec]):
@@ -106,21 +105,21 @@ class Walk(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[WalkStatus] = mapped_column(server_default=WalkStatus.QUEUED)
     owner: Mapped[str]
-    """Who made it, and may cancel, change and delete it: `key:ID` or `visitor:ID`."""
+    """Who created it and may cancel, change and delete it: `key:ID` or `visitor:ID`."""
     public: Mapped[bool]
     """Whether everyone may see it."""
     secret: Mapped[str] = mapped_column(deferred=True, deferred_raiseload=True)
-    """Random part of its object names, so that only those who are given the URLs can read the files."""
+    """Random part of its object names, so that only those who were given the URLs can read the files."""
     secret_changed_at: Mapped[datetime | None]
-    """When the secret was changed; null once all objects have their new names (`relocation`)."""
+    """When the secret was changed; null once all objects have been renamed (`relocation`)."""
     spec: Mapped[WalkSpec]
     from_walk: Mapped[UUID | None]
-    """The walk whose frames are copied where they are the same; it may no longer exist."""
+    """The walk whose frames are reused where they are the same; it may no longer exist."""
     source: Mapped[UUID | None] = query_expression()
-    """`from_walk`, if the viewer may see that walk (`walks.service`)."""
+    """`from_walk`, if the viewer may see that walk (`walks.queries`)."""
     model: Mapped[str]
     batch_size: Mapped[int]
-    """Frames in each of its chunks, a full batch: BATCH_SIZE when it was made."""
+    """Frames in a full chunk: BATCH_SIZE when it was created."""
     frames_total: Mapped[int]
     frames_done: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="1")
@@ -129,25 +128,25 @@ class Walk(Base):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     webhook_url: Mapped[str | None]
-    """Receiver of a webhook when it ends; never shown."""
+    """Receiver of the webhook that is sent when it ends; never shown."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
-    """If it is still active then, it fails."""
+    """When it fails, if it is still active."""
     hidden_at: Mapped[datetime | None]
-    """When an operator hid it: only its owner sees it."""
+    """When an operator hid it; since then only its owner sees it."""
     deleted_at: Mapped[datetime | None]
-    """When it was deleted: it is hidden, and its row follows once its objects are removed."""
+    """When it was deleted; since then it is invisible, and its row is removed after its objects."""
     purged_at: Mapped[datetime | None]
-    """When its objects were removed; the row stays until the webhook of its end is delivered."""
+    """When its objects were removed; the row stays until its webhook is delivered."""
     purge_after: Mapped[datetime | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """Deleted and expired walks: when to try (again) to remove the objects and the row.
+    """Deleted and expired walks: when to try (again) to remove the objects and the row (`retention`).
 
-    Other walks: when moving the objects failed last, so that other walks are tried first (`relocation`).
+    Other walks: when moving the objects last failed, so that other walks are tried first (`relocation`).
     """
     traceparent: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """The request that made it, as a W3C `traceparent`; null if it was not traced."""
+    """The request that created it, as a W3C `traceparent`; null if it was not traced."""
 
     frames: Mapped[list["Frame"]] = relationship(order_by="Frame.position", viewonly=True)
     artifacts: Mapped[list["Artifact"]] = relationship(order_by="Artifact.kind", viewonly=True)
@@ -188,27 +187,27 @@ class Chunk(Base):
     kind: Mapped[ChunkKind]
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     tenant: Mapped[str]
-    """Unit of fairness and of limits: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
+    """Unit of fairness and limits: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
     model: Mapped[str]
     """Model that its worker must have; "" if it needs none."""
     virtual_time: Mapped[int]
     """Place in the fair order (`fairness`); the least is claimed first."""
     priority: Mapped[int]
-    """Place within a virtual time (`fairness`): 0 was tried before, 1 is a newcomer's first chunk, 2 all others."""
+    """Order within a virtual time (`fairness`): 0 for retries, 1 for a newcomer's first chunk, 2 for all others."""
     scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     """Number of claims that were not released."""
     worker: Mapped[str | None]
-    """Worker of the last claim, as host:pid."""
+    """Process that claimed it last, as host:pid."""
     secret: Mapped[str | None]
-    """Secret of its walk at the last claim, under which the worker names objects."""
+    """Secret of its walk at the last claim, which the worker uses in object names."""
     lease_token: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
-    """Changes with every heartbeat, by which a reconciler sees that the worker is alive (`reclaim`)."""
+    """Changes with every heartbeat, which shows a reconciler that the worker is alive (`reclaim`)."""
     error: Mapped[str | None]
     """Error of the last failed attempt."""
-    failed_by: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
-    """Workplaces at which it failed: parents of worker processes, as host:pid."""
+    failed_on: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
+    """Workers on which it failed: the parents of their processes, as host:pid."""
     history: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]", deferred=True)
     """Its last failed attempts: attempt, at, worker, error."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -235,7 +234,7 @@ class Chunk(Base):
 
 
 class Tenant(Base):
-    """State of a tenant in the fair order of one model (`fairness`)."""
+    """The state of a tenant in the fair order of one model (`fairness`)."""
 
     __tablename__ = "tenants"
 
@@ -243,7 +242,7 @@ class Tenant(Base):
     """As `Chunk.tenant`."""
     model: Mapped[str] = mapped_column(primary_key=True)
     next_virtual_time: Mapped[int]
-    """Virtual time after that of its last enqueued chunk."""
+    """Virtual time after its last enqueued chunk."""
 
 
 class Worker(Base):
@@ -272,7 +271,7 @@ class KnownModel(Base):
 
 
 class Pause(Base):
-    """While there is a row, all claims are paused."""
+    """While this table has a row, all claims are paused."""
 
     __tablename__ = "pauses"
 
@@ -289,7 +288,7 @@ class Frame(Base):
 
     walk_id: Mapped[UUID] = mapped_column(primary_key=True)
     position: Mapped[float] = mapped_column(primary_key=True)
-    """Where it lies on the walk: 0 is the first stop, 1 the last."""
+    """Its place on the walk: 0 is the first stop, 1 the last."""
     chunk: Mapped[int]
     object: Mapped[str | None]
     bytes: Mapped[int | None]
@@ -298,9 +297,9 @@ class Frame(Base):
     rendered_at: Mapped[datetime | None]
     flagged: Mapped[Flag | None]
     thumbnail: Mapped[Bytes | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """The picture in 32 × 32 pixels, by which later frames are placed (`pacing`)."""
+    """The picture in 32 × 32 pixels, from which later frames are placed (`pacing`)."""
     content_hash: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """Equal for frames that show the same (`spec.frame_key`), so that another walk can copy it."""
+    """Equal for equal pictures (`spec.content_hash`), so that another walk can reuse the frame."""
 
     __table_args__ = (
         ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),
@@ -328,21 +327,21 @@ class Artifact(Base):
 
 
 class Tombstone(Base):
-    """What is left of an expired walk, so that its URL answers that it has expired."""
+    """What is left of an expired walk, so that its URL can answer 410."""
 
     __tablename__ = "tombstones"
 
     walk_id: Mapped[UUID] = mapped_column(primary_key=True)
     owner: Mapped[str]
     public: Mapped[bool]
-    """Whether everybody could see it."""
+    """Whether everyone could see it."""
     expired_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (Index("tombstones_age", "expired_at"),)
 
 
 class IdempotencyKey(Base):
-    """An Idempotency-Key of a caller, so that a repeated request makes no second walk."""
+    """An Idempotency-Key of a caller, so that a repeated request creates no second walk."""
 
     __tablename__ = "idempotency_keys"
 
@@ -353,7 +352,7 @@ class IdempotencyKey(Base):
     walk_id: Mapped[UUID] = mapped_column(
         ForeignKey("walks.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
     )
-    """Set before the walk is written, in the same transaction."""
+    """Written before the walk, in the same transaction."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (Index("idempotency_keys_age", "created_at"), Index("idempotency_keys_walk", "walk_id"))
@@ -377,10 +376,10 @@ class WebhookDelivery(Base):
     scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """When it is due; while it is leased, when the lease expires."""
     wait_seconds: Mapped[float]
-    """Seconds ahead that `scheduled_at` was set; if it is further ahead, PostgreSQL's clock was set back."""
+    """How far ahead `scheduled_at` was set, in seconds; if it is further ahead, PostgreSQL's clock was set back."""
     attempts: Mapped[int] = mapped_column(server_default="0")
     lease_token: Mapped[UUID | None]
-    """Set while it is leased, and after a sender that died."""
+    """Set while it is leased, and after its sender has died."""
     error: Mapped[str | None]
     """Error of the last failed attempt."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,8 +1,8 @@
-"""Notifications of changed walks, by NOTIFY, to the API processes in which clients wait.
+"""Notifications of changed walks, by NOTIFY, for the API processes in which clients wait.
 
-PostgreSQL serializes the commits of transactions that notify. So these send none themselves: after the commit, a
-thread sends the notifications of all transactions of its process together. A notification is a hint: if one is
-lost, clients wait longer, since waiters also poll.
+PostgreSQL serializes the commits of transactions that notify. So transactions do not notify themselves: after the
+commit, a thread sends the notifications of all transactions of the process together. A notification is a hint: if
+one is lost, clients wait a little longer, since waiters also poll.
 """
 
 import atexit
@@ -28,18 +28,18 @@ CHANNEL = "walks"
 """Channel of the ids of changed walks."""
 
 PAUSE_SECONDS = 0.01
-"""Pause between two batches of notifications of a process."""
+"""Pause of a process between two batches of notifications."""
 
 LAST_SECONDS = 1
-"""Time that a process waits at exit for its last notifications to be sent."""
+"""Maximum time that a process waits at exit until its last notifications are sent."""
 
 _SEND = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, walk) FROM unnest(%s::text[]) AS walk"
 
 
 def changed(session: Session, *walk_ids: UUID) -> dict[str, Any]:
-    """Return the values that an UPDATE sets on changed walks, besides the change: their next revision.
+    """Return the values that an UPDATE of walks must set besides the change: the next revision.
 
-    After the commit of the session's transaction, notifications wake those that wait for these walks.
+    After the commit, notifications wake those who wait for these walks.
     """
     session.info.setdefault(CHANNEL, set()).update(map(str, walk_ids))
     return {"revision": Walk.revision + 1}
@@ -87,7 +87,7 @@ class _Sender:
 
 
 def begin() -> None:
-    """Start the thread that sends notifications now, for a process in which it might not start later."""
+    """Start the thread that sends notifications now, if starting it later might hang."""
     _sender()
 
 

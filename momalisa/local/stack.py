@@ -1,6 +1,6 @@
-"""The whole system on one machine, without containers: each part a child process, with all data in one folder.
+"""The whole system on one machine, without containers: each part is a child process, all data is in one folder.
 
-PostgreSQL, Valkey and the emulator of the bucket are installed from wheels; they are the engines of production.
+PostgreSQL and Valkey are those of production, installed from wheels; the bucket is an emulator.
 """
 
 import base64
@@ -64,7 +64,7 @@ class LocalStack:
         self.workers = workers or len(self._gpus) or WORKERS_ON_CPU
         self.children: dict[str, Child] = {}
         self._port = port
-        # No proxies between the parts. Only users of this machine can call, so rate limits are off by default.
+        # No proxies between the parts. Only users of this machine have access, so rate limits are off by default.
         limits = "on" if "rate_limits" in settings().model_fields_set and settings().rate_limits else "off"
         given = settings()
         self._variables = {
@@ -92,7 +92,7 @@ class LocalStack:
             self._take_lock()
             if not is_free(self._port):
                 raise LocalSystemError(
-                    f"Port {self._port} is in use by another program; choose another one: PORT={self._port + 1}."
+                    f"Port {self._port} is used by another program; use another one: PORT={self._port + 1}."
                 )
             tell("Starting PostgreSQL, Valkey and the bucket …")
             self.start_services(tell)
@@ -136,7 +136,7 @@ class LocalStack:
         """Restart children that have ended; call it regularly.
 
         Raises:
-            LocalSystemError: if a child keeps ending, or cannot work as configured.
+            LocalSystemError: if a child ends too often, or cannot work as configured.
         """
         for child in self.children.values():
             code = child.ended()
@@ -172,7 +172,7 @@ class LocalStack:
             lock.close()
             url = running(self.folder)
             raise LocalSystemError(
-                f"MoMALisa already runs in {self.folder}, at {url}; stop it first with Ctrl-C."
+                f"MoMALisa is already running in {self.folder}, at {url}; stop it first with Ctrl-C."
                 if url
                 else f"Another MoMALisa command uses {self.folder}; wait for it to finish, or stop it with Ctrl-C."
             ) from None
@@ -200,7 +200,7 @@ class LocalStack:
 
     def _start_valkey(self) -> None:
         port = free_port()
-        # Nothing is stored on disk: losing wake-up messages must not matter.
+        # Nothing is stored on disk: losing wake-up messages does no harm.
         self._start(
             "valkey",
             [
@@ -307,12 +307,12 @@ def started(system: LocalStack, tell: Callable[[str], None] = lambda _: None) ->
 
 
 def running(folder: Path = FOLDER) -> str | None:
-    """Return the URL of the system that runs in a folder, or None."""
+    """Return the URL of the system running in a folder, or None."""
     return _announced(folder).get("url")
 
 
 def running_database(folder: Path = FOLDER) -> str | None:
-    """Return the SQLAlchemy URL of the database of the system that runs in a folder, or None."""
+    """Return the SQLAlchemy URL of the database of the system running in a folder, or None."""
     return _announced(folder).get("database_url")
 
 
@@ -340,8 +340,8 @@ def _bucket_address(file: Path) -> tuple[str, int]:
     """Return the address of the bucket: the same at every start, unless it is in use.
 
     The emulator needs no credentials and allows all origins, so any page in a browser on this machine could use it.
-    Therefore its address is a random one of the 2^24 loopback addresses, which no page can find. Where there is
-    only 127.0.0.1, as on macOS, only the port is random.
+    Therefore its address is a random one of the 2^24 loopback addresses, which pages cannot guess. On systems with
+    only 127.0.0.1, such as macOS, only the port is random.
     """
     with contextlib.suppress(FileNotFoundError, ValueError):
         host, _, port = file.read_text().strip().rpartition(":")

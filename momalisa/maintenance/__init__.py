@@ -1,1 +1,1 @@
-"""The reconciler: expired leases, expiry of walks, orphaned objects, webhooks."""
+"""The reconciler and its tasks: expired leases, expiry of walks, orphaned objects, webhooks."""

@@ -1,4 +1,4 @@
-"""Orphans: objects in the bucket that belong to no walk, found and deleted a page at a time.
+"""Orphans: objects in the bucket that belong to no walk; they are found and deleted page by page.
 
 An upload that finishes after its walk was removed, or after its worker has lost its lease, leaves an object that no
 row refers to.
@@ -16,20 +16,20 @@ from momalisa.db.models import Artifact, Frame, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ACTIVE
 from momalisa.storage import bucket
-from momalisa.storage.bucket import Listed
+from momalisa.storage.bucket import ListedObject
 
 PAGE = 500
-"""Objects that are checked in one round."""
+"""Number of objects that are checked per round."""
 
 AGE = timedelta(hours=1)
 """Younger objects may be about to be recorded."""
 
 PAUSE_SECONDS = 3600
-"""Between the end of one scan and the start of the next."""
+"""Pause between two scans."""
 
 
 class OrphanScan:
-    """Scans the bucket from its beginning to its end, and then again."""
+    """Scans the bucket repeatedly, from its first object to its last."""
 
     def __init__(self, *, page: int = PAGE, age: timedelta = AGE) -> None:
         self._page = page
@@ -38,7 +38,7 @@ class OrphanScan:
         self._resumes = time.monotonic()
 
     def delete_next_page(self) -> int:
-        """Delete the orphans of the next page, and return how many there were.
+        """Delete the orphans of the next page, and return their number.
 
         Raises:
             StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -59,20 +59,20 @@ class OrphanScan:
         return len(orphans)
 
 
-def _orphans(session: Session, objects: Iterable[Listed], age: timedelta) -> list[Listed]:
+def _orphans(session: Session, objects: Iterable[ListedObject], age: timedelta) -> list[ListedObject]:
     """Return the objects that belong to no walk.
 
-    No object of a walk is an orphan while something can still be recorded for that walk. Nothing is an orphan if
-    the database has no walk at all: it may be the wrong database for this bucket.
+    The objects of a walk are no orphans while something may still be recorded for it. If the database has no walks
+    at all, there are no orphans: it may be the wrong database for this bucket.
     """
-    by_walk: dict[UUID, list[Listed]] = {}
+    by_walk: dict[UUID, list[ListedObject]] = {}
     for each in objects:
         if (walk_id := _walk_of(each.name)) is not None:
             by_walk.setdefault(walk_id, []).append(each)
     if not by_walk or session.scalar(select(Walk.id).limit(1)) is None:
         return []
     known = set(session.scalars(select(Walk.id).where(Walk.id.in_(by_walk))))
-    settled = set(
+    finished = set(
         session.scalars(
             select(Walk.id).where(
                 Walk.id.in_(known),
@@ -83,13 +83,13 @@ def _orphans(session: Session, objects: Iterable[Listed], age: timedelta) -> lis
             )
         )
     )
-    names = [select(table.object).where(table.walk_id.in_(settled)) for table in (Frame, Artifact)]
+    names = [select(table.object).where(table.walk_id.in_(finished)) for table in (Frame, Artifact)]
     recorded = set(session.scalars(union_all(*names)))
     return [
         each
         for walk_id, of_walk in by_walk.items()
         for each in of_walk
-        if walk_id not in known or (walk_id in settled and each.name not in recorded)
+        if walk_id not in known or (walk_id in finished and each.name not in recorded)
     ]
 
 

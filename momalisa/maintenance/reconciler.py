@@ -13,7 +13,7 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
 from momalisa.db.session import transaction
-from momalisa.domain.states import DeliveryStatus
+from momalisa.domain.states import ChunkKind, DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import OrphanScan
@@ -27,56 +27,58 @@ from momalisa.webhooks import deliveries, sender
 log = logger(__name__)
 
 SENDERS = 8
-"""Webhooks sent in parallel, so that slow receivers delay only each other."""
+"""Webhooks sent concurrently, so that slow receivers delay only each other."""
 
 HANG_SECONDS = 600
 """A round that takes longer hangs: everything that it waits for times out earlier."""
-
 
 EXPECTED_ERRORS = (StoreUnavailableError, GoogleAPIError, GoogleAuthError, requests.RequestException)
 """What a task raises while PostgreSQL or the bucket is down or refuses access; logged without a traceback."""
 
 Task = Callable[[], bool | None]
-"""Does one round of its work, and returns whether there may be more to do at once."""
+"""Does one round of its work; returns whether there may be more to do immediately."""
 
 
 class TaskHeartbeats:
-    """When each task began its last round, for the health check."""
+    """When each task last started a round, for the health check."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
         self._started = time.monotonic()
-        self._begun: dict[int, float] = {}
+        self.last_rounds: dict[int, float] = {}
+        """By the index of the task, in monotonic seconds."""
 
     def beat(self, index: int) -> None:
-        """Record that a task begins a round."""
-        self._begun[index] = time.monotonic()
+        """Record that a task starts a round."""
+        self.last_rounds[index] = time.monotonic()
 
     def hanging(self) -> str | None:
-        """Return which tasks hang, or None. A database or broker that is down ends a round, and is no hang."""
+        """Return which tasks hang, or None. If the database or the broker is down, rounds end with an error."""
         now = time.monotonic()
         late = {
             task.__name__: seconds
             for index, task in enumerate(self._tasks)
-            if (seconds := now - self._begun.get(index, self._started)) > HANG_SECONDS
+            if (seconds := now - self.last_rounds.get(index, self._started)) > HANG_SECONDS
         }
         if not late:
             return None
-        return "; ".join(f"{task} has begun no round for {seconds:.0f} seconds" for task, seconds in late.items())
+        return "; ".join(
+            f"{task} has not started a round for {seconds:.0f} seconds" for task, seconds in late.items()
+        )
 
     def not_ready(self) -> str | None:
-        """Return a sentence while some task has not begun yet, or None."""
-        return None if len(self._begun) == len(self._tasks) else "Not all tasks have begun."
+        """Return a sentence until all tasks have started, then None."""
+        return None if len(self.last_rounds) == len(self._tasks) else "Not all tasks have started."
 
 
 def run() -> None:
     """Run all tasks until SIGTERM or SIGINT.
 
-    Each task has a thread of its own (`deliver_webhooks` several), so that a broker or bucket that hangs delays no
+    Each task has its own thread (`deliver_webhooks` has several), so that a hanging broker or bucket delays no
     other task. An error ends one round of one task, and nothing else.
 
     Raises:
-        PortTakenError: if METRICS_PORT is another program's.
+        PortTakenError: if another program uses METRICS_PORT.
     """
     stop = threading.Event()
 
@@ -85,7 +87,7 @@ def run() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    tasks = [*TASKS, *([update_gauges] if settings().metrics_port is not None else [])]
+    tasks = [*TASKS, *(GAUGES if settings().metrics_port is not None else [])]
     _start_counters(tasks)
     heartbeats = TaskHeartbeats(tasks)
     metrics.serve(
@@ -104,7 +106,7 @@ def run() -> None:
 
 
 def _start_counters(tasks: Iterable[Task]) -> None:
-    """Set all counters to 0: Prometheus sees no increase in a counter that first appears with its first event."""
+    """Set all counters to 0: Prometheus sees no increase if a counter first appears with its first event."""
     for task in tasks:
         metrics.record(metrics.TASK_FAILURES, 0, task=task.__name__)
     for status in DeliveryStatus:
@@ -112,7 +114,7 @@ def _start_counters(tasks: Iterable[Task]) -> None:
 
 
 def repeat(task: Task, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
-    """Run a task every RECONCILE_SECONDS until `stop` is set, and at once while it has more to do.
+    """Run a task every RECONCILE_SECONDS until `stop` is set, and without pause while it has more to do.
 
     Args:
         task: the task.
@@ -196,7 +198,7 @@ def delete_old_records() -> None:
         StoreUnavailableError: if PostgreSQL cannot be reached.
     """
     with transaction() as session:
-        idempotency.forget_old(session)
+        idempotency.delete_expired(session)
         retention.delete_old_tombstones(session)
 
 
@@ -267,7 +269,7 @@ def deliver_webhooks() -> bool:
     """Send the next webhook that is due; returns whether there was one.
 
     Raises:
-        StoreUnavailableError: if PostgreSQL cannot be reached; then a webhook that was sent is sent again later.
+        StoreUnavailableError: if PostgreSQL cannot be reached; a webhook that was already sent is then sent again.
     """
     if settings().webhook_secret is None:
         return False
@@ -278,7 +280,7 @@ def deliver_webhooks() -> bool:
     outcome = sender.send(message)
     with transaction() as session:
         status = deliveries.record(session, message, outcome)
-    log.info("webhook sent", message=message.id, attempt=message.attempt, status=status, error=outcome.error)
+    log.info("webhook sent", webhook=message.id, attempt=message.attempt, status=status, error=outcome.error)
     if status is not None:
         metrics.record(metrics.WEBHOOK_DELIVERIES, status=status)
     return True
@@ -299,6 +301,7 @@ def update_gauges() -> None:
             metrics.OLDEST_DUE_CHUNK_SECONDS,
             metrics.WALKS,
             metrics.WALKS_LAST_HOUR,
+            metrics.WORKERS,
         ):
             gauge.clear()
         raise
@@ -306,11 +309,29 @@ def update_gauges() -> None:
         metrics.record(metrics.CHUNKS, number, kind=kind, model=model, status=status)
     for (kind, model), seconds in found.oldest_due_seconds.items():
         metrics.record(metrics.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind, model=model)
+    for kind, number in found.workers.items():
+        metrics.record(metrics.WORKERS, number, kind=kind)
     metrics.record(metrics.CLAIMS_PAUSED, found.paused)
+    metrics.record(metrics.WALKS_TO_REMOVE, found.to_remove)
     for gauge, walks in ((metrics.WALKS, found.walks), (metrics.WALKS_LAST_HOUR, found.walks_last_hour)):
         for walk_status, number in walks.items():
             metrics.record(gauge, number, status=walk_status)
 
+
+def update_message_gauges() -> None:
+    """Set the gauges of the broker; they have no values while it is down."""
+    try:
+        waiting = {kind: celery_app.count_messages(kind) for kind in ChunkKind}
+    except celery_app.BROKER_ERRORS:
+        metrics.MESSAGES.clear()
+        metrics.record(metrics.BROKER_FAILURES)
+        return
+    for kind, number in waiting.items():
+        metrics.record(metrics.MESSAGES, number, kind=kind)
+
+
+GAUGES: tuple[Task, ...] = (update_gauges, update_message_gauges)
+"""Tasks that only set metrics."""
 
 TASKS: tuple[Task, ...] = (
     reclaim_expired,
@@ -324,4 +345,4 @@ TASKS: tuple[Task, ...] = (
     maintain_fairness,
     *[deliver_webhooks] * SENDERS,
 )
-"""Each runs in a thread of its own."""
+"""Each runs in its own thread."""

@@ -25,16 +25,16 @@ from momalisa.telemetry.logging import cause, logger
 log = logger(__name__)
 
 AT_ONCE = 64
-"""Walks per round; if there are more, the next round follows at once."""
+"""Walks per round; if there are more, the next round follows immediately."""
 
 THREADS = 8
-"""Walks whose objects are removed at the same time, each object by one request."""
+"""Walks whose objects are removed concurrently, each object by one request."""
 
 ROUND_SECONDS = 60
-"""No object is removed later in a round; one request to a bucket that hangs may take two minutes."""
+"""After this time a round starts no more removals; one request to a hanging bucket may take two minutes."""
 
 RETRY_AFTER = timedelta(minutes=5)
-"""Time until the removal of a walk is tried again, if it failed or its row has to stay."""
+"""Time until the removal of a walk is retried, if it failed or its row has to stay."""
 
 TOMBSTONE_AGE = timedelta(days=365)
 """Lifetime of the tombstone of an expired walk."""
@@ -44,7 +44,7 @@ _WEBHOOK_PENDING = (
     .where(WebhookDelivery.walk_id == Walk.id, WebhookDelivery.status == DeliveryStatus.PENDING)
     .exists()
 )
-"""Whether the webhook of a walk's end is still to be delivered."""
+"""Condition that the webhook of a walk has not been delivered yet."""
 
 
 def end_overdue(session: Session) -> int:
@@ -55,7 +55,7 @@ def end_overdue(session: Session) -> int:
         .order_by(Walk.deadline_at)
         .limit(AT_ONCE)
     ).all()
-    message = "This walk was not finished by the deadline that was set for it."
+    message = "This walk was not finished before its deadline."
     for walk_id in sorted(overdue):  # the order in which all transactions lock several walks
         lifecycle.end_walk(
             session, walk_id, WalkStatus.FAILED, error_code="deadline_exceeded", error_message=message
@@ -85,9 +85,9 @@ def expire(session: Session) -> int:
 def remove() -> tuple[int, bool]:
     """Remove up to `AT_ONCE` deleted and expired walks: their objects, then their rows.
 
-    The row is deleted after the objects, so that nothing is left over if this process dies in between, and after
-    the webhook of the walk's end was delivered. A deleted walk is left for LEASE_SECONDS, until its workers have
-    lost their leases. A walk whose objects cannot be removed delays no other, and is tried again later.
+    A row is deleted after the objects, so that nothing remains if this process dies in between, and after the
+    webhook of the walk was delivered. A deleted walk is left alone for LEASE_SECONDS, until its workers have lost
+    their leases. A walk whose objects cannot be removed delays no other, and is retried later.
 
     Returns:
         The number of walks whose objects were removed, and whether there may be more.
@@ -110,7 +110,7 @@ def remove() -> tuple[int, bool]:
     with transaction() as session:
         if empty:
             _remove_rows(session, empty)
-        # These can be tried again in the next round, after walks that were never tried.
+        # These are retried in the next round, after walks that were never tried.
         soon = gone if failed and not empty else unfinished
         session.execute(update(Walk).where(Walk.id.in_(soon)).values(purge_after=func.now()))
     if failed and not empty:
@@ -119,12 +119,12 @@ def remove() -> tuple[int, bool]:
 
 
 def _take_gone(session: Session) -> Sequence[UUID]:
-    """Return walks to be removed, never tried ones first, and reserve them for RETRY_AFTER."""
-    learned = Walk.deleted_at < func.now() - timedelta(seconds=settings().lease_seconds)
+    """Return walks to remove, never tried ones first, and reserve them for RETRY_AFTER."""
+    leases_lost = Walk.deleted_at < func.now() - timedelta(seconds=settings().lease_seconds)
     gone = session.scalars(
         select(Walk.id)
         .where(text(f"({GONE})"), or_(Walk.purge_after.is_(None), Walk.purge_after <= func.now()))
-        .where(or_(learned, Walk.deleted_at.is_(None)))
+        .where(or_(leases_lost, Walk.deleted_at.is_(None)))
         .order_by(Walk.purge_after.nulls_first())
         .limit(AT_ONCE)
         .with_for_update(skip_locked=True)
@@ -134,7 +134,7 @@ def _take_gone(session: Session) -> Sequence[UUID]:
 
 
 class _TimeIsUp(Exception):  # noqa: N818
-    """The time of the round is over."""
+    """The round has lasted for ROUND_SECONDS."""
 
 
 def _remove_objects(walk_id: UUID, until: float) -> Exception | None:
@@ -158,14 +158,14 @@ def _remove_rows(session: Session, walks: Sequence[UUID]) -> None:
         lifecycle.lock_chunks(session, walk_id)  # before the walk, as all transactions do
     public = and_(Walk.public, Walk.hidden_at.is_(None)).label("public")
     expired_at = func.coalesce(Walk.purged_at, func.now()).label("expired_at")
-    left = session.execute(
+    removed = session.execute(
         delete(Walk)
         .where(Walk.id.in_(walks), ~_WEBHOOK_PENDING)
         .returning(Walk.id.label("walk_id"), Walk.owner, public, expired_at, Walk.deleted_at)
         .execution_options(synchronize_session=False)
     ).mappings()
     columns = ("walk_id", "owner", "public", "expired_at")
-    expired = [{column: row[column] for column in columns} for row in left if row["deleted_at"] is None]
+    expired = [{column: row[column] for column in columns} for row in removed if row["deleted_at"] is None]
     if expired:
         session.execute(insert(Tombstone), expired)
     session.execute(update(Walk).where(Walk.id.in_(walks)).values(purged_at=func.now()))

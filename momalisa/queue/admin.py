@@ -1,4 +1,4 @@
-"""What operators do about the queue: inspect the chunks of a walk, retry a failed walk, pause all claims.
+"""Operations on the queue: inspect the chunks of a walk, retry a failed walk, pause all claims.
 
 Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
 """
@@ -13,7 +13,7 @@ from momalisa.db import notifications
 from momalisa.db.models import Chunk, Pause, Walk, WebhookDelivery
 from momalisa.db.session import rowcount
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
-from momalisa.errors import WalkNotFoundError, WalkOverError
+from momalisa.errors import WalkEndedError, WalkNotFoundError
 from momalisa.queue import fairness, lifecycle
 
 
@@ -32,16 +32,16 @@ def retry(session: Session, walk_id: UUID) -> None:
     """Queue a failed walk again: chunks that are not done get fresh attempts, recorded frames stay.
 
     The chunks get the next virtual times of their tenant, so that a large walk delays no other. The deadline of the
-    walk is cleared. The webhook of its end will be sent again.
+    walk is cleared, and its webhook is sent again when it ends.
 
     Raises:
         WalkNotFoundError: if there is no such walk.
-        WalkOverError: if it has not failed, or has no chunk to retry.
+        WalkEndedError: if it has not failed, or has no chunk to retry.
     """
     lifecycle.lock_chunks(session, walk_id)
     status = _status(session, walk_id)
     if status != WalkStatus.FAILED:
-        raise WalkOverError(f"Only a failed walk can be tried again; this one is {status}.")
+        raise WalkEndedError(f"Only a failed walk can be retried; this one is {status}.")
     undone = session.scalars(
         select(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.FAILED, ChunkStatus.DROPPED]))
@@ -49,17 +49,15 @@ def retry(session: Session, walk_id: UUID) -> None:
     ).all()
     renders = [chunk for chunk in undone if chunk.kind == ChunkKind.RENDER]
     if not undone:
-        raise WalkOverError(
-            "Nothing of this walk can be tried again: all its frames were made, and none may be shown."
-        )
-    again = renders or undone[-1:]  # missing frames will be followed by a new assembly, not one of the old ones
-    begun = case((Walk.started_at.is_(None), WalkStatus.QUEUED), else_=WalkStatus.RUNNING)
+        raise WalkEndedError("This walk cannot be retried: all its frames were rendered, and none may be shown.")
+    retried = renders or undone[-1:]  # rendered frames enqueue a new assembly; only else is the last one repeated
+    resumed = case((Walk.started_at.is_(None), WalkStatus.QUEUED), else_=WalkStatus.RUNNING)
     session.execute(delete(WebhookDelivery).where(WebhookDelivery.walk_id == walk_id))
     queued = session.execute(
         update(Walk)
         .where(Walk.id == walk_id, Walk.status == WalkStatus.FAILED)
         .values(
-            status=begun if renders else WalkStatus.ASSEMBLING,
+            status=resumed if renders else WalkStatus.ASSEMBLING,
             error_code=None,
             error_message=None,
             finished_at=None,
@@ -68,16 +66,16 @@ def retry(session: Session, walk_id: UUID) -> None:
         )
     )
     if not rowcount(queued):
-        raise WalkOverError("This walk has expired meanwhile, so it cannot be tried again.")
-    # Also of chunks that are done: an assembly may find that their frames are damaged.
+        raise WalkEndedError("This walk has expired in the meantime, so it cannot be retried.")
+    # Of chunks that are done, too: an assembly may find their frames damaged.
     session.execute(update(Chunk).where(Chunk.walk_id == walk_id).values(attempts=0))
     session.execute(
         update(Chunk)
-        .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in again]))
+        .where(Chunk.walk_id == walk_id, Chunk.number.in_([chunk.number for chunk in retried]))
         .values(
             **lifecycle.release_values(ChunkStatus.QUEUED),
             error=None,
-            failed_by=[],
+            failed_on=[],
             scheduled_at=func.now(),
             finished_at=None,
         )
@@ -101,7 +99,7 @@ def _assign_virtual_times(session: Session, queued: Sequence[Chunk]) -> None:
 
 
 def pause(session: Session) -> None:
-    """Stop all claims; workers finish the chunks that they have."""
+    """Stop all claims; workers finish the chunks that they hold."""
     session.execute(insert(Pause).from_select(["since"], select(func.now()).where(~exists(select(Pause.since)))))
 
 

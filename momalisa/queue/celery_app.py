@@ -30,13 +30,13 @@ TIMEOUTS = {"socket_connect_timeout": 2, "socket_timeout": 2}
 """Of the broker or a Sentinel, in seconds."""
 
 BROKER_ERRORS = (KombuError, RedisError, OSError)
-"""Errors raised while the broker is down, restarts or hangs."""
+"""Errors raised while the broker is down, restarting or hanging."""
 
 
 @cache
 def app() -> Celery:
     """Return the Celery app of this process."""
-    address = broker.read(settings().broker_url)
+    address = broker.parse(settings().broker_url)
     celery = Celery("momalisa", broker=address.celery_url(), set_as_current=True)
     if address.tls:
         celery.conf.broker_use_ssl = address.certificates(settings().broker_ca)
@@ -79,8 +79,8 @@ def task_name(kind: ChunkKind) -> str:
 def queue_name(kind: ChunkKind, model: str | None = None) -> str:
     """Return the name of the queue for chunks of a kind and a model; None means the model of the settings."""
     if kind != ChunkKind.RENDER:
-        return kind.value
-    return f"{kind.value}:{quote(model or settings().model_name, safe='')}"
+        return str(kind)
+    return f"{kind}:{quote(model or settings().model_name, safe='')}"
 
 
 def publish(kind: ChunkKind, messages: int = 1, model: str | None = None) -> int:
@@ -106,7 +106,11 @@ def publish(kind: ChunkKind, messages: int = 1, model: str | None = None) -> int
 
 
 def count_messages(kind: ChunkKind, model: str | None = None) -> int:
-    """Return the number of messages in a queue; raises one of BROKER_ERRORS if the broker is down."""
+    """Return the number of messages in the queue of a kind, and of a model if it is `render`.
+
+    Raises:
+        BROKER_ERRORS: one of them, if the broker is down.
+    """
     session.refuse_open_transaction()
     with app().connection_for_read() as connection:
         return _queued(Queue(queue_name(kind, model)), connection)

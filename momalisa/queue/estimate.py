@@ -1,8 +1,8 @@
 """Estimates of a walk's place in the queue, and of the time until it is done.
 
 The backlogs of all tenants of a model are read by one query over its active chunks. The result is cached for a
-multiple of the time that the query took, so that it takes a small share of the time however long the queue is. All
-other queries read a few rows.
+multiple of the time that the query took, so that the query costs a small share of the time, however long the queue
+is. All other queries read a few rows.
 """
 
 import time
@@ -21,7 +21,7 @@ from momalisa.queue import fairness, leases, workers
 from momalisa.settings import settings
 
 RECENT_CHUNKS = 30
-"""The pace is measured over so many chunks, of those done within the last hour."""
+"""The pace is measured over at most this many chunks, done within the last hour."""
 
 CACHE_FACTOR = 20
 """Backlogs are cached for the time that it took to read them, times this."""
@@ -32,7 +32,7 @@ class TenantBacklog(NamedTuple):
 
     tenant: str
     retried: int
-    """Queued chunks that were tried before: they are claimed first."""
+    """Queued chunks that were tried before, which are claimed first."""
     first: int
     """Virtual time of the first other queued chunk; the rest follow without a gap (`fairness`)."""
     queued: int
@@ -56,7 +56,7 @@ class Backlog:
 
     tenants: dict[str, TenantBacklog]
     seconds_per_weight: float | None
-    """Recent time of a worker for a chunk by its weight; None if none was done."""
+    """Recent seconds of a worker per unit of weight; None if no chunk was done."""
 
 
 class _Cached(NamedTuple):
@@ -126,8 +126,8 @@ def estimate(session: Session, walk: Walk) -> Estimate:
 
 def _waiting_for(model: str, alive: int, *, paused: bool) -> str | None:
     if paused:
-        return "The queue is paused; the walk waits until it goes on."
-    return None if alive else f"No worker with the model {model} is running; the walk waits for one."
+        return "The queue is paused; the walk continues once it is resumed."
+    return None if alive else f"No worker with the model {model} is running; the walk is waiting for one."
 
 
 def _position(session: Session, walk: Walk) -> int:
@@ -162,9 +162,9 @@ def _eta(
 ) -> int | None:
     """Return the seconds until the last frame of a walk, or None if no chunk was done recently.
 
-    Tenants alternate chunk by chunk: until the n-th chunk of this tenant, every other has n of its own done, or all
-    that it has. Chunks of passes not planned yet will come after all that the tenant has queued. All chunks before
-    the last one are shared among the workers, and the last one takes its own time.
+    Tenants alternate chunk by chunk: before the n-th chunk of this tenant, each other tenant gets n chunks done, or
+    all that it has. Chunks of passes not planned yet will come after all that the tenant has queued. All chunks
+    before the last one are shared among the workers, and the last one takes its own time.
 
     Args:
         session: of the caller.
@@ -184,7 +184,7 @@ def _eta(
     if not queued and planned == walk.frames_total:
         return ceil(max(own - float(elapsed or 0), 1))
     n = queued
-    if mine := backlog.tenants.get(tenant):  # unless it is newer than the cache
+    if mine := backlog.tenants.get(tenant):  # none if it is newer than the cache
         if last is None or planned < walk.frames_total:
             n = max(n, mine.retried + mine.queued)
         else:
@@ -196,7 +196,7 @@ def _eta(
             continue
         each = pace * other.weight / other.chunks
         running += max(each * other.leased - other.leased_seconds, 0)
-        if other.tenant != tenant:  # it is half a chunk ahead or behind, on average
+        if other.tenant != tenant:  # half a chunk ahead of this tenant, on average
             ahead += each * min(max(other.chunks - other.leased, 0), n - 0.5)
     before = running + ahead + own * (n - 1)
     busy = max(alive, sum(other.leased for other in backlog.tenants.values()), 1)
@@ -209,7 +209,7 @@ def _backlog(session: Session, model: str) -> Backlog:
     cached, now = _cache.get(model), time.monotonic()
     if cached and now < cached.until:
         return cached.backlog
-    if cached:  # other threads use it while this one reads
+    if cached:  # meanwhile, other threads keep using it
         _cache[model] = cached._replace(until=now + 2 * cached.took)
     tenants = {tenant.tenant: tenant for tenant in _tenant_backlogs(session, model)}
     backlog = Backlog(tenants, _seconds_per_weight(session, model))
@@ -273,9 +273,9 @@ def _chunk_weight() -> ColumnElement[Any]:
 
 
 def _seconds_per_weight(session: Session, model: str) -> float | None:
-    """Return the recent time of a worker for a chunk by its weight, or None if no chunk was done.
+    """Return the recent seconds of a worker per unit of weight, or None if no chunk was done.
 
-    The median, since a chunk during which PostgreSQL's clock was set has a wrong time.
+    It is a median, because a chunk during which PostgreSQL's clock was set has a wrong time.
     """
     seconds = func.extract("epoch", Chunk.finished_at - Chunk.claimed_at)
     recent = (

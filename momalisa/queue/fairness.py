@@ -1,15 +1,15 @@
-"""The fair order of render chunks: tenants alternate chunk by chunk, by virtual time, for each model by itself.
+"""The fair order of render chunks: tenants alternate chunk by chunk, by virtual time, separately for each model.
 
 Each chunk gets a virtual time when it is written, and workers claim by virtual time (`ORDER`). The clock of a model
-shows the least virtual time that is queued. A tenant's queued chunks have consecutive virtual times, and the first
-of them is that of the clock, or the next. The clock shows 7, A has three chunks queued, and B adds two:
+shows the lowest virtual time that is queued. A tenant's queued chunks have consecutive virtual times, and the first
+of them is the clock's, or the next. In this example the clock shows 7, A has three chunks queued, and B adds two:
 
     virtual time   7    8    9
     tenant A       a1   a2   a3
     tenant B       b1   b2            claimed: b1 a1 a2 b2 a3
 
-So for two tenants that both have chunks queued, the chunks claimed over any stretch of claims differ by `FAIRNESS`
-at most, whatever the size of their walks.
+So while two tenants both have chunks queued, the numbers of their claimed chunks differ by at most `FAIRNESS`,
+whatever the sizes of their walks.
 Source: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 
 Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
@@ -28,16 +28,16 @@ FAIRNESS = 2
 """Bound on the difference in chunks claimed between two tenants that both have chunks queued."""
 
 RETRY, NEWCOMER, NORMAL = 0, 1, 2
-"""Priorities within a virtual time: tried before, the first chunk of a tenant that had none queued, all others.
+"""Priorities within a virtual time: retries, the first chunk of a tenant that had none queued, all others.
 
-A chunk that is tried again keeps its virtual time, which the clock has passed, so it is claimed first in any case.
+A retried chunk keeps its virtual time, which the clock has passed, so it is claimed first in any case.
 """
 
 ORDER = (Chunk.virtual_time, Chunk.priority, Chunk.created_at)
 """The order in which chunks of one kind and model are claimed."""
 
 NO_MODEL = ""
-"""The model of a chunk that needs none: any worker of its kind can do it."""
+"""The model of a chunk that needs none: any worker of its kind can claim it."""
 
 
 class VirtualTimes(NamedTuple):
@@ -58,9 +58,9 @@ def next_virtual_times(session: Session, tenant: str, model: str, count: int) ->
     """Assign virtual times to `count` new chunks of a tenant.
 
     They follow the last one that the tenant has queued. A tenant with nothing queued starts at the clock, or one
-    later if it was served at the present virtual time already, which its row in `tenants` remembers. Its first
-    chunk comes before those of others at the same virtual time, so that it soon sees something; as the row counts
-    this chunk, too, the head start cannot be had repeatedly.
+    later if it was already served at the current virtual time, which its row in `tenants` records. Its first chunk
+    comes before those of others at the same virtual time, so that its first frames appear soon. The row counts this
+    chunk too, so no tenant gets this head start repeatedly.
     """
     lock_tenant(session, tenant)
     queued = _queued(Chunk, model)
@@ -84,11 +84,11 @@ def next_virtual_times(session: Session, tenant: str, model: str, count: int) ->
 
 
 def close_gaps(session: Session) -> int:
-    """Move chunks to earlier virtual times where others were dropped before them; returns how many were moved.
+    """Move chunks to earlier virtual times where others were dropped before them; return how many were moved.
 
-    So the next walk of a tenant that cancels one does not wait for the virtual times of the old one. While another
-    transaction has one of a tenant's chunks locked, all of them stay until the next call: a chunk that is moved
-    past that one could get the same virtual time.
+    So the next walk of a tenant that cancels one does not wait for the virtual times of the canceled one. While
+    another transaction locks one of a tenant's chunks, all of them stay until the next call: a chunk that is moved
+    past the locked one could get the same virtual time.
     """
     time = Chunk.virtual_time
     each = select(
@@ -126,7 +126,7 @@ def close_gaps(session: Session) -> int:
 
 
 def delete_idle(session: Session) -> None:
-    """Delete the rows of tenants that the clock has passed: they would start at the clock in any case."""
+    """Delete the rows of tenants that the clock has passed; without a row, they start at the clock as well."""
     session.execute(
         delete(Tenant)
         .where(Tenant.next_virtual_time < _clock(Tenant.model))
@@ -135,10 +135,9 @@ def delete_idle(session: Session) -> None:
 
 
 def _clock(model: object) -> ColumnElement[int]:
-    """Return the present virtual time of a model: the least one that is queued.
+    """Return the current virtual time of a model: the lowest one that is queued.
 
-    With nothing queued it is the latest that was assigned, as far as `tenants` remembers: all tenants are level
-    then.
+    With nothing queued it is the latest one that was assigned, according to `tenants`: then all tenants are level.
     """
     waiting, known = aliased(Chunk), aliased(Tenant)
     served = (

@@ -7,9 +7,10 @@ worker is fenced: it takes effect only while the chunk still has the lease token
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Exists, Interval, any_, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Exists, Interval, Select, and_, any_, case, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
@@ -39,17 +40,17 @@ class ClaimedFrame:
     stored: StoredObject | None
     """Set if the frame was uploaded and recorded before."""
     flagged: Flag | None = None
-    """Set if it was rendered before, and must not be shown."""
+    """Set if it was rendered before but must not be shown."""
 
     @property
     def missing(self) -> bool:
-        """Whether it is still to be rendered."""
+        """Whether it still has to be rendered."""
         return self.stored is None and self.flagged is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A claim of a chunk, as far as it is needed to report its end."""
+    """A claim of a chunk: the part that is needed to report how it ended."""
 
     walk_id: UUID
     number: int
@@ -57,51 +58,104 @@ class Attempt:
     token: UUID
     attempt: int
     """1 at the first attempt."""
-    workplace: str = ""
-    """The parent of the worker's processes, as host:pid; a chunk that failed there is better tried elsewhere."""
+    parent: str = ""
+    """Parent of the process that claimed it, as host:pid; a chunk that failed here is better tried elsewhere."""
     error: str | None = None
     """The error of the previous attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Attempt):
-    """A claim of a chunk, with everything that the work needs."""
+    """A claim of a chunk, with everything that is needed to process it."""
 
     model: str
-    """Name of the model that the walk was made for."""
+    """Name of the model of the walk."""
     owner: str
-    """Owner of the walk; frames are taken only from walks that the owner may see."""
+    """Owner of the walk; frames are reused only from walks that the owner may see."""
     tenant: str
     """Tenant of the chunk in the fair order."""
     secret: str = field(repr=False)
     """Secret of the walk, a part of its object names."""
     from_walk: UUID | None
-    """The walk whose frames are copied where they are the same."""
+    """The walk whose frames are reused where they are the same."""
     spec: WalkSpec
     batch_size: int
-    """Frames in a full chunk of the walk; a smaller chunk is rendered as a batch of this size, too."""
+    """Frames in a full chunk of the walk; a smaller chunk is padded to this size for rendering."""
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
     recovery_seconds: float | None = None
     """Seconds since the previous lease was lost; None if it was not."""
     traceparent: str | None = None
-    """The request that made the walk, as a W3C `traceparent`."""
+    """The request that created the walk, as a W3C `traceparent`."""
 
 
-def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -> Claim | None:
+def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> Claim | None:
     """Lease the next chunk in the fair order to a worker.
 
-    Released and failed chunks come first, so that a fault delays no walk for long; then tenants alternate by
-    virtual time (`fairness`); then the oldest comes first. A chunk that failed at this workplace is left to other
-    workers while any of them is busy with the same kind and model, for `MAX_BACKOFF_SECONDS`: it may have failed
-    at theirs, too.
+    Retried chunks come first, so that a fault delays no walk for long; then tenants alternate by virtual time
+    (`fairness`); then the oldest comes first. A chunk that has failed on this worker is left to others for up to
+    `MAX_BACKOFF_SECONDS`, while any of them is busy with the same kind and model: it may have failed on theirs too.
+
+    Args:
+        session: of the caller.
+        kind: of the chunk.
+        worker: the process that claims, as host:pid.
+        parent: its parent process, as host:pid.
 
     Returns:
         None if no chunk can be claimed, or claims are paused.
     """
+    found = session.execute(_next_chunk(kind, parent)).one_or_none()
+    if found is None:
+        return None
+    token = uuid4()
+    chunk = session.execute(
+        update(Chunk)
+        .where(Chunk.walk_id == found.walk_id, Chunk.number == found.number)
+        .values(
+            status=ChunkStatus.LEASED,
+            lease_token=token,
+            worker=worker,
+            claimed_at=func.now(),
+            lease_expires_at=_from_now(settings().lease_seconds),
+            secret=select(Walk.secret).where(Walk.id == found.walk_id).scalar_subquery(),
+            attempts=Chunk.attempts + 1,
+        )
+        .returning(Chunk.attempts, Chunk.error, Chunk.tenant)
+    ).one()
+    columns = (Walk.spec, Walk.batch_size, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent)
+    walk = session.execute(select(*columns, Walk.status).where(Walk.id == found.walk_id)).one()
+    if walk.status == WalkStatus.QUEUED:
+        _start_walk(session, found.walk_id)
+    return Claim(
+        walk_id=found.walk_id,
+        number=found.number,
+        kind=kind,
+        token=token,
+        attempt=chunk.attempts,
+        parent=parent,
+        error=chunk.error,
+        model=walk.model,
+        owner=walk.owner,
+        tenant=chunk.tenant,
+        secret=walk.secret,
+        from_walk=walk.from_walk,
+        spec=walk.spec,
+        batch_size=walk.batch_size,
+        frames=_claimed_frames(session, found.walk_id, found.number if kind == ChunkKind.RENDER else None),
+        recovery_seconds=None if found.recovery_seconds is None else max(0.0, float(found.recovery_seconds)),
+        traceparent=walk.traceparent,
+    )
+
+
+def _next_chunk(kind: ChunkKind, parent: str) -> Select[UUID, int, Any]:
+    """Return the query that locks the next chunk to claim; `recovery_seconds` is null unless its lease was lost."""
     model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
     lost_since_claimed = func.now() - case((Chunk.lease_lost_at > Chunk.claimed_at, Chunk.lease_lost_at))
-    chunk = session.execute(
+    left_to_others = and_(
+        _failed_on(parent), _others_work(kind, model), Chunk.scheduled_at >= _from_now(-MAX_BACKOFF_SECONDS)
+    )
+    return (
         select(Chunk.walk_id, Chunk.number, func.extract("epoch", lost_since_claimed).label("recovery_seconds"))
         .where(
             Chunk.status == ChunkStatus.QUEUED,
@@ -109,67 +163,28 @@ def claim(session: Session, kind: ChunkKind, worker: str, workplace: str = "") -
             Chunk.model == model,
             is_due(),
             ~paused(),
-            or_(
-                ~_failed_at(workplace),
-                ~_others_work(kind, model),
-                Chunk.scheduled_at < _from_now(-MAX_BACKOFF_SECONDS),
-            ),
+            ~left_to_others,
         )
         .order_by(*fairness.ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)
-    ).one_or_none()
-    if chunk is None:
-        return None
-    token = uuid4()
-    attempt, error, tenant = session.execute(
-        update(Chunk)
-        .where(Chunk.walk_id == chunk.walk_id, Chunk.number == chunk.number)
-        .values(
-            status=ChunkStatus.LEASED,
-            lease_token=token,
-            worker=worker,
-            claimed_at=func.now(),
-            lease_expires_at=_from_now(settings().lease_seconds),
-            secret=select(Walk.secret).where(Walk.id == chunk.walk_id).scalar_subquery(),
-            attempts=Chunk.attempts + 1,
-        )
-        .returning(Chunk.attempts, Chunk.error, Chunk.tenant)
-    ).one()
-    columns = (Walk.spec, Walk.batch_size, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent)
-    walk = session.execute(select(*columns, Walk.status).where(Walk.id == chunk.walk_id)).one()
-    if walk.status == WalkStatus.QUEUED:
-        session.execute(
-            update(Walk)
-            .where(Walk.id == chunk.walk_id, Walk.status == WalkStatus.QUEUED)
-            .values(
-                status=WalkStatus.RUNNING, started_at=func.now(), **notifications.changed(session, chunk.walk_id)
-            )
-        )
-    frames = select(Frame).where(Frame.walk_id == chunk.walk_id).order_by(Frame.position)
-    if kind == ChunkKind.RENDER:
-        frames = frames.where(Frame.chunk == chunk.number)
-    return Claim(
-        walk_id=chunk.walk_id,
-        number=chunk.number,
-        kind=kind,
-        token=token,
-        attempt=attempt,
-        model=walk.model,
-        owner=walk.owner,
-        tenant=tenant,
-        secret=walk.secret,
-        from_walk=walk.from_walk,
-        spec=walk.spec,
-        batch_size=walk.batch_size,
-        frames=tuple(
-            ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames)
-        ),
-        workplace=workplace,
-        error=error,
-        recovery_seconds=None if chunk.recovery_seconds is None else max(0.0, float(chunk.recovery_seconds)),
-        traceparent=walk.traceparent,
     )
+
+
+def _start_walk(session: Session, walk_id: UUID) -> None:
+    session.execute(
+        update(Walk)
+        .where(Walk.id == walk_id, Walk.status == WalkStatus.QUEUED)
+        .values(status=WalkStatus.RUNNING, started_at=func.now(), **notifications.changed(session, walk_id))
+    )
+
+
+def _claimed_frames(session: Session, walk_id: UUID, chunk: int | None) -> tuple[ClaimedFrame, ...]:
+    """Return the frames of a chunk, or of the whole walk if `chunk` is None, by position."""
+    frames = select(Frame).where(Frame.walk_id == walk_id).order_by(Frame.position)
+    if chunk is not None:
+        frames = frames.where(Frame.chunk == chunk)
+    return tuple(ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames))
 
 
 def heartbeat(session: Session, claim: Claim) -> None:
@@ -182,7 +197,7 @@ def heartbeat(session: Session, claim: Claim) -> None:
 
 
 def release(session: Session, claim: Claim, seconds: float = 0) -> None:
-    """Put a chunk back into the queue because this worker cannot do it; the attempt does not count.
+    """Put a chunk back into the queue because this worker cannot process it; the attempt does not count.
 
     It can be claimed again after `seconds`, at most `MAX_BACKOFF_SECONDS`.
 
@@ -204,8 +219,9 @@ def attempt_failed(
         session: of the caller.
         claim: the attempt.
         error: what went wrong, for operators.
-        deterministic: whether the same input gives the same error: then twice the same error is the end.
-        lost: whether the worker is dead, and another process reports for it: the time to the next claim is
+        deterministic: whether the same input always gives this error; then the walk fails at its second
+            occurrence.
+        lost: whether the worker has died and another process reports this; then the time to the next claim is
             measured.
 
     Raises:
@@ -215,9 +231,9 @@ def attempt_failed(
     failure = failure_values(error)
     if lost:
         failure["lease_lost_at"] = func.now()
-    if claim.workplace:
-        added = func.array_append(Chunk.failed_by, claim.workplace)
-        failure["failed_by"] = case((_failed_at(claim.workplace), Chunk.failed_by), else_=added)
+    if claim.parent:
+        added = func.array_append(Chunk.failed_on, claim.parent)
+        failure["failed_on"] = case((_failed_on(claim.parent), Chunk.failed_on), else_=added)
     if same_again or claim.attempt >= settings().max_attempts:
         lock_chunks(session, claim.walk_id)
         fenced_update(session, claim, **release_values(ChunkStatus.FAILED), **failure)
@@ -262,8 +278,8 @@ def fenced_update(session: Session, claim: Attempt, **values: object) -> None:
 def is_due() -> ColumnElement[bool]:
     """Return the condition that a queued chunk may be claimed now.
 
-    Only a chunk that is tried again waits, and never longer than `MAX_BACKOFF_SECONDS`: a time further ahead was
-    written before PostgreSQL's clock was set back.
+    Only a retried chunk waits, and never longer than `MAX_BACKOFF_SECONDS`: a time further ahead was written before
+    PostgreSQL's clock was set back.
     """
     return or_(
         Chunk.priority != fairness.RETRY,
@@ -277,13 +293,13 @@ def paused() -> Exists:
     return select(Pause.since).exists()
 
 
-def _failed_at(workplace: str) -> ColumnElement[bool]:
-    """Return the condition that a chunk failed at a workplace."""
-    return literal(workplace) == any_(Chunk.failed_by)
+def _failed_on(parent: str) -> ColumnElement[bool]:
+    """Return the condition that a chunk has failed on the worker with this parent process."""
+    return literal(parent) == any_(Chunk.failed_on)
 
 
 def _others_work(kind: ChunkKind, model: str) -> Exists:
-    """Return the condition that a worker is busy with a chunk of a kind and model; one that claims is not."""
+    """Return the condition that a worker is busy with a chunk of a kind and model; the one that claims is idle."""
     other = aliased(Chunk)
     leased = select(other.number).where(other.status == ChunkStatus.LEASED)
     return leased.where(other.kind == kind, other.model == model).exists()

@@ -8,21 +8,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Walk
-from momalisa.db.session import rowcount
+from momalisa.db.session import record_after_commit
 from momalisa.domain import path
 from momalisa.domain.states import ACTIVE, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness
 from momalisa.settings import settings
+from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
 
 
 class Ready(NamedTuple):
-    """Chunks that can be claimed after the commit; as many wake-up messages are to be published for them."""
+    """Chunks that can be claimed after the commit, when the caller publishes a wake-up message for each."""
 
     kind: ChunkKind
     number: int = 1
@@ -33,11 +34,11 @@ class Ready(NamedTuple):
 def enqueue(
     session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float], batch_size: int
 ) -> Ready:
-    """Add frames to a walk in chunks, coarse to fine, which get the next virtual times of its tenant."""
+    """Add frames to a walk as chunks, coarse to fine, at the next virtual times of its tenant."""
     batches = path.chunks(len(positions), batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
-    begin = 0 if last is None else last + 1
-    numbers = range(begin, begin + len(batches))
+    start = 0 if last is None else last + 1
+    numbers = range(start, start + len(batches))
     times = fairness.next_virtual_times(session, tenant, model, len(batches))
     session.execute(
         insert(Chunk).values(
@@ -55,7 +56,7 @@ def enqueue(
             ]
         )
     )
-    session.execute(  # many rows by one statement: a list of parameters would be a statement for each
+    session.execute(  # one statement for all rows: executemany would send one for each
         insert(Frame).values(
             [
                 {"walk_id": walk_id, "position": positions[index], "chunk": number}
@@ -68,7 +69,7 @@ def enqueue(
 
 
 def release_values(status: ChunkStatus) -> dict[str, object]:
-    """Return the values of a chunk whose lease ends; if it is queued again, it comes before untried chunks."""
+    """Return the values of a chunk whose lease ends; if it is queued again, it comes before new chunks."""
     return {"status": status, "lease_token": None, "lease_expires_at": None, "priority": fairness.RETRY}
 
 
@@ -85,12 +86,12 @@ def fail_walk(session: Session, walk_id: UUID, kind: ChunkKind, *, deterministic
         session: of the caller.
         walk_id: of the walk.
         kind: of the chunk that failed.
-        deterministic: whether the same error came twice, rather than MAX_ATTEMPTS errors of any kind.
+        deterministic: whether the same error occurred twice, rather than MAX_ATTEMPTS errors of any kind.
     """
     code, sentence = _FAILURES[kind]
     message = f"{sentence}, although it was tried {settings().max_attempts} times."
     if deterministic:
-        message = f"{sentence}: it fails in the same way each time. With other settings it may work."
+        message = f"{sentence}: the same error occurs each time. Try other settings."
     end_walk(session, walk_id, WalkStatus.FAILED, error_code=code, error_message=message)
 
 
@@ -105,9 +106,11 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
         update(Walk)
         .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
         .values(status=status, finished_at=func.now(), **notifications.changed(session, walk_id), **values)
-    )
-    if not rowcount(ended):
+        .returning(age_seconds())
+    ).scalar_one_or_none()
+    if ended is None:
         return False
+    record_end(session, status, ended)
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
@@ -117,8 +120,25 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
     return True
 
 
+def age_seconds() -> ColumnElement[float]:
+    """Return the seconds since a walk was submitted; 0 if PostgreSQL's clock was set back since."""
+    age: ColumnElement[float] = func.greatest(func.extract("epoch", func.now() - Walk.created_at), 0)
+    return age
+
+
+def record_end(session: Session, status: WalkStatus, seconds: float) -> None:
+    """Count the end of a walk after the commit.
+
+    Args:
+        session: of the caller.
+        status: with which it ended.
+        seconds: since its submission.
+    """
+    record_after_commit(session, metrics.WALK_SECONDS, float(seconds), status=status)
+
+
 def lock_chunks(session: Session, walk_id: UUID) -> None:
-    """Lock all chunks of a walk by number, also those that were added while this waited for a lock."""
+    """Lock all chunks of a walk by number, including those that are added while this waits for a lock."""
     locked = None
     in_order = select(Chunk.number).where(Chunk.walk_id == walk_id).order_by(Chunk.number)
     while locked != (found := session.scalars(in_order.with_for_update()).all()):

@@ -1,9 +1,9 @@
-"""Reclaiming expired leases, by the clock of the reconciler: neither PostgreSQL's clock nor a freeze ends a lease.
+"""Reclaiming expired leases, timed by the reconciler: changes of PostgreSQL's clock or a freeze end no lease.
 
-A reconciler remembers when it first saw each lease in its present state. A lease has expired when LEASE_SECONDS
+A reconciler remembers when it first saw each lease in its current state. A lease has expired when LEASE_SECONDS
 have passed without a heartbeat, by the monotonic clock, and only if PostgreSQL answered all that time: no worker
 can send a heartbeat to a database that is frozen, cut off or failing over. So a reconciler that has just started
-waits for LEASE_SECONDS before it reclaims anything, and several of them need not agree.
+waits for LEASE_SECONDS before it reclaims anything, and several reconcilers need not agree.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,18 +25,18 @@ from momalisa.telemetry.logging import logger
 log = logger(__name__)
 
 LEASE_EXPIRED = "no heartbeat: the worker was killed with its machine or container, or cut off from the database"
-"""Error of the attempt. Where only the worker's process died, its successor reports how it ended instead."""
+"""Error of the attempt. If only a child process died, its successor reports how it ended instead."""
 
 
 class ObservedLease(NamedTuple):
-    """A lease in one state; every heartbeat makes another one of it."""
+    """A lease in one state; every heartbeat changes `expires_at`."""
 
     walk_id: UUID
     number: int
     kind: ChunkKind
     token: UUID
     expires_at: datetime
-    """Only compared for equality: it changes with every heartbeat."""
+    """Compared for equality only."""
 
 
 class ExpiredLease(NamedTuple):
@@ -55,13 +55,13 @@ class LeaseMonitor:
         self._answered: float | None = None
 
     def observe(self, leased: Collection[ObservedLease], now: float) -> list[ExpiredLease]:
-        """Take note of the present leases, and return those that have expired.
+        """Update the known leases, and return those that have expired.
 
         Args:
-            leased: all leases, as PostgreSQL has just listed them.
+            leased: all current leases, as just read from PostgreSQL.
             now: monotonic seconds.
         """
-        longest_gap = 2 * settings().reconcile_seconds  # allows for one failed round, or a slow answer
+        longest_gap = 2 * settings().reconcile_seconds  # tolerates one failed round, or a slow query
         if self._answered is None or now - self._answered > longest_gap:
             self._since.clear()
         self._answered = now
@@ -73,7 +73,7 @@ class LeaseMonitor:
 
 
 def current_leases(session: Session) -> list[ObservedLease]:
-    """Return all present leases."""
+    """Return all current leases."""
     columns = (Chunk.walk_id, Chunk.number, Chunk.kind, Chunk.lease_token, Chunk.lease_expires_at)
     leased = session.execute(select(*columns).where(Chunk.status == ChunkStatus.LEASED))
     return [ObservedLease._make(row) for row in leased]
@@ -82,8 +82,8 @@ def current_leases(session: Session) -> list[ObservedLease]:
 def reclaim(expired: Sequence[ExpiredLease]) -> int:
     """Put the chunks of expired leases back into the queue, and return how many were still leased.
 
-    A chunk without attempts left fails its walk instead. Each has a transaction of its own. One that somebody has
-    locked is left for the next round, so that it delays no other.
+    A chunk without attempts left fails its walk instead. Each chunk has its own transaction. One that another
+    transaction has locked is left for the next round, so that it delays no other.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.

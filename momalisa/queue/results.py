@@ -1,7 +1,7 @@
 """Results of workers: rendered frames, artifacts, and frames that an assembly found damaged.
 
-Each function works inside the transaction of its caller (`db.session.transaction`), who commits. It is fenced by
-the lease of its claim (`leases`), and locks rows in the order of `lifecycle`.
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits. Its writes are
+fenced by the lease token of the claim (`leases`), and it locks rows in the order of `lifecycle`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Artifact, Chunk, Frame, Walk
-from momalisa.db.session import rowcount
+from momalisa.db.session import record_after_commit, rowcount
 from momalisa.domain import pacing
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.queue import fairness, leases, lifecycle
@@ -22,33 +22,34 @@ from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
+from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
 
 MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
 """The condition that a frame is still to be rendered."""
 
 
-class MadeFrame(NamedTuple):
-    """A frame that was rendered, or copied, and uploaded."""
+class UploadedFrame(NamedTuple):
+    """A frame that was rendered or copied, and is in the bucket."""
 
     position: float
     stored: StoredObject
     thumbnail: bytes
-    """The picture in 32 × 32 pixels, by which later frames are placed (`pacing`)."""
+    """The picture in 32 × 32 pixels, from which later frames are placed (`pacing`)."""
     content_hash: str
-    """Equal for frames that show the same (`spec.frame_key`)."""
+    """Equal for equal pictures (`spec.content_hash`)."""
 
 
 class FlaggedFrame(NamedTuple):
-    """A frame that was rendered and must not be shown."""
+    """A frame that was rendered but must not be shown."""
 
     position: float
     flag: Flag
 
 
 @dataclass(frozen=True)
-class MadeArtifact:
-    """An artifact that was encoded and uploaded."""
+class UploadedArtifact:
+    """An artifact that was encoded, and is in the bucket."""
 
     kind: ArtifactKind
     stored: StoredObject
@@ -69,32 +70,34 @@ def add_warnings(session: Session, claim: Claim, warnings: Sequence[str]) -> Non
         )
 
 
-def record_frames(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> Ready | None:
-    """Record the frames of a chunk, complete it, and enqueue what comes next.
+def record_frames(session: Session, claim: Claim, frames: Sequence[UploadedFrame | FlaggedFrame]) -> Ready | None:
+    """Record the frames of a chunk, complete it, and enqueue what follows.
 
-    After the last frame of a pass that is the next pass, planned from what was recorded; after the last frame of
-    the walk it is the assembly.
+    The last frame of a pass is followed by the next pass, planned from the recorded frames; the last frame of the
+    walk is followed by the assembly.
 
     Returns:
-        What was enqueued, if anything; the caller publishes wake-up messages for it after the commit.
+        The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
 
     Raises:
         LeaseLostError: if the lease is lost.
     """
     leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DONE), finished_at=func.now())
-    new = _record(session, claim, made) if made else 0
-    missing = session.execute(
+    new = _record(session, claim, frames) if frames else 0
+    missing, done, age = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
         .values(frames_done=Walk.frames_done + new, **notifications.changed(session, claim.walk_id))
-        .returning(Walk.frames_total - Walk.frames_done)
-    ).scalar_one()
-    # This locks the walk, so that of two chunks that are recorded at once the second sees all frames.
+        .returning(Walk.frames_total - Walk.frames_done, Walk.frames_done, lifecycle.age_seconds())
+    ).one()
+    if 0 < new == done:
+        record_after_commit(session, metrics.FIRST_FRAME_SECONDS, float(age))
+    # The update locks the walk, so of two chunks that are recorded at once the second sees all frames.
     return _next_pass(session, claim) if missing else _assembly(session, claim)
 
 
-def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFrame]) -> int:
-    """Record frames, by one statement, and return how many were missing until then."""
+def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | FlaggedFrame]) -> int:
+    """Record frames by one statement, and return how many of them were missing before."""
     columns = (
         Frame.position,
         Frame.object,
@@ -108,7 +111,7 @@ def _record(session: Session, claim: Claim, made: Sequence[MadeFrame | FlaggedFr
         (frame.position, None, None, None, frame.flag, None, None)
         if isinstance(frame, FlaggedFrame)
         else (frame.position, *astuple(frame.stored), None, frame.thumbnail, frame.content_hash)
-        for frame in made
+        for frame in frames
     ]
     new = values(*(column(each.key, each.type) for each in columns), name="new").data(rows).c
     recorded = session.execute(
@@ -148,7 +151,7 @@ def _assembly(session: Session, claim: Claim) -> Ready:
     return Ready(ChunkKind.ASSEMBLE)
 
 
-def complete_walk(session: Session, claim: Claim, artifacts: Sequence[MadeArtifact]) -> None:
+def complete_walk(session: Session, claim: Claim, artifacts: Sequence[UploadedArtifact]) -> None:
     """Record the artifacts of a walk and mark it as succeeded.
 
     Raises:
@@ -171,25 +174,28 @@ def complete_walk(session: Session, claim: Claim, artifacts: Sequence[MadeArtifa
             ]
         )
     )
-    session.execute(
+    age = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status == WalkStatus.ASSEMBLING)
         .values(
             status=WalkStatus.SUCCEEDED, finished_at=func.now(), **notifications.changed(session, claim.walk_id)
         )
-    )
+        .returning(lifecycle.age_seconds())
+    ).scalar_one_or_none()
+    if age is not None:
+        lifecycle.record_end(session, WalkStatus.SUCCEEDED, age)
     deliveries.enqueue(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
 
 def substitute_flagged(session: Session, claim: Claim, neighbours: Mapping[float, StoredObject]) -> None:
-    """Give flagged frames, by position, the objects of the neighbours that are shown in their place."""
+    """Record for each flagged frame, by position, the object of the neighbour that is shown instead."""
     for position, neighbour in neighbours.items():
         flagged = and_(Frame.walk_id == claim.walk_id, Frame.position == position)
         session.execute(update(Frame).where(flagged).values(_recorded(neighbour)))
 
 
 def fail_without_frames(session: Session, claim: Claim) -> None:
-    """Fail a walk all of whose frames are flagged.
+    """Fail a walk of which all frames are flagged.
 
     Raises:
         LeaseLostError: if the lease is lost.
@@ -206,14 +212,13 @@ def _recorded(stored: StoredObject) -> dict[str, object]:
 
 
 def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -> Ready | None:
-    """Have frames rendered again that an assembly found missing or damaged; another assembly follows them.
+    """Queue frames again that an assembly found missing or damaged; another assembly follows.
 
     The walk stays `assembling`: its status never goes backwards. If the chunk of the frames has no attempts left,
-    the walk fails instead. If frames were moved to other names meanwhile (`relocation`), only the assembly is
-    repeated.
+    the walk fails instead. If frames were renamed in the meantime (`relocation`), only the assembly is repeated.
 
     Returns:
-        What was enqueued, if anything; the caller publishes wake-up messages for it after the commit.
+        The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
 
     Raises:
         LeaseLostError: if the lease is lost.

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, KnownModel, Walk
+from momalisa.db.models import GONE, Chunk, KnownModel, Walk
 from momalisa.domain.states import ACTIVE, ENDED, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import fairness, leases
+from momalisa.queue import fairness, leases, workers
 from momalisa.settings import settings
 
 
 @dataclass(frozen=True)
 class QueueStats:
-    """The state of the queue at one moment; states that nothing is in count 0."""
+    """The state of the queue at one moment; empty statuses count 0."""
 
     chunks: dict[tuple[ChunkKind, str, ChunkStatus], int]
     """Queued and leased chunks, by kind and the model that they need."""
@@ -25,7 +25,11 @@ class QueueStats:
     walks: dict[WalkStatus, int]
     """Active walks."""
     walks_last_hour: dict[WalkStatus, int]
-    """Walks that ended within the last hour, unless they were purged since."""
+    """Walks that ended within the last hour and have not been purged."""
+    to_remove: int
+    """Deleted and expired walks whose objects and rows are still there."""
+    workers: dict[ChunkKind, int]
+    """Workers that were seen within LEASE_SECONDS."""
 
 
 def collect(session: Session) -> QueueStats:
@@ -53,7 +57,8 @@ def collect(session: Session) -> QueueStats:
         for status, number in session.execute(query):
             counts[status] = number
     paused = bool(session.scalar(select(leases.paused())))
-    return QueueStats(numbers, oldest, paused, walks, last_hour)
+    to_remove = session.scalar(select(func.count()).select_from(Walk).where(text(f"({GONE})"))) or 0
+    return QueueStats(numbers, oldest, paused, walks, last_hour, to_remove, workers.count_by_kind(session))
 
 
 def _models(session: Session) -> list[str]:
@@ -72,7 +77,7 @@ def count_ready(session: Session) -> dict[tuple[ChunkKind, str], int]:
 
 
 def done_within(session: Session, kind: ChunkKind, seconds: float) -> bool:
-    """Return whether any worker has done a chunk of a kind within the last `seconds`."""
+    """Return whether any worker has finished a chunk of a kind within the last `seconds`."""
     done = select(Chunk.number).where(Chunk.kind == kind, Chunk.status == ChunkStatus.DONE)
     recent = done.where(Chunk.finished_at > func.now() - timedelta(seconds=seconds))
     return bool(session.scalar(select(recent.exists())))

@@ -29,7 +29,7 @@ def report_alive(session: Session, name: str, kind: ChunkKind, model: str) -> No
 
 
 def report_gone(session: Session, name: str) -> None:
-    """Remove a worker that shuts down."""
+    """Remove a worker that is shutting down."""
     session.execute(delete(Worker).where(Worker.name == name))
 
 
@@ -38,12 +38,21 @@ def count(model: str) -> Select[int]:
     return select(func.count()).where(Worker.model == model, *renders())
 
 
+def count_by_kind(session: Session) -> dict[ChunkKind, int]:
+    """Return the number of workers of each kind that were seen within LEASE_SECONDS."""
+    found = session.execute(select(Worker.kind, func.count()).where(_seen_recently()).group_by(Worker.kind))
+    return {**dict.fromkeys(ChunkKind, 0), **{ChunkKind(kind): number for kind, number in found}}
+
+
 def renders() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions that a worker renders, and was seen within LEASE_SECONDS."""
-    recently = Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
-    return Worker.kind == ChunkKind.RENDER, recently
+    return Worker.kind == ChunkKind.RENDER, _seen_recently()
+
+
+def _seen_recently() -> ColumnElement[bool]:
+    return Worker.seen_at > func.now() - timedelta(seconds=settings().lease_seconds)
 
 
 def delete_silent(session: Session) -> None:
-    """Remove workers that were not seen for a day."""
+    """Remove workers that were last seen a day ago or earlier."""
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - timedelta(days=1)))

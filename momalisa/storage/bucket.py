@@ -1,4 +1,4 @@
-"""The bucket: Google Cloud Storage, or an emulator of the same API, by one code path."""
+"""The bucket: Google Cloud Storage, or an emulator of the same API, by the same code."""
 
 import base64
 import contextlib
@@ -13,6 +13,7 @@ from urllib.parse import quote, urljoin
 from uuid import UUID
 
 import google_crc32c
+import requests
 from google.api_core.exceptions import Conflict, NotFound, PreconditionFailed
 from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
@@ -23,6 +24,7 @@ from momalisa.db import session
 from momalisa.errors import ObjectCorruptError
 from momalisa.settings import settings
 from momalisa.storage import signed_urls
+from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
 
 log = logger(__name__)
@@ -34,11 +36,10 @@ CHUNK_BYTES = 4 * 1024 * 1024
 """Bytes of a file in memory during an upload; a multiple of 256 KiB, as the library requires."""
 
 TIMEOUT = (3.05, 10.0)
-"""Seconds to connect, and to read, at each try."""
-
+"""Seconds to connect and to read, for each attempt."""
 
 Check = Callable[[], None]
-"""Raises if the work should end."""
+"""Raises if the work was cancelled."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class StoredObject:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedObject:
     """An object in a listing."""
 
     name: str
@@ -78,10 +79,20 @@ def _client_bucket() -> storage.Bucket:
         )
     else:
         client = storage.Client()
+    client._http.hooks["response"].append(_observe)  # of the session that sends all requests of this client
     return client.bucket(settings().bucket)
 
 
-def _go_on() -> None: ...
+def _observe(response: requests.Response, **_: object) -> None:
+    metrics.record(
+        metrics.BUCKET_SECONDS,
+        response.elapsed.total_seconds(),
+        method=str(response.request.method),
+        status=str(response.status_code),
+    )
+
+
+def _no_check() -> None: ...
 
 
 def new_secret() -> str:
@@ -95,7 +106,7 @@ def folder_name(walk_id: UUID, secret: str | None = None) -> str:
 
 
 def frame_name(walk_id: UUID, secret: str, position: float) -> str:
-    """Return the object name of a frame: the same at every attempt, and sorted by position."""
+    """Return the object name of a frame: the same at every attempt, and sorting by position."""
     return f"{folder_name(walk_id, secret)}frames/{position:.9f}.png"
 
 
@@ -110,20 +121,20 @@ def upload(
     content_type: str,
     *,
     download_as: str | None = None,
-    check: Check = _go_on,
-    confirm: Check = _go_on,
+    check: Check = _no_check,
+    confirm: Check = _no_check,
 ) -> StoredObject:
-    """Create an object, unless it exists already, and return it.
+    """Create an object unless it exists, and return it.
 
-    An object of the same name with another checksum was made from other input, or is damaged: it is replaced.
+    An object of the same name with another checksum has other contents or is damaged: it is replaced.
     Retries for two minutes while the bucket is unavailable.
 
     Args:
         name: its name.
-        data: its bytes, or a file, which is read in chunks.
+        data: its bytes, or a file, which is read in pieces.
         content_type: its media type.
-        download_as: file name under which a browser saves it; None lets the browser show it.
-        check: called between tries; its exceptions pass through.
+        download_as: file name under which a browser saves it; None means that the browser displays it.
+        check: called between attempts; its exceptions pass through.
         confirm: called before an object is replaced; raises if the caller may no longer do that.
 
     Raises:
@@ -160,15 +171,15 @@ def upload(
         generation = blob.generation
 
 
-def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredObject | None:
-    """Copy an object within the bucket, unless the copy exists already; its bytes do not pass through this process.
+def copy(original: StoredObject, name: str, *, check: Check = _no_check) -> StoredObject | None:
+    """Copy an object inside the bucket, unless the copy exists; its bytes do not pass through this process.
 
-    Returns None if the original is missing, or one of both differs from what was recorded.
+    Returns None if the original is missing, or if the original or the copy differs from what was recorded.
 
     Args:
         original: the object, as it was recorded.
         name: of the copy.
-        check: called between tries; its exceptions pass through.
+        check: called between attempts; its exceptions pass through.
 
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
@@ -178,19 +189,19 @@ def copy(original: StoredObject, name: str, *, check: Check = _go_on) -> StoredO
         blob = bucket.copy_blob(
             bucket.blob(original.name), bucket, name, if_generation_match=0, preserve_acl=True, **arguments
         )
-    except (NotFound, PreconditionFailed):  # a bucket may report either, if both hold
+    except (NotFound, PreconditionFailed):  # if both apply, a bucket may report either
         blob = bucket.get_blob(name, **arguments)
     if blob is None or blob.crc32c != original.crc32c:
         return None
     return StoredObject(name, int(blob.size), str(blob.crc32c))
 
 
-def delete_conflicting(name: str, *, check: Check = _go_on, confirm: Check = _go_on) -> None:
-    """Delete an object that was never recorded, and has the name of one that is to be uploaded.
+def delete_conflicting(name: str, *, check: Check = _no_check, confirm: Check = _no_check) -> None:
+    """Delete an object that was never recorded, and has the name of an object to upload.
 
     Args:
         name: its name.
-        check: called between tries; its exceptions pass through.
+        check: called between attempts; its exceptions pass through.
         confirm: called before an object is deleted; raises if the caller may no longer do that.
 
     Raises:
@@ -204,12 +215,12 @@ def delete_conflicting(name: str, *, check: Check = _go_on, confirm: Check = _go
         blob.delete(if_generation_match=blob.generation, timeout=TIMEOUT, retry=_retry(check, name))
 
 
-def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
+def read(stored: StoredObject, *, check: Check = _no_check) -> bytes:
     """Return the bytes of an object.
 
     Args:
         stored: the object, as it was recorded.
-        check: called between tries; its exceptions pass through.
+        check: called between attempts; its exceptions pass through.
 
     Raises:
         ObjectCorruptError: if it is missing, or differs from what was recorded.
@@ -219,9 +230,9 @@ def read(stored: StoredObject, *, check: Check = _go_on) -> bytes:
     try:
         data: bytes = blob.download_as_bytes(timeout=TIMEOUT, retry=_retry(check, stored.name))
     except NotFound as error:
-        raise ObjectCorruptError(f"{stored.name} is missing in the bucket") from error
+        raise ObjectCorruptError(f"The object {stored.name} is missing.") from error
     if _crc32c(data) != stored.crc32c:
-        raise ObjectCorruptError(f"{stored.name} differs from what was recorded")
+        raise ObjectCorruptError(f"The checksum of the object {stored.name} differs from the recorded one.")
     return data
 
 
@@ -234,14 +245,14 @@ def list_names(prefix: str) -> list[str]:
     return [blob.name for blob in _bucket().list_blobs(prefix=prefix, timeout=TIMEOUT)]
 
 
-def list_objects(prefix: str, *, start: str, limit: int) -> list[Listed]:
-    """Return a page of the objects with a prefix, by name, from the name `start` on.
+def list_objects(prefix: str, *, start: str, limit: int) -> list[ListedObject]:
+    """Return the objects with a prefix, in the order of their names, from the name `start` on, at most `limit`.
 
     Raises:
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
     found = _bucket().list_blobs(prefix=prefix, start_offset=start or None, max_results=limit, timeout=TIMEOUT)
-    return [Listed(blob.name, blob.generation, blob.time_created) for blob in found]
+    return [ListedObject(blob.name, blob.generation, blob.time_created) for blob in found]
 
 
 def delete(name: str, *, generation: int | None = None) -> None:
@@ -254,7 +265,7 @@ def delete(name: str, *, generation: int | None = None) -> None:
         _bucket().blob(name).delete(if_generation_match=generation, timeout=TIMEOUT, retry=DEFAULT_RETRY)
 
 
-def delete_all(prefix: str, *, check: Check = _go_on) -> None:
+def delete_all(prefix: str, *, check: Check = _no_check) -> None:
     """Delete all objects with a prefix.
 
     Args:
@@ -278,7 +289,7 @@ def url(name: str, website: str) -> str:
         website: base URL of the website, if BUCKET_PUBLIC_URL is a path on it.
 
     Raises:
-        StoreUnavailableError: if the bucket is private, and URLs cannot be signed now.
+        StoreUnavailableError: if the bucket is private, and its URLs cannot be signed.
     """
     session.refuse_open_transaction()
     expires_at = urls_expire_at()
@@ -288,10 +299,10 @@ def url(name: str, website: str) -> str:
 
 
 def sign(names: Iterable[str]) -> None:
-    """Sign the URLs of many objects concurrently, if the bucket is private, so that `url` finds them in the cache.
+    """If the bucket is private, sign the URLs of many objects concurrently, so that `url` finds them in the cache.
 
     Raises:
-        StoreUnavailableError: if they cannot be signed now.
+        StoreUnavailableError: if they cannot be signed.
     """
     session.refuse_open_transaction()
     expires_at = urls_expire_at()
@@ -306,9 +317,9 @@ def base_url() -> str:
 
 
 def urls_expire_at() -> datetime | None:
-    """Return when URLs that are given out now expire, or None if they do not.
+    """Return when URLs that are returned now expire, or None if they do not expire.
 
-    The time stays the same for half the lifetime of a URL, so that browsers can use their cache.
+    The time stays the same for half the lifetime of a URL, so that browsers can use their caches.
     """
     if not settings().signed_urls:
         return None
@@ -328,7 +339,7 @@ def make_bucket() -> None:
 def _retry(check: Check, name: str) -> Retry:
     """Return the library's retry policy, which also calls `check` between tries.
 
-    The first error is logged, since it may take two minutes until the last one is raised.
+    The first error is logged, because the last one may be raised only after two minutes.
     """
     logged = False
 

@@ -1,6 +1,7 @@
-"""Signed URLs of a private bucket: signed concurrently, and cached while they are given out."""
+"""Signed URLs of a private bucket: signed concurrently, and cached while they are in use."""
 
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -18,18 +19,19 @@ from requests.adapters import HTTPAdapter
 
 from momalisa.errors import StoreUnavailableError
 from momalisa.settings import settings
+from momalisa.telemetry import metrics
 
 CONCURRENCY = 64
-"""Concurrent signatures: without a private key, each is a request to IAM."""
+"""Concurrent signatures; without a private key, each needs a request to IAM."""
 
 TIMEOUT = (3.05, 5.0)
-"""Seconds to connect to IAM, and to read, at each try."""
+"""Seconds to connect to IAM and to read, for each attempt."""
 
 CACHE_SIZE = 100_000
 
 
 class _IamSigning(Signing):
-    """Credentials without a private key, as of a virtual machine or a pod, for which IAM signs."""
+    """Credentials without a private key, such as those of a VM or a pod; IAM signs for them."""
 
     def __init__(self, credentials: Any) -> None:
         session = requests.Session()
@@ -55,7 +57,7 @@ class _IamSigning(Signing):
 
 
 class Signatures:
-    """The cache of signed URLs of this process; concurrent requests for one URL share its signature."""
+    """The cache of signed URLs of this process; concurrent requests for the same URL share a signature."""
 
     def __init__(self) -> None:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
@@ -71,8 +73,8 @@ class Signatures:
             google.auth.exceptions.GoogleAuthError: if IAM refuses, or cannot be reached.
         """
         with self._lock:
-            wanted = [self._url(blob, expires_at) for blob in blobs]
-        return [url.result() for url in wanted]
+            urls = [self._url(blob, expires_at) for blob in blobs]
+        return [url.result() for url in urls]
 
     def _url(self, blob: Blob, expires_at: datetime) -> Future[str]:
         key = (blob.name, expires_at)
@@ -80,14 +82,21 @@ class Signatures:
             return known
         if len(self._urls) >= CACHE_SIZE:
             self._urls.clear()
-        self._urls[key] = made = self._signers.submit(
-            blob.generate_signed_url,
-            version="v4",
-            expiration=expires_at,
-            credentials=self._credentials,
-            api_access_endpoint=settings().bucket_endpoint,
-        )
-        return made
+        self._urls[key] = url = self._signers.submit(self._sign, blob, expires_at)
+        return url
+
+    def _sign(self, blob: Blob, expires_at: datetime) -> str:
+        started = time.monotonic()
+        try:
+            url: str = blob.generate_signed_url(
+                version="v4",
+                expiration=expires_at,
+                credentials=self._credentials,
+                api_access_endpoint=settings().bucket_endpoint,
+            )
+            return url
+        finally:
+            metrics.record(metrics.SIGNING_SECONDS, time.monotonic() - started)
 
 
 @cache
@@ -99,9 +108,9 @@ def urls(blobs: Iterable[Blob], expires_at: datetime) -> list[str]:
     """Return the V4 signed URLs of objects, which expire at `expires_at`.
 
     Raises:
-        StoreUnavailableError: if they cannot be signed now.
+        StoreUnavailableError: if they cannot be signed.
     """
     try:
         return _signatures().urls(blobs, expires_at)
     except GoogleAuthError as error:
-        raise StoreUnavailableError("The URLs of the files cannot be signed now; try again soon.") from error
+        raise StoreUnavailableError("The URLs of the files cannot be signed; try again later.") from error

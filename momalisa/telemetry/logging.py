@@ -1,4 +1,8 @@
-"""Structured logs: one event per line, as text on a terminal and JSON otherwise, with ids bound by context."""
+"""Structured logs: one event per line, as text on a terminal and JSON otherwise, with ids bound by context.
+
+The JSON is that of Google Cloud's structured logging, which other collectors read as well: `severity`, `message`,
+`time`, and within a span its ids (https://docs.cloud.google.com/logging/docs/structured-logging).
+"""
 
 import logging
 import re
@@ -6,7 +10,7 @@ import sys
 from typing import Any
 
 import structlog
-import structlog.tracebacks
+from opentelemetry import trace
 
 from momalisa.settings import settings
 
@@ -24,10 +28,9 @@ def configure() -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     as_json = settings().log_format == "json" or (settings().log_format == "auto" and not sys.stderr.isatty())
-    # Without the values of local variables, which include keys and passwords.
-    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    # Tracebacks are without the values of local variables, which include keys and passwords.
     renderer: list[structlog.typing.Processor] = (
-        [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, _for_collectors, structlog.processors.JSONRenderer()]
         if as_json
         else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
@@ -52,6 +55,26 @@ def configure() -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _for_collectors(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Name the fields of a JSON line as Google Cloud Logging does, and add the ids of the current span."""
+    line = {
+        "severity": event.pop("level").upper(),
+        "message": event.pop("event"),
+        "time": event.pop("timestamp"),
+    }
+    line = {**line, **event, **line}  # no field of an event takes the place of these
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        trace_id, span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+        if project := settings().google_cloud_project:
+            line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{trace_id}"
+            line["logging.googleapis.com/spanId"] = span_id
+            line["logging.googleapis.com/trace_sampled"] = span.trace_flags.sampled
+        else:
+            line |= {"trace_id": trace_id, "span_id": span_id}
+    return line
 
 
 def _without_secrets(_logger: object, _method: str, line: Any) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import MetricsHandler
 
+from momalisa.domain.states import ENDED
 from momalisa.errors import PortTakenError
 from momalisa.settings import settings
 
@@ -22,9 +23,15 @@ Metric = Counter | Gauge | Histogram
 HealthCheck = Callable[[], str | None]
 """Returns None if the process is healthy, or a sentence on what is wrong."""
 
+BUILD_INFO = Gauge(
+    "momalisa_build_info",
+    "1, with the version and commit of this part.",
+    ["version", "revision"],
+    registry=None,
+)
 HTTP_REQUESTS = Counter(
     "momalisa_http_requests_total",
-    "Answered requests by route pattern.",
+    "Answered requests by route pattern, without those of probes.",
     ["method", "route", "status"],
     registry=None,
 )
@@ -46,6 +53,45 @@ CLAIMS_PAUSED = Gauge("momalisa_claims_paused", "1 while claims are paused, else
 WALKS = Gauge("momalisa_walks", "Active walks.", ["status"], registry=None)
 WALKS_LAST_HOUR = Gauge(
     "momalisa_walks_last_hour", "Walks that ended within the last hour.", ["status"], registry=None
+)
+WALKS_TO_REMOVE = Gauge(
+    "momalisa_walks_to_remove", "Deleted and expired walks whose objects and rows are still there.", registry=None
+)
+WORKERS = Gauge(
+    "momalisa_workers", "Workers that were seen in the database within LEASE_SECONDS.", ["kind"], registry=None
+)
+MESSAGES = Gauge("momalisa_messages", "Wake-up messages that wait in the broker.", ["kind"], registry=None)
+WALK_SECONDS = Histogram(
+    "momalisa_walk_seconds",
+    "Time from the submission of a walk to its end.",
+    ["status"],
+    buckets=(5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240),
+    registry=None,
+)
+FIRST_FRAME_SECONDS = Histogram(
+    "momalisa_first_frame_seconds",
+    "Time from the submission of a walk to its first recorded frames, which make its first preview.",
+    buckets=(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800),
+    registry=None,
+)
+CONNECTION_SECONDS = Histogram(
+    "momalisa_database_connection_seconds",
+    "Time that a transaction waits for a connection from the pool.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
+    registry=None,
+)
+BUCKET_SECONDS = Histogram(
+    "momalisa_bucket_request_seconds",
+    "Time from a request to the bucket to the head of its response.",
+    ["method", "status"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=None,
+)
+SIGNING_SECONDS = Histogram(
+    "momalisa_url_signing_seconds",
+    "Time to sign the URL of an object.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=None,
 )
 CHUNK_SECONDS = Histogram(
     "momalisa_chunk_seconds",
@@ -87,6 +133,9 @@ BROKER_FAILURES = Counter("momalisa_broker_failures_total", "Failed requests to 
 BATCHES_HALVED = Counter(
     "momalisa_batches_halved_total", "Batches that memory did not suffice for, which were halved.", registry=None
 )
+WORKER_READY = Gauge(
+    "momalisa_worker_ready", "1 while the worker could start a chunk, as `/readyz` says, else 0.", registry=None
+)
 GPU_MEMORY_BYTES = Gauge(
     "momalisa_gpu_memory_bytes",
     "GPU memory: allocated by tensors, its peak, reserved by torch, and total.",
@@ -94,14 +143,18 @@ GPU_MEMORY_BYTES = Gauge(
     registry=None,
 )
 
-API: tuple[Metric, ...] = (HTTP_REQUESTS, HTTP_SECONDS, BROKER_FAILURES)
+for _status in ENDED:
+    WALK_SECONDS.labels(status=_status)  # at 0, since the first of its kind would be no increase
+
+EVERY_PART: tuple[Metric, ...] = (BUILD_INFO, CONNECTION_SECONDS, WALK_SECONDS, BROKER_FAILURES)
+API: tuple[Metric, ...] = (*EVERY_PART, HTTP_REQUESTS, HTTP_SECONDS, SIGNING_SECONDS)
 RECONCILER: tuple[Metric, ...] = (
-    *(CHUNKS, OLDEST_DUE_CHUNK_SECONDS, CLAIMS_PAUSED, WALKS, WALKS_LAST_HOUR),
-    *(LEASES_EXPIRED, WEBHOOK_DELIVERIES, TASK_FAILURES, BROKER_FAILURES),
+    *(*EVERY_PART, CHUNKS, OLDEST_DUE_CHUNK_SECONDS, CLAIMS_PAUSED, WALKS, WALKS_LAST_HOUR, WALKS_TO_REMOVE),
+    *(WORKERS, MESSAGES, LEASES_EXPIRED, WEBHOOK_DELIVERIES, TASK_FAILURES, BUCKET_SECONDS),
 )
 WORKER: tuple[Metric, ...] = (
-    *(CHUNK_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, LEASES_EXPIRED, RECOVERY_SECONDS, GPU_MEMORY_BYTES),
-    *(BATCHES_HALVED, BROKER_FAILURES),
+    *(*EVERY_PART, CHUNK_SECONDS, FIRST_FRAME_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, LEASES_EXPIRED),
+    *(RECOVERY_SECONDS, WORKER_READY, GPU_MEMORY_BYTES, BATCHES_HALVED, BUCKET_SECONDS),
 )
 ALL = tuple(dict.fromkeys((*API, *RECONCILER, *WORKER)))
 
@@ -156,6 +209,7 @@ class Server(ThreadingHTTPServer):
         PlatformCollector(registry=registry)
         for metric in metrics:
             registry.register(metric)
+        record(BUILD_INFO, 1, version=settings().momalisa_version, revision=settings().momalisa_revision)
 
         class Handler(_Handler):
             checks: ClassVar = {"/healthz": alive, "/readyz": ready}

@@ -11,7 +11,6 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from momalisa import __version__
 from momalisa.settings import settings
 
 EXPORT_SECONDS = 3
@@ -36,11 +35,11 @@ def start(part: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    about = Resource.create({"service.name": f"momalisa-{part}", "service.version": __version__})
+    about = Resource.create({"service.name": f"momalisa-{part}", "service.version": settings().momalisa_version})
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
     provider = TracerProvider(resource=about)
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    _tracer, _shutdown = provider.get_tracer("momalisa", __version__), provider.shutdown
+    _tracer, _shutdown = provider.get_tracer("momalisa", settings().momalisa_version), provider.shutdown
 
 
 def stop() -> None:

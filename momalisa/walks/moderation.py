@@ -17,10 +17,10 @@ from momalisa.walks import confusables, relocation, service
 
 
 def find_banned(prompt: str) -> str | None:
-    """Return the first word or phrase of the blocklist that a prompt holds, or None.
+    """Return the first word or phrase of the blocklist that a prompt contains, or None.
 
-    Case, accents, the width of letters, letters of other scripts that look the same, and what shows nothing make no
-    difference; only whole words count: "class" does not hold what a part of it spells.
+    Case, accents, the width of letters, look-alike letters of other scripts and invisible characters make no
+    difference. Only whole words match: "class" does not match a banned word that is a part of it.
     """
     blocklist = settings().blocklist
     pattern = None if blocklist is None else _pattern(blocklist)
@@ -30,7 +30,7 @@ def find_banned(prompt: str) -> str | None:
 
 @cache
 def _pattern(blocklist: Path) -> re.Pattern[str] | None:
-    """Return what matches any line of a file, without blank lines and comments (#); None if nothing is left."""
+    """Return a pattern that matches any line of a file, without blank lines and # comments; None if it has none."""
     lines = (
         confusables.skeleton(line.partition("#")[0]).strip()
         for line in blocklist.read_text(encoding="utf-8").splitlines()
@@ -40,9 +40,9 @@ def _pattern(blocklist: Path) -> re.Pattern[str] | None:
 
 
 def hide(session: Session, walk_id: UUID) -> None:
-    """Take a walk out of the gallery: only its owner sees it from now on. Again changes nothing.
+    """Hide a walk: from now on only its owner sees it. Hiding it again changes nothing.
 
-    The URLs of its files that others know stop working soon after (`relocation`).
+    The present URLs of its files stop working soon (`relocation`).
 
     Raises:
         WalkNotFoundError: if there is none with this id.
@@ -55,7 +55,7 @@ def hide(session: Session, walk_id: UUID) -> None:
 
 
 def show(session: Session, walk_id: UUID) -> None:
-    """Let a walk be seen again that was hidden.
+    """Show a hidden walk again.
 
     Raises:
         WalkNotFoundError: if there is none with this id.
@@ -64,7 +64,7 @@ def show(session: Session, walk_id: UUID) -> None:
 
 
 def delete(session: Session, walk_id: UUID) -> None:
-    """Stop a walk if it is not over, and remove it with all its files, as its owner could.
+    """Cancel a walk if it is active, and delete it with all its files, as its owner can.
 
     Raises:
         WalkNotFoundError: if there is none with this id.

@@ -1,4 +1,4 @@
-"""Reading walks: one, many, or a snapshot, as far as a viewer may see them.
+"""Reading walks: one, many, or a snapshot, restricted to what a viewer may see.
 
 Each function works inside the transaction of its caller (`session.transaction`).
 """
@@ -41,7 +41,7 @@ def get(session: Session, walk_id: UUID, *, viewer: str | None) -> Walk:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a walk looks like at one moment, without its contents: enough to see whether it has changed."""
+    """The state of a walk at one moment, without its contents: enough to see whether it has changed."""
 
     revision: int
     """Grows with every change that a client can see."""
@@ -60,14 +60,14 @@ def snapshot(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID |
         WalkExpiredError: if it is past its retention.
     """
     age = func.extract("epoch", func.now() - Walk.created_at).label("age")
-    key_holds = true() if key is None else api_keys.holds(key)
+    key_valid = true() if key is None else api_keys.is_valid(key)
     row = session.execute(
-        select(Walk.revision, Walk.status, age, key_holds.label("key_holds")).where(
+        select(Walk.revision, Walk.status, age, key_valid.label("key_valid")).where(
             Walk.id == walk_id, _visible(viewer)
         )
     ).one_or_none()
-    if not (row.key_holds if row else session.scalar(select(key_holds))):
-        api_keys.refuse()
+    if not (row.key_valid if row else session.scalar(select(key_valid))):
+        api_keys.raise_invalid()
     _refuse_if_gone(session, walk_id, None if row is None else row.status, viewer)
     assert row
     return Snapshot(row.revision, row.status, float(row.age))
@@ -75,7 +75,7 @@ def snapshot(session: Session, walk_id: UUID, *, viewer: str | None, key: UUID |
 
 @dataclass(frozen=True)
 class SharedSnapshot:
-    """A snapshot of a walk for all who wait for it, with what decides who may see it."""
+    """A snapshot of a walk for all who wait for it, with everything that decides who may see it."""
 
     walk_id: UUID
     snapshot: Snapshot | None
@@ -84,16 +84,16 @@ class SharedSnapshot:
     shown: bool
     """Whether everyone may see it."""
     keys: frozenset[UUID]
-    """Those of the API keys in question that are valid."""
+    """The valid ones among the API keys of those who wait."""
     source_owner: str | None = None
-    """The owner of the walk that it started from, if that is still there."""
+    """The owner of the walk that it started from, if that still exists."""
 
-    def looks_different_to(self, viewer: str | None) -> bool:
-        """Return whether a viewer may see more than those who own nothing."""
+    def shows_more_to(self, viewer: str | None) -> bool:
+        """Return whether a viewer may see more of the walk than the public."""
         return viewer is not None and viewer in {self.owner, self.source_owner}
 
     def seen_by(self, viewer: str | None, key: UUID | None) -> Snapshot:
-        """Return what a viewer sees, who is known by an API key if `key` is not None.
+        """Return the snapshot for a viewer, who sent the API key `key`, if any.
 
         Raises:
             InvalidKeyError: if the key is not valid.
@@ -101,7 +101,7 @@ class SharedSnapshot:
             WalkExpiredError: if it is past its retention.
         """
         if key is not None and key not in self.keys:
-            api_keys.refuse()
+            api_keys.raise_invalid()
         visible = self.snapshot if self.shown or (viewer is not None and viewer == self.owner) else None
         if visible is None:
             raise WalkNotFoundError(f"There is no walk {self.walk_id}.")
@@ -110,9 +110,9 @@ class SharedSnapshot:
         return visible
 
 
-def shared_snapshot(session: Session, walk_id: UUID, asked: Collection[UUID]) -> SharedSnapshot:
+def shared_snapshot(session: Session, walk_id: UUID, keys: Collection[UUID]) -> SharedSnapshot:
     """Return a snapshot of a walk for all who wait for it, and which of their API keys are valid."""
-    holding = api_keys.holding(session, asked) if asked else frozenset()
+    valid = api_keys.valid(session, keys) if keys else frozenset()
     age = func.extract("epoch", func.now() - Walk.created_at).label("age")
     other = aliased(Walk)
     source_owner = select(other.owner).where(other.id == Walk.from_walk).scalar_subquery().label("source_owner")
@@ -124,10 +124,10 @@ def shared_snapshot(session: Session, walk_id: UUID, asked: Collection[UUID]) ->
     if row is None:
         left = session.get(Tombstone, walk_id)
         if left is None:
-            return SharedSnapshot(walk_id, None, None, False, holding)
-        return SharedSnapshot(walk_id, Snapshot(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, holding)
+            return SharedSnapshot(walk_id, None, None, False, valid)
+        return SharedSnapshot(walk_id, Snapshot(0, WalkStatus.EXPIRED, 0.0), left.owner, left.public, valid)
     seen = Snapshot(row.revision, row.status, float(row.age))
-    return SharedSnapshot(walk_id, seen, row.owner, row.shown, holding, row.source_owner)
+    return SharedSnapshot(walk_id, seen, row.owner, row.shown, valid, row.source_owner)
 
 
 def _refuse_if_gone(session: Session, walk_id: UUID, status: WalkStatus | None, viewer: str | None) -> None:
@@ -139,7 +139,7 @@ def _refuse_if_gone(session: Session, walk_id: UUID, status: WalkStatus | None, 
 
 def _expired(walk_id: UUID) -> WalkExpiredError:
     return WalkExpiredError(
-        f"The walk {walk_id} is expired: its files were kept for {settings().retention_days:g} days."
+        f"The walk {walk_id} has expired: its files were kept for {settings().retention_days:g} days."
     )
 
 
@@ -152,9 +152,9 @@ def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
 def reusable_frames(
     session: Session, walk_id: UUID, hashes: Sequence[str], *, viewer: str
 ) -> dict[str, tuple[StoredObject, bytes]]:
-    """Return the objects and thumbnails of those frames of a walk that have given content hashes, by hash.
+    """Return the objects and thumbnails of the frames of a walk that have one of these content hashes, by hash.
 
-    There are none if the viewer may not see the walk, or it is gone.
+    The result is empty if the viewer may not see the walk, or it has expired.
     """
     found = session.execute(
         select(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail)
@@ -176,12 +176,12 @@ def list_walks(
     status: WalkStatus | None,
     viewer: str | None,
     owner: str | None = None,
-    word: str = "",
+    text: str = "",
 ) -> Sequence[Walk]:
     """Return up to `limit` walks, newest first, with their artifacts: all of an owner, or else the public ones.
 
-    `before` is the creation time and the id of the last walk of the previous page; `word` is a text that one of the
-    prompts contains, in any case.
+    `before` is the creation time and the id of the last walk of the previous page. With `text`, one of the prompts
+    must contain it, in upper or lower case.
     """
     query = (
         select(Walk)
@@ -195,18 +195,18 @@ def list_walks(
         query = query.where(tuple_(Walk.created_at, Walk.id) < before)
     if status is not None:
         query = query.where(Walk.status == status)
-    if word := word.replace("\0", ""):  # which PostgreSQL does not take, and no prompt has
-        query = query.where(Walk.id.in_(search.first(session, query, word, limit)))
+    if text := text.replace("\0", ""):  # PostgreSQL does not accept NUL, and no prompt contains it
+        query = query.where(Walk.id.in_(search.find(session, query, text, limit)))
     return session.scalars(query).all()
 
 
 def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:
-    """Return the condition that everyone may see a walk that is not deleted."""
+    """Return the condition that everyone may see a walk, unless it is deleted."""
     return and_(walk.public, walk.hidden_at.is_(None))
 
 
 def _visible(viewer: str | None, walk: type[Walk] = Walk) -> ColumnElement[bool]:
-    """Return the condition that a viewer may see a walk; None is one who owns nothing."""
+    """Return the condition that a viewer may see a walk; None means a viewer who owns nothing."""
     return and_(walk.deleted_at.is_(None), or_(_shown(walk), walk.owner == viewer))
 
 

@@ -23,9 +23,9 @@ from momalisa.errors import (
     InvalidFieldError,
     LimitExceededError,
     NotOwnerError,
+    WalkEndedError,
     WalkExpiredError,
     WalkNotFoundError,
-    WalkOverError,
 )
 from momalisa.queue import estimate, fairness, lifecycle
 from momalisa.queue.estimate import Estimate
@@ -36,12 +36,12 @@ from momalisa.walks import idempotency, queries, relocation
 from momalisa.walks.idempotency import IdempotentRequest
 
 WAITING_RETRY_SECONDS = 30
-"""When to try again after reaching MAX_WAITING_WALKS; when a worker is free is not known."""
+"""Retry-After at MAX_WAITING_WALKS: it is unknown when the next worker will be free."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """A walk to make, with every choice made."""
+class NewWalk:
+    """A walk to create, with all choices made."""
 
     spec: WalkSpec
     public: bool = True
@@ -58,70 +58,70 @@ class Submission:
     walk: Walk
     estimate: Estimate
     viewer: str | None
-    """By whose name it may be looked at: a request that is sent again need not come from the owner."""
+    """Who may view it in the response: its owner, or None if the request does not prove to come from the owner."""
     new: bool
-    """Whether this submission made it, rather than an earlier one with the same idempotency key."""
+    """Whether this submission created it, and not an earlier one with the same idempotency key."""
 
 
 def submit(
-    prepare: Callable[[Walk | None], Order],
+    prepare: Callable[[Walk | None], NewWalk],
     *,
     owner: str,
     tenant: str,
     known: bool,
     from_walk: UUID | None = None,
-    repeatable: IdempotentRequest | None = None,
+    idempotent: IdempotentRequest | None = None,
 ) -> Submission:
-    """Make a walk, or return the one that the same request made before; in transactions of its own.
+    """Create a walk, or return the one that the same request created before; in transactions of its own.
 
     The caller publishes wake-up messages for a new walk afterwards.
 
     Args:
-        prepare: makes the choices that are left, given the walk to start from. It is called once, between the
-            transactions, so that it may wait for other services.
+        prepare: returns what to create, given the walk to start from, if any. It is called at most once, between
+            the transactions, so it may call other services.
         owner: who will own the walk.
-        tenant: who takes turns with others in the fair order of the queue, and is held to limits.
-        known: whether the request proved to be the owner's; if not, the owner was drawn for it.
+        tenant: the unit of fairness and limits.
+        known: whether the request identified its owner; if not, a new owner was generated for it.
         from_walk: the walk to start from.
-        repeatable: the request under its idempotency key, if it has one.
+        idempotent: the request with its idempotency key, if it has one.
 
     Raises:
-        InvalidFieldError: if `owner` cannot start from `from_walk`.
+        InvalidFieldError: if `owner` may not start from `from_walk`.
         IdempotencyKeyReusedError: if the key was used before for another request.
         LimitExceededError: if too many walks of the tenant wait.
     """
     new_id, source = uuid4(), None
     with transaction() as session:
-        made = None if repeatable is None else idempotency.find(session, repeatable)
-        if made is None:
+        walk_id = None if idempotent is None else idempotency.find(session, idempotent)
+        if walk_id is None:
             source = None if from_walk is None else _source(session, from_walk, owner)
             _check_waiting(session, tenant)
-    if made is None:
-        order = prepare(source)
+    if walk_id is None:
+        new = prepare(source)
         with transaction() as session:
-            made = new_id if repeatable is None else idempotency.remember(session, repeatable, new_id)
-            if made == new_id:
+            walk_id = new_id if idempotent is None else idempotency.remember(session, idempotent, new_id)
+            if walk_id == new_id:
                 _check_waiting(session, tenant)
                 create(
                     session,
-                    order.spec,
-                    public=order.public,
+                    new.spec,
+                    public=new.public,
                     owner=owner,
                     tenant=tenant,
-                    deadline_seconds=order.deadline_seconds,
-                    webhook_url=order.webhook_url,
-                    warnings=order.warnings,
+                    deadline_seconds=new.deadline_seconds,
+                    webhook_url=new.webhook_url,
+                    warnings=new.warnings,
                     walk_id=new_id,
                     source=source,
                 )
-    viewer = owner if made == new_id or known else None
+    viewer = owner if walk_id == new_id or known else None
     with transaction() as session:
-        walk = _submitted(session, made, viewer)
-        return Submission(walk, estimate.estimate(session, walk), viewer, new=made == new_id)
+        walk = _submitted(session, walk_id, viewer)
+        return Submission(walk, estimate.estimate(session, walk), viewer, new=walk_id == new_id)
 
 
 def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
-    """Return the walk that another one is to start from."""
+    """Return the walk to start from."""
     try:
         return queries.get(session, walk_id, viewer=viewer)
     except (WalkNotFoundError, WalkExpiredError) as error:
@@ -140,8 +140,8 @@ def _submitted(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
 def _check_waiting(session: Session, tenant: str) -> None:
     """Refuse a walk of a tenant that has MAX_WAITING_WALKS in the queue.
 
-    Until the end of the transaction all other submissions of the tenant wait here, so that two of them cannot both
-    take the last place.
+    All other submissions of the tenant wait here until the transaction ends, so that two of them cannot both take
+    the last place.
 
     Raises:
         LimitExceededError: if the limit is reached.
@@ -151,7 +151,7 @@ def _check_waiting(session: Session, tenant: str) -> None:
     waiting = _count_waiting(session, tenant)
     if waiting >= settings().max_waiting_walks:
         raise LimitExceededError(
-            f"{waiting} of your walks wait for workers already, and no more may wait at once.",
+            f"{waiting} of your walks are waiting for workers, which is the maximum.",
             retry_after=WAITING_RETRY_SECONDS,
         )
 
@@ -180,8 +180,8 @@ def create(
 ) -> Walk:
     """Write a walk with the chunks and frames of its first pass.
 
-    `tenant` is the owner if left out, and `walk_id` is drawn. `source` is the walk, with its frames, that this one
-    starts from: frames that are the same are reused.
+    If omitted, `tenant` is the owner and `walk_id` is random. `source` is the walk, with its frames, that this one
+    starts from: it reuses frames that are the same.
     """
     tenant = tenant or owner
     walk = Walk(
@@ -211,25 +211,25 @@ def create(
 
 
 def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:
-    """Cancel a walk and return it; rendered frames stay. Canceling a canceled walk changes nothing.
+    """Cancel a walk and return it; rendered frames stay. Canceling it again changes nothing.
 
     Raises:
         WalkNotFoundError: if there is none with this id that `owner` may see.
         NotOwnerError: if `owner` does not own it.
-        WalkOverError: if it has succeeded or failed.
+        WalkEndedError: if it has succeeded or failed.
     """
     walk = _owned(session, walk_id, owner)
     if not lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED):
         session.refresh(walk, ["status"])
         if walk.status != WalkStatus.CANCELED:
-            raise WalkOverError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
+            raise WalkEndedError(f"The walk {walk_id} can no longer be canceled: it is {walk.status.value}.")
     return queries.get(session, walk_id, viewer=owner)
 
 
 def set_public(session: Session, walk_id: UUID, public: bool, *, owner: str | None) -> Walk:
     """Make a walk public, or visible to its owner only, and return it.
 
-    The URLs of its files stop working soon after it was made private (`relocation`).
+    If it becomes private, the present URLs of its files stop working soon (`relocation`).
 
     Raises:
         WalkNotFoundError: if there is none with this id that `owner` may see.
@@ -261,7 +261,7 @@ def delete(session: Session, walk_id: UUID, *, owner: str | None) -> None:
 
 
 def remove(session: Session, walk_id: UUID) -> None:
-    """Mark a walk as deleted: it is invisible from now on, and `retention.remove` does the rest."""
+    """Mark a walk as deleted: from now on it is invisible, and `retention.remove` removes the rest."""
     lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED)
     session.execute(
         update(Walk)

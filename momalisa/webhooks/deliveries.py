@@ -1,7 +1,7 @@
-"""Deliveries of webhooks: rows written in the transaction that ends a walk, and leased to one sender at a time.
+"""Deliveries of webhooks: rows that are written in the transaction that ends a walk, and leased to senders.
 
-A webhook is sent at least once: under a lease, and again with the same message id until the receiver accepts it or
-a day is over. Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
+A webhook is sent at least once: it is retried with the same message id until the receiver accepts it, or for a day.
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
 """
 
 import json
@@ -23,16 +23,16 @@ LEASE_SECONDS = 60
 """Lease of a delivery; longer than an exchange may take."""
 
 GIVE_UP_AFTER = timedelta(days=1)
-"""Age of a delivery after which it is not tried again."""
+"""Age after which a delivery is not retried."""
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 7200.0
 
 MAX_CONCURRENT = 2
-"""Deliveries of one tenant, or to one host, that are sent at the same time."""
+"""Concurrent deliveries of one tenant, or to one host."""
 
 
 def enqueue(session: Session, walk_id: UUID, status: WalkStatus) -> None:
-    """Add the delivery of a walk's end, if the walk has this status and a webhook URL."""
+    """Add the delivery of a walk that has ended with this status, if it has a webhook URL."""
     session.execute(
         insert(WebhookDelivery).from_select(
             ["id", "walk_id", "event", "url", "host", "tenant", "wait_seconds"],
@@ -52,11 +52,11 @@ def enqueue(session: Session, walk_id: UUID, status: WalkStatus) -> None:
 def claim(session: Session) -> Message | None:
     """Lease the next delivery that is due, or return None if there is none.
 
-    Deliveries come first whose tenant and host have none under way, the oldest first; then those with one under
-    way, up to MAX_CONCURRENT. So a receiver that hangs delays only its host and the tenant that named it.
+    The oldest delivery whose tenant and host have none in progress comes first; then those with one in progress, up
+    to MAX_CONCURRENT. So a hanging receiver delays only its host and its tenant.
     """
     deadline = time.monotonic() + settings().webhook_timeout_seconds
-    session.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))  # or two could exceed MAX_CONCURRENT
+    session.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))  # else two senders could exceed MAX_CONCURRENT
     # Two statements: within one, PostgreSQL may run the locking query more than once.
     delivery_id = _next(session)
     if delivery_id is None:
@@ -91,7 +91,7 @@ _CLAIM_LOCK = 0x776562686F6F6B73
 
 
 def _is_due() -> ColumnElement[bool]:
-    """Return the condition that a delivery may be sent now; holds also after PostgreSQL's clock was set back."""
+    """Return the condition that a delivery may be sent now, even after PostgreSQL's clock was set back."""
     longest_wait = func.make_interval(0, 0, 0, 0, 0, 0, WebhookDelivery.wait_seconds)
     now = func.statement_timestamp()  # not the start of the transaction, which may have waited for the lock
     return or_(WebhookDelivery.scheduled_at <= now, WebhookDelivery.scheduled_at > now + longest_wait)
@@ -99,12 +99,12 @@ def _is_due() -> ColumnElement[bool]:
 
 def _next(session: Session) -> str | None:
     """Lock the next delivery that is due, and return its id."""
-    under_way = session.execute(
+    in_progress = session.execute(
         select(WebhookDelivery.tenant, WebhookDelivery.host).where(
             WebhookDelivery.lease_token.is_not(None), ~_is_due()
         )
     ).all()
-    tenants, hosts = Counter(row[0] for row in under_way), Counter(row[1] for row in under_way)
+    tenants, hosts = Counter(row[0] for row in in_progress), Counter(row[1] for row in in_progress)
     for limit in range(1, MAX_CONCURRENT + 1):
         due = (
             select(WebhookDelivery.id)
@@ -119,7 +119,7 @@ def _next(session: Session) -> str | None:
             .with_for_update(skip_locked=True)
         )
         found = session.scalars(due).one_or_none()
-        if found is not None or not under_way:
+        if found is not None or not in_progress:
             return found
     return None
 

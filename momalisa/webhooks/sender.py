@@ -1,4 +1,4 @@
-"""Sending of webhooks: signed as Standard Webhooks say, by a connection that only reaches the public Internet.
+"""Sending webhooks, signed according to Standard Webhooks, by connections to the public Internet only.
 
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -44,7 +44,7 @@ class Message:
     body: str
     created_at: datetime
     deadline: float
-    """When the exchange must be over, in monotonic seconds."""
+    """When the request must have ended, in monotonic seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Outcome:
     """The outcome of one attempt."""
 
     status: DeliveryStatus
-    """PENDING if it is to be tried again."""
+    """PENDING if it is to be retried."""
     error: str | None = None
     """For operators; None if it was delivered."""
     retry_after: float = 0
-    """Seconds that the receiver asks us to wait."""
+    """Retry-After of the receiver, in seconds."""
 
 
 def checked_url(value: str) -> str:
-    """Return a webhook's URL in its normal form.
+    """Return the URL of a webhook in its normal form.
 
     Raises:
-        ValueError: if it is not allowed, or webhooks are off; its message says what is wrong.
+        ValueError: if it is not allowed, or webhooks are off; the message says what is wrong.
     """
     if settings().webhook_secret is None:
         raise ValueError("this server sends no webhooks: it has no secret to sign them with")
@@ -72,30 +72,30 @@ def checked_url(value: str) -> str:
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError("must be a URL such as https://example.com/hook") from error
     if url.port is not None and not 1 <= url.port <= MAX_PORT:
-        raise ValueError(f"must have a port of 1 to {MAX_PORT}, got {url.port}")
+        raise ValueError(f"must have a port from 1 to {MAX_PORT}, got {url.port}")
     try:
         public, loopback = ssrf.is_public(url.host), ssrf.is_loopback(url.host)
-    except ValueError:  # a name: its addresses are checked when it is called
+    except ValueError:  # a name: its addresses are checked when the webhook is sent
         public, loopback = bool(url.host), url.host == "localhost"
     loopback_allowed = loopback and settings().webhook_loopback
     if url.scheme != "https" and not (url.scheme == "http" and loopback_allowed):
         raise ValueError("must begin with https://")
     if not public and not loopback_allowed:
-        raise ValueError("must lead to a host on the public Internet")
+        raise ValueError("must have a host on the public Internet")
     if url.userinfo:
         raise ValueError("must not contain a user name or a password")
     return str(url)
 
 
 def signing_secret(owner: str) -> str:
-    """Return the secret that signs the webhooks of an owner, derived from WEBHOOK_SECRET and stored nowhere.
+    """Return the secret that signs the webhooks of an owner; it is derived from WEBHOOK_SECRET, and not stored.
 
     Raises:
         WebhooksOffError: if WEBHOOK_SECRET is unset.
     """
     master = settings().webhook_secret
     if master is None:
-        raise WebhooksOffError("This server sends no webhooks.")
+        raise WebhooksOffError("This server sends no webhooks: WEBHOOK_SECRET is not set.")
     digest = hmac.digest(master.get_secret_value().encode(), f"webhooks:{owner}".encode(), hashlib.sha256)
     return f"whsec_{base64.b64encode(digest).decode()}"
 

@@ -1,4 +1,4 @@
-"""Protection against server-side request forgery: connections to URLs of clients reach only the public Internet.
+"""Protection against server-side request forgery: URLs from clients can reach only the public Internet.
 
 A host name is resolved once, all its addresses are checked, and the connection goes to a checked address. So a name
 that points into our network is refused, and DNS rebinding has no effect. TLS still verifies the name.
@@ -16,10 +16,10 @@ import httpcore
 from momalisa.errors import AddressRefusedError
 
 CONNECT_SECONDS = 5
-"""Timeout to connect; the TLS handshake has as long again."""
+"""Timeout to connect, and for the TLS handshake."""
 
 Resolve = Callable[[str, int], Sequence[str]]
-"""Resolves a host name, given the port, too; raises OSError if it has no address."""
+"""Resolves a host name and port; raises OSError if it has no address."""
 
 # Source: the IANA IPv4 and IPv6 Special-Purpose Address Registries. The standard library's `is_global` is no
 # substitute: its answer for some of these networks depends on the release of Python.
@@ -63,7 +63,7 @@ def is_public(address: str) -> bool:
     An IPv6 address that embeds an IPv4 address (mapped, or NAT64) is treated as that address.
 
     Raises:
-        ValueError: if it is no IP address.
+        ValueError: if it is not an IP address.
     """
     parsed = _plain(address)
     if isinstance(parsed, IPv4Address):
@@ -75,7 +75,7 @@ def is_loopback(address: str) -> bool:
     """Return whether an IP address is a loopback address.
 
     Raises:
-        ValueError: if it is no IP address.
+        ValueError: if it is not an IP address.
     """
     return _plain(address).is_loopback
 
@@ -104,7 +104,7 @@ def resolve(host: str, port: int) -> Sequence[str]:
 
 
 class GuardedBackend(httpcore.NetworkBackend):
-    """Opens TCP connections to public addresses only, which end at a deadline."""
+    """Opens TCP connections to public addresses only, which all end at a deadline."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             deadline: of all connections, in monotonic seconds.
             loopback: whether loopback addresses are allowed, too.
             resolve: resolves host names.
-            network: opens connections to checked addresses; None means ordinary ones.
+            network: opens connections to checked addresses; by default, httpcore's own.
         """
         self._deadline = deadline
         self._loopback = loopback
@@ -196,7 +196,7 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 def _rest(deadline: float, error: type[httpcore.TimeoutException]) -> float:
-    """Return the seconds until a deadline, or raise the error if it is past."""
+    """Return the seconds until a deadline; raise `error` if it has passed."""
     rest = deadline - time.monotonic()
     if rest <= 0:
         raise error("deadline exceeded")

@@ -1,1 +1,1 @@
-"""Chaos: the real system under faults, and an oracle that looks at it from outside. `python -m tests.chaos`."""
+"""Chaos: the real system under injected faults, judged by an oracle from outside. `python -m tests.chaos`."""

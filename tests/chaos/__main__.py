@@ -26,15 +26,15 @@ from tests.chaos.faults import MATRIX, Fault, Miss
 from tests.chaos.stage import ORDERS, Stage, lacking
 
 AT_ONCE = 12
-"""Walks in the system at once."""
+"""Concurrent walks."""
 
 OPEN_WALKS = "SELECT count(*) FROM walks WHERE status IN ('queued', 'running', 'assembling')"
 
 MIXED = 0.2
-"""How often other faults strike at the same time."""
+"""Share of faults that are injected together with others."""
 
 PATIENCE = 240
-"""Seconds in which everything must have come to its end after the last fault."""
+"""Seconds after the last fault within which every walk must have ended."""
 
 
 def main() -> int:
@@ -92,7 +92,7 @@ def _say(sentence: str) -> None:
 
 
 def _undisturbed(stage: Stage) -> dict[int, str]:
-    """Make a walk of each order, and return them."""
+    """Make a walk of each kind without faults, and return them."""
     with httpx.Client(timeout=10) as http:
         walks = {order: stage.submit(http, order) or "" for order in range(len(ORDERS))}
     finished = stage.until(
@@ -104,7 +104,7 @@ def _undisturbed(stage: Stage) -> dict[int, str]:
 
 
 def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetime, datetime]]:
-    """Inject faults while walks are submitted and polled, and return those that hit something, with their times."""
+    """Inject faults while walks are submitted and polled; return those that hit something, with their times."""
     over = threading.Event()
     visitors = [
         threading.Thread(target=_submit, args=(stage, walks, over)),
@@ -119,7 +119,7 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
         try:
             fault.inject(stage)
         except (Miss, psycopg.OperationalError, httpx.TransportError):
-            return  # nothing to hit, or another fault came in between
+            return  # nothing to hit, or another fault interfered
         end = datetime.now(UTC)
         injected.append((fault, start, end))
         with (stage.folder / "faults.log").open("a") as log:
@@ -129,7 +129,7 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
         return set(MATRIX) - {fault for fault, *_ in injected}
 
     def next_faults() -> list[Fault]:
-        """Return faults as long as more are wanted; in the end only such as did not hit anything before."""
+        """Return the next faults while more are needed; at the end only those that have not hit anything yet."""
         if len(injected) < faults:
             return next(program)
         return next(together for together in program if together[0] in missing()) if missing() else []
@@ -141,7 +141,7 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
             while len(injected) < faults or len(stage.diary.accepted) < walks or missing():
                 together = next_faults()
                 running = {pool.submit(inject, fault) for fault in together}
-                while running:  # the main thread starts again what the faults have ended
+                while running:  # the main thread restarts what the faults have ended
                     stage.tend()
                     done, running = wait(running, timeout=0.1)
                     for future in done:
@@ -161,7 +161,7 @@ def _disturb(stage: Stage, walks: int, faults: int) -> list[tuple[Fault, datetim
 
 
 def _program(chance: random.Random) -> Iterator[list[Fault]]:
-    """Give faults for ever: every row once in random order, again and again, now and then with others at once."""
+    """Yield faults forever: all rows in random order, repeatedly, sometimes together with others."""
     while True:
         for fault in chance.sample(MATRIX, len(MATRIX)):
             others = [other for other in MATRIX if other.part != fault.part]
@@ -179,7 +179,7 @@ def _submit(stage: Stage, walks: int, over: threading.Event) -> None:
 
 
 def _poll(stage: Stage, over: threading.Event) -> None:
-    """Look at every walk until it is done, as visitors do, and note its states."""
+    """Poll every walk until it is done, as visitors do, and record its statuses."""
     with httpx.Client(timeout=15) as http:
         while not over.is_set():
             for walk_id in list(stage.diary.accepted):
@@ -211,7 +211,7 @@ def _settle(stage: Stage) -> None:
 
 
 def _left_over(stage: Stage) -> list[str]:
-    """Return the processes of the system that outlived it."""
+    """Return the processes that are left after the system has stopped."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

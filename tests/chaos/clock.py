@@ -1,4 +1,4 @@
-"""A clock that steps: libfaketime, loaded into a program, reads from a file how far its clock is off."""
+"""A clock that can be set: libfaketime, loaded into a program, reads the offset of its clock from a file."""
 
 import shutil
 from pathlib import Path
@@ -13,14 +13,14 @@ class Clock:
     """The clock of programs that run with `variables`."""
 
     def __init__(self, folder: Path) -> None:
-        """Make a clock that is right.
+        """Create a clock without an offset.
 
         Args:
-            folder: a folder that those programs can read under any user.
+            folder: a folder that those programs can read as any user.
         """
         assert LIBRARY
         self.hours = 0
-        """How far it is off."""
+        """The offset."""
         self._file = folder / "clock"
         library = folder / LIBRARY.name
         shutil.copy(LIBRARY, library)
@@ -35,7 +35,7 @@ class Clock:
         }
 
     def step(self, hours: int) -> None:
-        """Set how far it is off, at once for every program."""
+        """Set the offset, at once for every program."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{hours * 3600:+d}\n")
         new.chmod(0o644)

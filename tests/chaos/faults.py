@@ -1,4 +1,4 @@
-"""The matrix: every fault that is injected, a row each."""
+"""The faults that can be injected, one row each."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ from tests.frozen import frozen
 
 @dataclass(frozen=True)
 class Fault:
-    """A row of the matrix."""
+    """A kind of fault."""
 
     part: str
     name: str
@@ -43,16 +43,16 @@ class Miss(Exception):  # noqa: N818
 MATRIX: list[Fault] = []
 
 SICK_SECONDS = 10
-"""How long a worker is sick at most; if others succeed meanwhile, it rests sooner."""
+"""How long a worker is sick at most; if others succeed in the meantime, it backs off earlier."""
 
 RESTS = "worker fails where others succeed, backing off"
 
 Command = tuple[str | int, ...]
-"""Of Redis, with its arguments."""
+"""Redis commands with their arguments."""
 
 
 def row(part: str, name: str) -> Callable[[Callable[[Stage], None]], Callable[[Stage], None]]:
-    """Put a function into the matrix."""
+    """Register a function as a fault."""
 
     def put(inject: Callable[[Stage], None]) -> Callable[[Stage], None]:
         MATRIX.append(Fault(part, name, inject))
@@ -62,7 +62,7 @@ def row(part: str, name: str) -> Callable[[Callable[[Stage], None]], Callable[[S
 
 
 def hit(stage: Stage, kind: str, strike: Callable[[str, int], object]) -> None:
-    """Strike a part that works on a chunk of a kind now, and note the chunk as lost."""
+    """Signal a part that is working on a chunk of a kind, and record the chunk as lost."""
     with stage.busy(kind) as found:
         if found is None:
             raise Miss
@@ -126,7 +126,7 @@ def _(stage: Stage) -> None:
 def _(stage: Stage) -> None:
     def starve(_: str, pid: int) -> None:
         used = psutil.Process(pid).memory_info().vms
-        if sys.platform == "linux":  # for the type checker: other systems have no such call
+        if sys.platform == "linux":  # for the type checker: only Linux has this call
             resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
 
     hit(stage, "render", starve)
@@ -134,7 +134,7 @@ def _(stage: Stage) -> None:
 
 @row("render worker", "sick: fails where others succeed")
 def _(stage: Stage) -> None:
-    """Refuse all objects of one of the render workers, until it takes itself out."""
+    """Refuse all uploads of one of the render workers, until it backs off."""
     log = stage.child(SICK).log
     rests = log.read_text().count(RESTS)
     refused = stage.way_of_one.met
@@ -182,7 +182,7 @@ def _(stage: Stage) -> None:
     name = _recorded_frame(stage)
     answer = httpx.delete(_object_url(stage, name))
     if answer.status_code == 404:
-        raise Miss  # this fault hit the same frame before
+        raise Miss  # this fault has hit the same frame before
     answer.raise_for_status()
 
 
@@ -264,7 +264,7 @@ def _(stage: Stage) -> None:
 
 
 def _answering_errors(stage: Stage, row: str, trouble: Command, mend: Command) -> None:
-    """Have the broker refuse what writes, for an outage; cut connections, so that it meets who only waits, too."""
+    """Make the broker refuse writes during an outage; cut connections, so that idle clients notice it, too."""
     _done(stage, trouble)
     _done(stage, ("CLIENT", "KILL", "TYPE", "normal"))
     time.sleep(stage.outage(row))
@@ -275,7 +275,7 @@ def _done(stage: Stage, command: Command) -> bool:
     broker: Any = stage.broker()
     try:
         broker.execute_command(*command)
-    except redis.RedisError:  # killed meanwhile, and not back yet
+    except redis.RedisError:  # killed in the meantime, and not back yet
         return False
     return True
 
@@ -302,7 +302,7 @@ def _(stage: Stage) -> None:
 
 @row("PostgreSQL", "its clock steps forward, then back by two hours")
 def _(stage: Stage) -> None:
-    """It stays back, so that whatever was put off until a time is two hours from it."""
+    """The clock stays behind, so that everything scheduled is two hours later."""
     for hours in (1, -1):
         stage.clock.step(hours)
         [(off,)] = stage.rows("SELECT extract(epoch FROM clock_timestamp())::float8 - %s", time.time())
@@ -322,7 +322,7 @@ def _(stage: Stage) -> None:
         try:
             answer = http.get(f"{stage.url}/v1/walks")
         except httpx.TransportError:
-            return  # the API itself is down, in a mixture
+            return  # the API itself is down because of another fault
         if answer.status_code != 503 or "retry-after" not in answer.headers:
             stage.wrong(f"while PostgreSQL was down, the API answered {answer.status_code}")
 
@@ -348,7 +348,7 @@ def _(stage: Stage) -> None:
 
 @row("PgBouncer", "frozen past the lease")
 def _(stage: Stage) -> None:
-    """Those who work through it send no heartbeat, while a reconciler that does not sees PostgreSQL answer."""
+    """Workers behind it send no heartbeats, while a reconciler connected directly sees PostgreSQL answer."""
     with frozen(stage.process("pgbouncer").pid):
         time.sleep(max(stage.outage("PgBouncer frozen"), LEASE_SECONDS * 1.5))
 
@@ -397,7 +397,7 @@ def _(stage: Stage) -> None:
 
 @row("API", "SIGKILL between commit and publish")
 def _(stage: Stage) -> None:
-    """A frozen broker holds the API up after its commit."""
+    """A frozen broker delays the API after its commit."""
     before = {walk for (walk,) in stage.rows("SELECT id::text FROM walks")}
     with httpx.Client(timeout=15) as http, ThreadPoolExecutor(1) as pool:
         valkey = stage.process("valkey")
@@ -425,7 +425,7 @@ WAITING_INSERT = (
 
 @row("API", "SIGTERM drains requests in flight")
 def _(stage: Stage) -> None:
-    """A locked table holds a submission up, so that SIGTERM finds it in flight; it must still be answered."""
+    """A locked table delays a submission, so that SIGTERM finds it in flight; it must still be answered."""
     with httpx.Client(timeout=15) as http, stage.database() as connection, stage.submitting:
         if not stage.until(lambda: _answers(stage, http), seconds=30):
             raise Miss
@@ -517,7 +517,7 @@ def _(stage: Stage) -> None:
 def _(stage: Stage) -> None:
     """A width that no model renders, put into the database behind the API's back."""
     with httpx.Client(timeout=10) as http:
-        walk_id = stage.submit(http, order=3)  # of many chunks, so that some are still to be claimed
+        walk_id = stage.submit(http, order=3)  # with many chunks, so that some are not claimed yet
     if walk_id is None:
         raise Miss
     spoiled = stage.rows(
@@ -549,11 +549,11 @@ def _cancel(stage: Stage, status: str) -> None:
     try:
         answer = httpx.post(f"{stage.url}/v1/walks/{walk_id}/cancel", cookies=cookies, timeout=10)
     except httpx.TransportError:
-        stage.diary.canceled.add(walk_id)  # it may have been done
+        stage.diary.canceled.add(walk_id)  # it may have succeeded anyway
         raise Miss from None
     if answer.status_code in {200, 503}:
         stage.diary.canceled.add(walk_id)
-    elif answer.status_code not in {404, 409}:  # too late, or gone
+    elif answer.status_code not in {404, 409}:  # too late, or deleted
         stage.wrong(f"a cancellation was answered with {answer.status_code}")
 
 

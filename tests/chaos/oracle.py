@@ -1,6 +1,6 @@
-"""The oracle: reads the database, the bucket and the API from outside, and says what is wrong.
+"""The oracle: reads the database, the bucket and the API from outside, and reports what is wrong.
 
-It shares no code with the product: its queries, its checksums and its decoders are its own.
+It shares no code with the product: it has its own queries, checksums and decoders.
 """
 
 import base64
@@ -35,35 +35,35 @@ ARTIFACTS = {
 
 
 NEEDED = {"PostgreSQL", "PgBouncer", "broker", "reconciler"}
-"""The parts without which a lost chunk cannot be taken up again."""
+"""The parts that recovery needs."""
 
 Injected = tuple[str, datetime, datetime]
-"""The part that a fault hit, and when it began and ended."""
+"""The part that a fault hit, with its start and end."""
 
 
 @dataclass
 class Verdict:
-    """What a run came to."""
+    """The result of a run."""
 
     walks: Counter[str]
     """By final state."""
     frames_needed: int
     frames_rendered: int
     recoveries: list[float]
-    """Seconds from the end of each fault to the next progress of any walk."""
+    """Seconds from the end of each fault until a walk made progress."""
     lost: list[float]
-    """Seconds from the loss of a worker to the moment when its chunk was taken up again."""
+    """Seconds from the loss of a worker until its chunk was claimed again."""
     lost_alone: list[float]
-    """The same, of those during which nothing else was out of order that a recovery needs."""
+    """The same, without those during which a part that recovery needs was down."""
     wrongs: list[str]
 
     @property
     def wasted(self) -> float:
-        """Frames rendered in vain, as a share of the frames needed."""
+        """Frames rendered but not needed, as a share of the frames needed."""
         return self.frames_rendered / max(self.frames_needed, 1) - 1
 
     def lines(self) -> Iterator[str]:
-        """Give the figures as rows of a table."""
+        """Return the figures as rows of a table."""
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.walks.items()))
         yield f"| walks | {self.walks.total()}: {states} |"
         yield f"| frames rendered ÷ frames needed | {self.frames_rendered} ÷ {self.frames_needed} |"
@@ -90,12 +90,12 @@ Reference = dict[int, dict[str, str]]
 
 
 def reference(stage: Stage, walks: dict[int, str]) -> Reference:
-    """Return what walks look like that no fault met."""
+    """Return the digests of walks without faults."""
     return {order: _digests(stage, walk_id) for order, walk_id in walks.items()}
 
 
 def judge(stage: Stage, expected: Reference, faults: list[Injected]) -> Verdict:
-    """Look at everything that a run left behind."""
+    """Check everything that a run left behind."""
     diary = stage.diary
     wrongs = list(diary.wrongs)
     walks = {row[0]: row[1] for row in stage.rows("SELECT id::text, status FROM walks")}
@@ -117,7 +117,7 @@ def judge(stage: Stage, expected: Reference, faults: list[Injected]) -> Verdict:
     if open_chunks != [(0,)]:
         wrongs.append(f"{open_chunks[0][0]} chunks are still open")
     needed, rendered = _work(stage)
-    taken_up = _taken_up_again(stage)
+    taken_up = _reclaimed(stage)
     outages = [(start, end) for part, start, end in faults if part in NEEDED]
     alone = [(at, back) for at, back in taken_up if not any(start < back and at < end for start, end in outages)]
     return Verdict(
@@ -173,7 +173,7 @@ def _wrongs_of_walk(stage: Stage, walk_id: str, status: str, objects: dict[str, 
 
 
 def _digests(stage: Stage, walk_id: str) -> dict[str, str]:
-    """Return the digest of each frame and artifact of a succeeded walk, as the API names them."""
+    """Return the digest of each frame and artifact of a succeeded walk, by the URLs of the API."""
     walk = HTTP.get(f"{stage.url}/v1/walks/{walk_id}").json()
     found = {}
     for frame in walk["frames"]:
@@ -198,7 +198,7 @@ def _download(stage: Stage, url: str) -> bytes:
 
 
 def _objects(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give every object with its size and the checksum of the bytes that are really there."""
+    """Yield every object with its size and the checksum of its actual bytes."""
     token = None
     while True:
         parameters = {"maxResults": "500", **({"pageToken": token} if token else {})}
@@ -213,7 +213,7 @@ def _objects(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _events(stage: Stage) -> Iterator[dict[str, Any]]:
-    """Give what the workers logged, part by part."""
+    """Yield the log events of the workers, part by part."""
     for log in sorted((stage.folder / "logs").glob("*.log")):
         for line in log.read_text(errors="replace").splitlines():
             if line.startswith("{"):
@@ -224,22 +224,22 @@ def _events(stage: Stage) -> Iterator[dict[str, Any]]:
 
 
 def _work(stage: Stage) -> tuple[int, int]:
-    """Return the frames that were needed, and those that workers took on, of walks that went their whole way."""
+    """Return the numbers of frames needed and claimed, for walks that were completed."""
     whole = {
         row[0]: row[1] for row in stage.rows("SELECT id::text, frames_total FROM walks WHERE status = 'succeeded'")
     }
     rendered = sum(
         event["frames"]
         for event in _events(stage)
-        if event.get("event") == "chunk claimed" and event.get("kind") == "render" and event.get("walk") in whole
+        if event.get("message") == "chunk claimed" and event.get("kind") == "render" and event.get("walk") in whole
     )
     return sum(whole.values()), rendered
 
 
 def _progress(stage: Stage, faults: list[Injected]) -> list[float]:
-    """Return the seconds from each fault to the next chunk that was done, by clocks that do not step."""
+    """Return the seconds from each fault to the next finished chunk, by clocks that were not set."""
     done = sorted(
-        datetime.fromisoformat(event["timestamp"]) for event in _events(stage) if event.get("event") == "chunk done"
+        datetime.fromisoformat(event["time"]) for event in _events(stage) if event.get("message") == "chunk done"
     )
     return [
         (min(later) - end).total_seconds()
@@ -248,12 +248,12 @@ def _progress(stage: Stage, faults: list[Injected]) -> list[float]:
     ]
 
 
-def _taken_up_again(stage: Stage) -> list[tuple[datetime, datetime]]:
-    """Return when each lost chunk was lost, and when somebody took it up again, or brought it to its end."""
+def _reclaimed(stage: Stage) -> list[tuple[datetime, datetime]]:
+    """Return when each lost chunk was lost, and when it was claimed again or ended."""
     touched: dict[tuple[str, int], list[datetime]] = {}
     for event in _events(stage):
-        if event.get("event") in {"chunk claimed", "chunk done"} and "walk" in event:
-            moment = datetime.fromisoformat(event["timestamp"])
+        if event.get("message") in {"chunk claimed", "chunk done"} and "walk" in event:
+            moment = datetime.fromisoformat(event["time"])
             touched.setdefault((event["walk"], event["chunk"]), []).append(moment)
     return [
         (lost.at, min(later))

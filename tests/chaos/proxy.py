@@ -11,25 +11,25 @@ from urllib.parse import urlsplit
 
 
 class Trouble(StrEnum):
-    """What can be wrong with a bucket."""
+    """A kind of failure of the bucket."""
 
     UNAVAILABLE = "503"
     TOO_MANY = "429"
-    FORBIDDEN = "403"  # not worth another try
-    RESET = "reset"  # the connection is reset in the middle of an answer
-    HANG = "hang"  # no answer at all
+    FORBIDDEN = "403"  # an error that is not retried
+    RESET = "reset"  # the connection is reset during the response
+    HANG = "hang"  # no response at all
     SLOW = "slow"  # a few kilobytes a second
-    TRUNCATE = "truncate"  # half of what is uploaded gets through
+    TRUNCATE = "truncate"  # only half of an upload is forwarded
 
 
 class Proxy:
-    """Forwards HTTP to the bucket; while `trouble` is set, some of its requests meet that trouble."""
+    """Forwards HTTP to the bucket; while `trouble` is set, some requests fail with it."""
 
     def __init__(self, target: str) -> None:
         self.target = urlsplit(target)
         self.trouble: Trouble | None = None
         self.met = 0
-        """Requests that met trouble so far."""
+        """Number of requests that failed so far."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)

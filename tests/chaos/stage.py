@@ -1,4 +1,4 @@
-"""The stage: the whole system in processes of its own, and the ways to get at its parts from outside."""
+"""The stage: the whole system in separate processes, with access to its parts from outside."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ SICK = "render-1"
 """The render worker that fails where others succeed."""
 
 STALL_SECONDS = LEASE_SECONDS + sum(bucket.TIMEOUT)
-"""More than one try takes to upload something: a bucket that hangs is no reason for a worker to end itself."""
+"""Longer than one attempt of an upload, so that a hanging bucket does not end a worker."""
 
 ORDERS: list[dict[str, Any]] = [
     {"prompts": ["a giraffe", "a battleship"], "frames": 4, "seed": 7, "steps": 3, "pacing": "linear"},
@@ -53,7 +53,7 @@ ORDERS: list[dict[str, Any]] = [
     },
     {"prompts": ["a fox", "a sailing boat"], "frames": 24, "seed": 1, "steps": 2, "guidance": 1.0},
 ]
-"""What visitors ask for, mostly paced evenly, in several passes. Every walk of one order must come out the same."""
+"""The requests of visitors, mostly evenly paced in several passes. All walks of one request must be equal."""
 
 
 @dataclass
@@ -67,22 +67,22 @@ class Lost:
 
 @dataclass
 class Diary:
-    """What happened, for the oracle."""
+    """A record of events, for the oracle."""
 
     accepted: dict[str, int] = field(default_factory=dict)
-    """The order of each walk that was answered with 202."""
+    """The request of each walk that was accepted with 202."""
     cookies: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By which the visitor is known who made a walk."""
+    """The cookies of the visitor who created each walk."""
     canceled: set[str] = field(default_factory=set)
     poisoned: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
     seen: dict[str, list[str]] = field(default_factory=dict)
-    """The states in which each walk was seen, in order, without repetition."""
+    """The statuses in which each walk was seen, in order, without repetition."""
     lost: list[Lost] = field(default_factory=list)
     wrongs: list[str] = field(default_factory=list)
 
     def accept(self, answer: httpx.Response, order: int, visitor: httpx.Client) -> str:
-        """Note a walk that was answered with 202, and return its id."""
+        """Record a walk that was accepted with 202, and return its id."""
         walk_id: str = answer.json()["id"]
         self.cookies[walk_id] = dict(visitor.cookies)
         self.accepted[walk_id] = order
@@ -90,7 +90,7 @@ class Diary:
 
 
 def lacking() -> str | None:
-    """Return what is not here that a stage needs, in a sentence."""
+    """Return a sentence that names missing programs, if any."""
     if not pooler.runs():
         return "PgBouncer does not run here; install Debian's package pgbouncer."
     if clock.LIBRARY is None:
@@ -99,9 +99,9 @@ def lacking() -> str | None:
 
 
 class Stage(Pooled):
-    """The system, with a proxy in front of its bucket, PgBouncer for half of its parts, and handles for faults.
+    """The system, with a proxy in front of its bucket, PgBouncer for half of its parts, and access for faults.
 
-    The other half goes to PostgreSQL itself, as the API must to hear of changes. So do faults and the oracle.
+    The other half connects to PostgreSQL directly, as an API must to receive notifications. So do the faults.
     """
 
     def __init__(self, folder: Path, *, port: int, workers: int, seed: int, outage: float) -> None:
@@ -142,7 +142,7 @@ class Stage(Pooled):
         self.way_of_one = Proxy(self.proxy.url)
 
     def _start(self, name: str, command: list[str], **options: Any) -> None:
-        """Start a part: PostgreSQL with its clock, others with their way to it, one with its way to the bucket."""
+        """Start a part: PostgreSQL with its clock, others with their routes to it and to the bucket."""
         if name == SICK:
             options["BUCKET_ENDPOINT"] = self.way_of_one.url
         if name == "postgres":
@@ -159,7 +159,7 @@ class Stage(Pooled):
             proxy.close()
 
     def tend(self) -> None:
-        """Start children again that ended; only the main thread may, since they die with the thread."""
+        """Restart children that ended; only the main thread may, because they die with the thread."""
         for name, child in self.children.items():
             if name not in self.held and child.ended() is not None:
                 child.start()
@@ -169,7 +169,7 @@ class Stage(Pooled):
         return self.children[name]
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
-        """Return the process of a part, waiting until it is there."""
+        """Return the process of a part, waiting until it exists."""
         process: subprocess.Popen[bytes] = self.until(
             lambda: p if (p := self.child(name).process) and p.poll() is None else None
         )
@@ -183,7 +183,7 @@ class Stage(Pooled):
             (os.killpg if group else os.kill)(pid, how)
 
     def pool_child(self, name: str) -> int | None:
-        """Return the pid of the process in which a Celery worker works."""
+        """Return the pid of the child of a Celery worker."""
         try:
             children = psutil.Process(self.process(name).pid).children()
         except psutil.NoSuchProcess:
@@ -192,7 +192,7 @@ class Stage(Pooled):
 
     @contextmanager
     def down(self, name: str, how: signal.Signals = signal.SIGKILL, *, row: str) -> Iterator[None]:
-        """Keep a part down for the length of a block and of an outage."""
+        """Keep a part down during the block and the outage."""
         self.held.add(name)
         try:
             process = self.process(name)
@@ -205,7 +205,7 @@ class Stage(Pooled):
             self.held.discard(name)
 
     def outage(self, row: str) -> float:
-        """Return how long an outage lasts, in seconds: the whole time at the first of its row, then less."""
+        """Return how long an outage lasts, in seconds: the maximum for the first fault of a kind, then less."""
         with self._outages:
             if row not in self._full_outages:
                 self._full_outages.add(row)
@@ -214,7 +214,7 @@ class Stage(Pooled):
 
     @contextmanager
     def trouble(self, kind: Trouble, row: str) -> Iterator[None]:
-        """Have the bucket meet trouble for an outage, once it is in use."""
+        """Make the bucket fail during an outage, once it is in use."""
         with self.busy("render"):
             self.proxy.trouble = kind
             time.sleep(self.outage(row))
@@ -225,7 +225,7 @@ class Stage(Pooled):
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection[Any]]:
-        """Open a connection to PostgreSQL, waiting until it is there."""
+        """Open a connection to PostgreSQL, waiting until it is up."""
 
         def connect() -> psycopg.Connection[Any] | None:
             try:
@@ -239,7 +239,7 @@ class Stage(Pooled):
             yield connection
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Ask PostgreSQL, waiting until it answers."""
+        """Query PostgreSQL, waiting until it answers."""
 
         def ask() -> list[tuple[Any, ...]] | None:
             try:
@@ -253,7 +253,7 @@ class Stage(Pooled):
         return found if found is not None else []
 
     def until(self, look: Callable[[], Any], seconds: float = 60) -> Any:
-        """Look until there is something to see, and return it; None if there is nothing in time."""
+        """Poll until `look` returns something true, and return it; None if it does not in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = look()
@@ -264,7 +264,7 @@ class Stage(Pooled):
 
     @contextmanager
     def busy(self, kind: str) -> Iterator[tuple[str, int, str] | None]:
-        """Give a part that works on a chunk of a kind now, its worker's pid, and the walk; None if none does."""
+        """Yield a part that is working on a chunk of a kind, its worker's pid, and the walk; or None."""
         found = self.until(lambda: self._busy(kind), seconds=20)
         yield found
 
@@ -286,7 +286,7 @@ class Stage(Pooled):
         return None
 
     def mark_lost(self, pid: int) -> None:
-        """Note which chunk the worker with this pid held when a fault hit it."""
+        """Record which chunk the worker with this pid held when a fault hit it."""
         held = self.rows(
             "SELECT walk_id::text, number FROM chunks WHERE status = 'leased' AND worker LIKE %s", f"%:{pid}"
         )
@@ -294,7 +294,7 @@ class Stage(Pooled):
             self.diary.lost.append(Lost(datetime.now(UTC), walk_id, number))
 
     def wrong(self, what: str) -> None:
-        """Note that something is not as it was promised."""
+        """Record a violation."""
         self.diary.wrongs.append(what)
 
     def broker(self) -> redis.Redis:
@@ -304,7 +304,7 @@ class Stage(Pooled):
     # Visiting
 
     def submit(self, http: httpx.Client, order: int | None = None) -> str | None:
-        """Submit a walk; None if it was not accepted, or that is unknown."""
+        """Submit a walk and return its id; None if it was not accepted, or that is unknown."""
         number = self.random.randrange(len(ORDERS)) if order is None else order
         try:
             with self.submitting:

@@ -1,4 +1,4 @@
-"""The oracle reports each violation: every one is made by hand here."""
+"""The oracle reports each violation; here, each one is produced by hand."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Reference]]:
-    """A system that made each kind of walk without faults."""
+    """A system that has made each kind of walk without faults."""
     if lack := lacking():
         pytest.skip(lack)
     stage = Stage(tmp_path_factory.mktemp("calm"), port=free_port(), workers=1, seed=1, outage=1)
@@ -105,7 +105,7 @@ def test_a_lost_walk_is_seen(stage: Stage, judge: Callable[[], Verdict]) -> None
 
 
 def test_another_picture_is_seen(stage: Stage, judge: Callable[[], Verdict]) -> None:
-    """A frame that is a fine picture, and recorded as such, but not the one that belongs there."""
+    """A frame that is a valid and recorded picture, but not the right one."""
     name, url = frame(stage)
     [(other,)] = stage.rows("SELECT object FROM frames ORDER BY object DESC LIMIT 1")
     mine = httpx.get(url, params={"alt": "media"}).content

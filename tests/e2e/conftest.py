@@ -1,4 +1,4 @@
-"""The website in Chromium, which must not complain."""
+"""The website in Chromium, whose console must stay empty."""
 
 import threading
 import time
@@ -14,16 +14,16 @@ from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 
 DONE = 120_000
-"""Milliseconds that a walk may take on a slow machine."""
+"""Timeout of a walk on a slow machine, in milliseconds."""
 
 
 @pytest.fixture
 def quiet(page: Page) -> Iterator[Page]:
-    """A page whose scripts must leave the console empty."""
+    """A page whose console must stay empty."""
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
-        # What the browser says of an answer that a test makes fail is no complaint of ours.
+        # Ignore what the browser logs about responses that a test makes fail.
         if message.type in {"error", "warning"} and "Failed to load resource" not in message.text:
             complaints.append(message.text)
 
@@ -35,14 +35,14 @@ def quiet(page: Page) -> Iterator[Page]:
 
 @pytest.fixture
 def website(system: LocalStack, quiet: Page) -> Page:
-    """The website before the whole system."""
+    """The website with the whole system behind it."""
     quiet.goto(system.url)
     return quiet
 
 
 @pytest.fixture
 def museum(services: LocalStack) -> Iterator[str]:
-    """The address of the website over a bare database and without workers: what hangs there, a test has hung."""
+    """The URL of the website with an empty database and no workers: its walks come from the test."""
     from api.app import app  # noqa: PLC0415
 
     port = free_port()
@@ -59,7 +59,7 @@ def museum(services: LocalStack) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def finished(system: LocalStack) -> Callable[..., dict[str, Any]]:
-    """Make a small walk and wait for its end."""
+    """Create a small walk and wait for its end."""
 
     def make(*prompts: str, **options: Any) -> dict[str, Any]:
         with Client(system.url) as client:

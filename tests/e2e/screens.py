@@ -1,4 +1,4 @@
-"""Takes the pictures of `docs/screens/`, of the whole system with its own model: `python -m tests.e2e.screens`."""
+"""Takes the screenshots in `docs/screens/`: `python -m tests.e2e.screens`."""
 
 import re
 import tempfile
@@ -35,7 +35,7 @@ Prepare = Callable[[Page], object]
 SIZES = {390: 844, 1280: 800, 1920: 1080}
 THEMES: tuple[Theme, ...] = ("light", "dark")
 FEW: tuple[tuple[int, Theme], ...] = ((1280, "light"), (390, "dark"))
-"""How a state is shown that is no page of its own."""
+"""How a state is shown that has no page of its own."""
 
 PAIRS = (
     ("an owl", "a clock"), ("a fox", "a teapot"), ("a rose", "a butterfly"), ("a castle", "a ship"),
@@ -63,26 +63,26 @@ LONG = (
 
 
 class Photographer:
-    """Takes pictures of one system with one browser."""
+    """Takes screenshots of a system with a browser."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self._browser = browser
         self._url = url
 
     def page(self, name: str, path: str, prepare: Prepare = lambda _: None) -> None:
-        """Show a page at every width, by day and by night."""
+        """Capture a page at every width, light and dark."""
         for width in SIZES:
             for theme in THEMES:
                 self._take(name, path, width, theme, prepare)
 
     def state(self, name: str, path: str, prepare: Prepare = lambda _: None) -> None:
-        """Show a state on a desk by day and on a phone by night."""
+        """Capture a state on a desktop in light mode and on a phone in dark mode."""
         for width, theme in FEW:
             self._take(name, path, width, theme, prepare)
 
     def _take(self, name: str, path: str, width: int, theme: Theme, prepare: Prepare) -> None:
         screen: Any = {"width": width, "height": SIZES[width]}
-        phone = width < 600  # where bars for scrolling take no room
+        phone = width < 600  # where scroll bars take no space
         page = self._browser.new_page(
             viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=phone, has_touch=phone
         )
@@ -99,7 +99,7 @@ class Photographer:
 
 
 def main() -> None:
-    """Make the walks, and take the pictures."""
+    """Make the walks, and take the screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="momalisa-screens-") as folder,
@@ -113,14 +113,14 @@ def main() -> None:
 
 
 def _show(page: Page, *, frames: int, at: float) -> None:
-    """Scrub a walk to a place on it, once all of its frames are there."""
+    """Scrub a walk to a position, once all of its frames are loaded."""
     expect(page.locator("frame-player")).to_have_attribute("data-frames", str(frames))
     scrub = f"(scrubber) => {{ scrubber.value = {at} * scrubber.max; scrubber.dispatchEvent(new Event('input')); }}"
     page.get_by_role("slider").evaluate(scrub)
 
 
 def _show_figure(page: Page) -> None:
-    page.wait_for_load_state("networkidle")  # the pictures are there
+    page.wait_for_load_state("networkidle")  # the pictures are loaded
     figure = "(scrubber) => { scrubber.value = 420; scrubber.dispatchEvent(new Event('input')); }"
     page.get_by_label("Place on the line").evaluate(figure)
 
@@ -143,7 +143,7 @@ def _wait_for_a_picture(page: Page) -> None:
 
 
 def _let_expire(system: LocalStack, path: str) -> None:
-    """Have the reconciler find a walk that is past its retention, and wait until it has."""
+    """Make a walk exceed its retention, and wait until it has expired."""
     settings.override(**system.variables)
     with transaction() as session:
         of_age = func.now() - timedelta(days=settings.settings().retention_days + 1)
@@ -153,7 +153,7 @@ def _let_expire(system: LocalStack, path: str) -> None:
 
 
 def shoot(photographer: Photographer, client: Client, system: LocalStack) -> None:
-    """Take all pictures: first of bare walls, last of what the other pictures need to be whole."""
+    """Take all screenshots: the empty gallery first, destructive states last."""
     photographer.state("bare-gallery", "/gallery")
 
     def make(*prompts: str, frames: int = 3, **options: Any) -> str:

@@ -1,4 +1,4 @@
-"""`docs/api.md` keeps its word: a stranger who copies its first lines gets a GIF."""
+"""The first examples of `docs/api.md` work when they are copied."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ GUIDE = (ROOT / "docs" / "api.md").read_text()
 
 
 def copied(language: str, system: LocalStack) -> str:
-    """Return the first lines in a language, for the system under test."""
+    """Return the first example in a language, for the system under test."""
     block = re.search(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
     assert block
     return block[1].replace("http://127.0.0.1:8000", system.url)

@@ -41,7 +41,7 @@ def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: LocalStack, tmp_path: Path)
         assert len(list(video.decode(video=0))) == 6
 
 
-def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: LocalStack, tmp_path: Path) -> None:
+def test_a_pingpong_walk_is_saved_and_another_walk_starts_from_it(system: LocalStack, tmp_path: Path) -> None:
     options = [f"--out={tmp_path / 'cat.gif'}", f"--url={system.url}", "--json"]
     first = momalisa("walk", "a cat", "a castle", "--frames=6", "--loop=pingpong", "--hold=1", *options)
     assert first.returncode == 0, first.stderr
@@ -59,7 +59,7 @@ def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: LocalStack, t
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Give two or more stops, or a walk to start from with --from-walk."),
+        ([], "Name two or more stops, or a walk to start from with --from-walk."),
         (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
@@ -74,7 +74,7 @@ def test_a_walk_goes_to_and_fro_and_another_starts_from_it(system: LocalStack, t
         ),
     ],
 )
-def test_a_refusal_is_one_sentence(system: LocalStack, arguments: list[str], sentence: str) -> None:
+def test_a_refusal_is_reported_in_one_sentence(system: LocalStack, arguments: list[str], sentence: str) -> None:
     run = momalisa("walk", f"--url={system.url}", *arguments)
     assert run.returncode == 1
     assert sentence in run.stderr.replace("\n", " ")
@@ -82,20 +82,20 @@ def test_a_refusal_is_one_sentence(system: LocalStack, arguments: list[str], sen
 
 
 @pytest.mark.parametrize("out", ["cat", "cat.mp4"])
-def test_the_gif_gets_its_own_name(system: LocalStack, tmp_path: Path, out: str) -> None:
+def test_the_gif_is_named_after_the_prompts(system: LocalStack, tmp_path: Path, out: str) -> None:
     run = momalisa("walk", "a", "b", "--frames=2", f"--out={tmp_path / out}", f"--url={system.url}")
     assert run.returncode == 0, run.stderr
     assert {path.suffix for path in tmp_path.iterdir()} == {".gif", ".mp4"}
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "nonsense", "http://127.0.0.1:1"])
-def test_a_server_that_is_none_is_one_sentence(url: str) -> None:
+def test_an_invalid_url_is_reported_in_one_sentence(url: str) -> None:
     run = momalisa("walk", "a", "b", f"--url={url}")
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
 
 
-def test_a_setting_that_is_wrong_is_one_sentence() -> None:
+def test_an_invalid_setting_is_reported_in_one_sentence() -> None:
     run = momalisa("migrate", BATCH_SIZE="0")
     assert run.returncode == 1
     assert run.stderr == "The settings are not valid. BATCH_SIZE: Input should be greater than or equal to 1.\n"
@@ -111,7 +111,7 @@ def test_with_a_key_from_the_environment_a_walk_is_canceled_by_the_next_command(
     assert "canceled" in momalisa("cancel", walk["id"], **key).stdout
 
 
-def test_a_server_out_of_reach_is_one_sentence() -> None:
+def test_an_unreachable_server_is_reported_in_one_sentence() -> None:
     run = momalisa("walk", "a", "b", f"--url=http://127.0.0.1:{free_port()}")
     assert run.returncode == 1
     assert "cannot be reached" in run.stderr
@@ -141,11 +141,11 @@ def test_ctrl_c_offers_to_cancel_the_walk(system: LocalStack, answer: bytes, sta
         assert "Cancel the walk, too?" in output
         assert command.returncode == 130
         assert client.get(walk["id"])["status"] == status
-        assert ("goes on" in output) == (status == "running")
+        assert ("continues" in output) == (status == "running")
         client.cancel(walk["id"])
 
 
-def test_ctrl_c_cancels_the_walk_of_a_visitor_who_has_no_key(system: LocalStack) -> None:
+def test_ctrl_c_cancels_the_walk_of_a_visitor_without_a_key(system: LocalStack) -> None:
     command = subprocess.Popen(
         [sys.executable, "-m", "momalisa", "walk", "a keyless cat", "b", "--frames=240", f"--url={system.url}"],
         cwd=ROOT,
@@ -166,7 +166,7 @@ def test_ctrl_c_cancels_the_walk_of_a_visitor_who_has_no_key(system: LocalStack)
 
 
 class Stuck(BaseHTTPRequestHandler):
-    """A server that takes a walk, and then answers nothing for long."""
+    """A server that accepts a walk, and then does not answer for long."""
 
     asked: Queue[str] = Queue()
     over = Event()
@@ -208,7 +208,7 @@ def test_a_second_ctrl_c_ends_a_command_whose_server_is_stuck() -> None:
         command.send_signal(signal.SIGINT)
         assert Stuck.asked.get(timeout=60) == "/v1/walks/7/cancel"
         command.send_signal(signal.SIGINT)
-        assert command.wait(timeout=10) == 130  # by itself it would wait for an answer for twenty seconds
+        assert command.wait(timeout=10) == 130  # without it, it would wait twenty seconds for a response
     finally:
         command.kill()
         command.wait()
@@ -217,11 +217,11 @@ def test_a_second_ctrl_c_ends_a_command_whose_server_is_stuck() -> None:
         server.server_close()
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert momalisa("--version").stdout.startswith("momalisa ")
 
 
-def test_a_walk_can_be_looked_at_listed_canceled_and_fetched(system: LocalStack, tmp_path: Path) -> None:
+def test_a_walk_can_be_shown_listed_canceled_and_downloaded(system: LocalStack, tmp_path: Path) -> None:
     url = f"--url={system.url}"
     run = momalisa("walk", "a", "b", "--frames=2", f"--out={tmp_path / 'x'}", url, "--json")
     made = json.loads(run.stdout[run.stdout.index("\n{") :])

@@ -1,4 +1,4 @@
-"""What a page of another site can do to a visitor, tried with a real browser: nothing."""
+"""A page of another site can do nothing to a visitor, tested with a real browser."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ Promise.allSettled(requests).then(() => {{ document.title = "sent"; }});
 
 class _Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """Answer with an empty page, which the test fills."""
+        """Answer with an empty page, which the test fills in."""
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", "0")
@@ -37,7 +37,7 @@ class _Page(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def elsewhere() -> Iterator[int]:
-    """The port of a server of pages that are not ours."""
+    """The port of a server with pages of another site."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Page)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -49,7 +49,7 @@ def elsewhere() -> Iterator[int]:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"], ids=["another site", "another port"])
 @pytest.mark.parametrize("attack", [FORM, FETCH], ids=["form", "fetch"])
-def test_a_foreign_page_leaves_a_visitor_and_his_walks_alone(
+def test_a_foreign_page_cannot_affect_a_visitor_or_their_walks(
     museum: str, elsewhere: int, page: Page, attack: str, host: str
 ) -> None:
     context = page.context

@@ -1,4 +1,4 @@
-"""Making and watching walks on the website, before the whole real system."""
+"""Making and watching walks on the website, with the whole system."""
 
 import re
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: LocalSt
     player = website.locator("frame-player")
     expect(player).to_have_attribute("data-frames", re.compile("^[1-9]"), timeout=DONE)
     expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
-    assert any(0 < frames < 24 for frames in frames_seen_early)  # they came before the walk was done
+    assert any(0 < frames < 24 for frames in frames_seen_early)  # loaded before the walk was done
 
     expect(player).to_have_attribute("data-frames", "24", timeout=DONE)
     shown = player.get_attribute("data-rank")
@@ -108,7 +108,7 @@ def test_stops_are_moved_by_dragging_their_dots(website: Page) -> None:
     expect_stops(website, "a rose", "a boat", "a fox")
 
 
-def test_ten_stops_are_the_most(website: Page) -> None:
+def test_at_most_ten_stops_can_be_added(website: Page) -> None:
     for _ in range(8):
         website.get_by_role("button", name="Add a stop between").click()
     expect(website.locator("stop-list input")).to_have_count(10)
@@ -129,7 +129,7 @@ def test_the_form_survives_a_reload(website: Page) -> None:
     expect(website.get_by_label("Hang it in the gallery")).not_to_be_checked()
 
 
-def test_another_pair_is_drawn_on_demand(website: Page) -> None:
+def test_another_random_pair_can_be_requested(website: Page) -> None:
     before = stops(website)
     website.get_by_role("button", name="Another pair").click()
     assert stops(website) != before
@@ -147,7 +147,7 @@ def test_control_and_enter_send_the_form_with_its_settings(website: Page) -> Non
     expect(website.locator(".facts")).to_contain_text("4242")
 
 
-def test_a_refusal_stands_beside_the_field_and_keeps_the_words(website: Page) -> None:
+def test_an_error_is_shown_beside_its_field_and_the_text_is_kept(website: Page) -> None:
     name_stops(website, "a \u202ecat", "a castle")
     website.get_by_role("button", name="Make the walk").click()
     expect(website.locator("#stop-0-error")).to_contain_text("U+202E at character 3")
@@ -172,7 +172,7 @@ def test_a_walk_is_looped_slowed_and_scrubbed(website: Page, finished: Finished)
     expect(player).to_have_attribute("data-rank", "4")
 
 
-def test_the_work_fills_the_screen_on_demand(website: Page, finished: Finished) -> None:
+def test_the_picture_can_fill_the_screen(website: Page, finished: Finished) -> None:
     website.goto(finished("a fox", "a boat")["urls"]["web"])
     website.get_by_role("button", name="Full screen").click()
     expect(website.get_by_role("button", name="Leave full screen")).to_be_visible()
@@ -181,7 +181,7 @@ def test_the_work_fills_the_screen_on_demand(website: Page, finished: Finished) 
     expect(website.get_by_role("button", name="Full screen", exact=True)).to_be_visible()
 
 
-def test_a_remix_starts_from_the_words_and_settings_of_a_walk(website: Page, finished: Finished) -> None:
+def test_a_remix_starts_from_the_prompts_and_settings_of_a_walk(website: Page, finished: Finished) -> None:
     name_stops(website, "my own", "idea")
     walk = finished("a fox", "a rose", "a boat", frames=6, seed=99, negative_prompt="mist")
     website.goto(walk["urls"]["web"])
@@ -212,7 +212,7 @@ def test_the_link_to_a_walk_is_copied(website: Page, system: LocalStack, finishe
     assert website.evaluate("navigator.clipboard.readText()") == walk["urls"]["web"]
 
 
-def test_only_who_made_a_walk_can_remove_it(website: Page, finished: Finished) -> None:
+def test_only_the_owner_of_a_walk_can_remove_it(website: Page, finished: Finished) -> None:
     website.goto(finished("a fox", "a boat")["urls"]["web"])
     expect(website.get_by_role("link", name="Remix")).to_be_visible()
     expect(website.get_by_role("button", name="Remove")).to_have_count(0)
@@ -233,7 +233,7 @@ def test_only_who_made_a_walk_can_remove_it(website: Page, finished: Finished) -
     expect(website.get_by_role("heading", name="No such walk")).to_be_visible()
 
 
-def test_who_types_before_the_scripts_are_there_can_go_on(quiet: Page, system: LocalStack) -> None:
+def test_text_typed_before_the_scripts_load_is_kept(quiet: Page, system: LocalStack) -> None:
     held: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -251,7 +251,7 @@ def test_who_types_before_the_scripts_are_there_can_go_on(quiet: Page, system: L
     expect_stops(quiet, "a fox", "a boat")
 
 
-def test_a_walk_is_canceled_while_it_is_made(website: Page) -> None:
+def test_a_running_walk_can_be_canceled(website: Page) -> None:
     submit(website, "a castle", "a comet", 240)
     website.get_by_role("button", name="Cancel").click()
     website.get_by_role("button", name="No").click()
@@ -263,7 +263,7 @@ def test_a_walk_is_canceled_while_it_is_made(website: Page) -> None:
 
 
 @pytest.mark.parametrize("reduced", [False, True])
-def test_one_switch_stills_all_motion_and_is_remembered(website: Page, finished: Finished, reduced: bool) -> None:
+def test_one_switch_stops_all_motion_and_is_remembered(website: Page, finished: Finished, reduced: bool) -> None:
     walk = finished("a fox", "a boat", frames=4)
     if reduced:
         website.emulate_media(reduced_motion="reduce")

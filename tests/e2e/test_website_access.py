@@ -1,4 +1,4 @@
-"""The website for everybody: by keyboard, by assistive technology, on small screens, over slow lines."""
+"""Accessibility of the website: keyboard, assistive technology, small screens, slow connections."""
 
 import gzip
 import re
@@ -27,7 +27,7 @@ def walk(finished: Finished) -> dict[str, Any]:
 
 @pytest.fixture(params=["make", "settings", "refused", "walk", "gallery", "yours", "about", "problem"])
 def sight(request: pytest.FixtureRequest, website: Page, system: LocalStack, walk: dict[str, Any]) -> Page:
-    """The website at each of its pages."""
+    """Each page of the website."""
     name: str = request.param
     path = {"walk": f"/walks/{walk['id']}", "gallery": "/gallery", "yours": "/gallery?mine=true"}
     path |= {"about": "/about", "problem": "/walks/none"}
@@ -53,7 +53,7 @@ def test_axe_finds_nothing(sight: Page, theme: str) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280, 1920])
-def test_nothing_is_wider_than_the_screen(sight: Page, width: int) -> None:
+def test_no_element_is_wider_than_the_screen(sight: Page, width: int) -> None:
     sight.set_viewport_size({"width": width, "height": 900})
     for field in sight.locator("stop-list input").all():
         field.fill("supercalifragilistic" * 15)
@@ -111,7 +111,7 @@ def test_from_nothing_to_a_download_by_keyboard_alone(website: Page) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/walks/"])
 def test_a_page_is_light(website: Page, system: LocalStack, walk: dict[str, Any], path: str) -> None:
-    """At most 60 kB compressed and 25 requests, without fonts, pictures and the walk's own words."""
+    """At most 60 kB compressed and 25 requests, without fonts, pictures and the data of the walk."""
     bodies: dict[str, int] = {}
     plain: list[str] = []
 
@@ -140,8 +140,8 @@ def test_nothing_is_loaded_from_anywhere_else(website: Page, system: LocalStack,
     assert [url for url in asked if not url.startswith((system.url, bucket, "blob:"))] == []
 
 
-def test_no_answer_is_held_open(website: Page, system: LocalStack) -> None:
-    """Answers come from the database, not from a render: none lasts as long as a walk."""
+def test_no_response_is_delayed(website: Page, system: LocalStack) -> None:
+    """Responses come from the database, not from rendering: none takes as long as a walk."""
     held: list[str] = []
     website.on(
         "request", lambda request: held.append(request.url) if "wait" in request.headers.get("prefer", "") else None

@@ -9,15 +9,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.stack import LocalStack
-from tests.hanging import hang_many
+from tests.finished_walks import insert_finished_walks
 
 Finished = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def full_gallery(museum: str, spec: Callable[..., WalkSpec]) -> str:
-    """The address of a gallery with more walks than one page of it shows."""
-    hang_many(spec(prompts=("a quilt", "a lamp")), 25, posters=1)  # and the one whose film they share
+    """The URL of a gallery with more walks than one page shows."""
+    insert_finished_walks(spec(prompts=("a quilt", "a lamp")), 25, posters=1)  # and the one whose video they share
     return f"{museum}/gallery?q=quilt"
 
 
@@ -63,7 +63,7 @@ def test_load_more_works_without_scripts(scriptless: Page, full_gallery: str) ->
     expect(scriptless.locator(".piece")).to_have_count(24)
 
 
-def test_the_gallery_is_filtered_by_a_word(website: Page, system: LocalStack, finished: Finished) -> None:
+def test_the_gallery_can_be_searched(website: Page, system: LocalStack, finished: Finished) -> None:
     finished("a Narwhal", "a boat")
     website.goto(f"{system.url}/gallery")
     website.get_by_label("Only walks with this word").fill("narwhal")
@@ -76,7 +76,7 @@ def test_the_gallery_is_filtered_by_a_word(website: Page, system: LocalStack, fi
     expect(website.locator("#stop-1")).to_have_value("100%_\\")
 
 
-def test_a_still_plays_when_it_is_pointed_at_or_focused_unless_all_is_still(
+def test_a_still_plays_on_hover_and_focus_unless_motion_is_off(
     website: Page, system: LocalStack, finished: Finished
 ) -> None:
     finished("a fox", "a boat", frames=4)
@@ -108,7 +108,7 @@ def test_a_tap_plays_and_another_opens(browser: Browser, system: LocalStack, fin
     context.close()
 
 
-def test_ones_own_walks_are_found_again(website: Page, system: LocalStack) -> None:
+def test_a_visitor_finds_their_own_walks(website: Page, system: LocalStack) -> None:
     website.goto(f"{system.url}/gallery?mine=true")
     expect(website.get_by_text("You have made no walks in this browser yet.")).to_be_visible()
     website.goto(system.url)

@@ -1,4 +1,4 @@
-"""The website over a database of the test's own: nothing there, very much there, and what is no more."""
+"""The website with a database that the test fills: empty, very full, and with walks that are gone."""
 
 import re
 from collections import Counter
@@ -23,9 +23,9 @@ from momalisa.queue import leases, workers
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries, service
-from tests.conftest import clear_away
+from tests.conftest import run_retention
 from tests.e2e.test_website_access import RULES
-from tests.hanging import OWNER, colour, hang, hang_many
+from tests.finished_walks import OWNER, colour, insert_finished_walks, make_finished_walk
 
 Spec = Callable[..., WalkSpec]
 
@@ -37,7 +37,7 @@ def expect_axe_finds_nothing(page: Page) -> None:
         assert found.violations_count == 0, found.generate_report()
 
 
-def test_bare_walls_invite_to_make_the_first_walk(museum: str, quiet: Page) -> None:
+def test_an_empty_museum_invites_visitors_to_make_the_first_walk(museum: str, quiet: Page) -> None:
     answered = quiet.goto(f"{museum}/gallery")
     assert answered
     assert answered.status == 200
@@ -47,11 +47,11 @@ def test_bare_walls_invite_to_make_the_first_walk(museum: str, quiet: Page) -> N
     expect(quiet.get_by_role("button", name="Make the walk")).to_be_visible()
 
 
-def test_an_expired_walk_is_gone_and_says_so_itself(museum: str, quiet: Page, spec: Spec) -> None:
-    walk_id = hang(spec())
+def test_an_expired_walk_says_that_it_is_gone(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = make_finished_walk(spec())
     with transaction() as session:
         session.execute(update(Walk).values(finished_at=func.now() - timedelta(days=31)))
-    clear_away()
+    run_retention()
     answered = quiet.goto(f"{museum}/walks/{walk_id}")
     assert answered
     assert answered.status == 410
@@ -63,8 +63,8 @@ def test_an_expired_walk_is_gone_and_says_so_itself(museum: str, quiet: Page, sp
     expect(quiet.get_by_text("The walls are bare.")).to_be_visible()
 
 
-def test_a_removed_walk_and_one_that_never_was_look_the_same(museum: str, quiet: Page, spec: Spec) -> None:
-    walk_id = hang(spec())
+def test_a_removed_walk_and_one_that_never_existed_look_the_same(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = make_finished_walk(spec())
     with transaction() as session:
         service.delete(session, walk_id, owner=OWNER)
     for name in (str(walk_id), "00000000-0000-4000-8000-000000000000"):
@@ -87,13 +87,13 @@ WATCHED = """(() => {
         return drawImage.call(this, picture, ...more);
     };
 })()"""
-"""Notes which picture is drawn as the work; it must be a bitmap, which needs no decoding."""
+"""Records which picture is drawn as the work; it must be a bitmap, which needs no decoding."""
 
 REACHED = """() => [globalThis.shown, document.querySelector(".scrubber").valueAsNumber / 4096]"""
 
 
 def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
-    walk_id = hang(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
+    walk_id = make_finished_walk(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
     with transaction() as session:
         frames = queries.get(session, walk_id, viewer=None).frames
     positions = [frame.position for frame in frames]
@@ -124,7 +124,7 @@ def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str,
         if pixel % 60 == 0:
             assert pixel_at(quiet, work["x"] + work["width"] / 2, work["y"] + work["height"] / 2) == colour(nearest)
     quiet.mouse.up()
-    assert len(seen) > 100  # some lie closer together than the pixels of the scrubber; arrow keys reach those
+    assert len(seen) > 100  # some are closer together than the pixels of the scrubber; arrow keys reach them
 
     player.get_by_role("slider").press("Home")
     for position in positions:
@@ -141,23 +141,23 @@ def pixel_at(page: Page, x: float, y: float) -> tuple[int, ...]:
 
 @pytest.fixture
 def expiring(private_bucket: object, monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
-    """A private bucket whose URLs hold until the last of these moments."""
+    """A private bucket whose URLs expire at the last of these times."""
     moments = [datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)]
     monkeypatch.setattr(bucket, "urls_expire_at", lambda: moments[-1])
     return moments
 
 
 def held_until(url: str) -> datetime:
-    """Return until when a signed URL holds."""
+    """Return when a signed URL expires."""
     query = parse_qs(urlsplit(url).query)
     made = datetime.strptime(query["X-Goog-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     return made + timedelta(seconds=int(query["X-Goog-Expires"][0]))
 
 
-def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
+def test_expiring_urls_are_renewed_while_a_walk_is_shown(
     museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
 ) -> None:
-    walk_id = hang(spec(frames=8))
+    walk_id = make_finished_walk(spec(frames=8))
     asked: Counter[str] = Counter()
 
     def refuse_the_third_at_first(route: Route) -> None:
@@ -181,21 +181,21 @@ def test_addresses_that_run_out_are_renewed_while_a_walk_is_looked_at(
     assert abs(held_until(first) - expiring[0]) <= timedelta(seconds=1)
 
     expiring.append(expiring[0] + timedelta(hours=1))
-    quiet.clock.fast_forward("59:30")  # half a minute before the addresses run out
+    quiet.clock.fast_forward("59:30")  # half a minute before the URLs expire
     expect(gif).not_to_have_attribute("href", first)
     assert abs(held_until(gif.get_attribute("href") or "") - expiring[1]) <= timedelta(seconds=1)
     expect(player).to_have_attribute("data-frames", "8")
     expect(quiet.locator(".notice")).to_have_count(0)
-    assert {times for path, times in asked.items() if path != third} == {1}  # what is there is not fetched again
+    assert {times for path, times in asked.items() if path != third} == {1}  # loaded frames are not fetched again
     with quiet.expect_download() as download:
         gif.click()
     assert download.value.suggested_filename == "a-giraffe-to-a-battleship.gif"
 
 
-def test_addresses_that_ran_out_behind_another_tab_are_renewed_on_return(
+def test_urls_that_expired_in_a_background_tab_are_renewed_on_return(
     museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
 ) -> None:
-    walk_id = hang(spec())
+    walk_id = make_finished_walk(spec())
     quiet.clock.install()
     quiet.goto(f"{museum}/walks/{walk_id}")
     gif = quiet.get_by_role("link", name=re.compile("GIF"))
@@ -213,10 +213,10 @@ def test_addresses_that_ran_out_behind_another_tab_are_renewed_on_return(
         expect(gif).not_to_have_attribute("href", before)
 
 
-def test_addresses_that_run_out_before_they_were_said_to_are_renewed_when_one_fails(
+def test_urls_that_expire_early_are_renewed_when_one_fails(
     museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
 ) -> None:
-    walk_id = hang(spec(frames=8))
+    walk_id = make_finished_walk(spec(frames=8))
     with transaction() as session:
         third = str(queries.get(session, walk_id, viewer=None).frames[3].object)
 
@@ -232,8 +232,8 @@ def test_addresses_that_run_out_before_they_were_said_to_are_renewed_when_one_fa
     expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "8")
 
 
-def test_pictures_come_when_the_bucket_is_back(museum: str, quiet: Page, spec: Spec) -> None:
-    walk_id = hang(spec())
+def test_pictures_load_once_the_bucket_is_back(museum: str, quiet: Page, spec: Spec) -> None:
+    walk_id = make_finished_walk(spec())
     quiet.clock.install()
     quiet.route("**/frames/**", lambda route: route.abort())
     quiet.goto(f"{museum}/walks/{walk_id}")
@@ -244,8 +244,8 @@ def test_pictures_come_when_the_bucket_is_back(museum: str, quiet: Page, spec: S
     expect(quiet.locator(".notice")).to_have_count(0)
 
 
-def test_the_time_left_is_counted_down_while_nothing_new_is_told(museum: str, quiet: Page, spec: Spec) -> None:
-    hang(spec())
+def test_the_remaining_time_counts_down_between_updates(museum: str, quiet: Page, spec: Spec) -> None:
+    make_finished_walk(spec())
     with transaction() as session:
         session.execute(update(Chunk).values(claimed_at=Chunk.finished_at - timedelta(seconds=100)))
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
@@ -268,8 +268,10 @@ def test_the_time_left_is_counted_down_while_nothing_new_is_told(museum: str, qu
 WALKS, ROOM = 10_000, 480
 
 
-def test_ten_thousand_walks_are_shown_page_by_page_each_once(museum: str, quiet: Page, spec: Spec) -> None:
-    hang_many(spec(), WALKS)
+def test_ten_thousand_walks_are_listed_page_by_page_without_duplicates(
+    museum: str, quiet: Page, spec: Spec
+) -> None:
+    insert_finished_walks(spec(), WALKS)
     seen: list[str] = []
     with httpx.Client(base_url=museum) as visitor:
         onward: str | None = "/gallery"
@@ -290,7 +292,7 @@ def test_ten_thousand_walks_are_shown_page_by_page_each_once(museum: str, quiet:
         quiet.get_by_role("link", name="Load more").click()
     expect(quiet.locator(".piece")).to_have_count(ROOM)
     assert hung() == seen[:ROOM]
-    quiet.get_by_role("link", name="Walk on to the next room").click()  # so that no page grows for ever
+    quiet.get_by_role("link", name="Walk on to the next room").click()  # so that no page grows forever
     expect(quiet.locator(".piece")).to_have_count(24)
     assert hung() == seen[ROOM : ROOM + 24]
     quiet.get_by_role("link", name="Load more").click()

@@ -1,4 +1,4 @@
-"""The states that people meet: an empty gallery, no server, a limit exceeded, and walks that are gone."""
+"""States of the website: an empty gallery, no server, a limit exceeded, and walks that are gone."""
 
 import json
 import re
@@ -17,7 +17,7 @@ Finished = Callable[..., dict[str, Any]]
 
 
 def answer(status: int, **headers: str) -> Callable[[Route], None]:
-    """Answer in the place of the API with a problem."""
+    """Answer with a problem in place of the API."""
     body = {"type": "/problems/x", "title": "Too much at once", "status": status, "detail": "That was too much."}
     return lambda route: route.fulfill(
         status=status, headers=headers, content_type="application/problem+json", body=json.dumps(body)
@@ -26,7 +26,7 @@ def answer(status: int, **headers: str) -> Callable[[Route], None]:
 
 @pytest.fixture
 def running(website: Page) -> Iterator[Page]:
-    """The page of a walk that will run for long; it is canceled afterwards."""
+    """The page of a long walk, which is canceled afterwards."""
     submit(website, "a castle", "a comet", 240)
     yield website
     website.unroute_all(behavior="ignoreErrors")
@@ -52,13 +52,13 @@ def test_offline_keeps_the_words_and_sends_them_later(website: Page) -> None:
     website.wait_for_url(ADDRESS)
 
 
-def test_a_lost_answer_makes_no_second_walk(website: Page, system: LocalStack) -> None:
+def test_a_lost_response_creates_no_second_walk(website: Page, system: LocalStack) -> None:
     keys: list[str] = []
 
     def lose_the_first(route: Route) -> None:
         keys.append(route.request.headers["idempotency-key"])
         if len(keys) == 1:
-            route.fetch()  # the server hears it, the visitor does not hear back
+            route.fetch()  # the server gets it, but its response is lost
             route.abort()
         else:
             route.continue_()
@@ -75,7 +75,7 @@ def test_a_lost_answer_makes_no_second_walk(website: Page, system: LocalStack) -
     expect(website.locator(".piece")).to_have_count(1)
 
 
-def test_too_many_walks_tell_how_long_to_wait_and_count_down(website: Page) -> None:
+def test_at_the_limit_the_page_says_how_long_to_wait_and_counts_down(website: Page) -> None:
     website.clock.install()
     website.route("**/v1/walks", answer(429, **{"Retry-After": "42"}))
     name_stops(website, "a fox", "a boat")
@@ -88,7 +88,7 @@ def test_too_many_walks_tell_how_long_to_wait_and_count_down(website: Page) -> N
     expect(website.locator("#form-error")).to_have_text("You can send it again now.")
 
 
-def test_a_walk_catches_up_after_the_server_was_away(running: Page) -> None:
+def test_the_page_catches_up_after_the_server_was_down(running: Page) -> None:
     running.route("**/v1/walks/**", answer(503, **{"Retry-After": "1"}))
     expect(running.locator(".notice")).to_contain_text("this page keeps asking", timeout=DONE)
     running.unroute_all()
@@ -103,7 +103,7 @@ def test_a_walk_waits_for_the_network(running: Page) -> None:
     expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
 
 
-def test_nothing_is_asked_while_the_page_is_hidden(running: Page) -> None:
+def test_a_hidden_page_sends_no_requests(running: Page) -> None:
     asked: list[str] = []
     expect(running.locator("frame-player")).to_be_visible(timeout=DONE)
     running.evaluate("""() => {
@@ -118,7 +118,7 @@ def test_nothing_is_asked_while_the_page_is_hidden(running: Page) -> None:
     assert any("/v1/walks/" in url for url in asked)
 
 
-def test_progress_is_told_each_quarter(website: Page, system: LocalStack) -> None:
+def test_progress_is_announced_each_quarter(website: Page, system: LocalStack) -> None:
     wait_for_workers(system)
     said: list[str] = []
 
@@ -139,7 +139,7 @@ def test_progress_is_told_each_quarter(website: Page, system: LocalStack) -> Non
     assert set(progress) <= {f"{frames} of 40 frames" for frames in (10, 20, 30, 40)}
 
 
-def test_a_failed_walk_says_why_and_leads_on(website: Page, finished: Finished) -> None:
+def test_a_failed_walk_says_why_and_offers_a_way_on(website: Page, finished: Finished) -> None:
     walk = finished("a fox", "a boat", frames=240, steps=100, deadline_seconds=1)
     assert walk["status"] == "failed"
     website.goto(walk["urls"]["web"])
@@ -150,7 +150,7 @@ def test_a_failed_walk_says_why_and_leads_on(website: Page, finished: Finished) 
 
 
 @pytest.mark.parametrize("name", ["00000000-0000-4000-8000-000000000000", "mistyped"])
-def test_an_unknown_walk_shows_a_way_on(website: Page, system: LocalStack, name: str) -> None:
+def test_an_unknown_walk_offers_a_way_on(website: Page, system: LocalStack, name: str) -> None:
     answered = website.goto(f"{system.url}/walks/{name}")
     assert answered
     assert answered.status == 404
@@ -169,7 +169,7 @@ def test_an_expired_walk_says_so(running: Page) -> None:
     expect(running.get_by_role("heading", name="The walk has expired")).to_be_visible(timeout=DONE)
 
 
-def test_a_page_that_cannot_be_served_comes_back_by_itself(website: Page, system: LocalStack) -> None:
+def test_an_unavailable_page_reloads_by_itself(website: Page, system: LocalStack) -> None:
     away = True
 
     def closed(route: Route) -> None:
@@ -200,7 +200,7 @@ def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: Loc
     page.wait_for_url(ADDRESS)
     expect(page.get_by_role("heading", level=1)).to_have_text("a fox → a boat")
     while page.get_by_role("link", name="Look again").count():
-        with page.expect_navigation():  # until all of the page is there, or there would be no link in it yet
+        with page.expect_navigation():  # until the page is complete and has its link
             page.get_by_role("link", name="Look again").click()
     expect(page.get_by_role("link", name="GIF")).to_be_visible()
     page.get_by_role("link", name="Remix").click()

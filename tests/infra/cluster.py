@@ -1,44 +1,20 @@
-"""The API of a Kubernetes cluster in memory, as far as `kubernetes.core` needs it to apply objects and to wait.
-
-It knows the kinds that our manifests use, and no rules: schemas are for `test_kubernetes`. Jobs are done and
-Deployments run as soon as they are made.
-"""
+"""The API of a Kubernetes cluster in memory, as far as the playbooks and the stand-in of Helm need it."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 Object = dict[str, Any]
 
-KINDS = {
-    "v1": {
-        "Namespace": "namespaces",
-        "ServiceAccount": "serviceaccounts",
-        "ConfigMap": "configmaps",
-        "Service": "services",
-    },
-    "apps/v1": {"Deployment": "deployments"},
-    "batch/v1": {"Job": "jobs"},
-    "policy/v1": {"PodDisruptionBudget": "poddisruptionbudgets"},
-    "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"},
-    "keda.sh/v1alpha1": {"ScaledObject": "scaledobjects", "TriggerAuthentication": "triggerauthentications"},
-    "gateway.networking.k8s.io/v1": {"Gateway": "gateways", "HTTPRoute": "httproutes"},
-    "networking.gke.io/v1": {
-        "GCPBackendPolicy": "gcpbackendpolicies",
-        "HealthCheckPolicy": "healthcheckpolicies",
-    },
-    "monitoring.googleapis.com/v1": {"PodMonitoring": "podmonitorings"},
-    "secrets-store.csi.x-k8s.io/v1": {"SecretProviderClass": "secretproviderclasses"},
-}
-"""For each version of an API, the plural of each kind."""
-
-READY = {"Job": "Complete", "Deployment": "Available"}
-"""The condition of kinds that are waited for."""
+KINDS = {"Namespace": "namespaces", "Secret": "secrets"}
+"""The plural of each kind."""
 
 
 class Cluster:
@@ -46,7 +22,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
-        """By path, like `apis/apps/v1/namespaces/momalisa/deployments/api`, in the order of their making."""
+        """By path, like `api/v1/namespaces/momalisa/secrets/one`, in the order of their making."""
         self.changes: list[str] = []
         """Method and path of each request that changed something."""
         self.url = ""
@@ -58,11 +34,11 @@ class Cluster:
         ]
         return found
 
-    def answer(self, method: str, path: str, body: Object | None) -> tuple[int, Object]:
+    def answer(self, method: str, path: str, selector: str, body: Object | None) -> tuple[int, Object]:
         """Return the status and the body for a request."""
         path = path.strip("/")
         if method == "GET":
-            return self._read(path)
+            return self._read(path, selector)
         before = self.objects.get(path)
         if method == "POST":
             assert body
@@ -75,13 +51,14 @@ class Cluster:
             self.changes.append(f"{method} {path}")
         return status, answer
 
-    def _read(self, path: str) -> tuple[int, Object]:
+    def _read(self, path: str, selector: str) -> tuple[int, Object]:
         if (discovered := _discovery(path)) is not None:
             return 200, discovered
         if path in self.objects:
             return 200, self.objects[path]
-        if path.rpartition("/")[2] in {plural for kinds in KINDS.values() for plural in kinds.values()}:
-            found = [each for name, each in self.objects.items() if name.rpartition("/")[0] == path]
+        if path.rpartition("/")[2] in KINDS.values():
+            inside = [each for name, each in self.objects.items() if name.rpartition("/")[0] == path]
+            found = [each for each in inside if _selected(each["metadata"].get("labels", {}), selector)]
             return 200, {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
         return _refused(404, "NotFound", path)
 
@@ -93,23 +70,17 @@ class Cluster:
         return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _change(self, path: str, patch: Object | None) -> tuple[int, Object]:
-        old = self.objects[path]
-        new: Object = _merged(old, patch)
-        if old["kind"] == "Job" and new["spec"]["template"] != old["spec"]["template"]:
-            return _refused(422, "Invalid", f"{path}: spec.template: field is immutable")
-        self.objects[path] = new
-        return 200, new
+        self.objects[path] = _merged(self.objects[path], patch)
+        return 200, self.objects[path]
 
     def _make(self, path: str, body: Object) -> Object:
         made = deepcopy(body)
-        made["metadata"] |= {"uid": path, "resourceVersion": "1", "generation": 1}
-        if condition := READY.get(made["kind"]):
-            replicas = made["spec"].get("replicas", 1)
-            made["status"] = {
-                "observedGeneration": 1,
-                "conditions": [{"type": condition, "status": "True"}],
-                **dict.fromkeys(("replicas", "availableReplicas", "readyReplicas", "updatedReplicas"), replicas),
-            }
+        made["metadata"] = {
+            "uid": path,
+            "resourceVersion": "1",
+            "creationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **made["metadata"],
+        }
         self.objects[path] = made
         return made
 
@@ -127,6 +98,14 @@ def _merged(old: Any, patch: Any) -> Any:
     return merged
 
 
+def _selected(labels: Object, selector: str) -> bool:
+    """Tell whether labels are as a selector like `a=b,c in (d,e)` says."""
+    for name, value, values in re.findall(r"(\w+)(?:=(\w+)| in \(([^)]*)\))", selector):
+        if labels.get(name) not in ([value] if value else values.split(",")):
+            return False
+    return True
+
+
 def _discovery(path: str) -> Object | None:
     """Return what a client learns about the kinds that there are."""
     if path == "version":
@@ -134,17 +113,8 @@ def _discovery(path: str) -> Object | None:
     if path == "api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "apis":
-        groups = [
-            {"name": group, "versions": [version], "preferredVersion": version}
-            for group, version in (
-                (each.partition("/")[0], {"groupVersion": each, "version": each.partition("/")[2]})
-                for each in KINDS
-                if "/" in each
-            )
-        ]
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
-    version = path.removeprefix("apis/").removeprefix("api/")
-    if version not in KINDS or path != ("api/v1" if version == "v1" else f"apis/{version}"):
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
+    if path != "api/v1":
         return None
     verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
     resources = [
@@ -155,9 +125,9 @@ def _discovery(path: str) -> Object | None:
             "namespaced": kind != "Namespace",
             "verbs": verbs,
         }
-        for kind, plural in KINDS[version].items()
+        for kind, plural in KINDS.items()
     ]
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": resources}
 
 
 def _refused(code: int, reason: str, message: str) -> tuple[int, Object]:
@@ -182,7 +152,9 @@ def listening() -> Iterator[Cluster]:
         def _serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             body = json.loads(raw) if raw else None
-            status, answer = cluster.answer(self.command, urlsplit(self.path).path, body)
+            url = urlsplit(self.path)
+            selector = parse_qs(url.query).get("labelSelector", [""])[0]
+            status, answer = cluster.answer(self.command, url.path, selector, body)
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")

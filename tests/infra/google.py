@@ -1,10 +1,11 @@
 """Google's REST APIs in memory, reached as Ansible reaches the real ones: over TLS, through a proxy.
 
 What is made stays until it is deleted; every request is kept, so that tests can assert bodies, and that a second
-run sends nothing but GETs. It knows the shapes of names and operations, not the rules: it takes bodies that Google
-would refuse.
+run sends nothing but GETs. What Google's discovery documents do not allow is refused (`discovery.py`), and its own
+answers are held against them, too. It knows no rules between fields, no quotas and no permissions.
 """
 
+import base64
 import copy
 import json
 import os
@@ -21,6 +22,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from tests.infra import discovery
+from tests.infra.google_limits import Limits
 from tests.receiver import certificates
 
 Json = dict[str, Any]
@@ -52,6 +55,8 @@ class Api:
     """What answers changes: an operation that is `done`, or whose status is `DONE`; None: the resource."""
     name: str = "?"
     """Where the name of a new resource is: in a field of the body; "?": in a query parameter like `secretId`."""
+    operation_type: str | None = "insert"
+    """What its operations, if they have a status, say that they do."""
     full_names: bool = True
     """Whether a resource's `name` is its whole path or the last part of it."""
     wrapped: bool = False
@@ -74,6 +79,7 @@ APIS = {
     ),
     "container": Api(
         operations="DONE",
+        operation_type="CREATE_CLUSTER",
         name="name",
         full_names=False,
         wrapped=True,
@@ -87,6 +93,7 @@ APIS = {
         },
     ),
     "artifactregistry": Api(),
+    "certificatemanager": Api(),
     "iam": Api(
         operations=None,
         name="accountId",
@@ -94,9 +101,10 @@ APIS = {
         made={"serviceAccounts": {"email": "{name}", "uniqueId": "100000000000000000001"}},
     ),
     "cloudresourcemanager": Api(operations=None),
-    "servicenetworking": Api(),
+    "servicenetworking": Api(made={"connections": {"peering": "servicenetworking-googleapis-com"}}),
     "sqladmin": Api(
         operations="DONE",
+        operation_type="CREATE",
         name="name",
         full_names=False,
         made={
@@ -108,15 +116,15 @@ APIS = {
         },
     ),
     "redis": Api(made={"instances": {"state": "READY", "host": "10.1.0.4", "port": 6379}}),
-    "memorystore": Api(
-        made={"instances": {"state": "ACTIVE", "discoveryEndpoints": [{"address": "10.1.0.4", "port": 6379}]}}
-    ),
     "secretmanager": Api(operations=None),
     "aiplatform": Api(wrapped=True, made={"endpoints": {"dedicatedEndpointDns": "{name}.us-central1.example"}}),
     "storage": Api(root="/storage/v1/", operations=None, name="name", full_names=False),
     "serviceusage": Api(),
 }
 """By the first part of the host; `us-central1-aiplatform` counts as `aiplatform`."""
+
+STATUSES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 409: "ALREADY_EXISTS", 412: "FAILED_PRECONDITION"}
+"""Names of the codes of errors."""
 
 UNWRAPPED = {"endpoints"}
 """Collections whose creation bodies are not wrapped though others of the API are."""
@@ -134,6 +142,8 @@ class Google:
         """By host's first part and path, as in `compute/projects/p/global/networks/momalisa`."""
         self.policies: dict[str, Json] = {}
         """IAM policies, by the same names."""
+        self.limits = Limits()
+        """What may be done; the other requests succeed regardless."""
         self.overrides: list[Override] = []
         self.environment: dict[str, str] = {}
         """What a command needs in its environment to take this for Google."""
@@ -158,35 +168,42 @@ class Google:
         """Return the status and the body for a request."""
         with self._lock:
             self.requests.append(request)
-            for override in self.overrides:
-                if (answer := override(request)) is not None:
-                    return answer
-            service = request.host.partition(".")[0]
-            service = service if service in APIS else service.rpartition("-")[2]
-            if service not in APIS:
-                return _error(404, f"no API is known by the host {request.host}")
-            # The versions of an API share its resources.
-            name = re.sub(r"^/(?:upload/)?(?:compute/|storage/|sql/)?v\d\w*/", "", request.path)
-            return self._answer(service, name, request)
+            method = discovery.method(request.method, request.host, request.path)
+            if method is None:
+                return _error(404, f"The requested URL {request.host}{request.path} was not found on this server.")
+            if faults := method.faults(request.query, request.body):
+                return _error(400, "\n".join(faults))
+            status, answer = self._overridden(request) or self._regular(request)
+            if status < 300 and (faults := method.answer_faults(answer)):
+                return _error(500, f"The stand-in answers {request} as Google never does: {faults}")
+            return status, answer
+
+    def _overridden(self, request: Request) -> tuple[int, Json] | None:
+        return next(
+            (answer for each in [*self.overrides, self.limits.answer] if (answer := each(request)) is not None),
+            None,
+        )
+
+    def _regular(self, request: Request) -> tuple[int, Json]:
+        service = request.host.partition(".")[0]
+        service = service if service in APIS else service.rpartition("-")[2]
+        # The versions of an API share its resources.
+        name = re.sub(r"^/(?:compute/|storage/)?v\d\w*/", "", request.path)
+        return self._answer(service, name, request)
 
     def _answer(self, service: str, name: str, request: Request) -> tuple[int, Json]:  # noqa: PLR0911 - a table
         key = f"{service}/{name}"
         if "/operations/" in f"/{name}":
             return 200, self._done(service, name)
         if service == "storage" and name.endswith("/iam"):
-            return self._policy(key.removesuffix("/iam"), request.body)
+            return self._policy(key.removesuffix("/iam"), request)
         if ":" in name.rpartition("/")[2]:
             name, _, verb = name.rpartition(":")
             return self._verb(service, name, verb, request)
         if service == "serviceusage" and request.method == "GET" and not _is_collection(name):
             return 200, self.resources.get(key, {"name": name, "state": "DISABLED"})
         if service == "cloudresourcemanager" and request.method == "GET" and re.fullmatch("projects/[^/]+", name):
-            project = name.partition("/")[2]
-            return 200, {
-                "projectId": project,
-                "projectNumber": PROJECT_NUMBER,
-                "name": f"projects/{PROJECT_NUMBER}",
-            }
+            return 200, {"projectId": name.partition("/")[2], "name": f"projects/{PROJECT_NUMBER}"}
         if _is_collection(name):
             return self._list(key) if request.method == "GET" else self._create(service, name, request)
         if key not in self.resources:
@@ -204,7 +221,10 @@ class Google:
             self.policies.pop(key, None)
             return (200, self._done(service, name)) if APIS[service].operations else (204, {})
         if request.method in {"PUT", "PATCH"}:
-            resource.update(request.body or {})
+            body = request.body or {}
+            if service == "container":  # {"update": {"desiredClusterAutoscaling": …}}
+                body = {"autoscaling": body["update"]["desiredClusterAutoscaling"]}
+            resource.update(merged(resource, body) if request.method == "PATCH" else body)
             return self._changed(service, name, resource)
         return _error(405, f"{request.method} is not known on {name}")
 
@@ -217,7 +237,7 @@ class Google:
         api, collection = APIS[service], name.rpartition("/")[2]
         parent = f"{service}/{name.rpartition('/')[0]}"
         if service == "compute" and parent in self.resources:  # a verb, as in …/instances/vm/setTags
-            self.resources[parent].update(request.body or {})
+            self.resources[parent].update({"peerings": []} if collection == "removePeering" else request.body or {})
             return 200, self._done(service, name)
         if api.name == "?":
             given = [value for key, value in request.query.items() if key.lower().endswith("id")]
@@ -234,38 +254,37 @@ class Google:
         path = f"b/{ident}" if service == "storage" else f"{name}/{ident}"
         if f"{service}/{path}" in self.resources:
             return _error(409, f"{path} is there already")
-        return self._changed(service, path, self.put(service, path, inner))
+        resource = self.put(service, path, inner)
+        for pool in resource.get("nodePools", []):
+            self.put(service, f"{path}/nodePools/{pool['name']}", copy.deepcopy(pool))
+        return self._changed(service, path, resource)
 
     def put(self, service: str, path: str, body: Json) -> Json:
         """Make a resource as a creation would, with what Google adds; tests may put what is there before."""
         api, (collection, ident) = APIS[service], path.rsplit("/", 2)[-2:]
         added = json.loads(json.dumps(api.made.get(collection, {})).replace("{name}", ident))
-        resource = {
-            **added,
-            **body,
-            "name": path if api.full_names else ident,
-            "etag": "1",
-        }
-        if not api.full_names:
-            resource["selfLink"] = f"https://{service}.googleapis.com{api.root}{path}"
+        resource = {**added, **body}
+        if collection != "connections":  # which have no names
+            resource["name"] = path if api.full_names else ident
         for interface in resource.get("networkInterfaces", []):
             for access in interface.get("accessConfigs", []):
                 access.setdefault("natIP", "203.0.113.7")
         self.resources[f"{service}/{path}"] = resource
         return resource
 
-    def _verb(self, service: str, name: str, verb: str, request: Request) -> tuple[int, Json]:  # noqa: PLR0911
+    def _verb(self, service: str, name: str, verb: str, request: Request) -> tuple[int, Json]:  # noqa: PLR0911, PLR0912
         key, body = f"{service}/{name}", request.body or {}
         if verb in {"getIamPolicy", "setIamPolicy"}:
-            return self._policy(key, body if verb == "setIamPolicy" else None)
+            return self._policy(key, request)
         if verb in {"enable", "batchEnable"}:
             for path in [f"{name}/{ident}" for ident in body["serviceIds"]] if verb == "batchEnable" else [name]:
                 self.resources[f"{service}/{path}"] = {"name": path, "state": "ENABLED"}
             return 200, self._done(service, name)
         if verb == "addVersion":
             number = sum(k.startswith(f"{key}/versions/") and not k.endswith("/latest") for k in self.resources) + 1
-            version = {"name": f"{name}/versions/{number}", "state": "ENABLED", "payload": body["payload"]}
-            self.resources[f"{key}/versions/{number}"] = self.resources[f"{key}/versions/latest"] = version
+            version = {"name": f"{name}/versions/{number}", "state": "ENABLED"}
+            for alias in (str(number), "latest"):
+                self.resources[f"{key}/versions/{alias}"] = {**version, "payload": body["payload"]}
             return 200, version
         if verb == "access" and key in self.resources:
             return 200, {"name": name, "payload": self.resources[key]["payload"]}
@@ -274,20 +293,39 @@ class Google:
             return self._changed(service, f"{name}/{ident}", self.put(service, f"{name}/{ident}", body["model"]))
         if key not in self.resources:
             return _error(404, f"{name} was not found")
-        if verb in {"deployModel", "undeployModel"}:
+        if verb in {"deployModel", "undeployModel", "mutateDeployedModel"}:
             deployed = self.resources[key].setdefault("deployedModels", [])
             if verb == "deployModel":
                 deployed.append({"id": str(len(deployed) + 1), **body["deployedModel"]})
-            else:
+            elif verb == "undeployModel":
                 deployed[:] = [model for model in deployed if model["id"] != body["deployedModelId"]]
-        else:  # setAutoscaling, mutateDeployedModel and the like change what they name
+            else:
+                change = body["deployedModel"]
+                deployed[:] = [merged(each, change) if each["id"] == change["id"] else each for each in deployed]
+        else:  # setAutoscaling and the like change what they name
             self.resources[key].update(body)
         return 200, self._done(service, name)
 
-    def _policy(self, key: str, body: Any) -> tuple[int, Json]:
-        if body is not None:
-            self.policies[key] = body.get("policy", body)
-        return 200, {"version": 1, "etag": "BwXhqDVOlVo=", **self.policies.get(key, {})}
+    def _policy(self, key: str, request: Request) -> tuple[int, Json]:
+        """Read or replace a policy: only version 3 has conditions, and the etag guards what others changed."""
+        policy = {"version": 1, "etag": "BwXhqDVOlVo=", "bindings": [], **self.policies.get(key, {})}
+        conditional = any("condition" in each for each in policy["bindings"])
+        if request.method == "PUT" or request.path.endswith(":setIamPolicy"):
+            new = request.body.get("policy", request.body)
+            if new.get("etag") != policy["etag"]:
+                return _error(412 if key.startswith("storage/") else 409, "There were concurrent policy changes.")
+            if new.get("version") != 3 and (conditional or any("condition" in each for each in new["bindings"])):
+                return _error(400, "Requested policy version must be 3 for a policy with conditions.")
+            self.policies[key] = {**new, "etag": base64.b64encode(f"{len(self.requests)}".encode()).decode()}
+            return 200, self.policies[key]
+        asked = [value for name, value in request.query.items() if name.lower().endswith("requestedpolicyversion")]
+        options = (request.body or {}).get("options", {})
+        if conditional and str(asked[0] if asked else options.get("requestedPolicyVersion")) != "3":
+            # Conditions are left out, and their roles cannot be mistaken for real ones.
+            hidden = [each for each in policy["bindings"] if "condition" in each]
+            shown = [{"role": f"{each['role']}_withcond_1a2b", "members": each["members"]} for each in hidden]
+            policy["bindings"] = [each for each in policy["bindings"] if each not in hidden] + shown
+        return 200, policy
 
     def _changed(self, service: str, path: str, resource: Json) -> tuple[int, Json]:
         return 200, self._done(service, path, resource) if APIS[service].operations else resource
@@ -306,11 +344,16 @@ class Google:
         return {
             "name": "operation-1",
             "status": "DONE",
-            "progress": 100,
             "selfLink": url + name,
             "targetLink": url + path,
-            "operationType": "insert",
+            "operationType": api.operation_type,
         }
+
+
+def merged(old: Json, new: Json) -> Json:
+    """Return an object with the fields of another one in it, at all depths, as by PATCH."""
+    both = {name: merged(old[name], new[name]) for name in old.keys() & new if isinstance(new[name], dict)}
+    return {**old, **new, **both}
 
 
 def _is_collection(name: str) -> bool:
@@ -318,8 +361,8 @@ def _is_collection(name: str) -> bool:
     return len(re.sub(r"\bglobal\b", "global/_", name).split("/")) % 2 == 1
 
 
-def _error(status: int, message: str) -> tuple[int, Json]:
-    return status, {"error": {"code": status, "message": message, "errors": [{"reason": "test"}]}}
+def _error(code: int, message: str) -> tuple[int, Json]:
+    return code, {"error": {"code": code, "message": message, "status": STATUSES.get(code, "INTERNAL")}}
 
 
 @contextmanager
@@ -351,7 +394,8 @@ def listening(folder: Path) -> Iterator[Google]:
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
             body = json.loads(raw) if raw else None
-            status, answer = google.answer(Request(self.command, self.host, unquote(url.path), query, body))
+            path = unquote(url.path.replace("%2F", "%252F"))  # a slash inside of a name stays as it is
+            status, answer = google.answer(Request(self.command, self.host, path, query, body))
             content = b"" if status == 204 else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json; charset=UTF-8")

@@ -4,11 +4,8 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,18 @@ from typing import Any
 import pytest
 import yaml
 
+from momalisa.db import session
+from momalisa.maintenance import reconciler
 from momalisa.settings import ROOT, Settings
 from tests.infra import cluster as kubernetes
 from tests.infra import google as google_apis
-from tests.infra import test_kubernetes as checks
 from tests.infra.cluster import Cluster
-from tests.infra.google import Api, Google, Request, environment
+from tests.infra.google import Google, Request, environment
 
 PROJECT = "art-project"
+CLUSTER = f"projects/{PROJECT}/locations/us-central1/clusters/momalisa"
 BIN = ROOT / ".venv" / "bin"
+TOOLS = ROOT / ".venv" / "kubernetes-tools"
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Stage:
     folder: Path
     runs: list[str] = field(default_factory=list)
 
-    def play(self, name: str, *, fails: bool = False, **variables: Any) -> dict[str, int]:
+    def play(self, name: str, *arguments: str, fails: bool = False, **variables: Any) -> dict[str, int]:
         """Run a playbook; return how many tasks were ok, changed and failed."""
         given = {
             "version": "1a2b3c",
@@ -45,16 +45,17 @@ class Stage:
             "poll_seconds": 1,
             **variables,
         }
-        tools = checks.TOOLS / "kubectl"
+        tools = TOOLS / "kubectl"
         run = subprocess.run(
-            [BIN / "ansible-playbook", name, "--extra-vars", json.dumps(given)],
+            [BIN / "ansible-playbook", name, *arguments, "--extra-vars", json.dumps(given)],
             cwd=ROOT / "infra" / "ansible",
             env=environment(
                 self.google,
                 GOOGLE_CLOUD_PROJECT=PROJECT,
                 PATH=f"{self.folder / 'bin'}:{ROOT / 'tests' / 'infra'}:{tools}:{BIN}:{os.environ['PATH']}",
                 HOME=str(self.folder),
-                HELM_STATE=str(self.folder / "helm.json"),
+                HELM=str(TOOLS / "helm" / "helm"),
+                HELM_CALLS=str(self.folder / "helm.json"),
                 ANSIBLE_NOCOLOR="1",
                 ANSIBLE_PIPELINING="1",
                 K8S_AUTH_NO_PROXY="127.0.0.1",
@@ -70,9 +71,19 @@ class Stage:
         assert recap, self.runs[-1][-3000:]
         return dict(zip(("ok", "changed", "failed"), map(int, recap.groups()), strict=True))
 
-    def helm(self) -> list[dict[str, Any]]:
-        calls: list[dict[str, Any]] = json.loads((self.folder / "helm.json").read_text())["calls"]
+    def releases(self) -> list[dict[str, Any]]:
+        """Return what Helm was called for: arguments, values, and the objects of our own chart."""
+        calls: list[dict[str, Any]] = json.loads((self.folder / "helm.json").read_text())
         return calls
+
+    def one(self, kind: str, name: str) -> Any:
+        """Return an object of our chart, as it was last installed; there must be one of this kind and name."""
+        (found,) = [
+            each
+            for each in self.releases()[-1]["objects"]
+            if (each["kind"], each["metadata"]["name"]) == (kind, name)
+        ]
+        return found
 
     def secret(self, name: str) -> str:
         kept = self.google.resources[f"secretmanager/projects/{PROJECT}/secrets/{name}/versions/latest"]
@@ -92,11 +103,9 @@ class Stage:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("cluster")
     with (
-        pytest.MonkeyPatch.context() as patch,
         google_apis.listening(folder) as google,
         kubernetes.listening() as cluster,
     ):
-        patch.setitem(google_apis.APIS, "certificatemanager", Api())
         google.overrides.append(_auth_string)
         yield Stage(google, cluster, folder)
 
@@ -116,42 +125,77 @@ def deployed(stage: Stage) -> Stage:
 def test_the_cluster_and_its_nodes_are_asked_for_as_they_must_be(deployed: Stage) -> None:
     made = deployed.google.sent("POST", "/clusters")["cluster"]
     assert made["workloadIdentityConfig"] == {"workloadPool": f"{PROJECT}.svc.id.goog"}
-    assert made["gatewayApiConfig"] == {"channel": "CHANNEL_STANDARD"}
     assert made["addonsConfig"]["gcsFuseCsiDriverConfig"] == {"enabled": True}
     assert made["secretManagerConfig"] == {"enabled": True}
-    assert made["networkConfig"] == {"datapathProvider": "ADVANCED_DATAPATH"}
-    assert made["privateClusterConfig"]["enablePrivateNodes"] is True
+    assert made["networkConfig"] == {
+        "datapathProvider": "ADVANCED_DATAPATH",
+        "defaultEnablePrivateNodes": True,
+        "gatewayApiConfig": {"channel": "CHANNEL_STANDARD"},
+    }
     (cpu,) = made["nodePools"]
     assert cpu["autoscaling"]["totalMinNodeCount"] == 2
-    gpu = deployed.google.sent("POST", "/nodePools")["nodePool"]
-    assert gpu["initialNodeCount"] == 0
-    assert gpu["autoscaling"] == {
-        "enabled": True,
-        "totalMinNodeCount": 0,
-        "totalMaxNodeCount": 8,
-        "locationPolicy": "ANY",
-    }
-    node = gpu["config"]
-    assert (node["machineType"], node["imageType"], node["spot"]) == ("g2-standard-8", "COS_CONTAINERD", True)
-    assert node["accelerators"] == [
-        {
-            "acceleratorType": "nvidia-l4",
-            "acceleratorCount": "1",
-            "gpuDriverInstallationConfig": {"gpuDriverVersion": "LATEST"},
-        }
+    assert cpu["config"]["workloadMetadataConfig"] == {"mode": "GKE_METADATA"}
+
+
+def test_gke_makes_nodes_with_gpus_as_the_compute_class_says(deployed: Stage) -> None:
+    made = deployed.google.sent("POST", "/clusters")["cluster"]
+    creation, node_class = made["autoscaling"], deployed.one("ComputeClass", "momalisa-gpu")["spec"]
+    assert creation["enableNodeAutoprovisioning"] is True
+    assert creation["autoprovisioningLocations"] == node_class["priorityDefaults"]["location"]["zones"]
+    assert len(creation["autoprovisioningLocations"]) == 3
+    account = f"momalisa-nodes@{PROJECT}.iam.gserviceaccount.com"
+    assert creation["autoprovisioningNodePoolDefaults"]["serviceAccount"] == account
+    assert node_class["nodePoolConfig"]["serviceAccount"] == account
+    assert [("flexStart" in each, each.get("spot")) for each in node_class["priorities"]] == [
+        (False, True),
+        (True, None),
+        (False, False),
     ]
-    assert node["workloadMetadataConfig"] == cpu["config"]["workloadMetadataConfig"] == {"mode": "GKE_METADATA"}
-    # The pods find the nodes, and are let onto them.
-    pod = deployed.cluster.one("Deployment", "render")["spec"]["template"]["spec"]
-    assert pod["nodeSelector"] == {"cloud.google.com/gke-nodepool": gpu["name"]}
-    (taint,), (toleration,) = node["taints"], pod["tolerations"]
-    assert taint["effect"] == "NO_SCHEDULE"
-    assert (toleration["key"], toleration["value"], toleration["effect"]) == (
-        taint["key"],
-        taint["value"],
-        "NoSchedule",
+    # The limits let all workers have a node each, beside the CPU nodes: 8 of 8 processors and 6 of 4.
+    scaled = deployed.one("ScaledObject", "momalisa-render-main")["spec"]
+    limits = {each["resourceType"]: int(each["maximum"]) for each in creation["resourceLimits"]}
+    assert limits == {"cpu": 8 * 8 + 6 * 4, "memory": 8 * (8 * 8 + 6 * 4), "nvidia-l4": scaled["maxReplicaCount"]}
+    pod = deployed.one("Deployment", "momalisa-render-main")["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"cloud.google.com/compute-class": "momalisa-gpu"}
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_images_are_streamed(deployed: Stage) -> None:
+    made = deployed.google.sent("POST", "/clusters")["cluster"]
+    assert made["nodePoolDefaults"]["nodeConfigDefaults"]["gcfsConfig"] == {"enabled": True}
+    assert made["nodePools"][0]["config"]["gcfsConfig"] == {"enabled": True}
+    assert (
+        "containerfilesystem.googleapis.com" in deployed.google.sent("POST", "/services:batchEnable")["serviceIds"]
     )
-    assert deployed.cluster.one("ScaledObject", "render")["spec"]["maxReplicaCount"] == 8
+    assert "roles/serviceusage.serviceUsageConsumer" in {role for _, role, _ in deployed.granted()}
+
+
+def test_cloud_sql_lets_in_all_pods_of_a_rollout(deployed: Stage) -> None:
+    pool: Any = session.engine().pool
+    pooled = pool.size() + pool._max_overflow
+    of_each = {
+        "api": pooled + 2,  # it listens by one more, and by two while it changes that
+        "reconciler": min(pooled, len(reconciler.TASKS) + 2),  # a thread each, the gauges, and notifications
+        "render": 3,  # `docs/scaling.md`
+        "assemble": 3,
+        "frontend": 0,
+    }
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"]: each["spec"]
+        for each in deployed.releases()[-1]["objects"]
+        if each["kind"] == "ScaledObject"
+    }
+    needed = 2  # the migration
+    for each in deployed.releases()[-1]["objects"]:
+        if each["kind"] == "Deployment":
+            of, spec = each["metadata"]["name"], each["spec"]
+            pods = scaled[of]["maxReplicaCount"] if of in scaled else spec["replicas"]
+            part = spec["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+            needed += (pods + spec["strategy"]["rollingUpdate"]["maxSurge"]) * of_each[part]
+    needed += sum(2 * len(each["triggers"]) for each in scaled.values())
+    flags = deployed.google.sent("POST", f"/projects/{PROJECT}/instances")["settings"]["databaseFlags"]
+    assert [each["name"] for each in flags] == ["max_connections"]
+    assert 100 < needed <= int(flags[0]["value"]) - 15, "15 are PostgreSQL's and Cloud SQL's own"
 
 
 def test_the_stores_are_private_and_the_broker_evicts_nothing(deployed: Stage) -> None:
@@ -182,13 +226,13 @@ def test_secrets_are_drawn_and_are_what_the_settings_take(deployed: Stage, monke
         f"postgresql://momalisa:{password}@10.1.0.3:5432/momalisa?sslmode=require"
     )
     assert deployed.secret("momalisa-broker-url") == "redis://:broker-password@10.1.0.4:6379/0"
-    provider = deployed.cluster.one("SecretProviderClass", "settings")
+    provider = deployed.one("SecretProviderClass", "momalisa")
     for each in yaml.safe_load(provider["spec"]["parameters"]["secrets"]):
         _, project, _, name, *_ = each["resourceName"].split("/")
         assert project == PROJECT
         monkeypatch.setenv(each["path"].upper(), deployed.secret(name))
     assert Settings().webhook_secret
-    authentication = deployed.cluster.one("TriggerAuthentication", "database")
+    authentication = deployed.one("TriggerAuthentication", "momalisa-database")
     (parameter,) = authentication["spec"]["gcpSecretManager"]["secrets"]
     assert deployed.secret(parameter["id"])
     said = "".join(deployed.runs)
@@ -213,55 +257,63 @@ def test_each_account_may_do_what_it_needs_to_and_no_more(deployed: Stage) -> No
         (f"{secrets}/momalisa-keda-connection", read, f"serviceAccount:{keda}"),
         *{
             (f"cloudresourcemanager/projects/{PROJECT}", role, f"serviceAccount:{nodes}")
-            for role in ("roles/container.defaultNodeServiceAccount", "roles/artifactregistry.reader")
+            for role in (
+                "roles/container.defaultNodeServiceAccount",
+                "roles/artifactregistry.reader",
+                "roles/serviceusage.serviceUsageConsumer",
+            )
         },
     }
-    account = deployed.cluster.one("ServiceAccount", "momalisa")
+    account = deployed.one("ServiceAccount", "momalisa")
     assert account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"] == pods
-    assert account["metadata"]["namespace"] == "momalisa"
 
 
-def test_the_schema_comes_before_the_pods_and_what_they_need_before_that(deployed: Stage) -> None:
-    order = [path.rpartition("/")[2] for path in deployed.cluster.objects]
-    kinds = [each["kind"] for each in deployed.cluster.objects.values()]
-    assert kinds[0] == "Namespace"
-    before = {"Namespace", "ServiceAccount", "SecretProviderClass", "ConfigMap", "NetworkPolicy"}
-    jobs = [number for number, kind in enumerate(kinds) if kind == "Job"]
-    assert set(kinds[: jobs[0]]) == before
-    assert not before & set(kinds[jobs[-1] :])
-    assert {order[number] for number in jobs} == {"migrate-1a2b3c", "weights-stable-diffusion-v1-5"}
-    weights = deployed.cluster.one("Job", "weights-stable-diffusion-v1-5")["spec"]["template"]["spec"]
-    assert weights["containers"][0]["args"] == [
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "/models/stable-diffusion-v1-5",
-    ]
-
-
-def test_what_is_applied_is_the_manifests_with_the_projects_values(deployed: Stage) -> None:
-    applied = deployed.cluster.objects.values()
+def test_the_chart_is_installed_with_the_projects_values(deployed: Stage) -> None:
+    namespace = deployed.cluster.one("Namespace", "momalisa")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert [each["arguments"][-2] for each in deployed.releases()] == ["keda", "momalisa"], (
+        "KEDA's kinds come first"
+    )
+    objects = deployed.releases()[-1]["objects"]
     images = {
         container["image"]
-        for each in applied
+        for each in objects
         if each["kind"] in {"Deployment", "Job"}
         for container in each["spec"]["template"]["spec"]["containers"]
     }
     repository = f"us-central1-docker.pkg.dev/{PROJECT}/momalisa"
     assert images == {f"{repository}/momalisa-{name}:1a2b3c" for name in ("api", "worker", "frontend")}
-    (settings,) = [each["data"] for each in applied if each["metadata"]["name"].startswith("settings-")]
+    settings = deployed.one("ConfigMap", "momalisa-settings")["data"]
     assert settings["BUCKET"] == f"{PROJECT}-momalisa-cluster"
+    assert settings["SIGNED_URLS"] == "on"
     assert settings["PUBLIC_URL"] == "https://walks.example.com"
     assert settings["MODEL"] == "/models/stable-diffusion-v1-5"
     assert settings["TRUSTED_PROXIES"] == "10.20.0.0/16,10.10.64.0/23,203.0.113.7/32"
-    (nginx,) = [each["data"] for each in applied if each["metadata"]["name"].startswith("frontend-")]
-    believed = re.findall(r"set_real_ip_from (\S+);", nginx["real-ip.conf"])
-    assert ",".join(believed) == settings["TRUSTED_PROXIES"]
-    for name, number in (("render", 1), ("weights-stable-diffusion-v1-5", 0)):
-        kind = "Deployment" if name == "render" else "Job"
-        volume = deployed.cluster.one(kind, name)["spec"]["template"]["spec"]["volumes"][number]
-        assert volume["csi"]["volumeAttributes"]["bucketName"] == f"{PROJECT}-momalisa-weights"
-    text = json.dumps(list(deployed.cluster.objects.values()))
-    assert "example-project" not in text
-    assert "192.0.2.1" not in text
+    (job,) = [each for each in objects if each["metadata"]["name"].startswith("momalisa-weights-")]
+    for each in (deployed.one("Deployment", "momalisa-render-main"), job):
+        (weights,) = [v for v in each["spec"]["template"]["spec"]["volumes"] if v["name"] == "weights"]
+        assert weights["csi"]["volumeAttributes"]["bucketName"] == f"{PROJECT}-momalisa-weights"
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == [
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "/models/stable-diffusion-v1-5",
+    ]
+
+
+def test_kubectl_knows_the_cluster(deployed: Stage) -> None:
+    kubectl = subprocess.run(
+        [TOOLS / "kubectl" / "kubectl", "config", "view", "--minify", "--raw", "--output=json"],
+        env={**os.environ, "HOME": str(deployed.folder), "KUBECONFIG": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    config = json.loads(kubectl.stdout)
+    assert config["current-context"] == f"gke_{PROJECT}_us-central1_momalisa", "as gcloud calls it"
+    assert config["contexts"][0]["context"]["namespace"] == "momalisa"
+    cluster = config["clusters"][0]["cluster"]
+    assert cluster == {"server": "https://203.0.113.8", "certificate-authority-data": "Zm9yIHRlc3Rz"}
+    assert config["users"][0]["user"]["exec"]["command"] == "gke-gcloud-auth-plugin"
+    assert (deployed.folder / ".kube" / "config").stat().st_mode & 0o777 == 0o600
 
 
 def test_ranges_of_addresses_are_those_of_the_manifests(deployed: Stage) -> None:
@@ -274,21 +326,17 @@ def test_ranges_of_addresses_are_those_of_the_manifests(deployed: Stage) -> None
     stores = deployed.google.resources[f"compute/projects/{PROJECT}/global/addresses/momalisa-stores"]
     policies = {
         each["metadata"]["name"]: json.dumps(each["spec"])
-        for each in deployed.cluster.objects.values()
+        for each in deployed.releases()[-1]["objects"]
         if each["kind"] == "NetworkPolicy"
     }
-    assert f'"{stores["address"]}/{stores["prefixLength"]}"' in policies["stores"]
-    assert f'"{proxies["ipCidrRange"]}"' in policies["load-balancer"]
-    (settings,) = [
-        each["data"]
-        for each in deployed.cluster.objects.values()
-        if each["metadata"]["name"].startswith("settings-")
-    ]
+    assert f'"{stores["address"]}/{stores["prefixLength"]}"' in policies["momalisa-stores"]
+    assert f'"{proxies["ipCidrRange"]}"' in policies["momalisa-load-balancer"]
+    settings = deployed.one("ConfigMap", "momalisa-settings")["data"]
     assert settings["TRUSTED_PROXIES"].startswith(f"{ranges['pods']},{proxies['ipCidrRange']},")
 
 
 def test_a_domain_gets_https_and_http_leads_there(deployed: Stage) -> None:
-    gateway = deployed.cluster.one("Gateway", "momalisa")["spec"]
+    gateway = deployed.one("Gateway", "momalisa")["spec"]
     assert [(each["name"], each["port"]) for each in gateway["listeners"]] == [("http", 80), ("https", 443)]
     name = gateway["listeners"][1]["tls"]["options"]["networking.gke.io/cert-manager-certs"]
     parent = f"certificatemanager/projects/{PROJECT}/locations/us-central1"
@@ -297,14 +345,14 @@ def test_a_domain_gets_https_and_http_leads_there(deployed: Stage) -> None:
     assert (
         f"compute/projects/{PROJECT}/regions/us-central1/addresses/{address['value']}" in deployed.google.resources
     )
-    route = deployed.cluster.one("HTTPRoute", "momalisa")["spec"]
+    route = deployed.one("HTTPRoute", "momalisa")["spec"]
     assert route["parentRefs"] == [{"name": "momalisa", "sectionName": "https"}]
-    redirect = deployed.cluster.one("HTTPRoute", "to-https")["spec"]
+    redirect = deployed.one("HTTPRoute", "momalisa-to-https")["spec"]
     assert redirect["rules"][0]["filters"][0]["requestRedirect"]["scheme"] == "https"
 
 
 def test_keda_is_installed_by_helm_as_who_may_read_its_secret(deployed: Stage) -> None:
-    (call,) = deployed.helm()
+    call, _ = deployed.releases()
     said = " ".join(call["arguments"])
     assert "upgrade -i" in said
     assert re.search(r"--version=\d+\.\d+\.\d+ ", said), "the version is pinned"
@@ -320,80 +368,70 @@ def test_a_wrong_word_stops_the_playbook_before_anything_is_made(deployed: Stage
     for variables, reason in (
         ({"version": "1a2b3c-dirty"}, "commit all changes"),
         ({"ingress": "ingress-nginx"}, "gateway or nginx, not ingress-nginx"),
+        ({"cluster_state": "gone"}, "present or absent, not gone"),
+        ({"gpu_nodes_max": 40}, "allows 200 on db-custom-1-6656"),
     ):
         deployed.play("deploy-k8s-cluster.yml", fails=True, **variables)
         assert reason in " ".join(deployed.runs[-1].split())
     assert len(deployed.google.requests) == asked
 
 
-@dataclass
-class Rerun:
-    """A run on what is there already."""
-
-    stage: Stage
-    recap: dict[str, int]
-    asked: list[str]
-    """What was asked of Google but questions; of the run beside it, too."""
-    applied: list[str]
-    """The changes of the cluster."""
-
-
-@pytest.fixture(scope="module")
-def reruns(deployed: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rerun, Rerun]]:
-    """The same once more; and beside it, to save time, another way in on a copy of the cluster."""
-    folder = tmp_path_factory.mktemp("copy") / "cluster"
-    shutil.copytree(deployed.folder, folder)
-    with kubernetes.listening() as cluster, ThreadPoolExecutor() as pool:
-        cluster.objects = deepcopy(deployed.cluster.objects)
-        other = Stage(deployed.google, cluster, folder)
-        asked, applied = len(deployed.google.changes), len(deployed.cluster.changes)
-        again = pool.submit(deployed.play, "deploy-k8s-cluster.yml", domain="walks.example.com")
-        nginx = pool.submit(other.play, "deploy-k8s-cluster.yml", ingress="nginx", settings={"BATCH_SIZE": 4})
-        recaps = again.result(), nginx.result()
-        changes = [str(each) for each in deployed.google.changes[asked:]]
-        yield (
-            Rerun(deployed, recaps[0], changes, deployed.cluster.changes[applied:]),
-            Rerun(other, recaps[1], changes, cluster.changes),
+@pytest.mark.parametrize("domain", ["", "walks.example.com"], ids=["http", "https"])
+def test_nginx_ingress_is_the_other_way_in(google: Google, tmp_path: Path, domain: str) -> None:
+    google.put("container", CLUSTER, {})
+    with kubernetes.listening() as cluster:
+        stage = Stage(google, cluster, tmp_path)
+        stage.play(
+            "deploy-k8s-cluster.yml",
+            "--start-at-task=Read how the cluster is reached",
+            ingress="nginx",
+            domain=domain,
+            acme_email="me@example.com",
+            address_of_the_website="203.0.113.7",
+            settings={"BATCH_SIZE": 4},
+            chart_values={"api": {"replicas": 3}},
         )
-
-
-def test_a_second_run_changes_nothing(reruns: tuple[Rerun, Rerun]) -> None:
-    again, _ = reruns
-    assert again.asked == []
-    assert again.applied == []
-    assert len(again.stage.helm()) == 1
-    assert again.recap["changed"] == 0
-
-
-def test_nginx_ingress_is_the_other_way_in_and_other_settings_keep_the_migration(
-    reruns: tuple[Rerun, Rerun],
-) -> None:
-    _, nginx = reruns
-    assert nginx.asked == []
-    assert not any("/jobs" in each for each in nginx.applied)
-    call = nginx.stage.helm()[-1]
-    assert "oci://ghcr.io/nginx/charts/nginx-ingress" in " ".join(call["arguments"])
-    assert call["values"]["controller"]["service"]["loadBalancerIP"] == "203.0.113.7"
-    cluster = nginx.stage.cluster
-    rule = cluster.one("Ingress", "momalisa")["spec"]["rules"][0]
-    assert "host" not in rule, "without a domain, it serves whatever name it is called by"
-    pod = cluster.one("Deployment", "render")["spec"]["template"]["spec"]
-    name = pod["containers"][0]["envFrom"][0]["configMapRef"]["name"]
-    settings = cluster.one("ConfigMap", name)["data"]
+    assert google.changes == []
+    _, controller, *issuer, ours = stage.releases()
+    assert "oci://ghcr.io/nginx/charts/nginx-ingress" in controller["arguments"][-1]
+    assert controller["values"]["controller"]["service"]["loadBalancerIP"] == "203.0.113.7"
+    assert controller["values"]["controller"]["allowEmptyIngressHost"] is True
+    ingress, (rule,) = stage.one("Ingress", "momalisa"), stage.one("Ingress", "momalisa")["spec"]["rules"]
+    settings = stage.one("ConfigMap", "momalisa-settings")["data"]
     assert settings["BATCH_SIZE"] == "4"
-    assert settings["PUBLIC_URL"] == "http://203.0.113.7"
+    assert ours["values"]["api"] == {"replicas": 3}
+    if domain:
+        (cert_manager,) = issuer
+        assert cert_manager["arguments"][-2] == "cert-manager"
+        assert stage.one("Issuer", "momalisa")["spec"]["acme"]["email"] == "me@example.com"
+        assert ingress["spec"]["tls"] == [{"hosts": [domain], "secretName": "momalisa-tls"}]
+        assert (rule["host"], settings["PUBLIC_URL"]) == (domain, f"https://{domain}")
+    else:
+        assert issuer == []
+        assert "host" not in rule, "without a domain, it serves whatever name it is called by"
+        assert settings["PUBLIC_URL"] == "http://203.0.113.7"
 
 
 # From here on, in this order: each test needs what the one before left.
 
 
+def test_a_second_run_changes_nothing(deployed: Stage) -> None:
+    asked, applied = len(deployed.google.changes), len(deployed.cluster.changes)
+    again = deployed.play("deploy-k8s-cluster.yml", domain="walks.example.com")
+    assert deployed.google.changes[asked:] == []
+    assert deployed.cluster.changes[applied:] == []
+    assert len(deployed.releases()) == 2
+    assert again["changed"] == 0
+
+
 def test_destroying_asks_first_takes_the_load_balancer_down_and_keeps_data(deployed: Stage) -> None:
     asked = len(deployed.google.changes)
-    deployed.play("destroy-k8s-cluster.yml", fails=True)
+    deployed.play("deploy-k8s-cluster.yml", fails=True, cluster_state="absent")
     assert f"-e confirm={PROJECT}" in deployed.runs[-1]
     assert deployed.google.changes[asked:] == []
-    deployed.play("destroy-k8s-cluster.yml", confirm=PROJECT, domain="walks.example.com")
+    deployed.play("deploy-k8s-cluster.yml", cluster_state="absent", confirm=PROJECT, domain="walks.example.com")
     assert deployed.cluster.changes[-1] == "DELETE api/v1/namespaces/momalisa"
+    assert "gke_" not in (deployed.folder / ".kube" / "config").read_text()
     left = {name for name in deployed.google.resources if not name.startswith("serviceusage/")}
     kept = re.compile(
         r"^(sqladmin|secretmanager|storage|servicenetworking)/|momalisa-stores$|networks/momalisa-cluster$"

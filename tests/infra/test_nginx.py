@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +23,7 @@ from momalisa.settings import ROOT
 
 NGINX = ROOT / "infra" / "nginx"
 START_SECONDS = 30
+HELD_SECONDS = 12
 
 SECURITY = ("content-security-policy", "referrer-policy", "x-content-type-options")
 """What every answer says to browsers, once."""
@@ -40,11 +43,15 @@ def configured(
         "/dev/stderr": f"{folder}/error.log",
         "/app/frontend": str(ROOT / "frontend"),
         "root /app;": f"root {NGINX};",
+        "/app/hold.js": f"{folder}/hold.js",
         "/etc/nginx/server.d/*.conf": f"{folder}/bucket.conf",
     }.items():
         assert theirs in text
         text = text.replace(theirs, ours)
     (folder / "bucket.conf").write_text((NGINX / "bucket.conf").read_text().replace("bucket:4443", bucket))
+    script = (NGINX / "hold.js").read_text()
+    assert "SECONDS = 60;" in script
+    (folder / "hold.js").write_text(script.replace("SECONDS = 60;", f"SECONDS = {HELD_SECONDS};"))
     file = folder / "nginx.conf"
     file.write_text(text)
     return file
@@ -252,24 +259,81 @@ def test_files_of_walks_come_from_the_bucket_and_nothing_else_does(url: str, sys
         assert status_of_the_very_path(url, path) == httpx.codes.NOT_FOUND, path
 
 
-def test_an_api_that_is_away_is_told_and_found_again(url: str, system: LocalStack) -> None:
+@contextmanager
+def away(system: LocalStack) -> Iterator[Child]:
+    """Run a block while there is no API; wait for it afterwards, if the block did not."""
     api = system.children["api"]
     api.signal_stop()
     api.wait_stopped(time.monotonic() + START_SECONDS)
     try:
-        problem = httpx.post(f"{url}/v1/walks", json={"prompts": ["a", "b"]}, headers={"Accept": "*/*"})
+        yield api
+    finally:
+        if api.ended() is not None:
+            api.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(f"{system.url}/readyz"):
+            assert time.monotonic() < deadline, api.last_lines()
+            time.sleep(0.1)
+
+
+WALK = {"prompts": ["a", "b"], "frames": 2, "steps": 1}
+
+
+def test_an_api_that_stays_away_is_told_after_a_while(url: str, system: LocalStack) -> None:
+    with away(system), ThreadPoolExecutor() as pool:
+        begin = time.monotonic()
+        posted = pool.submit(httpx.post, f"{url}/v1/walks", json=WALK, headers={"Accept": "*/*"}, timeout=60)
+        shown = pool.submit(httpx.get, f"{url}/gallery", headers={"Accept": "text/html,*/*"}, timeout=60)
+        problem, page = posted.result(), shown.result()
+        assert HELD_SECONDS <= time.monotonic() - begin < HELD_SECONDS + 5
         assert problem.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert problem.headers["content-type"] == "application/problem+json"
         assert problem.headers["retry-after"]
         assert problem.json()["type"] == "/problems/unavailable"
-        page = httpx.get(f"{url}/gallery", headers={"Accept": "text/html,*/*"})
         assert page.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert page.headers["content-type"].startswith("text/html")
         assert "closed for a moment" in page.text
         assert httpx.get(f"{url}/static/base.css").status_code == httpx.codes.OK
-    finally:
+
+
+def test_requests_wait_for_an_api_that_comes_back(url: str, system: LocalStack) -> None:
+    before = walks(system)
+    with away(system) as api, ThreadPoolExecutor() as pool:
+        posted = pool.submit(httpx.post, f"{url}/v1/walks", json=WALK, timeout=60)
+        shown = pool.submit(httpx.get, f"{url}/gallery", timeout=60)
+        while not (posted.running() and shown.running()):
+            time.sleep(0.01)
         api.start()
-    deadline = time.monotonic() + START_SECONDS
-    while not answers(f"{url}/readyz"):
-        assert time.monotonic() < deadline, api.last_lines()
-        time.sleep(0.1)
+        assert posted.result().status_code == httpx.codes.ACCEPTED
+        assert shown.result().status_code == httpx.codes.OK
+    assert walks(system) == before + 1
+
+
+def test_a_walk_that_the_api_may_have_read_is_not_submitted_again(url: str, system: LocalStack) -> None:
+    before = walks(system)
+    with away(system) as api, socket.create_server(tuple_of(system.url)) as reader, ThreadPoolExecutor() as pool:
+        posted = pool.submit(httpx.post, f"{url}/v1/walks", json=WALK, timeout=60)
+        shown = pool.submit(httpx.get, f"{url}/gallery", timeout=60)
+        for _ in range(2):  # both are read by something that ends without an answer
+            connection, _ = reader.accept()
+            assert connection.recv(65536)
+            connection.close()
+        reader.close()
+        assert posted.result().status_code == httpx.codes.SERVICE_UNAVAILABLE
+        api.start()
+        assert shown.result().status_code == httpx.codes.OK
+    assert walks(system) == before
+
+
+def walks(system: LocalStack) -> int:
+    """Return how many walks there are."""
+    with Client(system.url) as client:
+        return len(client.page()["walks"])
+
+
+def tuple_of(url: str) -> tuple[str, int]:
+    """Return the address of a URL as sockets want it."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port

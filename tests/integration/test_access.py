@@ -1,4 +1,4 @@
-"""Who may do what: keys, visitors and strangers, over real PostgreSQL."""
+"""Who may do what: API keys, visitors and other visitors, with real PostgreSQL."""
 
 import subprocess
 import sys
@@ -23,13 +23,13 @@ from momalisa.domain.states import ArtifactKind, WalkStatus
 from momalisa.local import stack
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment, settings
-from tests.conftest import forget
+from tests.conftest import clear_caches
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
 
 
 def somebody(api: TestClient, secret: str | None = None) -> TestClient:
-    """Return another client of the same API, with no cookies yet."""
+    """Return another client of the same API, without cookies."""
     return TestClient(api.app, headers={"Authorization": f"Bearer {secret}"} if secret else {})
 
 
@@ -139,7 +139,7 @@ ALLOWED: list[tuple[Callable[[TestClient, str], Response], bool, tuple[int, ...]
     ALLOWED,
     ids=[f"{operation.__name__}-{'public' if public else 'private'}" for operation, public, _ in ALLOWED],
 )
-def test_each_may_do_what_is_his(
+def test_each_caller_may_do_what_the_table_says(
     api: TestClient,
     operation: Callable[[TestClient, str], Response],
     public: bool,
@@ -156,7 +156,7 @@ def test_each_may_do_what_is_his(
         "revoked key": somebody(api, new_key(revoked=True)),
     }
     walk_id = submit(callers["owner"], public=public)
-    for caller, status in reversed(list(zip(CALLERS, statuses, strict=True))):  # the owner last: he can cancel
+    for caller, status in reversed(list(zip(CALLERS, statuses, strict=True))):  # the owner last, who can cancel
         answer = operation(callers[caller], walk_id)
         assert answer.status_code == status, (caller, answer.text)
         if operation in {look_at_all, look_at_mine} and status == 200:
@@ -172,10 +172,10 @@ def test_the_table_names_every_operation() -> None:
     named = {operation.__name__ for operation, *_ in ALLOWED}
     documented = [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
     operations = sum(len(app.openapi()["paths"][path]) for path in documented)
-    assert len(named) == operations + 2  # one's own walks, and a look that asks only for what is new
+    assert len(named) == operations + 2  # one's own walks, and a conditional request
 
 
-def test_a_key_that_is_revoked_between_two_polls_is_worthless_at_the_second(api: TestClient) -> None:
+def test_a_key_that_is_revoked_between_two_polls_is_refused_at_the_second(api: TestClient) -> None:
     with transaction() as session:
         key, secret = api_keys.create(session, "a test")
     client = somebody(api, secret)
@@ -199,23 +199,23 @@ def test_a_key_that_is_revoked_between_two_polls_is_worthless_at_the_second(api:
         "momalisa_" + "x" * 43,
     ],
 )
-def test_what_is_no_key_is_refused_and_not_taken_for_nobody(api: TestClient, header: str) -> None:
+def test_an_invalid_key_is_refused_and_not_treated_as_anonymous(api: TestClient, header: str) -> None:
     submit(api)
     for method, path in (("GET", "/v1/walks"), ("POST", "/v1/walks"), ("GET", f"/v1/walks/{uuid4()}")):
         answer = api.request(method, path, json=ORDER, headers={b"Authorization": header.encode()})
         assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized")
         challenge = answer.headers["www-authenticate"]
         assert challenge.startswith('Bearer realm="MoMALisa"')
-        refused = 'error="invalid_token", error_description="This API key' in challenge
+        refused = 'error="invalid_token", error_description="The API key' in challenge
         assert refused == header.startswith("Bearer")
 
 
-def test_two_keys_at_once_are_none(api: TestClient) -> None:
+def test_two_keys_in_one_request_are_refused(api: TestClient) -> None:
     secrets = [("Authorization", f"Bearer {new_key()}") for _ in range(2)]
     assert api.get("/v1/walks", headers=secrets).status_code == 401
 
 
-def test_a_key_counts_more_than_a_cookie(api: TestClient) -> None:
+def test_a_key_takes_precedence_over_a_cookie(api: TestClient) -> None:
     walk_id = submit(api, public=False)
     assert read(api, walk_id).status_code == 200
     with_both = api.get(f"/v1/walks/{walk_id}", headers={"Authorization": f"Bearer {new_key()}"})
@@ -233,13 +233,13 @@ def test_a_visitor_gets_a_cookie_with_the_first_walk_and_keeps_it(api: TestClien
     assert mine == [second.json()["id"], first.json()["id"]]
 
 
-def test_behind_https_the_cookie_stays_there(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_https_the_cookie_is_secure(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
     settings.cache_clear()
     assert "Secure" in api.post("/v1/walks", json=ORDER).headers["set-cookie"]
 
 
-def test_a_cookie_outlives_its_key_for_as_long_as_the_key_is_listed(
+def test_a_cookie_stays_valid_as_long_as_its_secret_key_is_listed(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = "o" * 32, "n" * 32
@@ -254,7 +254,7 @@ def test_a_cookie_outlives_its_key_for_as_long_as_the_key_is_listed(
     assert [mine(old), mine(new, old), mine(new)] == [1, 1, 0]
 
 
-def test_a_forged_cookie_is_none(api: TestClient) -> None:
+def test_a_forged_cookie_is_ignored(api: TestClient) -> None:
     walk_id = submit(api, public=False)
     visitor, signature = api.cookies[COOKIE].split(".")
     for forged in (f"{visitor}.{signature[:-2]}AA", f"x.{signature}", visitor):
@@ -263,7 +263,7 @@ def test_a_forged_cookie_is_none(api: TestClient) -> None:
         )
 
 
-def test_whoever_drops_his_cookie_still_waits_for_his_turn(api: TestClient) -> None:
+def test_dropping_the_cookie_does_not_shorten_the_queue(api: TestClient) -> None:
     walks = [submit(somebody(api)) for _ in range(3)]
     submit(somebody(api, new_key()))
     with transaction() as session:
@@ -275,7 +275,7 @@ def test_whoever_drops_his_cookie_still_waits_for_his_turn(api: TestClient) -> N
     assert [tenant.split(":")[0] for tenant in tenants] == ["key"]
 
 
-def test_walks_may_be_for_the_holders_of_keys_only(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_walks_can_be_restricted_to_api_keys(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANONYMOUS", "false")
     settings.cache_clear()
     refused = api.post("/v1/walks", json=ORDER)
@@ -285,7 +285,7 @@ def test_walks_may_be_for_the_holders_of_keys_only(api: TestClient, monkeypatch:
     submit(somebody(api, new_key()))
 
 
-def test_the_command_line_makes_lists_and_revokes_keys(api: TestClient) -> None:
+def test_the_command_line_creates_lists_and_revokes_keys(api: TestClient) -> None:
     run = CliRunner().invoke
     made = run(main.app, ["keys", "create", "the gallery"])
     key_id, secret = made.output.split()[0], made.output.split()[-1]
@@ -301,7 +301,7 @@ def test_the_command_line_makes_lists_and_revokes_keys(api: TestClient) -> None:
     assert (unknown.exit_code, "There is no API key" in unknown.output) == (1, True)
 
 
-def test_a_key_holds_until_it_expires_also_for_those_who_poll(api: TestClient) -> None:
+def test_a_key_is_valid_until_it_expires_even_for_polls(api: TestClient) -> None:
     run = CliRunner().invoke
     made = run(main.app, ["keys", "create", "the guest", "--expires", "90d"])
     key_id, secret = made.output.split()[0], made.output.split()[-1]
@@ -319,24 +319,24 @@ def test_a_key_holds_until_it_expires_also_for_those_who_poll(api: TestClient) -
 
 
 @pytest.mark.parametrize("expires", ["0d", "90", "soon", "2020-01-31", "2027-02-30"])
-def test_a_key_that_could_never_hold_is_not_made(api: TestClient, expires: str) -> None:
+def test_a_key_that_has_already_expired_is_not_created(api: TestClient, expires: str) -> None:
     made = CliRunner().invoke(main.app, ["keys", "create", "the guest", "--expires", expires])
     assert made.exit_code != 0
     with transaction() as session:
-        assert not api_keys.listed(session)
+        assert not api_keys.list_keys(session)
 
 
-def test_an_operator_reaches_the_system_that_runs_here_by_itself(
+def test_commands_for_operators_find_the_system_on_this_machine(
     services: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = settings().database_url
     monkeypatch.delenv("DATABASE_URL")
     monkeypatch.setattr(stack, "running_database", lambda: here)
-    forget()
+    clear_caches()
     made = CliRunner().invoke(main.app, ["keys", "create", "an operator's"])
     assert "is the id of the key" in made.output
     with transaction() as session:
-        assert [key.name for key in api_keys.listed(session)] == ["an operator's"]
+        assert [key.name for key in api_keys.list_keys(session)] == ["an operator's"]
 
 
 def test_the_database_does_not_know_the_secret(services: LocalStack) -> None:

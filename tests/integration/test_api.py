@@ -1,4 +1,4 @@
-"""The REST API over real PostgreSQL, without workers behind it."""
+"""The REST API with real PostgreSQL and without workers."""
 
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app
 from momalisa.settings import settings
-from tests.conftest import forget, render_a_chunk
+from tests.conftest import clear_caches, render_a_chunk
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "pacing": "linear"}
 
@@ -24,7 +24,7 @@ def make(api: TestClient, **changes: Any) -> dict[str, Any]:
     return walk
 
 
-def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
+def test_a_walk_is_accepted_at_once_and_returned_completely(api: TestClient) -> None:
     answer = api.post("/v1/walks", json=ORDER)
     walk = answer.json()
     assert answer.status_code == 202
@@ -50,7 +50,7 @@ def test_a_walk_is_taken_at_once_and_told_whole(api: TestClient) -> None:
         "fps": 12,
     }
     assert (walk["frames_total"], walk["model"], walk["public"]) == (16, "momalisa-mini", True)
-    waiting_for = "No worker with the model momalisa-mini is running; the walk waits for one."
+    waiting_for = "No worker with the model momalisa-mini is running; the walk is waiting for one."
     prospect = {"queue_position": 0, "eta_seconds": None, "waiting_for": waiting_for, "started_at": None}
     assert walk["progress"] == {"frames_done": 0, "frames_total": 16, **prospect}
     assert [frame["index"] for frame in walk["frames"]] == list(range(16))
@@ -86,13 +86,13 @@ def test_every_option_is_kept(api: TestClient) -> None:
     assert walk["public"] is False
 
 
-def test_without_a_seed_one_is_drawn_and_told(api: TestClient) -> None:
+def test_without_a_seed_a_random_one_is_used_and_returned(api: TestClient) -> None:
     seeds = {make(api, seed=None)["settings"]["seed"] for _ in range(5)}
     assert len(seeds) > 1
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_blanks_around_a_prompt_do_not_count(api: TestClient) -> None:
+def test_spaces_around_a_prompt_are_removed(api: TestClient) -> None:
     assert make(api, prompts=["  a cat ", "b" * 300 + "   "])["prompts"] == ["a cat", "b" * 300]
 
 
@@ -118,11 +118,11 @@ def test_frames_show_up_as_they_are_rendered(api: TestClient) -> None:
         ("https://files.example/", "https://files.example", "https://files.example"),
     ],
 )
-def test_a_browser_is_sent_to_the_bucket_that_it_can_reach(
+def test_browsers_get_urls_of_a_bucket_that_they_can_reach(
     bucket: str, found_at: str, loaded_from: str, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BUCKET_PUBLIC_URL", bucket)
-    forget()
+    clear_caches()
     walk_id = make(api)["id"]
     render_a_chunk()
     url = f"{found_at}/momalisa/w/0.0.png"
@@ -131,7 +131,7 @@ def test_a_browser_is_sent_to_the_bucket_that_it_can_reach(
     assert f"media-src {loaded_from};" in api.get(f"/walks/{walk_id}").headers["content-security-policy"]
 
 
-def test_nothing_is_sent_again_while_nothing_changes(api: TestClient) -> None:
+def test_an_unchanged_walk_is_not_sent_again(api: TestClient) -> None:
     url = f"/v1/walks/{make(api)['id']}"
     etag = api.get(url).headers["etag"]
     unchanged = api.get(url, headers={"If-None-Match": etag})
@@ -149,9 +149,13 @@ def test_a_frame_is_found_by_its_number(api: TestClient) -> None:
         307,
         f"{settings().bucket_endpoint}/momalisa/w/1.0.png",
     )
-    for index, words in ((1, "not rendered yet"), (16, "must be 0 to 15, got 16"), (-1, "must be 0 to 15, got -1")):
+    for index, words in (
+        (1, "not been rendered yet"),
+        (16, "must be 0 to 15, got 16"),
+        (-1, "must be 0 to 15, got -1"),
+    ):
         missing = api.get(f"/v1/walks/{walk_id}/frames/{index}")
-        assert (missing.status_code, missing.json()["type"]) == (404, "/problems/frame-not-there")
+        assert (missing.status_code, missing.json()["type"]) == (404, "/problems/frame-not-found")
         assert words in missing.json()["detail"]
 
 
@@ -166,7 +170,7 @@ def test_a_failed_walk_says_why(api: TestClient) -> None:
     assert "retry-after" not in seen.headers
 
 
-def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient) -> None:
+def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient) -> None:
     walk = make(api)
     for _ in range(2):
         answer = api.post(f"/v1/walks/{walk['id']}/cancel")
@@ -174,7 +178,7 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
     with transaction() as session:
         session.execute(update(Walk).values(status=WalkStatus.SUCCEEDED))
     late = api.post(f"/v1/walks/{walk['id']}/cancel")
-    assert (late.status_code, late.json()["type"]) == (409, "/problems/walk-over")
+    assert (late.status_code, late.json()["type"]) == (409, "/problems/walk-ended")
     assert "it is succeeded" in late.json()["detail"]
     assert api.post(f"/v1/walks/{uuid4()}/cancel").status_code == 404
 
@@ -196,14 +200,14 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
         ({"frames": 1}, "frames", "at least 2, got 1"),
         ({"frames": 241}, "frames", "at most 240, got 241"),
         ({"frames": "16"}, "frames", "must be a whole number"),
-        ({"weights": [1, 2, 3]}, "weights", "one for each prompt, 2, got 3"),
+        ({"weights": [1, 2, 3]}, "weights", "must have one number per prompt, 2, got 3"),
         ({"weights": [1, 0]}, "weights[1]", "at least 0.01, got 0"),
         ({"pacing": "uneven"}, "pacing", "must be 'even' or 'linear', got 'uneven'"),
         ({"loop": "round"}, "loop", "must be 'none', 'pingpong' or 'closed', got 'round'"),
         ({"hold": 101}, "hold", "at most 100, got 101"),
         ({"seed_to": -1}, "seed_to", "at least 0, got -1"),
         ({"from_walk": "mine"}, "from_walk", "must be an id such as"),
-        ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "at least the number of prompts, 3, got 2"),
+        ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "must be at least the number of prompts, 3, got 2"),
         ({"seed": -1}, "seed", "at least 0, got -1"),
         ({"seed": 2**32}, "seed", "at most 4294967295"),
         ({"width": 100}, "width", "multiple of 8, got 100"),
@@ -216,10 +220,10 @@ def test_a_walk_can_be_canceled_once_and_again_but_not_too_late(api: TestClient)
         ({"fps": 51}, "fps", "at most 50"),
         ({"negative_prompt": "x" * 301}, "negative_prompt", "at most 300"),
         ({"public": "yes"}, "public", "true or false"),
-        ({"colour": "red"}, "colour", "not a field"),
+        ({"colour": "red"}, "colour", "unknown field"),
     ],
 )
-def test_bad_input_is_refused_by_field_and_limit(
+def test_invalid_input_is_refused_with_its_field_and_limit(
     api: TestClient, changes: dict[str, Any], field: str, words: str
 ) -> None:
     answer = api.post("/v1/walks", json={**ORDER, **changes})
@@ -235,26 +239,26 @@ def test_bad_input_is_refused_by_field_and_limit(
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"prompts=a", b"\xff\xfe", b'{"prompts": ["\\ud800", "b"]}', b"[]", b"7"]
 )
-def test_a_body_that_is_no_order_gets_a_problem(api: TestClient, body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_a_problem(api: TestClient, body: bytes) -> None:
     answer = api.post("/v1/walks", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in {400, 422}
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
 
 
-def test_a_body_that_is_not_even_text_is_told_so(api: TestClient) -> None:
+def test_a_body_that_is_not_utf8_is_reported(api: TestClient) -> None:
     answer = api.post("/v1/walks", content=b'{"prompts": "\xff"}', headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-json")
     assert "in UTF-8" in answer.json()["detail"]
 
 
-def test_a_body_that_is_not_json_is_told_where_it_breaks(api: TestClient) -> None:
+def test_invalid_json_is_reported_with_its_position(api: TestClient) -> None:
     answer = api.post("/v1/walks", content=b'{"prompts": oops}', headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-json")
     assert "character 12" in answer.json()["detail"]
 
 
-def test_an_unknown_walk_is_told_from_what_is_no_id(api: TestClient) -> None:
+def test_an_unknown_walk_differs_from_an_invalid_id(api: TestClient) -> None:
     unknown = uuid4()
     missing, malformed = api.get(f"/v1/walks/{unknown}"), api.get("/v1/walks/7")
     assert (missing.status_code, missing.json()["type"]) == (404, "/problems/walk-not-found")
@@ -264,7 +268,7 @@ def test_an_unknown_walk_is_told_from_what_is_no_id(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("DELETE", "/v1/walks", 405)])
-def test_other_errors_are_problems_too(api: TestClient, method: str, path: str, status: int) -> None:
+def test_other_errors_are_problem_documents(api: TestClient, method: str, path: str, status: int) -> None:
     answer = api.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert path in answer.json()["detail"]
@@ -293,14 +297,14 @@ def test_a_cursor_that_was_tampered_with_is_refused(api: TestClient) -> None:
         make(api, seed=seed)
     cursor = api.get("/v1/walks?limit=1").json()["next_cursor"]
     assert api.get("/v1/walks", params={"cursor": cursor}).status_code == 200
-    place, _, signature = cursor.partition(".")
+    place, _, signature = cursor.rpartition(".")  # the place of a compressed cursor begins with a dot
     changed = place[:-1] + ("A" if place[-1] != "A" else "B")
     for forged in (f"{changed}.{signature}", place, f"{place}.{signature[::-1]}"):
         answer = api.get("/v1/walks", params={"cursor": forged})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "cursor")
 
 
-def test_the_gallery_can_be_narrowed_to_a_state(api: TestClient) -> None:
+def test_the_gallery_can_be_filtered_by_status(api: TestClient) -> None:
     make(api)
     assert api.get("/v1/walks?status=succeeded").json()["walks"] == []
     assert len(api.get("/v1/walks?status=queued").json()["walks"]) == 1
@@ -318,35 +322,35 @@ def test_the_gallery_can_be_narrowed_to_a_state(api: TestClient) -> None:
         ("status=lost", "status"),
     ],
 )
-def test_a_bad_page_is_refused_by_field(api: TestClient, query: str, field: str) -> None:
+def test_invalid_page_parameters_are_refused_with_their_field(api: TestClient, query: str, field: str) -> None:
     answer = api.get(f"/v1/walks?{query}")
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
-def test_a_walk_is_taken_while_the_broker_is_down(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walks_are_accepted_while_the_broker_is_down(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
     settings.cache_clear()
     celery_app.app.cache_clear()
     assert make(api)["status"] == "queued"
 
 
-def test_while_the_database_is_down_clients_are_told_to_come_back(
+def test_while_the_database_is_down_clients_are_asked_to_retry(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://momalisa@127.0.0.1:1/none")
-    forget()
+    clear_caches()
     for answer in (api.post("/v1/walks", json=ORDER), api.get("/v1/walks"), api.get("/readyz")):
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
         assert int(answer.headers["retry-after"]) > 0
     assert api.get("/healthz").status_code == 200
 
 
-def test_the_api_says_that_it_is_well(api: TestClient) -> None:
+def test_the_api_reports_that_it_is_healthy(api: TestClient) -> None:
     assert (api.get("/healthz").json(), api.get("/readyz").json()) == ({"status": "ok"}, {"status": "ok"})
 
 
-def test_an_unforeseen_error_tells_no_secrets(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_reveals_no_secrets(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("momalisa.walks.service.create", lambda *_, **__: 1 / 0)
     answer = api.post("/v1/walks", json=ORDER)
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")

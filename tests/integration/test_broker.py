@@ -1,4 +1,4 @@
-"""Every dialect of BROKER_URL, with a real server behind it: messages, limits, and a worker that takes messages."""
+"""Every kind of BROKER_URL with a real server: messages, limits, and a worker that receives messages."""
 
 import contextlib
 import socket
@@ -21,7 +21,7 @@ from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app
 from momalisa.settings import settings
-from tests.conftest import forget, until
+from tests.conftest import clear_caches, until
 from tests.integration.test_queue import worker
 from tests.receiver import certificates
 
@@ -31,7 +31,7 @@ Start = Callable[[ExitStack, Path], dict[str, str]]
 
 @contextmanager
 def server(folder: Path, *arguments: str, sentinel: str = "") -> Iterator[int]:
-    """Run Valkey, or with a configuration a Sentinel, for the length of a block; returns its port."""
+    """Run Valkey, or with a configuration a Sentinel, during the block; yields its port."""
     port = free_port()
     command = [str(programs.valkey())]
     if sentinel:
@@ -73,7 +73,7 @@ def by_tls(stack: ExitStack, folder: Path) -> dict[str, str]:
 
 
 def by_sentinel(stack: ExitStack, folder: Path) -> dict[str, str]:
-    """Of two Sentinels the first is down, and who is called `walks` is known to the second only."""
+    """The first of two Sentinels is down; the second knows the master `walks`."""
     port = stack.enter_context(server(folder, "--save", ""))
     watches = f"sentinel monitor walks 127.0.0.1 {port} 1\n"
     sentinel = stack.enter_context(server(folder, sentinel=watches))
@@ -82,7 +82,7 @@ def by_sentinel(stack: ExitStack, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def terminating_tls(chain: Path, inside: int) -> Iterator[int]:
-    """Run what takes TLS in front of a server that has none; returns its port."""
+    """Run a TLS proxy in front of a server without TLS; yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
 
@@ -114,7 +114,7 @@ def terminating_tls(chain: Path, inside: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("start", [by_socket, by_password, by_tls, by_sentinel])
-def test_every_dialect_is_understood_by_all_parts(
+def test_every_kind_of_broker_url_works_for_all_parts(
     start: Start, services: LocalStack, api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as stack:
@@ -127,16 +127,16 @@ def test_every_dialect_is_understood_by_all_parts(
         with worker(services, ChunkKind.ASSEMBLE, log, **variables):
             until(lambda: "nothing to do" in log.read_text())
         assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 0
-        forget()
+        clear_caches()
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    forget()
+    clear_caches()
 
 
-def test_a_broker_whose_certificate_is_not_trusted_is_not_spoken_to(
+def test_a_broker_with_an_untrusted_certificate_is_refused(
     services: LocalStack, api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as stack:
@@ -147,10 +147,10 @@ def test_a_broker_whose_certificate_is_not_trusted_is_not_spoken_to(
         assert "ratelimit" not in api.get("/v1/walks").headers
         use(monkeypatch, BROKER_URL=variables["BROKER_URL"] + "?ssl_cert_reqs=none")
         assert celery_app.count_messages(ChunkKind.RENDER) == 0
-        forget()
+        clear_caches()
 
 
-def test_two_systems_share_a_broker_and_nothing_else(
+def test_two_systems_can_share_a_broker(
     services: LocalStack, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, RATE_LIMITS="on", QUEUE_PREFIX="one:")

@@ -1,4 +1,4 @@
-"""The life of chunks in PostgreSQL: who gets which, and what holds when workers die, wake up or fail."""
+"""The life of chunks in PostgreSQL: who claims which, and what happens when workers die, return late or fail."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.errors import LeaseLostError, WalkOverError
+from momalisa.errors import LeaseLostError, WalkEndedError
 from momalisa.queue import leases, reclaim, results, stats
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
 from momalisa.queue.reclaim import ExpiredLease, LeaseMonitor, ObservedLease
-from momalisa.queue.results import MadeArtifact
+from momalisa.queue.results import UploadedArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
@@ -67,8 +67,8 @@ def held() -> list[ObservedLease]:
         return reclaim.current_leases(session)
 
 
-def take_back(*silent: ObservedLease) -> int:
-    """Take leases back, as if their workers had been silent for long; all of them if none is named."""
+def reclaim_leases(*silent: ObservedLease) -> int:
+    """Reclaim leases, as if their workers had been silent for long; all of them by default."""
     return reclaim.reclaim([ExpiredLease(lease, 1) for lease in silent or held()])
 
 
@@ -82,8 +82,8 @@ def chunk(claimed: Claim) -> Chunk:
         return session.get_one(Chunk, (claimed.walk_id, claimed.number))
 
 
-def artifact(kind: ArtifactKind) -> MadeArtifact:
-    return MadeArtifact(kind, StoredObject(kind.value, 1, "AAAAAA=="), 128, 128)
+def artifact(kind: ArtifactKind) -> UploadedArtifact:
+    return UploadedArtifact(kind, StoredObject(kind.value, 1, "AAAAAA=="), 128, 128)
 
 
 def test_a_walk_goes_from_queued_to_succeeded(make: Callable[..., UUID]) -> None:
@@ -120,13 +120,13 @@ def test_the_revision_grows_with_every_change_that_a_client_can_see(make: Callab
     assert seen == sorted(set(seen))
 
 
-def test_the_walks_of_one_owner_come_one_after_the_other(make: Callable[..., UUID]) -> None:
+def test_the_walks_of_an_owner_are_claimed_one_after_the_other(make: Callable[..., UUID]) -> None:
     walks = [make(), make()]
     order = [claim() for _ in range(6)]
     assert [(claimed.walk_id, claimed.number) for claimed in order] == [(w, n) for w in walks for n in range(3)]
 
 
-def test_owners_take_turns(make: Callable[..., UUID]) -> None:
+def test_owners_alternate(make: Callable[..., UUID]) -> None:
     for _ in range(5):
         make(frames=40, owner="ann")
     small = make(frames=16, owner="bob")
@@ -137,7 +137,7 @@ def test_owners_take_turns(make: Callable[..., UUID]) -> None:
     assert later.index(small) <= 1
 
 
-def test_an_owner_who_comes_late_does_not_wait_for_the_past(make: Callable[..., UUID]) -> None:
+def test_an_owner_who_comes_later_does_not_wait_for_earlier_turns(make: Callable[..., UUID]) -> None:
     for _ in range(3):
         make(frames=40, owner="ann")
     for _ in range(8):
@@ -146,7 +146,7 @@ def test_an_owner_who_comes_late_does_not_wait_for_the_past(make: Callable[..., 
     assert late in {claim().walk_id for _ in range(3)}
 
 
-def test_many_claims_at_once_never_share_a_chunk(make: Callable[..., UUID]) -> None:
+def test_concurrent_claims_never_share_a_chunk(make: Callable[..., UUID]) -> None:
     for _ in range(4):
         make(frames=40)
 
@@ -160,12 +160,12 @@ def test_many_claims_at_once_never_share_a_chunk(make: Callable[..., UUID]) -> N
     assert nothing_to_claim()
 
 
-def test_a_chunk_whose_lease_ran_out_is_claimed_anew_and_the_late_worker_is_refused(
+def test_a_chunk_with_an_expired_lease_is_claimed_again_and_the_late_worker_is_refused(
     make: Callable[..., UUID],
 ) -> None:
     make(frames=8)
     zombie = claim()
-    assert take_back() == 1
+    assert reclaim_leases() == 1
     fresh = claim()
     assert (fresh.number, fresh.attempt) == (zombie.number, 2)
     with pytest.raises(LeaseLostError), transaction() as session:
@@ -184,11 +184,11 @@ def test_a_heartbeat_keeps_the_lease(make: Callable[..., UUID]) -> None:
     silent = held()
     with transaction() as session:
         leases.heartbeat(session, claimed)
-    assert take_back(*silent) == 0
+    assert reclaim_leases(*silent) == 0
     assert finish(claimed)
 
 
-def test_a_chunk_that_is_given_back_loses_no_attempt(make: Callable[..., UUID]) -> None:
+def test_releasing_a_chunk_counts_no_attempt(make: Callable[..., UUID]) -> None:
     make(frames=8)
     for _ in range(settings().max_attempts + 1):
         claimed = claim()
@@ -219,16 +219,16 @@ def test_a_chunk_that_keeps_failing_fails_its_walk_and_no_other(make: Callable[.
     assert nothing_to_claim()
 
 
-def test_a_worker_that_vanishes_every_time_fails_the_walk(make: Callable[..., UUID]) -> None:
+def test_a_walk_fails_if_its_worker_vanishes_at_each_attempt(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     for _ in range(settings().max_attempts):
         claim()
-        take_back()
+        reclaim_leases()
     assert (walk(walk_id).status, walk(walk_id).error_code) == (WalkStatus.FAILED, "render_failed")
     assert nothing_to_claim()
 
 
-def test_a_worker_whose_walk_failed_meanwhile_is_refused(make: Callable[..., UUID]) -> None:
+def test_a_worker_is_refused_if_its_walk_has_failed(make: Callable[..., UUID]) -> None:
     make(frames=20)
     bad, other = claim(), claim()
     for _ in range(settings().max_attempts - 1):
@@ -243,7 +243,7 @@ def test_a_worker_whose_walk_failed_meanwhile_is_refused(make: Callable[..., UUI
     assert walk(other.walk_id).frames_done == 0
 
 
-def test_a_chunk_that_failed_waits_before_it_is_due_again(make: Callable[..., UUID]) -> None:
+def test_a_failed_chunk_backs_off_before_it_is_due(make: Callable[..., UUID]) -> None:
     make(frames=8)
     with transaction() as session:
         leases.attempt_failed(session, claim(), "no")
@@ -253,10 +253,10 @@ def test_a_chunk_that_failed_waits_before_it_is_due_again(make: Callable[..., UU
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_lease(
+def test_a_step_of_postgresqls_clock_neither_stops_the_queue_nor_ends_a_lease(
     make: Callable[..., UUID], hours: int
 ) -> None:
-    """Every time that is stored is moved the other way, which to PostgreSQL is the same."""
+    """All stored times are moved the other way, which has the same effect."""
     make(frames=24)
     alive, given_back, failed = claim(), claim(), claim()
     with transaction() as session:
@@ -278,8 +278,8 @@ def test_a_step_of_the_clock_of_postgresql_neither_stops_the_queue_nor_ends_a_le
     finish(alive)
 
 
-def test_a_heartbeat_writes_no_index(make: Callable[..., UUID]) -> None:
-    """PostgreSQL calls such updates HOT: their dead rows go with the next look at the page, without a VACUUM."""
+def test_a_heartbeat_updates_no_index(make: Callable[..., UUID]) -> None:
+    """Such updates are HOT: their dead rows are pruned without a VACUUM."""
     make()
     claimed = claim()
     others = text("SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'chunks'")
@@ -289,7 +289,7 @@ def test_a_heartbeat_writes_no_index(make: Callable[..., UUID]) -> None:
         assert session.execute(others).scalar_one() == before
 
 
-def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[..., UUID]) -> None:
+def test_frames_that_were_already_recorded_are_not_counted_twice(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     claimed = claim()
     stored = made_frames(claimed)
@@ -298,7 +298,7 @@ def test_frames_that_were_recorded_before_are_not_counted_twice(make: Callable[.
     assert walk(walk_id).frames_done == 8
 
 
-def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
+def test_a_warning_is_added_once(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     claimed = claim()
     for _ in range(2):
@@ -307,28 +307,28 @@ def test_a_warning_is_told_once(make: Callable[..., UUID]) -> None:
     assert walk(walk_id).warnings == ["too long", "too “odd”"]
 
 
-def test_two_reconcilers_at_once_take_each_chunk_back_once(make: Callable[..., UUID]) -> None:
+def test_two_concurrent_reconcilers_reclaim_each_chunk_once(make: Callable[..., UUID]) -> None:
     make(frames=80)
     for _ in range(10):
         claim()
     silent = held()
     with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda _: take_back(*silent), range(8)))
+        taken = list(pool.map(lambda _: reclaim_leases(*silent), range(8)))
     assert sum(taken) == 10
     with transaction() as session:
         assert stats.count_ready(session) == {(ChunkKind.RENDER, "momalisa-mini"): 10}
 
 
-def test_a_chunk_that_was_lost_comes_before_all_others(make: Callable[..., UUID]) -> None:
+def test_a_reclaimed_chunk_is_claimed_before_all_others(make: Callable[..., UUID]) -> None:
     make(frames=20)
     first, lost = claim(), claim()
-    take_back(*(lease for lease in held() if lease.token != first.token))
+    reclaim_leases(*(lease for lease in held() if lease.token != first.token))
     make(frames=20, owner="bob")
     again = claim()
     assert (again.walk_id, again.number) == (lost.walk_id, lost.number)
 
 
-def test_nothing_stays_leased_when_all_is_done(make: Callable[..., UUID]) -> None:
+def test_no_lease_is_left_when_all_chunks_are_done(make: Callable[..., UUID]) -> None:
     make(frames=20)
     while not finish(claim()):
         pass
@@ -338,7 +338,7 @@ def test_nothing_stays_leased_when_all_is_done(make: Callable[..., UUID]) -> Non
 
 
 def render(walk_id: UUID) -> Claim:
-    """Do all the chunks of the only walk and claim its assembly."""
+    """Complete all chunks of the only walk, and claim its assembly."""
     while not finish(claim()):
         pass
     return claim(ChunkKind.ASSEMBLE)
@@ -359,7 +359,7 @@ def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable
     again = claim()
     missing = [frame.position for frame in again.frames if frame.stored is None]
     assert assembly.frames[0].position in missing
-    assert len(again.frames) > len(missing)  # the whole batch comes again, for the same pixels
+    assert len(again.frames) > len(missing)  # the whole batch is rendered again, for the same pixels
     while not finish(again):
         again = claim()
     assert walk(walk_id).frames_done == 20
@@ -370,7 +370,7 @@ def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable
     assert nothing_to_claim(ChunkKind.ASSEMBLE)
 
 
-def test_frames_that_are_damaged_again_and_again_fail_the_walk(make: Callable[..., UUID]) -> None:
+def test_repeatedly_damaged_frames_fail_the_walk(make: Callable[..., UUID]) -> None:
     walk_id = make(frames=8)
     for _ in range(settings().max_attempts - 1):
         assert lose(render(walk_id), 3)
@@ -410,12 +410,12 @@ def test_a_finished_walk_can_no_longer_be_canceled(make: Callable[..., UUID]) ->
     walk_id = make(frames=8)
     with transaction() as session:
         results.complete_walk(session, render(walk_id), [artifact(ArtifactKind.GIF)])
-    with pytest.raises(WalkOverError, match="it is succeeded"):
+    with pytest.raises(WalkEndedError, match="it is succeeded"):
         cancel(walk_id)
 
 
-def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make: Callable[..., UUID]) -> None:
-    """Claims, reports, failures, cancellations and rounds of the reconciler at once: no deadlock, no lost walk."""
+def test_workers_and_visitors_of_one_walk_do_not_block_each_other(make: Callable[..., UUID]) -> None:
+    """Concurrent claims, reports, failures, cancellations and reconciler rounds: no deadlock, no lost walk."""
     walks = [make(frames=80) for _ in range(6)]
 
     def work(number: int) -> None:
@@ -435,10 +435,10 @@ def test_workers_and_visitors_who_meet_on_one_walk_do_not_block_each_other(make:
 
     def disturb(number: int) -> None:
         for walk_id in walks[number::2]:
-            take_back()
-            with contextlib.suppress(WalkOverError):  # it has failed before
+            reclaim_leases()
+            with contextlib.suppress(WalkEndedError):  # it has already failed
                 cancel(walk_id) if number else None
-            take_back()
+            reclaim_leases()
 
     with ThreadPoolExecutor(8) as pool:
         for future in [*(pool.submit(work, n) for n in range(6)), *(pool.submit(disturb, n) for n in range(2))]:

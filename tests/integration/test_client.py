@@ -1,4 +1,4 @@
-"""The Python client, against the whole real system."""
+"""The Python client with the whole system."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
     assert client.cancel(again["id"])["status"] == "canceled"
 
 
-def test_the_same_from_asynchronous_code(system: LocalStack, tmp_path: Path) -> None:
+def test_the_asynchronous_client_does_the_same(system: LocalStack, tmp_path: Path) -> None:
     async def walk() -> str:
         async with AsyncClient(system.url) as client:
             async for seen in client.walk(["a cat", "a castle"], **ORDER):
@@ -42,7 +42,7 @@ def test_the_same_from_asynchronous_code(system: LocalStack, tmp_path: Path) -> 
             assert last["id"] in [walk["id"] for walk in (await client.page(status="succeeded"))["walks"]]
             with pytest.raises(ApiError) as refused:
                 await client.cancel(last["id"])
-            assert refused.value.problem == "walk-over"
+            assert refused.value.problem == "walk-ended"
         return last["status"]
 
     assert asyncio.run(walk()) == "succeeded"
@@ -55,7 +55,7 @@ def test_a_walk_can_be_canceled_and_found_in_the_gallery(client: Client) -> None
     assert page["walks"][0]["id"] == walk["id"]
 
 
-def test_a_refusal_tells_its_problem_and_its_fields(client: Client) -> None:
+def test_an_api_error_has_the_problem_and_its_fields(client: Client) -> None:
     with pytest.raises(ApiError, match="frames: at most 240, got 500") as refused:
         client.submit(["a cat", "a castle"], frames=500)
     assert (refused.value.problem, refused.value.retry_after) == ("invalid-request", None)
@@ -66,7 +66,7 @@ def test_a_refusal_tells_its_problem_and_its_fields(client: Client) -> None:
 
 
 def answers(*statuses: int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
-    """A server that gives these statuses one after the other, 0 for a broken connection; and what it was asked."""
+    """A server that answers with these statuses in order, 0 for a broken connection; and its requests."""
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -85,8 +85,8 @@ def with_answers(transport: httpx.MockTransport, **options: float) -> Client:
     return client
 
 
-def test_the_key_is_shown_to_its_server_and_to_nobody_else() -> None:
-    """The files lie in a bucket, elsewhere, and a redirect may lead there, too."""
+def test_the_key_is_sent_to_its_server_only() -> None:
+    """The files are in a bucket on another host, to which the API may redirect."""
     shown: list[tuple[str, str | None]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -111,7 +111,7 @@ def test_the_key_is_shown_to_its_server_and_to_nobody_else() -> None:
     ]
 
 
-def test_a_request_that_may_have_been_done_is_sent_again_under_the_same_key() -> None:
+def test_a_retried_submission_has_the_same_idempotency_key() -> None:
     transport, asked = answers(202, 0, 503, 429, 202)
     client = with_answers(transport)
     client.submit(["a", "b"])
@@ -121,7 +121,7 @@ def test_a_request_that_may_have_been_done_is_sent_again_under_the_same_key() ->
     assert len(set(keys[1:])) == 1
 
 
-def test_a_server_that_never_answered_is_not_waited_for() -> None:
+def test_a_server_that_never_answered_is_not_retried() -> None:
     transport, asked = answers(0, 0)
     with pytest.raises(ApiError, match="cannot be reached"):
         with_answers(transport).get("7")
@@ -132,7 +132,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
     ("retry_after", "seconds"),
     [("7", 7), ("", 2), ("soon", 2), ("a date", 3600)],
 )
-def test_a_pause_is_asked_for_in_seconds_or_until_a_date(retry_after: str, seconds: float) -> None:
+def test_retry_after_may_be_seconds_or_a_date(retry_after: str, seconds: float) -> None:
     if retry_after == "a date":
         retry_after = format_datetime(datetime.now(UTC) + timedelta(hours=1))
 
@@ -144,7 +144,7 @@ def test_a_pause_is_asked_for_in_seconds_or_until_a_date(retry_after: str, secon
     assert refused.value.retry_after == pytest.approx(seconds, abs=600 if seconds > 600 else 0)
 
 
-def test_patience_has_an_end() -> None:
+def test_retries_end_after_a_while() -> None:
     transport, asked = answers(200, 0, 0)
     client = with_answers(transport, retry_seconds=0)
     client.get("7")

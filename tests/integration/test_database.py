@@ -1,4 +1,4 @@
-"""What is said when the database fails: to clients that it is busy or away, to operators why."""
+"""Database failures: clients learn that it is busy or unavailable, operators learn why."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from sqlalchemy import func, make_url, select, text
 from momalisa.db.session import engine, transaction
 from momalisa.errors import StoreBusyError, StoreUnavailableError
 from momalisa.local.stack import LocalStack
-from tests.conftest import forget
+from tests.conftest import clear_caches
 
 pytestmark = pytest.mark.usefixtures("api")
 
@@ -21,7 +21,7 @@ def execute(*statements: str) -> None:
             session.execute(text(statement))
 
 
-def test_a_transaction_has_its_limits_and_leaves_none_behind() -> None:
+def test_timeouts_apply_to_the_transaction_only() -> None:
     limits = text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
     with transaction() as session:
         assert session.execute(limits).one() == ("10s", "5s")
@@ -29,14 +29,14 @@ def test_a_transaction_has_its_limits_and_leaves_none_behind() -> None:
         assert connection.execute(limits).one() == ("0", "0")
 
 
-def test_a_query_that_takes_too_long_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_query_that_times_out_is_not_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(StoreBusyError):
         execute("SET LOCAL statement_timeout = '10ms'", "SELECT pg_sleep(60)")
     assert "query aborted" in caplog.text
     assert "SELECT pg_sleep(60)" in caplog.text
 
 
-def test_a_lock_that_is_held_too_long_is_no_outage() -> None:
+def test_a_lock_timeout_is_not_an_outage() -> None:
     with transaction() as holder:
         holder.execute(text("LOCK TABLE walks"))
         with pytest.raises(StoreBusyError):
@@ -51,7 +51,7 @@ def test_a_lock_that_is_held_too_long_is_no_outage() -> None:
         ({"database": "elsewhere"}, 'database "elsewhere" does not exist'),
     ],
 )
-def test_why_the_database_cannot_serve_is_logged(
+def test_the_cause_of_a_database_failure_is_logged(
     services: LocalStack,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -60,18 +60,18 @@ def test_why_the_database_cannot_serve_is_logged(
 ) -> None:
     url = make_url(services.variables["DATABASE_URL"]).set(**change)
     monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
-    forget()
+    clear_caches()
     with pytest.raises(StoreUnavailableError) as failed:
         execute("SELECT 1")
     assert not isinstance(failed.value, StoreBusyError)
     assert words in caplog.text
 
 
-def test_the_victim_of_a_deadlock_may_try_again() -> None:
+def test_the_victim_of_a_deadlock_may_retry() -> None:
     both_have_one = threading.Barrier(2)
 
     def lock(first: int, second: int) -> bool:
-        """Take two locks; returns whether that went well at the first try."""
+        """Take two locks; return whether the first attempt succeeded."""
         try:
             with transaction() as session:
                 session.execute(text("SET LOCAL deadlock_timeout = '10ms'"))

@@ -1,4 +1,4 @@
-"""A walk that is deleted while a worker uploads: the worker lets go at once, and records nothing of it."""
+"""A walk that is deleted while a worker uploads: the worker gives it up at once, and records nothing."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.chaos.proxy import Proxy, Trouble
-from tests.conftest import forget, until
+from tests.conftest import clear_caches, until
 from worker import runner
 from worker.lease import Lease
 from worker.process.worker import Worker
@@ -22,16 +22,16 @@ from worker.recording import Record
 
 @pytest.fixture
 def proxy(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The bucket behind what can make it hang."""
+    """The bucket behind a proxy that can make it hang."""
     between = Proxy(services.variables["BUCKET_ENDPOINT"])
     monkeypatch.setenv("BUCKET_ENDPOINT", between.url)
-    monkeypatch.setenv("LEASE_SECONDS", "0.3")  # so that heartbeats come soon, by which the worker learns of it
-    forget()
+    monkeypatch.setenv("LEASE_SECONDS", "0.3")  # so that the next heartbeat, which notices it, is soon
+    clear_caches()
     yield between
     between.close()
 
 
-def test_a_worker_drops_the_upload_of_a_walk_that_was_deleted_and_records_nothing(
+def test_a_worker_drops_the_upload_of_a_deleted_walk_and_records_nothing(
     proxy: Proxy, spec: Callable[..., WalkSpec]
 ) -> None:
     with transaction() as session:
@@ -52,7 +52,7 @@ def test_a_worker_drops_the_upload_of_a_walk_that_was_deleted_and_records_nothin
         try:
             kept.run_concurrently(lambda work: work(), [lambda: upload(kept.claim.frames[0].position), delete])
         finally:
-            hung.append(proxy.trouble)  # it did not wait for the upload, which hangs still
+            hung.append(proxy.trouble)  # it did not wait for the upload, which still hangs
             proxy.trouble = None
         raise AssertionError("it went on")
 

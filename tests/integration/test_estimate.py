@@ -1,4 +1,4 @@
-"""Estimates are accurate: walks of many tenants, several workers, and a clock that is simulated."""
+"""Estimates are accurate: walks of many tenants, several workers, and a simulated clock."""
 
 import heapq
 import random
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("services")
 WORKERS = 3
 
 
-def test_the_time_that_is_told_is_true_within_a_half(spec: Callable[..., WalkSpec]) -> None:
-    """From the first preview of a walk on, in four of five polls, though tenants and sizes of walks are mixed."""
+def test_estimates_are_within_a_half_of_the_actual_time(spec: Callable[..., WalkSpec]) -> None:
+    """From the first preview of a walk on, in four of five polls, with mixed tenants and sizes."""
     ratios = [ratio for seed in (20, 21, 22) for ratio in told_to_true(spec, seed)]
     true = sum(1 / 1.5 <= ratio <= 1.5 for ratio in ratios)
     assert true >= 0.8 * len(ratios), (true, len(ratios), sorted(round(ratio, 2) for ratio in ratios))
@@ -91,8 +91,8 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
     ]
 
 
-def test_another_tenant_is_waited_for_with_the_chunks_that_it_has(spec: Callable[..., WalkSpec]) -> None:
-    """Not with the frames: a small walk of somebody else is soon over."""
+def test_the_estimate_counts_the_chunks_of_another_tenant(spec: Callable[..., WalkSpec]) -> None:
+    """And not its frames: another tenant's small walk is soon done."""
     with transaction() as session:
         workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
         service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
@@ -106,7 +106,7 @@ def test_another_tenant_is_waited_for_with_the_chunks_that_it_has(spec: Callable
         assert estimate.estimate(session, large).eta_seconds == 10 * (10 + 1)
 
 
-def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_told(
+def test_setting_the_clock_during_chunks_does_not_change_estimates(
     spec: Callable[..., WalkSpec],
 ) -> None:
     def estimated() -> int | None:
@@ -126,7 +126,7 @@ def test_a_clock_that_is_set_while_chunks_are_at_work_changes_no_time_that_is_to
         held = leases.claim(session, ChunkKind.RENDER, "there:1")
         assert held
     before = estimated()
-    with transaction() as session:  # the clock was set forward while the last one was at work
+    with transaction() as session:  # the clock was set forward during the last one
         assert done
         began_at = Chunk.finished_at - timedelta(hours=1)
         session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
@@ -145,7 +145,7 @@ def chunk(claimed: Claim) -> Any:
     return (Chunk.walk_id == claimed.walk_id) & (Chunk.number == claimed.number)
 
 
-def test_a_place_in_the_queue_is_exact(spec: Callable[..., WalkSpec]) -> None:
+def test_the_queue_position_is_exact(spec: Callable[..., WalkSpec]) -> None:
     with transaction() as session:
         for number in range(60):
             service.create(session, spec(frames=240), public=True, owner=f"tenant {number % 2}")

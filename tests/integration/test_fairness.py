@@ -1,4 +1,4 @@
-"""The fair clock: tenants that have work waiting are served alike, whatever the size of their walks."""
+"""Fairness: tenants with queued work are served equally, whatever the size of their walks."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from momalisa.db.models import Chunk, Tenant
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus
-from momalisa.errors import LeaseLostError, WalkOverError
+from momalisa.errors import LeaseLostError, WalkEndedError
 from momalisa.maintenance import reconciler
 from momalisa.queue import leases, lifecycle, results
 from momalisa.queue.fairness import FAIRNESS
@@ -51,7 +51,7 @@ def finish(claimed: Claim) -> None:
 
 
 def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Do so many chunks one after the other, and give the tenant of each."""
+    """Complete a number of chunks one after the other, and return the tenant of each."""
     for _ in range(number):
         claimed = claim()
         finish(claimed)
@@ -87,11 +87,11 @@ STEP = st.one_of(
         hypothesis.Phase.explicit,
         hypothesis.Phase.reuse,
         hypothesis.Phase.generate,
-    ],  # to shrink takes minutes
+    ],  # shrinking takes minutes
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(st.lists(SUBMISSION, min_size=3, max_size=6), st.lists(STEP, min_size=20, max_size=50).map(tuple))
-def test_tenants_with_work_waiting_are_served_alike_over_any_stretch(
+def test_tenants_with_queued_chunks_are_served_equally_over_any_stretch(
     make: Make, begin: list[tuple[str, int, str]], steps: tuple[object, ...]
 ) -> None:
     """Fairness holds for any order of submissions, completions, releases and cancellations."""
@@ -121,7 +121,7 @@ def test_tenants_with_work_waiting_are_served_alike_over_any_stretch(
                     leases.release(session, held.pop(index % len(held)))
             case ("cancel", int(index)):
                 tenant, walk_id = walks.pop(index % len(walks))
-                with suppress(WalkOverError), transaction() as session:
+                with suppress(WalkEndedError), transaction() as session:
                     service.cancel(session, walk_id, owner=tenant)
                 reconciler.maintain_fairness()
                 leads = {pair: of_one for pair, of_one in leads.items() if tenant not in pair}
@@ -131,22 +131,22 @@ def test_tenants_with_work_waiting_are_served_alike_over_any_stretch(
 
 
 def test_small_walks_do_not_starve_a_large_one(make: Make) -> None:
-    """Twenty one-chunk walks wait, and one more comes with each chunk that is done."""
+    """Twenty one-chunk walks are queued, and another one with each finished chunk."""
     make("ann", 48)
     make("bob", walks=20)
     order = list(serve(12, after=lambda: make("bob")))
     assert order.count("ann") == 6
 
 
-def test_one_walk_after_the_other_gets_no_more_than_its_share(make: Make) -> None:
-    """A head start counts like any other chunk, so that it cannot be had again and again."""
+def test_submitting_walks_one_by_one_gets_no_more_than_a_fair_share(make: Make) -> None:
+    """A head start counts like any other chunk, so it cannot be had repeatedly."""
     make("ann", 80)
     make("bob")
     order = list(serve(12, after=lambda: "bob" in waiting() or make("bob")))
     assert order.count("ann") >= 5
 
 
-def test_a_newcomer_is_done_after_its_share_and_sees_something_at_once(make: Make) -> None:
+def test_a_newcomer_gets_its_share_and_a_first_chunk_at_once(make: Make) -> None:
     for number in range(24):
         make(f"key {number}", walks=5)
     for _ in serve(30):
@@ -158,7 +158,7 @@ def test_a_newcomer_is_done_after_its_share_and_sees_something_at_once(make: Mak
     assert places[0] <= 1
 
 
-def test_a_newcomer_sees_something_before_a_turn_of_many_is_over(make: Make) -> None:
+def test_a_newcomers_first_chunk_precedes_others_of_its_virtual_time(make: Make) -> None:
     for number in range(12):
         make(f"key {number}", 24)
     for _ in serve(15):
@@ -167,8 +167,8 @@ def test_a_newcomer_sees_something_before_a_turn_of_many_is_over(make: Make) -> 
     assert "new" in list(serve(2))
 
 
-def test_a_tenant_whose_queue_ran_empty_is_still_known(make: Make) -> None:
-    """Served in this turn already, it waits for the next one, though nothing of it was queued meanwhile."""
+def test_a_tenant_with_an_empty_queue_is_remembered(make: Make) -> None:
+    """Served at this virtual time already, it waits for the next one, even if its queue was empty."""
     for tenant in ("ann", "bob", "eve"):
         make(tenant, 80)
     make("joe")
@@ -178,7 +178,7 @@ def test_a_tenant_whose_queue_ran_empty_is_still_known(make: Make) -> None:
     assert [begun, *serve(3)].count("joe") == 1
 
 
-def test_who_cancels_does_not_wait_for_the_turns_of_the_old_walk(make: Make) -> None:
+def test_after_a_cancellation_the_next_walk_does_not_wait_for_the_old_one(make: Make) -> None:
     old = make("ann", 80)
     make("ann", 24)
     make("bob", 80)
@@ -214,8 +214,8 @@ def test_chunks_of_a_tenant_without_a_row_are_claimed(make: Make) -> None:
     assert [claim().walk_id for _ in range(2)] == [walk_id, walk_id]
 
 
-def test_no_two_chunks_of_a_tenant_share_a_virtual_time_because_one_was_locked(make: Make) -> None:
-    """Somebody changes a walk, and has its chunks locked for that, just when gaps are closed."""
+def test_a_locked_chunk_does_not_lead_to_equal_virtual_times(make: Make) -> None:
+    """A change of a walk holds locks on its chunks while gaps are closed."""
     old = make("ann", 24)
     busy, last = make("ann", 24), make("ann", 24)
     make("bob", 80)

@@ -1,4 +1,4 @@
-"""The files of walks where browsers do not reach the bucket: from the website's own origin, and only to be read."""
+"""The files of walks if browsers cannot reach the bucket: served from the website's own origin, read-only."""
 
 import re
 import socket
@@ -14,18 +14,18 @@ from momalisa.local import stack
 from momalisa.local.processes import free_port, is_free
 from momalisa.local.stack import LocalStack
 from momalisa.storage import bucket
-from tests.conftest import forget
+from tests.conftest import clear_caches
 
 FILM = bytes(range(256)) * 400
 
 
 @pytest.fixture
 def files(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """The API of a system on one machine, which reads files out of its bucket."""
+    """The API of a system on one machine, which reads files from its bucket."""
     from api.app import app  # noqa: PLC0415
 
     monkeypatch.setenv("BUCKET_PUBLIC_URL", "/files")
-    forget()
+    clear_caches()
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -38,7 +38,7 @@ def film() -> str:
     return name
 
 
-def test_a_file_comes_from_the_website_as_the_bucket_has_it(files: TestClient, film: str) -> None:
+def test_a_file_is_served_from_the_website_as_it_is_in_the_bucket(files: TestClient, film: str) -> None:
     url = bucket.url(film, "http://testserver/")
     assert url == f"http://testserver/files/momalisa/{film}"
     answer = files.get(url)
@@ -57,7 +57,7 @@ def test_a_file_comes_from_the_website_as_the_bucket_has_it(files: TestClient, f
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(FILM)))
 
 
-def test_a_browser_gets_the_part_of_a_film_that_it_asks_for(files: TestClient, film: str) -> None:
+def test_a_browser_gets_the_requested_range_of_a_video(files: TestClient, film: str) -> None:
     part = files.get(f"/files/momalisa/{film}", headers={"Range": "bytes=1000-1999"})
     assert (part.status_code, part.content) == (206, FILM[1000:2000])
     assert part.headers["content-range"] == f"bytes 1000-1999/{len(FILM)}"
@@ -84,33 +84,33 @@ def test_a_browser_gets_the_part_of_a_film_that_it_asks_for(files: TestClient, f
         "storage/v1/b",
     ],
 )
-def test_nothing_but_files_of_walks_is_there(files: TestClient, film: str, path: str) -> None:
+def test_only_files_of_walks_are_served(files: TestClient, film: str, path: str) -> None:
     bucket.upload("secrets.txt", b"not of a walk", "text/plain")
     answer = files.get(f"/files/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_files_are_only_read(files: TestClient, film: str, method: str) -> None:
+def test_files_cannot_be_changed(files: TestClient, film: str, method: str) -> None:
     assert files.request(method, f"/files/momalisa/{film}", content=b"x").status_code == 405
     assert files.get(f"/files/momalisa/{film}").content == FILM
 
 
-def test_where_browsers_reach_the_bucket_the_api_passes_nothing_on(api: TestClient, film: str) -> None:
+def test_if_browsers_reach_the_bucket_the_api_serves_no_files(api: TestClient, film: str) -> None:
     assert api.get(f"/files/momalisa/{film}").status_code == 404
 
 
-def test_a_bucket_that_is_down_is_told_from_a_file_that_is_not_there(
+def test_an_unavailable_bucket_differs_from_a_missing_file(
     files: TestClient, film: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BUCKET_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    forget()
+    clear_caches()
     answer = files.get(f"/files/momalisa/{film}")
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
 
 
-def test_pages_name_no_bucket_and_no_page_of_another_site_can_name_it(system: LocalStack) -> None:
-    """The emulator obeys all who find it. Its address is one of millions, so that no page does."""
+def test_pages_do_not_reveal_the_address_of_the_bucket(system: LocalStack) -> None:
+    """The emulator obeys every client. Its address is one of millions, so that no page finds it."""
     endpoint = httpx.URL(system.variables["BUCKET_ENDPOINT"])
     page = httpx.get(f"{system.url}/gallery", trust_env=False)
     assert str(endpoint.port) not in page.headers["content-security-policy"] + page.text
@@ -121,7 +121,7 @@ def test_pages_name_no_bucket_and_no_page_of_another_site_can_name_it(system: Lo
             httpx.get(endpoint.copy_with(host=other), trust_env=False)
 
 
-def test_the_bucket_is_where_it_was_at_every_start_unless_that_is_taken(tmp_path: Path) -> None:
+def test_the_bucket_keeps_its_address_unless_it_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "bucket-address"
     host, port = stack._bucket_address(file)
     assert file.stat().st_mode & 0o777 == 0o600

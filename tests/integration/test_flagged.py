@@ -1,4 +1,4 @@
-"""Frames that must not be shown: what visitors get instead, with the real model and a checker put into it."""
+"""Flagged frames: what is shown instead, with the real model and an added safety checker."""
 
 import io
 import zipfile
@@ -21,7 +21,7 @@ from worker.rendering.pipeline import Renderer
 
 
 class Checker(torch.nn.Module):
-    """Looks at a batch as the safety checkers of Stable Diffusion do, and blackens the chosen rows."""
+    """Checks a batch like the safety checkers of Stable Diffusion, and blackens the chosen rows."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -69,41 +69,45 @@ def pictures(walk: Any) -> list[encoders.Picture]:
         return [encoders.decode_png(archive.read(f"{index:03}.png")) for index in range(4)]
 
 
-def test_the_neighbour_of_a_flagged_frame_is_held_and_the_walk_says_so(make: Callable[[set[int]], Any]) -> None:
+def test_a_flagged_frame_is_replaced_by_its_neighbour_with_a_warning(make: Callable[[set[int]], Any]) -> None:
     walk = make({1})
     assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 4)
     assert [frame["flagged"] for frame in walk["frames"]] == [False, True, False, False]
     assert walk["frames"][1]["url"] == walk["frames"][0]["url"]
-    assert walk["warnings"] == ["1 frame was held, because the model's safety checker flagged it."]
-    assert len(objects(walk)) == 3  # the black picture is nowhere
+    assert walk["warnings"] == [
+        "1 frame was replaced by its neighbour, because the model's safety checker flagged it."
+    ]
+    assert len(objects(walk)) == 3  # the black picture is not in the bucket
     first, held, third, last = pictures(walk)
     assert np.array_equal(first, held)
     assert not np.array_equal(held, third)
     assert min(picture.max() for picture in (first, held, third, last)) > 0
 
 
-def test_flagged_frames_at_the_ends_are_held_by_what_is_left(make: Callable[[set[int]], Any]) -> None:
+def test_flagged_frames_at_the_ends_are_replaced_by_the_others(make: Callable[[set[int]], Any]) -> None:
     walk = make({0, 1, 3})
     assert {frame["url"] for frame in walk["frames"]} == {walk["frames"][2]["url"]}
-    assert walk["warnings"] == ["3 frames were held, because the model's safety checker flagged them."]
+    assert walk["warnings"] == [
+        "3 frames were replaced by their neighbours, because the model's safety checker flagged them."
+    ]
     assert len(objects(walk)) == 1
 
 
-def test_a_walk_without_any_frame_to_show_fails_and_says_why(make: Callable[[set[int]], Any]) -> None:
+def test_a_walk_with_only_flagged_frames_fails_and_says_why(make: Callable[[set[int]], Any]) -> None:
     walk = make({0, 1, 2, 3})
     assert (walk["status"], walk["error"]["code"], walk["artifacts"]) == ("failed", "flagged", {})
     assert "safety checker" in walk["error"]["message"]
     assert objects(walk) == []
 
 
-def test_a_model_without_a_flagged_frame_says_nothing(make: Callable[[set[int]], Any]) -> None:
+def test_a_walk_without_flagged_frames_has_no_warning(make: Callable[[set[int]], Any]) -> None:
     walk = make(set())
     assert (walk["status"], walk["warnings"]) == ("succeeded", [])
     assert not any(frame["flagged"] for frame in walk["frames"])
     assert len({frame["url"] for frame in walk["frames"]}) == 4
 
 
-def test_a_lost_frame_is_rendered_again_and_the_flagged_one_stays_flagged(
+def test_a_missing_frame_is_rendered_again_and_flagged_frames_stay_flagged(
     make: Callable[[set[int]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = bucket.read
@@ -125,10 +129,10 @@ def test_a_lost_frame_is_rendered_again_and_the_flagged_one_stays_flagged(
     assert len(objects(walk)) == 3
 
 
-def test_an_evenly_paced_walk_goes_on_past_flagged_frames(
+def test_an_evenly_paced_walk_continues_despite_flagged_frames(
     make: Callable[[set[int]], Any], api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = make({0})  # leaves its checker in place
+    walk = make({0})  # keeps its safety checker
     order = {"prompts": ["a cat", "a castle"], "frames": 12, "steps": 1, "seed": 7, "pacing": "even"}
     walk = api.post("/v1/walks", json=order).raise_for_status().json()
     while not walk["done"]:

@@ -1,4 +1,4 @@
-"""Walks that start from others: what is the same is copied inside the bucket, and only the rest is rendered."""
+"""Walks that start from others: equal frames are copied inside the bucket, and only the rest is rendered."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ Reply = dict[str, Any]
 
 
 class Painter:
-    """Stands in for the model: paints how far along a frame lies, at once, and counts."""
+    """A stand-in for the model: paints the position of each frame at once, and counts frames."""
 
     revision = "painted"
 
@@ -63,7 +63,7 @@ def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
 
 @pytest.fixture
 def make(api: TestClient, painter: Painter) -> Callable[..., Reply]:
-    """Submit a walk and do all its work; it tells how many frames were rendered."""
+    """Submit a walk and complete it; `painter` counts the rendered frames."""
 
     def make_walk(**order: Any) -> Reply:
         answer = api.post("/v1/walks", json=order if "from_walk" in order else {**ORDER, **order})
@@ -117,7 +117,7 @@ def picture(walk: Reply, position: float) -> Picture:
     return decode_png(blob.download_as_bytes())
 
 
-def test_what_is_left_out_is_as_it_was(make: Callable[..., Reply]) -> None:
+def test_omitted_fields_come_from_the_source(make: Callable[..., Reply]) -> None:
     first = make(easing="ease-in", negative_prompt="red", guidance=2.5, fps=7, public=False)
     second = make(from_walk=first["id"], guidance=3)
     assert second["prompts"] == first["prompts"]
@@ -134,13 +134,13 @@ def test_the_same_walk_again_renders_nothing(make: Callable[..., Reply], painter
 
 
 @pytest.mark.parametrize("changes", [{"seed": 8}, {"steps": 3}, {"guidance": 1.0}, {"negative_prompt": "red"}])
-def test_another_picture_is_rendered(make: Callable[..., Reply], painter: Painter, changes: Reply) -> None:
+def test_a_different_picture_is_rendered(make: Callable[..., Reply], painter: Painter, changes: Reply) -> None:
     make(from_walk=make()["id"], **changes)
     assert len(painter.painted) == 16
 
 
-def test_a_new_stop_keeps_what_is_the_same(make: Callable[..., Reply], painter: Painter) -> None:
-    """The old ends are the same pictures, wherever they lie on the new walk."""
+def test_adding_a_stop_keeps_equal_frames(make: Callable[..., Reply], painter: Painter) -> None:
+    """The old ends are the same pictures, at whatever position of the new walk."""
     first = make()
     make(from_walk=first["id"], prompts=["a cat", "a giraffe", "a battleship"], frames=17, pacing="linear")
     assert 0.5 not in painter.painted
@@ -148,7 +148,7 @@ def test_a_new_stop_keeps_what_is_the_same(make: Callable[..., Reply], painter: 
     assert 0.0 in painter.painted
 
 
-def test_the_old_walk_may_go(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_the_source_may_be_deleted(api: TestClient, make: Callable[..., Reply]) -> None:
     first = make()
     second = make(from_walk=first["id"])
     remove(api, first)
@@ -156,7 +156,7 @@ def test_the_old_walk_may_go(api: TestClient, make: Callable[..., Reply]) -> Non
         assert bucket._bucket().blob(name).exists()
 
 
-def test_frames_that_have_vanished_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
+def test_missing_frames_of_the_source_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
     first = make()
     for name in objects(first)[:5]:
         bucket._bucket().delete_blob(name)
@@ -165,7 +165,7 @@ def test_frames_that_have_vanished_are_rendered(make: Callable[..., Reply], pain
     assert len(second["frames"]) == 16
 
 
-def test_frames_that_are_damaged_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
+def test_damaged_frames_of_the_source_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
     first = make()
     bucket._bucket().blob(objects(first)[3]).upload_from_string(b"damaged", "image/png")
     second = make(from_walk=first["id"])
@@ -173,7 +173,7 @@ def test_frames_that_are_damaged_are_rendered(make: Callable[..., Reply], painte
     assert picture(second, positions(second)[3]).shape == (64, 64, 3)
 
 
-def test_a_walk_that_goes_while_another_starts_from_it_is_rendered(
+def test_a_source_that_is_deleted_during_the_copy_is_rendered(
     api: TestClient, make: Callable[..., Reply], painter: Painter
 ) -> None:
     first = make()
@@ -183,7 +183,7 @@ def test_a_walk_that_goes_while_another_starts_from_it_is_rendered(
     assert len(painter.painted) == 16
 
 
-def test_a_frame_that_was_taken_over_and_is_lost_is_taken_over_again(
+def test_a_reused_frame_that_is_lost_is_copied_again(
     api: TestClient, make: Callable[..., Reply], painter: Painter
 ) -> None:
     first = make()
@@ -196,7 +196,7 @@ def test_a_frame_that_was_taken_over_and_is_lost_is_taken_over_again(
     assert painter.painted == []
 
 
-def test_nobody_starts_from_what_he_may_not_see(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_a_walk_that_the_caller_may_not_see_is_no_source(api: TestClient, make: Callable[..., Reply]) -> None:
     private = make(public=False)
     api.cookies.clear()
     refused = api.post("/v1/walks", json={"from_walk": private["id"]})
@@ -218,7 +218,7 @@ def test_a_walk_that_became_private_is_no_source(
     assert len(painter.painted) == 16
 
 
-def test_nobody_starts_from_what_is_expired(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_an_expired_walk_is_no_source(api: TestClient, make: Callable[..., Reply]) -> None:
     first = make()
     with transaction() as session:
         session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
@@ -227,9 +227,11 @@ def test_nobody_starts_from_what_is_expired(api: TestClient, make: Callable[...,
     assert "expired" in refused.json()["errors"][0]["message"]
 
 
-def test_what_does_not_go_together_is_refused_by_field(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_an_invalid_combination_is_refused_with_its_field(api: TestClient, make: Callable[..., Reply]) -> None:
     first = make(weights=[1, 2])
     refused = api.post("/v1/walks", json={"from_walk": first["id"], "weights": [1, 2, 3]})
-    assert refused.json()["errors"] == [{"field": "weights", "message": "one for each prompt, 2, got 3"}]
+    assert refused.json()["errors"] == [
+        {"field": "weights", "message": "must have one number per prompt, 2, got 3"}
+    ]
     longer = api.post("/v1/walks", json={"from_walk": first["id"], "prompts": ["a", "b", "c"]})
     assert (longer.status_code, longer.json()["settings"]["weights"]) == (202, None)

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a walk: it goes on where it was, and no frame is rendered twice."""
+"""Ctrl-C during a walk: it continues where it was, and no frame is rendered twice."""
 
 import json
 from collections import Counter
@@ -14,17 +14,17 @@ FRAMES = 24
 
 
 def finished_chunks(system: LocalStack, walk_id: str) -> Counter[int]:
-    """Count how often each chunk of a walk was brought to its end, by the logs of this run."""
+    """Count how often each chunk of a walk was finished, by the logs of this run."""
     done: Counter[int] = Counter()
     for log in (system.folder / "logs").glob("render-*.log"):
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "chunk done" and event.get("walk") == walk_id:
+            if event.get("message") == "chunk done" and event.get("walk") == walk_id:
                 done[event["chunk"]] += 1
     return done
 
 
-def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
+def test_a_walk_continues_after_a_stop_where_it_was(tmp_path: Path) -> None:
     def system() -> LocalStack:
         return LocalStack(tmp_path, port=free_port(), workers=1, variables={"BATCH_SIZE": "4"})
 
@@ -38,7 +38,7 @@ def test_a_walk_goes_on_after_a_stop_where_it_was(tmp_path: Path) -> None:
         assert not seen["done"]
     done = finished_chunks(before, walk["id"])
     given_back = [log.read_text().count('"chunk released"') for log in (tmp_path / "logs").glob("render-*.log")]
-    assert given_back == [1]  # the worker was in the middle of a chunk
+    assert given_back == [1]  # the worker was processing a chunk
 
     with stack.started(system()) as after, Client(after.url) as client:
         walk = client.get(walk["id"])

@@ -1,4 +1,4 @@
-"""HTTP as programs expect it, whatever the route."""
+"""HTTP semantics that all routes share."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -17,14 +17,14 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind
 from momalisa.local.stack import LocalStack
 from momalisa.settings import Settings
-from tests.conftest import forget
+from tests.conftest import clear_caches
 from tests.integration.test_api import make
 
 GOT = ["/", "/gallery", "/about", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/walks", "/static/base.css"]
 
 
 @pytest.mark.parametrize("path", [*GOT, "/v1/walks/{id}", "/walks/{id}", "/v1/walks/7", "/nowhere", "/favicon.ico"])
-def test_head_tells_what_get_would_without_the_body(api: TestClient, path: str) -> None:
+def test_head_has_the_headers_of_get_without_the_body(api: TestClient, path: str) -> None:
     path = path.format(id=make(api)["id"])
     got = api.get(path, follow_redirects=False)
     head = api.head(path, follow_redirects=False)
@@ -36,8 +36,8 @@ def test_head_tells_what_get_would_without_the_body(api: TestClient, path: str) 
     }
 
 
-def test_head_of_a_stream_opens_none(api: TestClient) -> None:
-    """The walk is queued for ever here, so that an answer that follows it would never end."""
+def test_head_of_events_opens_no_stream(api: TestClient) -> None:
+    """The walk stays queued here, so a stream would never end."""
     path = f"/v1/walks/{make(api)['id']}/events"
     for known in ({}, {"Last-Event-ID": "0"}):
         head = api.head(path, headers=known)
@@ -59,7 +59,7 @@ def test_head_of_a_stream_opens_none(api: TestClient) -> None:
         ("/static/base.css", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_options_and_a_wrong_method_tell_which_are_right(api: TestClient, path: str, methods: str) -> None:
+def test_options_and_405_list_the_allowed_methods(api: TestClient, path: str, methods: str) -> None:
     path = path.format(id=uuid4())
     options, wrong = api.options(path), api.put(path)
     assert (options.status_code, options.content, options.headers["allow"]) == (204, b"", methods)
@@ -69,18 +69,18 @@ def test_options_and_a_wrong_method_tell_which_are_right(api: TestClient, path: 
     assert page.headers["allow"] == methods
 
 
-def test_options_of_what_is_not_there_is_not_found(api: TestClient) -> None:
+def test_options_of_an_unknown_path_is_not_found(api: TestClient) -> None:
     assert api.options("/nowhere").status_code == 404
 
 
-def test_each_answer_has_an_id_that_its_problem_and_its_log_lines_repeat(
+def test_each_response_has_an_id_that_its_problem_and_log_lines_repeat(
     api: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
         answers = [
             api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"]}),  # logged from a thread
             api.get("/v1/walks/7", headers={"X-Request-Id": "forged"}),
-            api.post("/v1/walks", content=b" " * 70_000),  # refused before the app gets it
+            api.post("/v1/walks", content=b" " * 70_000),  # refused before the app handles it
             api.get("/gallery"),
             api.get("/static/base.css"),
         ]
@@ -92,7 +92,7 @@ def test_each_answer_has_an_id_that_its_problem_and_its_log_lines_repeat(
     assert {line["request_id"] for line in logged if line["event"] == "walk queued"} == {ids[0]}
 
 
-def test_an_error_that_nobody_foresaw_is_logged_under_the_id_of_its_answer(
+def test_an_unexpected_error_is_logged_with_the_id_of_its_response(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.routes.walks.queries.list_walks", None)
@@ -101,9 +101,9 @@ def test_an_error_that_nobody_foresaw_is_logged_under_the_id_of_its_answer(
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_the_id_that_a_trusted_proxy_gives_is_kept(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_id_of_a_trusted_proxy_is_kept(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8")
-    forget()
+    clear_caches()
 
     def answered(peer: str, *given: str) -> str:
         client = TestClient(app, client=(peer, 5000))
@@ -140,7 +140,7 @@ ORDER = b'{"prompts": ["a giraffe", "a battleship"]}'
         'application/json; charset="latin-1"',
     ],
 )
-def test_a_body_that_is_not_called_json_is_refused(
+def test_a_body_without_a_json_media_type_is_refused(
     api: TestClient, method: str, path: str, sent: str | None
 ) -> None:
     headers = {} if sent is None else {"Content-Type": sent}
@@ -159,11 +159,11 @@ def test_a_body_that_is_not_called_json_is_refused(
         "application/problem+json",
     ],
 )
-def test_a_body_that_is_called_json_is_taken(api: TestClient, sent: str) -> None:
+def test_a_body_with_a_json_media_type_is_accepted(api: TestClient, sent: str) -> None:
     assert api.post("/v1/walks", content=ORDER, headers={"Content-Type": sent}).status_code == 202
 
 
-def test_a_page_takes_its_form_only(api: TestClient) -> None:
+def test_a_form_route_accepts_forms_only(api: TestClient) -> None:
     form = {"prompts": ["a giraffe", "a battleship"]}
     assert api.post("/walks", data=form, follow_redirects=False).status_code == 303
     for sent in ("text/plain", "application/json", "multipart/form-data; boundary=x"):
@@ -171,7 +171,7 @@ def test_a_page_takes_its_form_only(api: TestClient) -> None:
         assert (answer.status_code, answer.headers["accept-post"]) == (415, "application/x-www-form-urlencoded")
 
 
-def test_a_request_without_a_body_needs_no_type(api: TestClient) -> None:
+def test_a_request_without_a_body_needs_no_content_type(api: TestClient) -> None:
     assert api.post("/v1/walks").status_code == 422
 
 
@@ -197,7 +197,7 @@ def test_every_type_of_problem_resolves(api: TestClient) -> None:
     assert (missing.status_code, missing.json()["type"]) == (404, "/problems/not-found")
 
 
-def test_the_type_of_a_problem_leads_to_what_it_means(api: TestClient) -> None:
+def test_the_type_of_a_problem_leads_to_its_description(api: TestClient) -> None:
     problem = api.get(f"/v1/walks/{uuid4()}").json()
     described = api.get(problem["type"]).json()
     assert (described["title"], described["status"]) == (problem["title"], 404)
@@ -209,7 +209,7 @@ FIELDS = sorted(requests.WalkRequest.model_fields.keys() - {"prompts"})
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_null_is_like_left_out(api: TestClient, field: str) -> None:
+def test_null_means_omitted(api: TestClient, field: str) -> None:
     walk = {"prompts": ["a giraffe", "a battleship"], "seed": 7} | {field: None}
     answer = api.post("/v1/walks", json=walk)
     assert answer.status_code == 202, answer.text
@@ -217,13 +217,13 @@ def test_null_is_like_left_out(api: TestClient, field: str) -> None:
     usual = api.post("/v1/walks", json=same).json()
     described = answer.json()
     if field == "seed":
-        described["settings"]["seed"] = usual["settings"]["seed"]  # drawn
+        described["settings"]["seed"] = usual["settings"]["seed"]  # random
     assert [described[name] for name in ("settings", "frames_total", "public")] == [
         usual[name] for name in ("settings", "frames_total", "public")
     ]
 
 
-def test_null_beside_a_source_is_what_was_there_or_the_usual(api: TestClient) -> None:
+def test_null_with_from_walk_means_the_sources_value_or_the_default(api: TestClient) -> None:
     source = make(api, frames=6, fps=20, public=False, seed_to=9, steps=3)
     left_out = {name: None for name in FIELDS if name not in requests.NULL_MEANS_DEFAULT}
     same = api.post("/v1/walks", json={**left_out, "prompts": None, "from_walk": source["id"]}).json()
@@ -234,7 +234,9 @@ def test_null_beside_a_source_is_what_was_there_or_the_usual(api: TestClient) ->
 
 
 @pytest.mark.parametrize(("frames", "taken"), [(24.0, 24), (24.5, None), ("24", None), (True, None), ([24], None)])
-def test_a_whole_number_may_have_a_point_but_no_quotes(api: TestClient, frames: object, taken: int | None) -> None:
+def test_a_whole_number_may_have_a_decimal_point_but_no_quotes(
+    api: TestClient, frames: object, taken: int | None
+) -> None:
     answer = api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"], "frames": frames})
     if taken is None:
         assert (answer.status_code, answer.json()["errors"][0]["message"]) == (422, "must be a whole number")
@@ -242,7 +244,7 @@ def test_a_whole_number_may_have_a_point_but_no_quotes(api: TestClient, frames: 
         assert (answer.status_code, answer.json()["frames_total"]) == (202, taken)
 
 
-def test_a_field_that_is_not_known_is_refused_though_it_is_null(api: TestClient) -> None:
+def test_an_unknown_field_is_refused_even_if_it_is_null(api: TestClient) -> None:
     answer = api.post("/v1/walks", json={"prompts": ["a giraffe", "a battleship"], "colour": None})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "colour")
 
@@ -251,7 +253,7 @@ def test_a_field_that_is_not_known_is_refused_though_it_is_null(api: TestClient)
     "path", ["/v1/walks", "/v1/walks?limit=1", "/openapi.json", "/about", "/gallery", "/v1/walks/{id}"]
 )
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_who_has_an_answer_is_not_sent_it_again(api: TestClient, path: str, encoding: str) -> None:
+def test_a_matching_entity_tag_gets_304(api: TestClient, path: str, encoding: str) -> None:
     path = path.format(id=make(api)["id"])
     first = api.get(path, headers={"Accept-Encoding": encoding})
     assert first.headers["etag"].startswith('W/"')
@@ -262,7 +264,7 @@ def test_who_has_an_answer_is_not_sent_it_again(api: TestClient, path: str, enco
     assert api.get(path, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
-def test_a_list_that_has_changed_is_sent(api: TestClient) -> None:
+def test_a_changed_list_is_sent(api: TestClient) -> None:
     tag = api.get("/v1/walks").headers["etag"]
     make(api)
     answer = api.get("/v1/walks", headers={"If-None-Match": tag})
@@ -270,7 +272,7 @@ def test_a_list_that_has_changed_is_sent(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/walks/{id}", "/openapi.json", "/about"])
-def test_texts_are_compressed_for_those_who_can_read_it(api: TestClient, path: str) -> None:
+def test_texts_are_compressed_if_the_client_accepts_it(api: TestClient, path: str) -> None:
     path = path.format(id=make(api)["id"])
     small, plain = (api.get(path, headers={"Accept-Encoding": encoding}) for encoding in ("gzip", "identity"))
     assert small.headers["content-encoding"] == "gzip"
@@ -287,16 +289,16 @@ def test_events_and_secrets_are_never_compressed(api: TestClient) -> None:
     assert "content-encoding" not in api.head(f"/v1/walks/{make(api)['id']}/events").headers
 
 
-def test_answers_vary_with_who_asks_also_when_compressed(api: TestClient) -> None:
+def test_responses_vary_with_the_caller_even_if_compressed(api: TestClient) -> None:
     for _ in range(3):
         make(api)
     assert api.get("/v1/walks").headers["vary"] == "Accept-Encoding, Authorization, Cookie"
 
 
-def test_a_file_that_is_not_there_yet_is_told_from_one_that_never_will_be(api: TestClient) -> None:
+def test_a_file_that_does_not_exist_yet_differs_from_an_unknown_kind(api: TestClient) -> None:
     walk = make(api)["id"]
     early = api.get(f"/v1/walks/{walk}/artifacts/gif")
-    assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-there")
+    assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-found")
     assert "it is queued" in early.json()["detail"]
     unknown = api.get(f"/v1/walks/{walk}/artifacts/exe")
     assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "kind")
@@ -310,13 +312,11 @@ def test_a_file_that_is_not_there_yet_is_told_from_one_that_never_will_be(api: T
     )
 
 
-def test_whom_to_tell_of_a_vulnerability_is_said_where_somebody_is_named(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_security_txt_exists_if_a_contact_is_set(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert api.get("/.well-known/security.txt").status_code == 404
     monkeypatch.setenv("SECURITY_CONTACT", "mailto:security@momalisa.example")
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
-    forget()
+    clear_caches()
     answer = api.get("/.well-known/security.txt")
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     fields = dict(line.split(": ", 1) for line in answer.text.splitlines())

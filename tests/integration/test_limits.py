@@ -1,4 +1,4 @@
-"""How much a caller may ask for, over real PostgreSQL and Valkey."""
+"""Limits of callers, with real PostgreSQL and Valkey."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Limit = Callable[..., None]
 
 @pytest.fixture
 def limit(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Limit:
-    """Switch limits on, with nothing counted so far."""
+    """Turn limits on, with nothing counted yet."""
     broker = redis.Redis.from_url(settings().broker_url)
     for key in broker.scan_iter(f"{settings().queue_prefix}limits:*"):
         broker.delete(key)
@@ -74,14 +74,14 @@ def test_a_search_counts_as_several_requests(api: TestClient, limit: Limit) -> N
     assert somebody(api, new_key()).get("/v1/walks?q=fox").status_code == 200
 
 
-def test_whoever_tries_keys_is_counted_by_his_address(api: TestClient, limit: Limit) -> None:
+def test_invalid_keys_are_counted_by_address(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=3)
     guesses = [somebody(api, f"momalisa_{number:043}").get("/v1/walks").status_code for number in range(5)]
     assert guesses == [401, 401, 401, 429, 429]
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 60_000], ids=["cut off", "no text", "deep"])
-def test_what_is_no_json_counts_as_well(api: TestClient, limit: Limit, body: bytes) -> None:
+def test_invalid_json_counts_as_well(api: TestClient, limit: Limit, body: bytes) -> None:
     limit(requests_per_minute=2)
     headers = {"Content-Type": "application/json"}
     answers = [api.post("/v1/walks", content=body, headers=headers) for _ in range(3)]
@@ -90,13 +90,13 @@ def test_what_is_no_json_counts_as_well(api: TestClient, limit: Limit, body: byt
     assert api.get("/v1/walks").status_code == 429
 
 
-def test_what_is_not_valid_counts_once(api: TestClient, limit: Limit) -> None:
+def test_an_invalid_request_counts_once(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=3)
     answers = [api.post("/v1/walks", json={"prompts": 1}).status_code for _ in range(4)]
     assert answers == [422, 422, 422, 429]
 
 
-def test_what_is_beyond_the_limit_is_not_parsed(
+def test_a_request_over_the_limit_is_not_parsed(
     api: TestClient, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(requests_per_minute=2)
@@ -116,7 +116,7 @@ def test_what_is_beyond_the_limit_is_not_parsed(
 
 
 @pytest.mark.parametrize("path", ["/v1/walks", "/walks"])
-def test_what_has_another_type_counts_as_well(api: TestClient, limit: Limit, path: str) -> None:
+def test_another_media_type_counts_as_well(api: TestClient, limit: Limit, path: str) -> None:
     limit(requests_per_minute=2)
     assert [api.post(path, content="a=b").status_code for _ in range(3)] == [415, 415, 429]
 
@@ -132,7 +132,7 @@ def test_malformed_requests_of_a_key_count_for_the_key(api: TestClient, limit: L
 @pytest.mark.parametrize(
     "path", ["/v1/walks/7", "/v1/walks/7/events", "/v1/walks/7/frames/x", "/v1/walks?limit=x", "/gallery?mine=x"]
 )
-def test_an_address_that_is_not_valid_counts_once(api: TestClient, limit: Limit, path: str) -> None:
+def test_an_invalid_url_counts_once(api: TestClient, limit: Limit, path: str) -> None:
     limit(requests_per_minute=2)
     assert [api.get(path).status_code for _ in range(3)] == [422, 422, 429]
 
@@ -147,13 +147,13 @@ def test_dropping_the_cookie_does_not_help(api: TestClient, limit: Limit) -> Non
     assert len(api.get("/v1/walks").json()["walks"]) == 2
 
 
-def test_an_address_that_a_stranger_claims_is_not_counted(api: TestClient, limit: Limit) -> None:
+def test_a_forged_forwarded_address_is_ignored(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=1)
     claims = [api.get("/v1/walks", headers={"X-Forwarded-For": f"198.51.100.{n}"}).status_code for n in (1, 2)]
     assert claims == [200, 429]
 
 
-def test_behind_a_trusted_proxy_each_client_counts(api: TestClient, limit: Limit) -> None:
+def test_behind_a_trusted_proxy_clients_are_counted_separately(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=1, trusted_proxies="10.0.0.0/8")
     proxy = TestClient(api.app, client=("10.0.0.1", 4711))
     answers = [
@@ -163,16 +163,16 @@ def test_behind_a_trusted_proxy_each_client_counts(api: TestClient, limit: Limit
     assert answers == [200, 200, 429]
 
 
-def test_only_so_many_walks_of_one_wait_at_once(api: TestClient, limit: Limit) -> None:
+def test_the_number_of_waiting_walks_is_limited(api: TestClient, limit: Limit) -> None:
     limit(max_waiting_walks=2)
     walks = [submit(api) for _ in range(2)]
-    assert_refused(api.post("/v1/walks", json=ORDER), "2 of your walks wait")
+    assert_refused(api.post("/v1/walks", json=ORDER), "2 of your walks are waiting")
     submit(somebody(api, new_key()))
     api.post(f"/v1/walks/{walks[0]}/cancel")
     submit(api)
 
 
-def test_of_submissions_at_the_same_time_no_more_are_taken_than_may_wait(api: TestClient, limit: Limit) -> None:
+def test_concurrent_submissions_cannot_exceed_the_limit_of_waiting_walks(api: TestClient, limit: Limit) -> None:
     limit(max_waiting_walks=2)
     client = somebody(api, new_key())
     with ThreadPoolExecutor(8) as pool:
@@ -192,7 +192,7 @@ def test_a_day_has_a_budget_of_pixels_and_steps(api: TestClient, limit: Limit) -
     assert_refused(api.post("/v1/walks", json={**ORDER, "frames": 2, "steps": 1}), "pixel-steps")
 
 
-def test_what_is_shown_counts_beside_what_is_rendered(api: TestClient, limit: Limit) -> None:
+def test_shown_frames_have_a_budget_besides_rendered_ones(api: TestClient, limit: Limit) -> None:
     size = {"frames": 4, "steps": 1, "width": 128, "height": 128}
     limit(output_pixels_per_day=30 * 128 * 128)
     held = api.post("/v1/walks", json={**ORDER, **size, "hold": 10})  # 24 frames
@@ -203,14 +203,14 @@ def test_what_is_shown_counts_beside_what_is_rendered(api: TestClient, limit: Li
     assert (alone.status_code, alone.json()["errors"][0]["field"]) == (422, "frames")
 
 
-def test_a_walk_that_no_day_has_room_for_is_refused_for_good(api: TestClient, limit: Limit) -> None:
+def test_a_walk_that_exceeds_a_daily_budget_is_refused_for_good(api: TestClient, limit: Limit) -> None:
     limit(pixel_steps_per_day=1000)
     answer = api.post("/v1/walks", json=ORDER)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "frames")
-    assert "at most 1000 in a day" in answer.json()["detail"]
+    assert "at most 1000 per day" in answer.json()["detail"]
 
 
-def test_while_redis_is_down_walks_are_taken(
+def test_while_redis_is_down_walks_are_accepted(
     api: TestClient, limit: Limit, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit(requests_per_minute=1, submissions_per_minute=1, broker_url="redis://127.0.0.1:1/0")
@@ -242,14 +242,14 @@ def test_a_body_that_is_too_large_is_refused(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_body_that_comes_too_slowly_is_refused(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_limit, "LONGEST_SECONDS", 0)
+def test_a_slow_body_is_refused(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "MAX_SECONDS", 0)
 
     async def slow_client() -> list[Message]:
         sent: list[Message] = []
 
         async def receive() -> Message:
-            await asyncio.Event().wait()  # not a byte, ever
+            await asyncio.Event().wait()  # never a byte
             raise AssertionError
 
         async def send(message: Message) -> None:
@@ -264,7 +264,7 @@ def test_a_body_that_comes_too_slowly_is_refused(api: TestClient, monkeypatch: p
     assert (start["status"], json.loads(content["body"])["type"]) == (408, "/problems/too-slow")
 
 
-def test_a_body_of_64_kib_is_read_in_chunks_or_whole(api: TestClient) -> None:
+def test_a_body_of_64_kib_is_accepted_in_one_piece_or_chunked(api: TestClient) -> None:
     order = b'{"prompts": ["a", "b"], "frames": 2}'
     for content in (order + b" " * (64 * 1024 - len(order)), iter([order[:9], order[9:]])):
         assert (
@@ -286,10 +286,10 @@ def test_a_body_of_64_kib_is_read_in_chunks_or_whole(api: TestClient) -> None:
         ("POST", "/v1/walks"),
     ],
 )
-def test_every_answer_is_under_a_strict_policy(
+def test_every_response_has_a_strict_policy(
     api: TestClient, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("momalisa.walks.service.create", lambda *_, **__: 1 / 0)  # so that the POST ends in a 500
+    monkeypatch.setattr("momalisa.walks.service.create", lambda *_, **__: 1 / 0)  # so that the POST gets a 500
     answer = api.request(method, path, json=ORDER if method == "POST" else None)
     assert answer.status_code == 500 if method == "POST" else answer.status_code < 500
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -301,14 +301,12 @@ def test_every_answer_is_under_a_strict_policy(
     assert "server" not in answer.headers
 
 
-def test_answers_that_depend_on_the_caller_are_not_shared(api: TestClient) -> None:
+def test_responses_that_depend_on_the_caller_are_not_cached_publicly(api: TestClient) -> None:
     headers = api.get("/v1/walks").headers
     assert (headers["cache-control"], headers["vary"]) == ("private, no-cache", "Authorization, Cookie")
 
 
-def test_pages_of_other_origins_may_call_if_they_are_named(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_of_cors_origins_may_call_the_api(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"Origin": "https://museum.example"}
     assert "access-control-allow-origin" not in api.get("/v1/walks", headers=here).headers
     monkeypatch.setenv("CORS_ORIGINS", "https://museum.example, https://gallery.example")

@@ -1,4 +1,4 @@
-"""The whole system on one machine: it starts, keeps what it made, and leaves nothing behind."""
+"""The whole system on one machine: it starts, keeps its walks, and leaves nothing behind when it stops."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, settings
 
 STOP = 90
-"""Seconds in which a system must have stopped, on however slow a machine."""
+"""Timeout for a system to stop, on a slow machine, in seconds."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     try:
         assert process.stdout
         for line in process.stdout:
-            if line.startswith("MoMALisa is at"):
+            if line.startswith("MoMALisa runs at"):
                 break
         yield process
     finally:
@@ -51,7 +51,7 @@ def up(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tmp_path: Path) -> None:
+def test_sigkill_and_ctrl_c_end_every_child_and_walks_are_kept(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with up(tmp_path, port) as process:
@@ -74,7 +74,7 @@ def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tm
         with Client(url) as client:
             again = client.get(walk["id"])
             assert again["status"] == done["status"] == "succeeded"
-            # At the address that a page knows which was open before.
+            # At the same address, which an open page still uses.
             assert len(client.download(done["artifacts"]["gif"]["url"])) == done["artifacts"]["gif"]["bytes"]
         process.send_signal(signal.SIGINT)
         assert process.wait(STOP) == 0
@@ -83,7 +83,7 @@ def test_a_kill_and_ctrl_c_end_every_child_and_the_next_start_finds_the_walks(tm
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_stops_when_a_signal_asks_it_to(asked: signal.Signals) -> None:
+def test_a_command_stops_on_a_signal(asked: signal.Signals) -> None:
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
@@ -110,16 +110,16 @@ def test_a_folder_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
     try:
         with pytest.raises(LocalSystemError, match=r"Another MoMALisa command uses .*; wait"):
             LocalStack(tmp_path, port=free_port()).start()
-        assert stack.running(tmp_path) is None  # it is not for others
+        assert stack.running(tmp_path) is None  # other users may not read it
         system.announce()
-        with pytest.raises(LocalSystemError, match=f"already runs in .*, at {system.url}"):
+        with pytest.raises(LocalSystemError, match=f"already running in .*, at {system.url}"):
             LocalStack(tmp_path, port=free_port()).start()
         assert stack.running(tmp_path) == system.url
     finally:
         system.stop()
 
 
-def test_a_part_that_ends_by_itself_is_started_again(services: LocalStack) -> None:
+def test_a_child_that_ends_is_restarted(services: LocalStack) -> None:
     messages: list[str] = []
     child = services.children["bucket"]
     assert child.process
@@ -133,7 +133,7 @@ def test_a_part_that_ends_by_itself_is_started_again(services: LocalStack) -> No
     services._until_ready("bucket", lambda: httpx.get(f"{services.variables['BUCKET_ENDPOINT']}/storage/v1/b"))
 
 
-def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_child_that_does_not_start_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     with pytest.raises(LocalSystemError, match="postgres does not start"):
         LocalStack(tmp_path, port=free_port()).start()
@@ -141,7 +141,7 @@ def test_a_part_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("useradd"), reason="only root can make users")
-def test_two_systems_that_start_at_once_make_one_user() -> None:
+def test_two_systems_that_start_concurrently_create_one_user() -> None:
     name = f"momalisa-test-{os.getpid()}"
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -150,7 +150,7 @@ def test_two_systems_that_start_at_once_make_one_user() -> None:
         subprocess.run(["userdel", name], check=True)
 
 
-def test_a_part_that_keeps_ending_ends_the_system(tmp_path: Path) -> None:
+def test_a_child_that_keeps_ending_ends_the_system(tmp_path: Path) -> None:
     child = Child("broken", [sys.executable, "-c", "print('no luck'); raise SystemExit(3)"], tmp_path / "log")
     child.start()
     for _ in range(LIMIT):
@@ -175,7 +175,7 @@ def test_an_interrupted_first_start_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
-def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_closed(
+def test_a_closed_home_stays_closed_and_postgresql_is_kept_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -184,7 +184,7 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
     for folder in (package, package.with_name(f"{package.name}.libs")):
         shutil.copytree(folder, home / folder.name, symlinks=True)
     monkeypatch.setattr(postgres, "BIN", home / postgres.BIN.relative_to(package.parent))
-    monkeypatch.setattr(postgres, "ELSEWHERE", tmp_path / "elsewhere")
+    monkeypatch.setattr(postgres, "SHARED", tmp_path / "elsewhere")
     monkeypatch.setattr(postgres, "_homes", lambda: {home})
     messages: list[str] = []
     for _ in range(2):
@@ -203,9 +203,9 @@ def test_in_a_home_that_is_closed_postgresql_lies_elsewhere_and_the_home_stays_c
     assert f"may not enter {home}." in messages[0]
 
 
-def test_on_one_machine_nobody_else_sees_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_one_machine_metrics_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LocalStack(tmp_path).variables["METRICS_HOST"] == "127.0.0.1"
-    monkeypatch.setenv("METRICS_HOST", "0.0.0.0")  # noqa: S104 - who asks for it gets it
+    monkeypatch.setenv("METRICS_HOST", "0.0.0.0")  # noqa: S104 - set explicitly
     settings.cache_clear()
     assert LocalStack(tmp_path).variables["METRICS_HOST"] == "0.0.0.0"  # noqa: S104
     settings.cache_clear()

@@ -1,4 +1,4 @@
-"""Two who meet on the rows of one walk wait for each other in a line, and never in a circle."""
+"""Transactions that lock the rows of one walk do so in one order, and never deadlock."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +40,7 @@ def somebody_waits() -> bool:
 def meet(
     first: Callable[[Session], object], other: Callable[[], object], then: Callable[[Session], object]
 ) -> None:
-    """Let somebody take locks; and when another one waits for them, the first takes more."""
+    """Take locks in one transaction; once another waits for them, the first takes more."""
     with ThreadPoolExecutor(1) as pool:
         with transaction() as session:
             first(session)
@@ -50,8 +50,8 @@ def meet(
         met.result()
 
 
-def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
-    """The reconciler has a chunk before the one with which it fails the walk."""
+def test_reclaiming_a_lease_and_canceling_its_walk(walk_id: UUID) -> None:
+    """The reconciler reclaims another chunk before the one that fails the walk."""
     with transaction() as session:
         claimed = [leases.claim(session, ChunkKind.RENDER, "here") for _ in range(3)]
         assert all(claimed)
@@ -59,18 +59,18 @@ def test_who_takes_a_lease_back_and_who_cancels_the_walk(walk_id: UUID) -> None:
     with transaction() as session:
         lost = [ExpiredLease(held, 1) for held in reclaim.current_leases(session) if held.number]
 
-    def take_back() -> None:
-        assert reclaim.reclaim(lost) == 1  # the other one's walk was canceled meanwhile
+    def reclaim_leases() -> None:
+        assert reclaim.reclaim(lost) == 1  # the walk was canceled in the meantime
 
     def lock_a_chunk(session: Session) -> None:
         session.execute(select(Chunk.number).where(Chunk.number == 0).with_for_update())
 
-    meet(lock_a_chunk, take_back, lambda session: service.cancel(session, walk_id, owner="ann"))
+    meet(lock_a_chunk, reclaim_leases, lambda session: service.cancel(session, walk_id, owner="ann"))
     with transaction() as session:
         assert set(session.scalars(select(Chunk.status))) == {ChunkStatus.DROPPED}
 
 
-def test_a_chunk_that_is_locked_delays_the_reclaim_of_no_other(walk_id: UUID) -> None:
+def test_a_locked_chunk_delays_the_reclaim_of_no_other(walk_id: UUID) -> None:
     with transaction() as session:
         assert all(leases.claim(session, ChunkKind.RENDER, "here") for _ in range(3))
     with transaction() as session:
@@ -81,12 +81,12 @@ def test_a_chunk_that_is_locked_delays_the_reclaim_of_no_other(walk_id: UUID) ->
     assert reclaim.reclaim(lost) == 1
 
 
-def test_who_removes_an_expired_walk_and_who_hides_it(walk_id: UUID) -> None:
+def test_removing_an_expired_walk_and_hiding_it(walk_id: UUID) -> None:
     with transaction() as session:
         lifecycle.end_walk(session, walk_id, WalkStatus.CANCELED)
         session.execute(update(Walk).values(status=WalkStatus.EXPIRED))
     meet(
-        lambda session: lifecycle.lock_chunks(session, walk_id),  # as `hide` begins
+        lambda session: lifecycle.lock_chunks(session, walk_id),  # as `hide` does first
         retention.remove,
         lambda session: moderation.hide(session, walk_id),
     )

@@ -23,15 +23,15 @@ from tests.conftest import made_frames
 QUEUED = 2000
 
 FILLED = ("walks", "chunks", "frames")
-"""The tables that a submission fills, each after those that it refers to."""
+"""The tables that a submission fills, in the order of their references."""
 
 
 @pytest.fixture(scope="module")
 def kept(_services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Walk]:
-    """Two thousand walks kept in tables of their own, so that no test but the first waits for them to be made."""
+    """Two thousand walks in separate tables, so that only the first test waits for their creation."""
     database = create_engine(_services.variables["DATABASE_URL"])
     with Session(database, expire_on_commit=False) as session, session.begin():
-        session.execute(text("TRUNCATE walks CASCADE"))  # what the test before has left
+        session.execute(text("TRUNCATE walks CASCADE"))  # left by the previous test
         for number in range(QUEUED):
             walk = service.create(session, spec(frames=24, seed=number), public=True, owner="ann")
         session.flush()
@@ -46,7 +46,7 @@ def kept(_services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Walk]
 
 @pytest.fixture
 def two_thousand_walks(kept: Walk, services: LocalStack) -> Walk:
-    """Submitted by one owner, and known to PostgreSQL's planner, as in a table that has lived; returns the last."""
+    """Walks of one owner, analyzed by PostgreSQL as in a table that is in use; returns the last."""
     with transaction() as session:
         for name in FILLED:
             session.execute(text(f"INSERT INTO {name} SELECT * FROM kept.{name}"))  # noqa: S608 - names of ours
@@ -57,7 +57,7 @@ def two_thousand_walks(kept: Walk, services: LocalStack) -> Walk:
 
 @contextmanager
 def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Collect the SQL that is sent in a block, with its parameters."""
+    """Collect the SQL statements sent during the block, with their parameters."""
     sent: list[tuple[str, Any]] = []
 
     def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:
@@ -88,7 +88,7 @@ def rows_read(statement: str, parameters: Any) -> int:
     return read(plan)
 
 
-def test_two_thousand_queued_walks_slow_nobody_down(
+def test_two_thousand_queued_walks_slow_nothing_down(
     two_thousand_walks: Walk, spec: Callable[..., WalkSpec]
 ) -> None:
     """What a poll, a claim and a submission cost does not depend on the length of the queue."""
@@ -105,10 +105,10 @@ def test_two_thousand_queued_walks_slow_nobody_down(
                 assert rows_read(statement, parameters) < 100, statement
 
 
-def test_what_lies_ahead_is_summed_up_once_for_many_looks(
+def test_backlogs_are_summed_once_for_many_estimates(
     two_thousand_walks: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look at all chunks that wait serves others, of other walks, too, in proportion to its cost."""
+    """A query of all queued chunks serves estimates of other walks, too, for a time in proportion to its cost."""
     monkeypatch.setattr(estimate, "CACHE_FACTOR", 1_000_000)
     with transaction() as session:
         claimed = leases.claim(session, ChunkKind.RENDER, "here")
@@ -126,8 +126,8 @@ def test_what_lies_ahead_is_summed_up_once_for_many_looks(
         assert rows_read(statement, parameters) < 100, statement
 
 
-def test_a_claim_does_not_walk_over_chunks_of_another_model(two_thousand_walks: Walk) -> None:
-    """Nor does the look at how much there is of it."""
+def test_a_claim_does_not_scan_chunks_of_another_model(two_thousand_walks: Walk) -> None:
+    """Neither do the queue statistics."""
     with transaction() as session:
         session.execute(
             text("UPDATE chunks SET model = 'another' WHERE walk_id <> :last"), {"last": two_thousand_walks.id}
@@ -156,7 +156,7 @@ def test_a_small_walk_does_not_wait_for_two_thousand(
 
 
 def test_a_small_walk_finishes_among_two_thousand(two_thousand_walks: Walk, spec: Callable[..., WalkSpec]) -> None:
-    """Its chunks take turns with the others' one to one."""
+    """Its chunks alternate with those of the others."""
     with transaction() as session:
         small = service.create(session, spec(frames=24), public=True, owner="bob")
     claimed = []

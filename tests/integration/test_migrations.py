@@ -26,20 +26,20 @@ def alembic(services: LocalStack) -> Iterator[Config]:
     command.upgrade(config, "head")
 
 
-def test_the_tables_are_what_the_migrations_make(alembic: Config) -> None:
+def test_the_models_equal_the_migrated_schema(alembic: Config) -> None:
     with engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_every_migration_can_be_undone_and_done_again(alembic: Config) -> None:
+def test_every_migration_can_be_undone_and_repeated(alembic: Config) -> None:
     command.downgrade(alembic, "base")
     assert set(inspect(engine()).get_table_names()) == {"alembic_version"}
     command.upgrade(alembic, "head")
     assert set(inspect(engine()).get_table_names()) == {"alembic_version", *Base.metadata.tables}
 
 
-def test_code_from_before_a_migration_can_work_after_it(alembic: Config) -> None:
+def test_older_code_works_after_each_migration(alembic: Config) -> None:
     command.downgrade(alembic, "base")
     revisions = [script.revision for script in ScriptDirectory.from_config(alembic).walk_revisions()]
     for revision in reversed(revisions):
@@ -68,7 +68,7 @@ def test_code_from_before_a_migration_can_work_after_it(alembic: Config) -> None
         (lambda op: op.create_index("one", "walks", ["traceparent"], unique=True), "walks has a new rule: one"),
     ],
 )
-def test_a_migration_that_older_code_would_not_survive_is_noticed(
+def test_a_migration_that_breaks_older_code_is_detected(
     services: LocalStack,
     change: Any,
     complaint: str,
@@ -82,11 +82,11 @@ def test_a_migration_that_older_code_would_not_survive_is_noticed(
 
 
 Table = tuple[dict[str, Any], set[str]]
-"""The columns by name, and the names of the rules that rows have to keep."""
+"""The columns by name, and the names of the constraints."""
 
 
 def tables(bind: Any = None) -> dict[str, Table]:
-    """Return what PostgreSQL knows of each table."""
+    """Return each table's definition from PostgreSQL's catalog."""
     inspector = inspect(bind or engine())
     found = {}
     for name in set(inspector.get_table_names()) - {"alembic_version"}:
@@ -98,7 +98,7 @@ def tables(bind: Any = None) -> dict[str, Table]:
 
 
 def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
-    """Return what code that knows the tables as they were before would stumble over."""
+    """Return the changes that would break code written for the previous tables."""
     found = [f"{name} is gone" for name in before.keys() - after.keys()]
     for name in before.keys() & after.keys():
         (old, old_rules), (new, rules) = before[name], after[name]
@@ -113,7 +113,7 @@ def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
     return found
 
 
-def test_a_database_of_another_version_is_left_alone(alembic: Config) -> None:
+def test_a_database_of_an_unknown_version_is_refused(alembic: Config) -> None:
     stamp = text("UPDATE alembic_version SET version_num = :revision")
     with engine().begin() as connection:
         connection.execute(stamp, {"revision": "0020"})  # the last one before 0.1.0
@@ -129,7 +129,7 @@ def test_a_database_of_another_version_is_left_alone(alembic: Config) -> None:
     assert ".momalisa" in run.stderr
 
 
-def test_what_changes_often_is_vacuumed_before_a_fifth_of_it_is_dead(services: LocalStack) -> None:
+def test_tables_that_change_often_are_vacuumed_early(services: LocalStack) -> None:
     with engine().connect() as connection:
         options = text("SELECT relname, reloptions FROM pg_class WHERE relname IN ('chunks', 'walks')")
         for name, given in connection.execute(options):
@@ -151,7 +151,7 @@ def test_the_api_is_not_ready_while_migrations_are_missing(alembic: Config, api:
     assert ready()[0] == 200
     stamp = text("UPDATE alembic_version SET version_num = :revision")
     with engine().begin() as connection:
-        connection.execute(stamp, {"revision": "9999"})  # as newer code leaves it, while this one still serves
+        connection.execute(stamp, {"revision": "9999"})  # migrated by newer code, while this version still runs
     assert ready()[0] == 200
     with engine().begin() as connection:
         connection.execute(stamp, {"revision": head})

@@ -1,4 +1,4 @@
-"""What an operator takes out of the gallery, and what no prompt may hold."""
+"""Hiding and deleting walks, and prompts that are refused."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -19,12 +19,12 @@ def moderate(*words: str) -> str:
 
 
 def shown(client: TestClient, walk_id: str) -> tuple[bool, int]:
-    """Return whether a walk is in the gallery, and how a look at it is answered."""
+    """Return whether a walk is in the gallery, and the status of a request for it."""
     gallery = [walk["id"] for walk in client.get("/v1/walks").json()["walks"]]
     return walk_id in gallery, client.get(f"/v1/walks/{walk_id}").status_code
 
 
-def test_a_hidden_walk_is_there_for_its_owner_only_until_it_is_shown_again(api: TestClient) -> None:
+def test_a_hidden_walk_is_visible_to_its_owner_only_until_it_is_shown_again(api: TestClient) -> None:
     walk_id = submit(api)
     assert "is hidden" in moderate("hide", walk_id)
     moderate("hide", walk_id)
@@ -35,7 +35,7 @@ def test_a_hidden_walk_is_there_for_its_owner_only_until_it_is_shown_again(api: 
     assert shown(somebody(api), walk_id) == (True, 200)
 
 
-def test_a_walk_that_an_operator_deletes_is_gone_for_everybody(api: TestClient) -> None:
+def test_a_walk_deleted_by_an_operator_is_gone_for_everyone(api: TestClient) -> None:
     walk_id = submit(api)
     assert "is deleted" in moderate("delete", walk_id)
     assert shown(api, walk_id) == (False, 404)
@@ -72,21 +72,21 @@ def blocklist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("🅄🅖🅻ｙ", "ugly"),
     ],
 )
-def test_a_prompt_with_a_blocked_word_is_refused_by_field(
+def test_a_prompt_with_a_banned_word_is_refused_with_its_field(
     api: TestClient, blocklist: Path, prompt: str, found: str
 ) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "prompts": ["a duck", prompt]})
     assert answer.status_code == 422
-    message = f"“{found}” is not allowed in prompts here"
+    message = f"“{found}” is not allowed in prompts on this site"
     assert answer.json()["errors"] == [{"field": "prompts[1]", "message": message}]
 
 
 @pytest.mark.parametrize("prompt", ["an uglysaurus", "smugly", "a word, bad", "two of them", "what we do not want"])
-def test_words_that_only_look_like_it_are_taken(api: TestClient, blocklist: Path, prompt: str) -> None:
+def test_similar_words_are_allowed(api: TestClient, blocklist: Path, prompt: str) -> None:
     submit(api, prompts=["a duck", prompt])
 
 
-def test_what_is_not_to_be_shown_is_read_by_others_too(api: TestClient, blocklist: Path) -> None:
+def test_negative_prompts_are_checked_too(api: TestClient, blocklist: Path) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "negative_prompt": "ugly"})
     assert [error["field"] for error in answer.json()["errors"]] == ["negative_prompt"]
 
@@ -98,7 +98,7 @@ def test_what_is_not_to_be_shown_is_read_by_others_too(api: TestClient, blocklis
         *("tiếng Việt", "e\u0323\u0302", "1️⃣", "🏴\U000e0067\U000e0062\U000e007f"),
     ],
 )
-def test_all_scripts_are_taken(api: TestClient, blocklist: Path, prompt: str) -> None:
+def test_prompts_in_all_scripts_are_accepted(api: TestClient, blocklist: Path, prompt: str) -> None:
     submit(api, prompts=["a duck", prompt])
 
 
@@ -108,16 +108,16 @@ def test_all_scripts_are_taken(api: TestClient, blocklist: Path, prompt: str) ->
         ("\u200b\u2060", "needs a visible character"),
         ("\u3164\u2800\ufe0f", "needs a visible character"),
         ("\u0301\u0301", "needs a visible character"),
-        ("z" + "\u0300" * 7, "at most 6 marks"),
+        ("z" + "\u0300" * 7, "at most 6 combining marks"),
     ],
 )
-def test_a_prompt_that_cannot_be_read_is_refused(api: TestClient, prompt: str, words: str) -> None:
+def test_an_unreadable_prompt_is_refused(api: TestClient, prompt: str, words: str) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "prompts": ["a duck", prompt]})
     assert answer.status_code == 422
     assert words in answer.json()["errors"][0]["message"]
 
 
-def test_a_weight_that_is_nothing_is_refused(api: TestClient) -> None:
+def test_an_infinitesimal_weight_is_refused(api: TestClient) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "weights": [1e-200, 1e-200]})
     assert answer.status_code == 422
     assert answer.json()["errors"][0] == {"field": "weights[0]", "message": "at least 0.01, got 1e-200"}

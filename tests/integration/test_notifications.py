@@ -1,4 +1,4 @@
-"""Notifications of changes after the commit: no transaction waits for them, and nothing depends on them."""
+"""Notifications of changes follow the commit; no transaction waits for them, and nothing depends on them."""
 
 import contextlib
 import multiprocessing
@@ -40,7 +40,7 @@ def connect() -> psycopg.Connection:
 
 @contextmanager
 def heard() -> Iterator[Callable[[int], list[str]]]:
-    """Listen; gives what returns the next notices, as many as are asked for."""
+    """Listen; yields a function that returns the next notifications."""
     with connect() as listener:
         listener.execute(f"LISTEN {notifications.CHANNEL}")
         yield lambda number: [it.payload for it in listener.notifies(timeout=20, stop_after=number)][:number]
@@ -51,7 +51,7 @@ def change(walk: UUID) -> None:
         session.execute(update(Walk).where(Walk.id == walk).values(notifications.changed(session, walk)))
 
 
-def test_commits_do_not_wait_for_the_notices_of_others(walks: list[UUID]) -> None:
+def test_commits_do_not_wait_for_notifications_of_others(walks: list[UUID]) -> None:
     over = threading.Event()
     waits: set[str] = set()
 
@@ -76,7 +76,7 @@ def test_commits_do_not_wait_for_the_notices_of_others(walks: list[UUID]) -> Non
     assert not waits
 
 
-def test_a_notice_comes_after_the_commit_and_not_after_a_rollback(walks: list[UUID]) -> None:
+def test_a_notification_follows_the_commit_but_not_a_rollback(walks: list[UUID]) -> None:
     first, second = walks[:2]
     with heard() as next_notices:
         with contextlib.suppress(ZeroDivisionError), transaction() as session:
@@ -86,13 +86,13 @@ def test_a_notice_comes_after_the_commit_and_not_after_a_rollback(walks: list[UU
         assert next_notices(1) == [str(second)]
 
 
-def test_a_process_that_is_forked_sends_its_own(walks: list[UUID]) -> None:
+def test_a_forked_process_sends_its_own_notifications(walks: list[UUID]) -> None:
     first, second = walks[:2]
 
     def child() -> None:
         engine.cache_clear()
         change(second)
-        time.sleep(60)  # it is ended from outside
+        time.sleep(60)  # it is killed from outside
 
     with heard() as next_notices:
         change(first)
@@ -106,14 +106,14 @@ def test_a_process_that_is_forked_sends_its_own(walks: list[UUID]) -> None:
             forked.join()
 
 
-def test_a_process_that_ends_at_once_has_sent_its_own(walks: list[UUID]) -> None:
+def test_a_process_sends_its_notifications_before_it_exits(walks: list[UUID]) -> None:
     with heard() as next_notices:
         command = [sys.executable, "-m", "momalisa", "moderate", "hide", str(walks[0])]
         subprocess.run(command, check=True, cwd=ROOT, env=os.environ)
         assert next_notices(1) == [str(walks[0])]
 
 
-def test_a_connection_that_broke_costs_no_more_than_a_notice(walks: list[UUID]) -> None:
+def test_a_broken_connection_loses_only_a_notification(walks: list[UUID]) -> None:
     with heard() as next_notices:
         change(walks[0])
         assert next_notices(1) == [str(walks[0])]
@@ -128,7 +128,7 @@ def test_a_connection_that_broke_costs_no_more_than_a_notice(walks: list[UUID]) 
         assert next_notices(1) == [str(walks[1])]
 
 
-def test_every_change_that_visitors_see_is_told() -> None:
+def test_every_visible_change_is_notified() -> None:
     bumps = re.compile(r"[Rr]evision\s*\+|revision=|\"revision\":")
     found = {path.name for path in (ROOT / "momalisa").rglob("*.py") if bumps.search(path.read_text())}
     assert found == {"notifications.py"}

@@ -1,4 +1,4 @@
-"""The OpenAPI document keeps its word: whatever is sent, the API answers as it says (schemathesis).
+"""Whatever is sent, the API answers as its OpenAPI document says (schemathesis).
 
 A hundred cases for each operation, and twenty sequences; `make test LONG=1` makes it six times as many.
 """
@@ -31,9 +31,9 @@ OPERATIONS = [
     for method, operation in operations.items()
 ]
 
-# No schema can say which words are readable, which names lead to the public Internet, that every stop needs a
-# frame, and which cursors are ours: such a request may have the right shape and be refused all the same, with 422.
-# And who shows neither a key nor a cookie has no secret of webhooks, hence 401.
+# A schema cannot express which texts are readable, which hosts are public, that every stop needs a frame, and
+# which cursors are ours: a request may match the schema and still be refused with 422. And without a key or a
+# cookie there is no webhook secret, hence 401.
 ACCEPTED = PositiveDataAcceptanceConfig(expected_statuses=["2xx", "304", "307", "401", "404", "409", "422"])
 schema = schemathesis.openapi.from_asgi(
     "/openapi.json",
@@ -47,7 +47,7 @@ anything_goes = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 @schemathesis.check
 def problem_is_documented(context: object, response: Response, case: Case[Any]) -> None:
-    """A problem is of a type that the operation documents for its status."""
+    """Check that the operation documents this type of problem for this status."""
     documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
     shown = documented.get("content", {}).get("application/problem+json", {}).get("examples", {})
     if response.status_code >= 400:
@@ -62,13 +62,13 @@ def test_every_operation_answers_as_documented(case: Case[Any]) -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_operations_in_a_row_answer_as_documented() -> None:
+def test_sequences_of_operations_answer_as_documented() -> None:
     # A stream ends with its walk, and no worker runs here.
     machine: Any = schema.exclude(operation_id="follow_walk").as_state_machine()
 
     class Program(machine):  # type: ignore[misc]
         def setup(self) -> None:
-            empty()  # or else the same steps would not lead to the same answers
+            empty()  # else the same steps would not give the same responses
             self.secret = new_key()
 
         def get_call_kwargs(self, _: Case[Any]) -> dict[str, Any]:
@@ -78,7 +78,9 @@ def test_operations_in_a_row_answer_as_documented() -> None:
 
 
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS, ids=[name for name, _ in OPERATIONS])
-def test_every_operation_is_told_with_an_example_and_its_problems(name: str, operation: dict[str, Any]) -> None:
+def test_every_operation_is_documented_with_an_example_and_its_problems(
+    name: str, operation: dict[str, Any]
+) -> None:
     assert operation["summary"]
     assert operation["description"]
     assert all(parameter["description"] for parameter in operation.get("parameters", []))
@@ -100,11 +102,11 @@ def test_every_operation_is_told_with_an_example_and_its_problems(name: str, ope
         (views.WalkPage, examples.PAGE),
     ],
 )
-def test_the_examples_are_what_the_api_would_say(model: type[BaseModel], example: dict[str, Any]) -> None:
+def test_the_examples_match_the_schemas(model: type[BaseModel], example: dict[str, Any]) -> None:
     assert model.model_validate(example).model_dump(mode="json") == example
 
 
-def test_the_document_names_what_programs_are_made_from() -> None:
+def test_the_document_has_what_code_generators_need() -> None:
     document = app.openapi()
     assert document["servers"]
     assert document["info"]["license"]["identifier"] == "Apache-2.0"
@@ -119,10 +121,10 @@ def test_the_document_names_what_programs_are_made_from() -> None:
             assert "Retry-After" in answer["headers"] or status not in {"429", "503"}, (name, status)
 
 
-def test_the_document_tells_receivers_what_they_are_sent() -> None:
+def test_the_document_describes_webhooks() -> None:
     document = app.openapi()
     assert list(document["webhooks"]) == [event.value for event in WebhookEvent]
     for event, posted in document["webhooks"].items():
         example = posted["post"]["requestBody"]["content"]["application/json"]["example"]
         assert openapi.WebhookMessage.model_validate(example).type == event
-        assert [header["name"] for header in posted["post"]["parameters"]] == list(openapi.SIGNATURE)
+        assert [header["name"] for header in posted["post"]["parameters"]] == list(openapi.SIGNATURE_HEADERS)

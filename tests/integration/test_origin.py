@@ -1,4 +1,4 @@
-"""Pages of other sites change nothing in the name of a visitor in whose browser they run."""
+"""Pages of other sites cannot change anything on behalf of a visitor."""
 
 import re
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ OWN = [
     {"Sec-Fetch-Site": "same-origin"},
     {"Sec-Fetch-Site": "none"},
     {"Origin": "http://testserver"},
-    {"Origin": "https://testserver"},  # the end of TLS is before us
+    {"Origin": "https://testserver"},  # a proxy terminates TLS
 ]
 
 
 def routes(found: list[BaseRoute]) -> Iterator[tuple[str, str]]:
-    """Return the method and a path of each route that changes something, of all that there are."""
+    """Return the method and a path of every route that changes something."""
     for route in found:
         if isinstance(route, Route | APIRoute):
             path = re.sub(r"\{[^}]+\}", "4f0c2a1e-0000-4000-8000-000000000000", route.path)
@@ -64,29 +64,29 @@ def test_a_page_of_another_site_changes_nothing(api: TestClient, method: str, pa
 
 
 @pytest.mark.parametrize("headers", OWN, ids=str)
-def test_our_own_pages_and_programs_are_let_through(api: TestClient, headers: dict[str, str]) -> None:
+def test_our_own_pages_and_programs_are_allowed(api: TestClient, headers: dict[str, str]) -> None:
     for method, path in UNSAFE:
         assert api.request(method, path, json=ORDER, headers=headers).status_code != 403, (method, path)
 
 
-def test_a_person_reads_on_a_page_that_another_site_sent_it(api: TestClient) -> None:
+def test_a_browser_gets_a_page_that_explains_the_refusal(api: TestClient) -> None:
     answer = api.post("/walks", headers={**FOREIGN[0], "Accept": "text/html"})
     assert (answer.status_code, "Sent by another site" in answer.text) == (403, True)
 
 
-def test_the_address_that_visitors_see_is_our_own(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_url_is_our_own_origin(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_URL", "https://Momalisa.example/")
     settings.cache_clear()
     assert api.post("/v1/walks", json=ORDER, headers={"Origin": "https://momalisa.example"}).status_code == 202
     assert api.post("/v1/walks", json=ORDER, headers={"Origin": "https://x.example"}).status_code == 403
 
 
-def test_no_page_shows_a_key_by_itself(api: TestClient) -> None:
+def test_a_request_with_an_api_key_is_allowed_from_any_page(api: TestClient) -> None:
     program = somebody(api, new_key())
     assert {program.post("/v1/walks", json=ORDER, headers=headers).status_code for headers in FOREIGN} == {202}
 
 
-def test_a_page_that_may_call_neither_uses_nor_changes_a_cookie(
+def test_a_page_of_cors_origins_neither_uses_nor_changes_the_cookie(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = submit(api, public=False)
@@ -103,7 +103,7 @@ def test_a_page_that_may_call_neither_uses_nor_changes_a_cookie(
     assert api.post("/v1/walks", json=ORDER, headers=unlisted).status_code == 403
 
 
-def test_behind_https_no_neighbour_can_set_the_cookie(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_https_no_subdomain_can_set_the_cookie(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     submit(api)
     given_before = f"{COOKIE}={api.cookies[COOKIE]}"
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
@@ -120,12 +120,12 @@ def test_behind_https_no_neighbour_can_set_the_cookie(api: TestClient, monkeypat
         return somebody(api).get(path, headers={"Cookie": cookies}).status_code
 
     assert seen(cookie) == 200
-    assert seen(f"{cookie}; {given_before}") == 200  # a neighbour's changes nothing
-    assert seen(f"{COOKIE}={guarded}") == 404  # what an attacker has can be set under neither name
+    assert seen(f"{cookie}; {given_before}") == 200  # a sibling host's cookie has no effect
+    assert seen(f"{COOKIE}={guarded}") == 404  # an attacker's own cookie can be set under neither name
     assert seen(cookie, f"/v1/walks/{walk}") == 404
 
 
-def test_a_cookie_from_before_it_was_guarded_is_still_known(
+def test_a_cookie_without_the_guarded_name_is_still_accepted(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = submit(api, public=False)
@@ -140,7 +140,7 @@ def test_a_cookie_from_before_it_was_guarded_is_still_known(
     assert somebody(api).get(f"/v1/walks/{mine}", headers=renamed).status_code == 200
 
 
-def test_a_page_that_may_call_can_read_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_of_cors_origins_can_read_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORS_ORIGINS", "https://museum.example")
     settings.cache_clear()
     guarded = FastAPI()

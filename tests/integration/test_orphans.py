@@ -16,8 +16,8 @@ from momalisa.maintenance.orphans import OrphanScan
 from momalisa.storage import bucket
 from momalisa.walks import relocation
 from tests.conftest import empty
-from tests.hanging import draw
-from tests.integration.test_private import ORDER, Reply, checksums, look, make, urls
+from tests.finished_walks import draw
+from tests.integration.test_privacy import ORDER, Reply, checksums, look, make, urls
 from worker import runner
 from worker.lease import Lease
 from worker.process.worker import Worker
@@ -28,7 +28,7 @@ __all__ = ["make"]  # a fixture
 
 @pytest.fixture(autouse=True)
 def _clean(api: TestClient) -> None:
-    """Empty the bucket of what other tests left."""
+    """Remove what other tests left in the bucket."""
     bucket.delete_all("walks/")
 
 
@@ -42,12 +42,12 @@ def put(walk_id: object, name: str = "secret/frames/0.300000000.png") -> str:
 
 
 def swept(walk: OrphanScan | None = None) -> set[str]:
-    """Return what is left in the bucket after a round."""
+    """Return the objects that are left after a round."""
     (walk or OrphanScan(age=timedelta())).delete_next_page()
     return set(bucket.list_names("walks/"))
 
 
-def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_orphans_are_deleted_and_all_else_stays(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make()
     sums, kept = checksums(walk), swept()
     assert len(kept) == len(urls(walk))
@@ -58,7 +58,7 @@ def test_what_no_row_knows_is_taken_away_and_the_rest_stays(api: TestClient, mak
     assert checksums(look(api, walk["id"])) == sums
 
 
-def test_what_may_still_be_recorded_stays(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_objects_that_may_still_be_recorded_stay(api: TestClient, make: Callable[..., Reply]) -> None:
     done = make()
     waiting = api.post("/v1/walks", json=ORDER).json()
     kept = set(bucket.list_names("walks/")) | {put(waiting["id"]), put(done["id"])}
@@ -70,7 +70,7 @@ def test_what_may_still_be_recorded_stays(api: TestClient, make: Callable[..., R
     assert swept() == kept
 
 
-def test_an_upload_that_was_under_way_while_its_walk_went_leaves_nothing(api: TestClient) -> None:
+def test_an_upload_that_ends_after_its_walk_was_removed_is_deleted(api: TestClient) -> None:
     walk = api.post("/v1/walks", json=ORDER).json()
     api.post("/v1/walks", json=ORDER)
 
@@ -87,7 +87,7 @@ def test_an_upload_that_was_under_way_while_its_walk_went_leaves_nothing(api: Te
     assert swept() == set()
 
 
-def test_it_goes_through_the_bucket_in_pages_and_then_rests(
+def test_the_scan_reads_the_bucket_page_by_page_and_then_pauses(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.post("/v1/walks", json=ORDER)
@@ -96,7 +96,7 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
     pages: list[int] = []
     listed = bucket.list_objects
 
-    def count(prefix: str, *, start: str, limit: int) -> list[bucket.Listed]:
+    def count(prefix: str, *, start: str, limit: int) -> list[bucket.ListedObject]:
         page = listed(prefix, start=start, limit=limit)
         pages.append(len(page))
         return page
@@ -107,7 +107,7 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
         before = len(pages)
         walk.delete_next_page()
         if len(pages) == before:
-            break  # it rests
+            break  # it pauses
     assert (max(pages), bucket.list_names("walks/")) == (4, [])
     assert len(pages) <= 5
     monkeypatch.setattr(orphans, "PAUSE_SECONDS", 0)
@@ -119,13 +119,13 @@ def test_it_goes_through_the_bucket_in_pages_and_then_rests(
     assert bucket.list_names("walks/") == []
 
 
-def test_an_empty_database_is_no_reason_to_empty_the_bucket(api: TestClient) -> None:
+def test_with_an_empty_database_nothing_is_deleted(api: TestClient) -> None:
     kept = {put(uuid4())}
     empty()
     assert swept() == kept
 
 
-def test_objects_on_the_move_are_no_orphans(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_objects_that_are_being_moved_are_no_orphans(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make(public=True)
     assert api.patch(f"/v1/walks/{walk['id']}", json={"public": False}).status_code == 200
     with transaction() as session:

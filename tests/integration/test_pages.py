@@ -1,4 +1,4 @@
-"""The pages as servers of other sites, chats and browsers without scripts get them."""
+"""The pages as chats, search engines and browsers without scripts get them."""
 
 import json
 import re
@@ -25,8 +25,8 @@ Spec = Callable[..., WalkSpec]
 
 
 @pytest.fixture
-def hang(services: object, spec: Spec) -> Callable[..., Walk]:
-    """Put a finished walk into the database."""
+def insert_walk(services: object, spec: Spec) -> Callable[..., Walk]:
+    """Insert a finished walk."""
 
     def make(*prompts: str, owner: str = "visitor:somebody", public: bool = True) -> Walk:
         with transaction() as session:
@@ -55,8 +55,8 @@ def card(page: str) -> dict[str, str]:
     return dict(found)
 
 
-def test_a_link_to_a_walk_unfolds_with_its_poster_and_its_film(api: TestClient, hang: Callable[..., Walk]) -> None:
-    walk = hang("a giraffe", "a battleship")
+def test_a_link_to_a_walk_has_a_preview(api: TestClient, insert_walk: Callable[..., Walk]) -> None:
+    walk = insert_walk("a giraffe", "a battleship")
     page = api.get(f"/walks/{walk.id}")
     found = card(page.text)
     assert found["og:title"] == "a giraffe → a battleship"
@@ -68,16 +68,16 @@ def test_a_link_to_a_walk_unfolds_with_its_poster_and_its_film(api: TestClient, 
     assert found["og:url"] == f"http://testserver/walks/{walk.id}"
 
 
-def test_a_private_walk_unfolds_for_nobody_else(api: TestClient, hang: Callable[..., Walk]) -> None:
-    walk = hang("a secret", "a battleship", public=False)
+def test_a_private_walk_has_no_preview_for_others(api: TestClient, insert_walk: Callable[..., Walk]) -> None:
+    walk = insert_walk("a secret", "a battleship", public=False)
     page = api.get(f"/walks/{walk.id}", headers=BROWSER)
     assert page.status_code == 404
     assert "a secret" not in page.text
 
 
-def test_words_of_a_visitor_are_never_markup(api: TestClient, hang: Callable[..., Walk]) -> None:
+def test_prompts_are_never_interpreted_as_markup(api: TestClient, insert_walk: Callable[..., Walk]) -> None:
     evil = '</script><img src=x onerror="alert(1)">'
-    walk = hang(evil, "a battleship")
+    walk = insert_walk(evil, "a battleship")
     for path in (f"/walks/{walk.id}", "/gallery", f"/?from={walk.id}", f"/gallery?q={evil}"):
         page = api.get(path, headers=BROWSER)
         assert page.status_code == 200
@@ -85,7 +85,7 @@ def test_words_of_a_visitor_are_never_markup(api: TestClient, hang: Callable[...
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/walks/none", "/nothing-here"])
-def test_pages_load_nothing_that_is_not_ours(api: TestClient, path: str) -> None:
+def test_pages_load_only_our_own_files(api: TestClient, path: str) -> None:
     answer = api.get(path, headers=BROWSER)
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
@@ -106,9 +106,9 @@ def test_errors_are_pages_for_people_and_problem_documents_for_programs(api: Tes
     assert document.headers["Content-Type"] == "application/problem+json"
 
 
-def test_the_gallery_is_filtered_by_what_prompts_have_in_them(api: TestClient, hang: Callable[..., Walk]) -> None:
+def test_the_gallery_is_filtered_by_text_in_prompts(api: TestClient, insert_walk: Callable[..., Walk]) -> None:
     for prompts in (("a Giraffe", "a boat"), ("a rose", 'a "quoted" fox'), ("100 % wool", "a cat")):
-        hang(*prompts)
+        insert_walk(*prompts)
 
     def found(word: str, **more: Any) -> list[str]:
         walks = api.get("/v1/walks", params={"q": word, **more}).json()["walks"]
@@ -120,13 +120,13 @@ def test_the_gallery_is_filtered_by_what_prompts_have_in_them(api: TestClient, h
     assert found("_") == []
     assert found("\\") == []
     assert found("\0") == ["100 % wool", "a rose", "a Giraffe"]
-    assert found("prompts") == []  # a name in the specification is no word of a visitor
+    assert found("prompts") == []  # a name of a setting is not a prompt
     first = api.get("/v1/walks", params={"q": "a ", "limit": 2})
     assert "q=a" in first.headers["Link"]
     assert found("a ", limit=2, cursor=first.json()["next_cursor"]) == ["a Giraffe"]
 
 
-def test_walks_tell_whether_they_are_mine(api: TestClient) -> None:
+def test_a_walk_says_whether_it_belongs_to_the_caller(api: TestClient) -> None:
     made = api.post("/v1/walks", json={"prompts": ["a fox", "a boat"], "frames": 2}).json()
     assert made["mine"] is True
     assert api.get(f"/v1/walks/{made['id']}").json()["mine"] is True
@@ -136,7 +136,7 @@ def test_walks_tell_whether_they_are_mine(api: TestClient) -> None:
     assert api.get("/v1/walks").json()["walks"][0]["mine"] is False
 
 
-def test_the_plain_form_makes_a_walk_that_belongs_to_who_sent_it(api: TestClient) -> None:
+def test_the_plain_form_creates_a_walk_of_its_sender(api: TestClient) -> None:
     form = {
         "prompts": ["a fox", "a boat"],
         "frames": "2",
@@ -152,7 +152,7 @@ def test_the_plain_form_makes_a_walk_that_belongs_to_who_sent_it(api: TestClient
     assert walk["mine"] is True
 
 
-def test_the_plain_form_comes_back_with_what_is_wrong_and_what_was_written(api: TestClient) -> None:
+def test_the_plain_form_is_shown_again_with_errors_and_values(api: TestClient) -> None:
     form = {"prompts": ["", "a boat"], "frames": "many", "guidance": "99", "negative_prompt": "mist"}
     answer = api.post("/walks", data=form)
     assert answer.status_code == 422
@@ -167,9 +167,9 @@ def test_the_plain_form_comes_back_with_what_is_wrong_and_what_was_written(api: 
 
 
 def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
-    api: TestClient, hang: Callable[..., Walk]
+    api: TestClient, insert_walk: Callable[..., Walk]
 ) -> None:
-    walk = hang("a fox", "a rose", "a boat")
+    walk = insert_walk("a fox", "a rose", "a boat")
     page = api.get(f"/?from={walk.id}").text
     assert re.findall(r'name="prompts" value="([^"]*)"', page) == ["a fox", "a rose", "a boat"]
     assert f'name="from_walk" value="{walk.id}"' in page
@@ -177,16 +177,18 @@ def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
 
 
 def modules(name: str) -> set[str]:
-    """Return the names of the modules that a module loads, and those that they load."""
+    """Return the names of all modules that a module loads, directly or not."""
     script = (FRONTEND / "static" / name).read_text()
     own = set(re.findall(r'^import (?:[^"]* from )?"\./([^"]+)";', script, re.MULTILINE))
     return own.union(*map(modules, own))
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/walks/none", "/walks/hung"])
-def test_no_request_of_a_page_waits_for_another_one(api: TestClient, hang: Callable[..., Walk], path: str) -> None:
+def test_no_request_of_a_page_waits_for_another(
+    api: TestClient, insert_walk: Callable[..., Walk], path: str
+) -> None:
     """Scripts, styles and fonts of the first view are all named by the page itself, and nothing else is."""
-    page = api.get(path.replace("hung", str(hang("a fox", "a boat").id)), headers=BROWSER).text
+    page = api.get(path.replace("hung", str(insert_walk("a fox", "a boat").id)), headers=BROWSER).text
     (entry,) = re.findall(r'<script type="module" src="/static/([^"]+)"', page)
     assert sorted(re.findall(r'<link rel="modulepreload" href="/static/([^"]+)"', page)) == sorted(modules(entry))
     styles = re.findall(r'<link rel="stylesheet" href="/static/([^"]+)"', page)
@@ -195,7 +197,7 @@ def test_no_request_of_a_page_waits_for_another_one(api: TestClient, hang: Calla
     assert "eb-garamond-latin-wght-italic.woff2" in fonts
 
 
-def test_files_are_compressed_and_checked_again_by_browsers(api: TestClient) -> None:
+def test_static_files_are_compressed_and_revalidated(api: TestClient) -> None:
     style = api.get("/static/base.css")
     assert style.headers["Content-Encoding"] == "gzip"
     assert style.headers["Cache-Control"] == "no-cache"
@@ -214,7 +216,7 @@ def models(api: TestClient) -> list[dict[str, Any]]:
     return listed
 
 
-def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: TestClient, spec: Spec) -> None:
+def test_the_pace_shown_by_the_form_excludes_waiting_times(api: TestClient, spec: Spec) -> None:
     assert models(api)[0]["pace"] is None
     with transaction() as session:
         walk = service.create(session, spec(frames=8), public=True, owner="key:a")
@@ -233,5 +235,5 @@ def test_the_pace_that_the_form_tells_leaves_out_how_long_chunks_waited(api: Tes
     assert pace["speed"] == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
     assert (pace["workers"], pace["batch"]) == (1, 8)
     with transaction() as session:
-        session.execute(update(Chunk).values(model="another"))  # which says nothing of this one
+        session.execute(update(Chunk).values(model="another"))  # of another walk
     assert models(api)[0]["pace"] is None

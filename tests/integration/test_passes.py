@@ -17,7 +17,7 @@ from momalisa.errors import LeaseLostError
 from momalisa.queue import estimate, leases, results, stats
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
-from momalisa.queue.results import MadeFrame
+from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
@@ -51,13 +51,13 @@ def nothing_to_claim() -> bool:
 
 
 def looks(position: float) -> bytes:
-    """A picture that rests but for a jump at 0.3."""
+    """The thumbnail of a picture that only changes by a jump at 0.3."""
     return bytes([round(255 * min(max((position - 0.29) * 50, 0), 1))] * 12)
 
 
 def finish(claimed: Claim) -> Ready | None:
     stored = StoredObject("w", 9, "AAAAAA==")
-    made = [MadeFrame(frame.position, stored, looks(frame.position), "") for frame in claimed.frames]
+    made = [UploadedFrame(frame.position, stored, looks(frame.position), "") for frame in claimed.frames]
     with transaction() as session:
         return results.record_frames(session, claimed, made)
 
@@ -71,7 +71,7 @@ def positions(walk_id: UUID) -> list[float]:
     return [frame.position for frame in walk(walk_id).frames]
 
 
-def test_the_last_frame_of_a_pass_brings_the_next_one(make: Make) -> None:
+def test_the_last_frame_of_a_pass_enqueues_the_next_pass(make: Make) -> None:
     walk_id = make()
     assert walk(walk_id).frames_total == 48
     assert positions(walk_id) == pytest.approx([index / 15 for index in range(16)], abs=1 / 4096)
@@ -86,14 +86,14 @@ def test_the_last_frame_of_a_pass_brings_the_next_one(make: Make) -> None:
     assert len(claim(ChunkKind.ASSEMBLE).frames) == 48
 
 
-def test_frames_are_put_where_the_picture_moves(make: Make) -> None:
+def test_frames_are_placed_where_the_picture_changes(make: Make) -> None:
     walk_id = make()
     while finish(claim()) != Ready(ChunkKind.ASSEMBLE):
         pass
     assert sum(0.28 < position < 0.32 for position in positions(walk_id)) > 20
 
 
-def test_the_same_walk_is_paced_the_same_whoever_works_on_it_in_whatever_order(make: Make) -> None:
+def test_pacing_does_not_depend_on_the_order_of_workers(make: Make) -> None:
     one, other = make(), make()
     held: list[Claim] = []
     while not (walk(one).status == walk(other).status == WalkStatus.ASSEMBLING):
@@ -106,7 +106,7 @@ def test_the_same_walk_is_paced_the_same_whoever_works_on_it_in_whatever_order(m
     assert positions(one) == positions(other)
 
 
-def test_workers_who_end_a_pass_at_once_plan_the_next_one_once(make: Make) -> None:
+def test_workers_that_end_a_pass_concurrently_plan_the_next_one_once(make: Make) -> None:
     walks = [make(frames=96) for _ in range(5)]
     for count in (4, 4, 2, 2):  # chunks of each walk in a pass
         claims = [claim() for _ in range(5 * count)]
@@ -129,7 +129,7 @@ def test_a_canceled_walk_gets_no_further_pass(make: Make) -> None:
     assert len(positions(walk_id)) == 16
 
 
-def test_a_cancellation_that_meets_the_end_of_a_pass_leaves_nothing_behind(make: Make) -> None:
+def test_a_cancellation_at_the_end_of_a_pass_leaves_nothing_behind(make: Make) -> None:
     for _ in range(10):
         walk_id, last = make(frames=24), claim()
 
@@ -148,8 +148,8 @@ def test_a_cancellation_that_meets_the_end_of_a_pass_leaves_nothing_behind(make:
         assert nothing_to_claim()
 
 
-def test_a_walk_of_several_passes_takes_turns_like_any_other(make: Make) -> None:
-    """Neither does it wait for all that others have queued, nor does it overtake them pass by pass."""
+def test_a_walk_of_several_passes_alternates_with_others(make: Make) -> None:
+    """It neither waits for everything that others have queued, nor overtakes them with each pass."""
     for _ in range(3):
         make(owner="ann", pacing="linear", frames=80)
     even = make(owner="bob", frames=48)
@@ -165,7 +165,7 @@ def test_a_walk_of_several_passes_takes_turns_like_any_other(make: Make) -> None
     assert all(not (a and b) or not c for a, b, c in zip(order, order[1:], order[2:], strict=False))
 
 
-def test_what_is_not_planned_yet_counts_for_the_time_that_is_left(make: Make) -> None:
+def test_unplanned_passes_count_in_the_estimate(make: Make) -> None:
     walk_id = make()
     finish(claim())
     with transaction() as session:
@@ -180,7 +180,7 @@ def test_what_is_not_planned_yet_counts_for_the_time_that_is_left(make: Make) ->
     assert even.eta_seconds == pytest.approx(linear.eta_seconds, abs=1)
 
 
-def test_every_chunk_that_is_planned_late_is_a_whole_batch(make: Make) -> None:
+def test_every_chunk_of_later_passes_is_a_whole_batch(make: Make) -> None:
     make(frames=48)
     sizes = []
     for _ in range(6):
@@ -190,7 +190,7 @@ def test_every_chunk_that_is_planned_late_is_a_whole_batch(make: Make) -> None:
     assert sizes == [settings().batch_size] * 6
 
 
-def test_a_walk_keeps_the_batch_size_that_it_was_made_with(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_walk_keeps_the_batch_size_that_it_was_created_with(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is restarted with another BATCH_SIZE between two passes."""
     before = settings().batch_size
     make(frames=48)
@@ -207,7 +207,7 @@ def test_a_walk_keeps_the_batch_size_that_it_was_made_with(make: Make, monkeypat
 
 
 @pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
-def test_walks_over_many_stops_have_every_stop(make: Make, loop: str) -> None:
+def test_walks_with_many_stops_have_a_frame_at_every_stop(make: Make, loop: str) -> None:
     walk_id = make(prompts=("a", "b", "c", "d"), frames=40, loop=loop)
     while finish(claim()) != Ready(ChunkKind.ASSEMBLE):
         pass

@@ -1,6 +1,7 @@
-"""Looking at a walk again and again, cheaply: entity tags, held-back answers and streams."""
+"""Cheap polling of a walk: entity tags, long polls and streams."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,11 +45,11 @@ def end(status: WalkStatus) -> None:
 
 @contextmanager
 def queries() -> Iterator[list[str]]:
-    """Collect the SELECTs that are sent in a block."""
+    """Collect the SELECTs sent during the block, without late notifications of earlier changes."""
     sent: list[str] = []
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("SELECT") and "pg_catalog" not in statement:
+        if statement.startswith("SELECT") and not re.search("pg_catalog|pg_notify", statement):
             sent.append(statement)
 
     event.listen(engine(), "before_cursor_execute", note)
@@ -84,7 +85,7 @@ def test_other_tags_do_not_match(given: str | None) -> None:
     assert not long_polling.matches(given, Snapshot(3, WalkStatus.RUNNING, 0))
 
 
-def test_the_tag_of_a_queued_walk_changes_with_time_since_its_place_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tag_of_a_queued_walk_changes_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     queued = Snapshot(1, WalkStatus.QUEUED, 0)
     monkeypatch.setattr("api.live.long_polling.time.time", lambda: 1000.0)
     now = long_polling.etag(queued)
@@ -105,7 +106,7 @@ def test_a_client_is_asked_to_wait_longer_in_a_long_queue(status: WalkStatus, ag
     assert long_polling.retry_after(Snapshot(1, status, age)) == pause
 
 
-def test_an_answer_is_held_back_until_something_changes(
+def test_a_long_poll_is_answered_when_something_changes(
     api: TestClient, make: Callable[..., dict[str, Any]]
 ) -> None:
     url = f"/v1/walks/{make(frames=8, pacing='linear')['id']}"
@@ -136,17 +137,17 @@ def test_an_answer_is_held_back_until_something_changes(
 
 
 def listeners() -> set[int]:
-    """Return the PostgreSQL processes that tell an API of changes."""
+    """Return the PostgreSQL backends on which an API listens."""
     with transaction() as session:
         return set(session.scalars(text("SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN walks'")))
 
 
-def test_whoever_waits_is_answered_by_what_the_api_hears(
+def test_long_polls_are_answered_by_notifications(
     api: TestClient, make: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_polling, "LONGEST_SECONDS", 120)
-    monkeypatch.setattr(listener, "HEARING_LOOK_SECONDS", 120)
-    monkeypatch.setattr(listener, "DEAF_LOOK_SECONDS", 120)
+    monkeypatch.setattr(long_polling, "MAX_WAIT_SECONDS", 120)
+    monkeypatch.setattr(listener, "LISTENING_POLL_SECONDS", 120)
+    monkeypatch.setattr(listener, "FALLBACK_POLL_SECONDS", 120)
     walk = UUID(make()["id"])
     url = f"/v1/walks/{walk}"
 
@@ -159,7 +160,7 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
                     session.execute(update(Walk).values(notifications.changed(session, walk)))
                 return answer.done()
 
-            until(change)  # again and again, since the first may come before the API listens, or looks
+            until(change)  # repeatedly, since the first may come before the API listens or queries
         return answer.result().status_code
 
     assert answered() == 200
@@ -169,26 +170,29 @@ def test_whoever_waits_is_answered_by_what_the_api_hears(
             session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     until(lambda: not broken & listeners())
     assert answered() == 200
-    assert not listener._attended
+    assert not listener.events
 
 
-def test_while_an_answer_is_held_back_no_connection_is(
-    api: TestClient, make: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_long_poll_holds_no_database_connection(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     url = f"/v1/walks/{make()['id']}"
     render_a_chunk()
     etag = api.get(url).headers["etag"]
-    answer = api.get(url, headers={"Prefer": "wait=1", "If-None-Match": etag})
-    assert (answer.status_code, answer.headers["preference-applied"]) == (304, "wait=1")
-    assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]
+    with queries() as sent, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(api.get, url, headers={"Prefer": "wait=3", "If-None-Match": etag})
+        until(lambda: any("walks.revision" in query for query in sent))
+        until(lambda: not engine().pool.checkedout() or held.done())  # type: ignore[attr-defined]
+        assert not held.done()
+    answer = held.result()
+    assert (answer.status_code, answer.headers["preference-applied"]) == (304, "wait=3")
 
 
-def test_a_walk_that_is_done_is_told_at_once(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+def test_a_finished_walk_is_returned_at_once(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     walk = make()
     end(WalkStatus.FAILED)
+    until(listener.is_listening)  # to begin to listen is a reason to look
     with queries() as sent:
         assert api.get(f"/v1/walks/{walk['id']}", headers={"Prefer": "wait=30"}).json()["done"]
-    assert sum("walks.revision" in query for query in sent) <= 3  # one more if the end is heard of only now
+    assert sum("walks.revision" in query for query in sent) <= 3  # one more if the end is noticed only now
 
 
 @pytest.mark.parametrize(
@@ -209,26 +213,24 @@ def test_a_walk_that_is_done_is_told_at_once(api: TestClient, make: Callable[...
         (["wait=1.5"], 0),
     ],
 )
-def test_a_wish_is_read_as_the_standard_says(prefer: list[str], seconds: int) -> None:
+def test_prefer_is_parsed_as_the_rfc_says(prefer: list[str], seconds: int) -> None:
     assert long_polling.parse_prefer(prefer) == seconds
 
 
-def test_a_wish_on_a_second_line_is_heeded(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+def test_a_second_prefer_header_is_applied(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     lines = [("Prefer", "handling=lenient"), ("Prefer", "wait=1")]
     answer = api.get(f"/v1/walks/{make()['id']}", headers=lines)
     assert answer.headers["preference-applied"] == "wait=1"
 
 
-def test_who_makes_a_walk_may_wait_for_it(api: TestClient) -> None:
-    """No worker runs here: the walk is canceled meanwhile."""
+def test_a_submission_can_wait_for_the_walk(api: TestClient) -> None:
+    """No worker runs here: the walk is canceled in the meantime."""
     prompts = {"prompts": ["a giraffe", "a battleship"]}
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(api.post, "/v1/walks", json=prompts, headers={"Prefer": "wait=30"})
         until(lambda: api.get("/v1/walks?status=queued").json()["walks"])
         made = api.get("/v1/walks?status=queued").json()["walks"][0]
-        until(
-            lambda: celery_app.count_messages(ChunkKind.RENDER)
-        )  # workers hear of it although it is not answered yet
+        until(lambda: celery_app.count_messages(ChunkKind.RENDER))  # workers get their message before the response
         end(WalkStatus.CANCELED)
         done = answer.result(20)
     assert (done.status_code, done.headers["preference-applied"]) == (202, "wait=30")
@@ -248,7 +250,7 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def test_a_stream_tells_a_walk_to_its_end(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+def test_a_stream_follows_a_walk_to_its_end(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     walk = make()
     end(WalkStatus.CANCELED)
     answer = api.get(f"/v1/walks/{walk['id']}/events")
@@ -264,7 +266,7 @@ def test_a_stream_of_an_unknown_walk_is_a_problem(api: TestClient) -> None:
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/walk-not-found")
 
 
-def test_a_walk_knows_its_place_in_the_queue(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+def test_a_walk_has_a_queue_position(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     first, second = make(frames=8), make(frames=24)
     places = [api.get(f"/v1/walks/{walk['id']}").json()["progress"]["queue_position"] for walk in (first, second)]
     assert places == [0, 1]
@@ -273,7 +275,7 @@ def test_a_walk_knows_its_place_in_the_queue(api: TestClient, make: Callable[...
     assert api.get(f"/v1/walks/{second['id']}").json()["progress"]["queue_position"] == 0
 
 
-def test_the_time_left_comes_from_recent_chunks(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+def test_the_estimate_is_based_on_recent_chunks(api: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     walk = make(frames=40)
     url = f"/v1/walks/{walk['id']}"
     assert api.get(url).json()["progress"]["eta_seconds"] is None

@@ -22,9 +22,9 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
         yield system
 
 
-def test_everything_works_through_a_pooler_that_hands_connections_on(pooled: Pooled) -> None:
+def test_everything_works_through_a_transaction_pooler(pooled: Pooled) -> None:
     log = pooled.children["api"].log
-    until(lambda: "hands connections on after each transaction" in log.read_text())
+    until(lambda: "reassigns connections after each transaction" in log.read_text())
     with httpx.Client(base_url=pooled.url, timeout=60) as http:
         order = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "steps": 2}
         walk = http.post("/v1/walks", json=order).raise_for_status().json()

@@ -21,17 +21,17 @@ from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, leases
 from momalisa.settings import ROOT, environment, settings
 from momalisa.walks import service
-from tests.conftest import forget, until
+from tests.conftest import clear_caches, until
 from worker.process.consumer import PAUSE_SECONDS
 
 
-def test_messages_wait_in_the_queue_of_their_kind(services: LocalStack) -> None:
+def test_messages_are_in_the_queue_of_their_kind(services: LocalStack) -> None:
     celery_app.publish(ChunkKind.RENDER, 3)
     celery_app.publish(ChunkKind.ASSEMBLE)
     assert (celery_app.count_messages(ChunkKind.RENDER), celery_app.count_messages(ChunkKind.ASSEMBLE)) == (3, 1)
 
 
-def test_a_broker_that_forgot_everything_has_an_empty_queue(services: LocalStack) -> None:
+def test_a_flushed_broker_has_an_empty_queue(services: LocalStack) -> None:
     celery_app.publish(ChunkKind.RENDER)
     redis.Redis.from_url(settings().broker_url).flushall()
     assert celery_app.count_messages(ChunkKind.RENDER) == 0
@@ -39,11 +39,9 @@ def test_a_broker_that_forgot_everything_has_an_empty_queue(services: LocalStack
     assert celery_app.count_messages(ChunkKind.RENDER) == 1
 
 
-def test_a_broker_that_is_down_loses_nothing_but_time(
-    services: LocalStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_outage_loses_no_work(services: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
-    forget()
+    clear_caches()
     celery_app.publish(ChunkKind.RENDER)
     with pytest.raises(celery_app.BROKER_ERRORS):
         celery_app.count_messages(ChunkKind.RENDER)
@@ -77,7 +75,7 @@ def test_the_reconciler_publishes_a_message_for_each_chunk_that_is_due() -> None
     with transaction() as session:
         leases.claim(session, ChunkKind.RENDER, "here")
     reconciler.publish_missing()
-    assert celery_app.count_messages(ChunkKind.RENDER) == 20  # one too many, which does no harm
+    assert celery_app.count_messages(ChunkKind.RENDER) == 20  # one too many does no harm
 
 
 @pytest.mark.usefixtures("twenty_chunks")
@@ -98,7 +96,7 @@ def test_the_reconciler_survives_a_broker_that_is_down(monkeypatch: pytest.Monke
     reconciler.publish_missing()
 
 
-def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
+def test_a_worker_continues_after_the_broker_froze_during_an_acknowledgement(
     services: LocalStack, tmp_path: Path
 ) -> None:
     log = tmp_path / "worker.log"
@@ -106,7 +104,7 @@ def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
     assert broker
     with worker(services, ChunkKind.ASSEMBLE, log):
         with engine().begin() as connection:
-            connection.execute(text("LOCK TABLE chunks"))  # so that the work ends when we say
+            connection.execute(text("LOCK TABLE chunks"))  # so that the test decides when the work ends
             celery_app.publish(ChunkKind.ASSEMBLE)
             until(a_claim_waits)
             broker.send_signal(signal.SIGSTOP)
@@ -118,7 +116,7 @@ def test_a_worker_goes_on_after_a_broker_that_froze_when_it_had_done_its_work(
         until(lambda: log.read_text().count("nothing to do") > 1)
 
 
-def test_a_worker_outlives_a_broker_that_answers_with_errors(services: LocalStack, tmp_path: Path) -> None:
+def test_a_worker_survives_a_broker_that_answers_with_errors(services: LocalStack, tmp_path: Path) -> None:
     """READONLY, as after a failover, and OOM, as at maxmemory."""
     log = tmp_path / "worker.log"
     broker: Any = redis.Redis.from_url(settings().broker_url)
@@ -145,7 +143,7 @@ def test_a_worker_outlives_a_broker_that_answers_with_errors(services: LocalStac
 
 
 def answered(log: Path, words: str, times: int) -> bool:
-    """Tell whether a worker has waited so often because the broker answered so."""
+    """Return whether a worker has backed off this often because of this response of the broker."""
     lines = [line for line in log.read_text().splitlines() if "broker error" in line]
     return sum(words in line for line in lines) >= times
 
@@ -162,7 +160,7 @@ def a_claim_waits() -> bool:
 
 @contextmanager
 def worker(services: LocalStack, kind: ChunkKind, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker for the length of a block."""
+    """Run a worker during the block."""
     variables = {**services.variables, **variables}
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The tasks of the reconciler, each a failure domain of its own."""
+"""The tasks of the reconciler fail independently."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ from tests.conftest import until
 
 @pytest.fixture
 def revoked(tmp_path: Path) -> Iterator[Path]:
-    """The file of a service account whose key was deleted: where it asks for a token it is refused."""
+    """The key file of a service account whose key was revoked: requests for tokens are refused."""
 
     class Refusal(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -59,7 +59,7 @@ def revoked(tmp_path: Path) -> Iterator[Path]:
     server.server_close()
 
 
-def test_revoked_credentials_pause_what_needs_the_bucket_and_nothing_else(
+def test_revoked_credentials_stop_only_tasks_that_need_the_bucket(
     services: LocalStack, spec: Callable[..., WalkSpec], revoked: Path, tmp_path: Path
 ) -> None:
     def lose_a_lease() -> None:
@@ -96,20 +96,20 @@ def test_revoked_credentials_pause_what_needs_the_bucket_and_nothing_else(
     with log.open("wb") as file, subprocess.Popen(command, cwd=ROOT, env=environ, stderr=file) as process:
         try:
             until(taken_back, 30)
-            until(lambda: log.read_text().count("task failed") > 1, 30)  # it goes on trying
+            until(lambda: log.read_text().count("task failed") > 1, 30)  # it keeps retrying
             lose_a_lease()
             until(taken_back, 10)
             assert process.poll() is None
         finally:
             process.terminate()
     assert process.returncode == 0
-    skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "task failed"]
+    skipped = [line for line in map(json.loads, log.read_text().splitlines()) if line["message"] == "task failed"]
     assert {line["task"] for line in skipped} == {"remove_walks", "delete_orphans"}
     assert "RefreshError" in skipped[0]["cause"]
     assert "Invalid JWT Signature" in skipped[0]["cause"]
 
 
-def test_a_fault_in_one_task_is_counted_and_stops_no_round_after_it(
+def test_an_error_in_a_task_is_counted_and_does_not_stop_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RECONCILE_SECONDS", "0.01")

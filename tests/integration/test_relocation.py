@@ -1,4 +1,4 @@
-"""Walks that are hidden or made private: their old URLs stop working, and nothing is lost on the way."""
+"""Walks that are hidden or made private: their old URLs stop working, and nothing is lost."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,9 @@ from momalisa.maintenance import reconciler
 from momalisa.storage import bucket
 from momalisa.walks import moderation, relocation
 from momalisa.walks.relocation import Move
-from tests.hanging import draw, finish
+from tests.finished_walks import draw, finish
 from tests.integration.test_access import somebody
-from tests.integration.test_private import ORDER, Reply, checksums, look, make, statuses, urls
+from tests.integration.test_privacy import ORDER, Reply, checksums, look, make, statuses, urls
 from worker import assemble_task, runner
 from worker.lease import Lease
 from worker.process.worker import Worker
@@ -51,7 +51,7 @@ def names(walk: Reply) -> set[str]:
 
 
 def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:
-    """Check that the old URLs of a walk are dead, and that its owner finds the same at new ones."""
+    """Check that the old URLs of a walk are dead, and that its owner gets the same files at new ones."""
     after = look(api, before["id"])
     assert statuses(urls(before)) == {404}
     assert not set(urls(before)) & set(urls(after))
@@ -62,7 +62,7 @@ def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:
 
 
 @pytest.mark.parametrize("change", [make_private, hide])
-def test_what_is_no_longer_shown_to_all_is_no_longer_at_the_old_urls(
+def test_old_urls_of_hidden_and_private_walks_stop_working(
     api: TestClient, make: Callable[..., Reply], change: Callable[[TestClient, Reply], Reply]
 ) -> None:
     walk = make(public=True)
@@ -72,7 +72,7 @@ def test_what_is_no_longer_shown_to_all_is_no_longer_at_the_old_urls(
     left = datetime.fromisoformat(changed["urls_expire_at"]) - datetime.now(UTC)
     assert timedelta() < left <= timedelta(seconds=60)
     assert somebody(api).get(f"/v1/walks/{walk['id']}").status_code == 404
-    change(api, walk)  # again changes nothing
+    change(api, walk)  # repeating it changes nothing
     reconciler.move_objects()
     is_moved(api, walk, sums)
     assert api.get(f"/v1/walks/{walk['id']}").headers["etag"] != tag
@@ -82,7 +82,7 @@ def test_what_is_no_longer_shown_to_all_is_no_longer_at_the_old_urls(
     assert moved["urls_expire_at"] is None
 
 
-def test_a_walk_is_shown_again_under_the_names_that_it_has(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_a_walk_that_is_shown_again_keeps_its_new_names(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make(public=False)
     answer = api.patch(f"/v1/walks/{walk['id']}", json={"public": True})
     assert (answer.json()["public"], urls(answer.json())) == (True, urls(walk))
@@ -121,7 +121,7 @@ def remove_some(what: Move) -> None:
         [relocation.copy, record],
         [relocation.copy, record, remove_some],
         [relocation.copy, record, remove],
-        [relocation.copy, record, remove, relocation.copy],  # a second process that is late
+        [relocation.copy, record, remove, relocation.copy],  # a second, late process
     ],
     ids=lambda steps: "-".join(step.__name__ for step in steps) or "nothing",
 )
@@ -139,9 +139,7 @@ def test_a_process_may_die_after_each_step(api: TestClient, make: Callable[..., 
     is_moved(api, walk, sums)
 
 
-def test_a_secret_that_changes_during_a_move_is_the_last_one_in_the_end(
-    api: TestClient, make: Callable[..., Reply]
-) -> None:
+def test_if_the_secret_changes_during_a_move_the_last_one_wins(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make(public=True)
     sums = checksums(walk)
     make_private(api, walk)
@@ -163,16 +161,18 @@ def private_walk_in_progress(api: TestClient) -> Reply:
     return walk
 
 
-def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestClient) -> None:
+def test_frames_recorded_with_the_old_secret_are_moved(api: TestClient) -> None:
     walk = private_walk_in_progress(api)
     seen: list[Reply] = []
 
     def while_it_is_made_private(work: Lease) -> Record:
         recorded = draw(work)
-        if not work.claim.number:  # another chunk comes first, for there to be something to move
+        if not work.claim.number:  # another chunk first, so that there is something to move
             return recorded
         make_private(api, walk)
-        assert not relocation.move(UUID(walk["id"]))  # what is recorded moves; what this worker uploaded stays
+        assert not relocation.move(
+            UUID(walk["id"])
+        )  # recorded objects move; unrecorded uploads of this worker stay
         seen.append(look(api, walk["id"]))
         assert checksums(seen[0])
         return recorded
@@ -189,7 +189,7 @@ def test_frames_that_a_worker_records_under_the_old_secret_are_moved(api: TestCl
 
 
 @pytest.mark.parametrize("before_it_reads", [True, False])
-def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_it_reads: bool) -> None:
+def test_an_assembly_survives_the_move_of_its_frames(api: TestClient, before_it_reads: bool) -> None:
     walk = private_walk_in_progress(api)
     while look(api, walk["id"])["status"] != "assembling":
         runner.run(Worker(), ChunkKind.RENDER, draw)
@@ -222,9 +222,7 @@ def test_an_assembly_survives_that_its_frames_are_moved(api: TestClient, before_
     assert names(made) == {url.partition("/momalisa/")[2] for url in urls(made)}
 
 
-def test_a_frame_that_is_lost_does_not_keep_the_others_from_being_moved(
-    api: TestClient, make: Callable[..., Reply]
-) -> None:
+def test_a_missing_frame_does_not_prevent_the_move_of_others(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make(public=True)
     lost = urls(walk)[0]
     bucket.delete(lost.partition("/momalisa/")[2])
@@ -234,10 +232,10 @@ def test_a_frame_that_is_lost_does_not_keep_the_others_from_being_moved(
     assert statuses(urls(look(api, walk["id"]))[1:]) == {200}
 
 
-def test_a_walk_that_cannot_be_moved_holds_up_no_other(
+def test_a_walk_that_cannot_be_moved_delays_no_other(
     api: TestClient, make: Callable[..., Reply], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relocation, "AT_ONCE", 1)  # a round for each walk, so that their order shows
+    monkeypatch.setattr(relocation, "AT_ONCE", 1)  # one walk per round, so that their order is visible
     walks = [make(public=True) for _ in range(2)]
     fine, bad = walks  # the latest comes first
     for walk in walks:
@@ -253,11 +251,11 @@ def test_a_walk_that_cannot_be_moved_holds_up_no_other(
     monkeypatch.setattr(relocation, "copy", copy)
     with pytest.raises(Forbidden):
         reconciler.move_objects()
-    assert reconciler.move_objects()  # the other one is not kept waiting
+    assert reconciler.move_objects()  # the other one is not delayed
     assert (statuses(urls(fine)), statuses(urls(bad))) == ({404}, {200})
     monkeypatch.setattr(relocation, "AT_ONCE", 2)
     make_private_again(api, fine)
-    make_private_again(api, bad)  # the latest again, and in front again
+    make_private_again(api, bad)  # the latest again, so it comes first again
     with pytest.raises(Forbidden):  # after the other one was moved in the same round
         reconciler.move_objects()
     assert tried == [walk["id"] for walk in (bad, fine, bad, fine)]
@@ -266,7 +264,7 @@ def test_a_walk_that_cannot_be_moved_holds_up_no_other(
     assert statuses(urls(bad)) == {404}
 
 
-def test_names_from_before_there_were_secrets_are_moved(api: TestClient, make: Callable[..., Reply]) -> None:
+def test_object_names_without_a_secret_are_moved(api: TestClient, make: Callable[..., Reply]) -> None:
     walk = make(public=True)
     sums, folder = checksums(walk), bucket.folder_name(walk["id"])
     with transaction() as session:
@@ -285,7 +283,7 @@ def test_names_from_before_there_were_secrets_are_moved(api: TestClient, make: C
     is_moved(api, old, sums)
 
 
-def test_only_its_owner_changes_a_walk_and_only_what_can_be_changed(api: TestClient) -> None:
+def test_only_the_owner_can_change_a_walk_and_only_its_visibility(api: TestClient) -> None:
     walk_id = api.post("/v1/walks", json=ORDER).json()["id"]
 
     def change(of: str = walk_id, client: TestClient = api, **body: object) -> tuple[int, str]:

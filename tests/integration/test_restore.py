@@ -1,7 +1,6 @@
-"""A backup, made and restored by the very commands of docs/operations.md, gives all walks back."""
+"""Backup and restore, by the commands in docs/operations.md."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -9,15 +8,8 @@ from momalisa.client import Client
 from momalisa.local import postgres, stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
-from momalisa.settings import ROOT, environment
-
-
-def commands(heading: str) -> str:
-    """Return the commands that stand under a heading of the operators' guide."""
-    section = (ROOT / "docs" / "operations.md").read_text().partition(f"\n### {heading}\n")[2].partition("\n#")[0]
-    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
-    assert found
-    return found[1]
+from momalisa.settings import environment
+from tests.operations import commands
 
 
 def run(heading: str, system: LocalStack, backup: Path) -> None:
@@ -30,7 +22,7 @@ def run(heading: str, system: LocalStack, backup: Path) -> None:
     subprocess.run(["bash", "-euc", commands(heading)], env=environment(**variables), check=True)
 
 
-def test_a_backup_of_a_running_system_gives_finished_walks_back_and_lets_others_go_on(tmp_path: Path) -> None:
+def test_a_backup_of_a_running_system_restores_finished_walks_and_continues_others(tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     backup.mkdir()
     prompts = ["a giraffe", "a battleship"]

@@ -1,4 +1,4 @@
-"""How walks end by deadline, by deletion and by age, and what is left of them: nothing."""
+"""Deadlines, deletion and expiry of walks, which leave nothing behind."""
 
 from datetime import timedelta
 from itertools import count
@@ -18,7 +18,7 @@ from momalisa.errors import LeaseLostError
 from momalisa.maintenance import reconciler, retention
 from momalisa.queue import leases
 from momalisa.storage import bucket
-from tests.conftest import clear_away
+from tests.conftest import run_retention
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
 
@@ -64,10 +64,10 @@ def test_a_removed_walk_is_gone_at_once_and_its_files_soon(api: TestClient) -> N
     with pytest.raises(LeaseLostError), transaction() as session:
         leases.heartbeat(session, claimed)
 
-    clear_away()
-    assert objects(walk_id) == 2  # its workers have a lease's time to learn of it
+    run_retention()
+    assert objects(walk_id) == 2  # its workers have LEASE_SECONDS to notice it
     let_time_pass(deleted_at=Walk.deleted_at - timedelta(hours=1))
-    clear_away()
+    run_retention()
     assert (objects(walk_id), objects(other)) == (0, 2)
     with transaction() as session:
         assert session.scalars(select(func.count()).select_from(Walk)).one() == 1
@@ -76,10 +76,10 @@ def test_a_removed_walk_is_gone_at_once_and_its_files_soon(api: TestClient) -> N
 def test_an_old_walk_expires_and_leaves_no_object(api: TestClient) -> None:
     walk_id = make(api)
     let_time_pass(status=WalkStatus.SUCCEEDED, finished_at=func.now() - timedelta(days=29))
-    clear_away()
+    run_retention()
     assert api.get(f"/v1/walks/{walk_id}").json()["status"] == "succeeded"
     let_time_pass(finished_at=func.now() - timedelta(days=31))
-    clear_away()
+    run_retention()
     gone = api.get(f"/v1/walks/{walk_id}")
     assert (gone.status_code, gone.json()["type"]) == (410, "/problems/walk-expired")
     assert "expired" in gone.json()["detail"]
@@ -87,11 +87,11 @@ def test_an_old_walk_expires_and_leaves_no_object(api: TestClient) -> None:
     assert api.get("/v1/walks").json()["walks"] == []
 
 
-def test_an_expired_walk_leaves_no_row_and_is_known_for_a_year(api: TestClient) -> None:
+def test_an_expired_walk_leaves_no_row_and_answers_410_for_a_year(api: TestClient) -> None:
     private, other = make(api, public=False), make(api)
     let_time_pass(status=WalkStatus.SUCCEEDED, finished_at=func.now() - timedelta(days=31))
     for _ in range(2):
-        clear_away()
+        run_retention()
         assert rows() == [0, 0, 0]
         for owner in (api, TestClient(app)):
             answers = [
@@ -103,14 +103,14 @@ def test_an_expired_walk_leaves_no_row_and_is_known_for_a_year(api: TestClient) 
     assert "expired" in api.post("/v1/walks", json={"from_walk": other}).text
     with transaction() as session:
         session.execute(update(Tombstone).values(expired_at=func.now() - timedelta(days=366)))
-    clear_away()
+    run_retention()
     assert api.get(f"/v1/walks/{other}").status_code == 404
 
 
-def test_walks_that_expired_under_older_code_leave_too(api: TestClient) -> None:
+def test_walks_that_older_code_expired_are_removed_too(api: TestClient) -> None:
     walk = make(api)
     let_time_pass(status=WalkStatus.EXPIRED, purged_at=func.now() - timedelta(days=300))
-    clear_away()
+    run_retention()
     assert rows() == [0, 0, 0]
     with transaction() as session:
         long_ago = Tombstone.expired_at < func.now() - timedelta(days=299)
@@ -118,7 +118,7 @@ def test_walks_that_expired_under_older_code_leave_too(api: TestClient) -> None:
     assert api.get(f"/v1/walks/{walk}").status_code == 410
 
 
-def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
+def test_an_object_that_cannot_be_removed_delays_no_other_walk(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks = [make(api) for _ in range(6)]
@@ -129,7 +129,7 @@ def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
 
         def delete_unless_held(prefix: str, **named: Any) -> None:
             if prefix == held:
-                # the emulator knows no holds
+                # the emulator does not support holds
                 raise Forbidden("The object is under a hold.")  # type: ignore[no-untyped-call]
             delete_all(prefix, **named)
 
@@ -137,24 +137,24 @@ def test_one_object_that_cannot_be_removed_holds_up_no_other_walk(
         let_time_pass(purge_after=case((Walk.id == walks[0], func.now() - timedelta(hours=1))))
         rounds = [retention.remove() for _ in range(3)]
         assert rounds == [(2, True), (2, True), (1, True)]
-        assert retention.remove() == (0, False)  # it does not come upon the same walk at once
+        assert retention.remove() == (0, False)  # it does not retry the same walk immediately
         assert [objects(walk) for walk in walks] == [2, 0, 0, 0, 0, 0]
         assert api.get(f"/v1/walks/{walks[0]}").status_code == 410
         let_time_pass(purge_after=func.now())
-        with pytest.raises(Forbidden):  # nothing was done, and the reconciler says so
+        with pytest.raises(Forbidden):  # nothing was removed, and the reconciler reports that
             retention.remove()
-    assert retention.remove() == (1, False)  # a bucket that is back is tried at once
+    assert retention.remove() == (1, False)  # once the bucket is back, it is retried at once
     assert objects(walks[0]) == 0
 
 
-def test_a_round_of_removal_ends_and_the_next_one_goes_on_where_it_was(
+def test_a_round_of_removals_is_limited_and_the_next_one_continues(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks = [make(api) for _ in range(3)]
     let_time_pass(status=WalkStatus.EXPIRED)
     monkeypatch.setattr(retention, "THREADS", 1)
     monkeypatch.setattr(retention, "ROUND_SECONDS", 6)
-    monkeypatch.setattr(retention, "monotonic", count().__next__)  # a second between two looks
+    monkeypatch.setattr(retention, "monotonic", count().__next__)  # a second between two checks
     assert retention.remove() == (1, True)
     assert sorted(objects(walk) for walk in walks) == [0, 1, 2]
     assert retention.remove() == (2, False)
@@ -175,10 +175,10 @@ def test_a_backlog_is_removed_without_a_pause(api: TestClient, monkeypatch: pyte
 
 def test_a_walk_that_misses_its_deadline_fails(api: TestClient) -> None:
     late, patient = make(api, deadline_seconds=60), make(api)
-    clear_away()
+    run_retention()
     assert api.get(f"/v1/walks/{late}").json()["status"] == "queued"
     let_time_pass(deadline_at=Walk.deadline_at - timedelta(minutes=2))
-    clear_away()
+    run_retention()
     walk = api.get(f"/v1/walks/{late}").json()
     assert (walk["status"], walk["error"]["code"]) == ("failed", "deadline_exceeded")
     assert api.get(f"/v1/walks/{patient}").json()["status"] == "queued"
@@ -188,11 +188,11 @@ def test_a_walk_that_misses_its_deadline_fails(api: TestClient) -> None:
         assert str(claimed.walk_id) == patient
 
 
-def test_old_keys_are_forgotten(api: TestClient) -> None:
+def test_expired_idempotency_keys_are_deleted(api: TestClient) -> None:
     api.post("/v1/walks", json=ORDER, headers={"Idempotency-Key": "old"})
     with transaction() as session:
         session.execute(update(IdempotencyKey).values(created_at=func.now() - timedelta(hours=25)))
-    clear_away()
+    run_retention()
     with transaction() as session:
         assert session.scalars(select(IdempotencyKey)).all() == []
         assert session.scalars(select(func.count()).select_from(Chunk)).one() == 1

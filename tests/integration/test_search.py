@@ -1,4 +1,4 @@
-"""Looking for walks among 200,000: what is found, and what it costs to find it."""
+"""Searching 200,000 walks: results and cost."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import WalkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.walks import queries
-from tests.conftest import clear_away
+from tests.conftest import run_retention
 
 WALKS = 200_000
 
@@ -37,12 +37,12 @@ FROM generate_series(1, :walks) AS n,
 
 @pytest.fixture
 def hung(services: LocalStack, spec: Callable[..., WalkSpec]) -> None:
-    """Many walks of 1,000 owners, none of them failed; the oldest show what is rare."""
+    """Many walks of 1,000 owners, none of them failed; rare words are in the oldest."""
     indexes = Base.metadata.tables["walks"].indexes
     with transaction() as session:
         session.execute(text("SET LOCAL statement_timeout = 0"))
         for index in indexes:
-            index.drop(session.connection())  # they are made faster than filled
+            index.drop(session.connection())  # creating them afterwards is faster
         session.execute(text(MANY), {"spec": spec().model_dump_json(), "walks": WALKS})
         for index in indexes:
             index.create(session.connection())
@@ -51,7 +51,7 @@ def hung(services: LocalStack, spec: Callable[..., WalkSpec]) -> None:
 
 @contextmanager
 def noted() -> Iterator[list[tuple[str, Any]]]:
-    """Note the queries on walks that are sent meanwhile, with their parameters."""
+    """Collect the queries on walks sent during the block, with their parameters."""
     statements: list[tuple[str, Any]] = []
 
     def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:
@@ -64,7 +64,7 @@ def noted() -> Iterator[list[tuple[str, Any]]]:
 
 
 def cost(statement: str, parameters: Any) -> tuple[int, list[str]]:
-    """Return how many pages a query touches, and the tables that it reads from end to end."""
+    """Return the number of pages that a query touches, and the tables that it scans completely."""
 
     def scanned(plan: dict[str, Any]) -> list[str]:
         below = [name for child in plan.get("Plans", ()) for name in scanned(child)]
@@ -76,7 +76,7 @@ def cost(statement: str, parameters: Any) -> tuple[int, list[str]]:
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], scanned(plan)
 
 
-def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api: TestClient) -> None:
+def test_the_cost_of_a_search_does_not_depend_on_the_number_of_walks(hung: None, api: TestClient) -> None:
     for sought, number in (
         ({}, 20),
         ({"q": "cat"}, 20),
@@ -87,7 +87,7 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
         ({"q": "\\" * 100}, 0),
         ({"q": "_"}, 0),
         ({"q": "''"}, 0),
-        ({"q": "a dog a cat"}, 0),  # each three letters of it are in every walk
+        ({"q": "a dog a cat"}, 0),  # all its trigrams are in every walk
         ({"q": "жИРАФ"}, 1),
         ({"q": '🦒 "жираф" \\'}, 1),
         ({"q": "🦒"}, 1),
@@ -108,12 +108,12 @@ def test_looking_for_walks_costs_the_same_however_many_there_are(hung: None, api
     ):
         with noted() as statements, transaction() as session:
             found = queries.list_walks(
-                session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", word=word
+                session, limit=20, before=None, status=status, viewer="key:7", owner="key:7", text=word
             )
         assert len(found) == number
         expect_cheap(statements, status, word)
     with noted() as statements:
-        clear_away()
+        run_retention()
     assert len(statements) > 2
     expect_cheap(statements, "what is past")
 
@@ -127,9 +127,7 @@ def expect_cheap(statements: list[tuple[str, Any]], *sought: object) -> None:
 
 @given(prompt=st.text(LETTERS, min_size=1), other=st.text(LETTERS), data=st.data())
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], deadline=None)
-def test_whatever_is_in_a_prompt_is_found_by_its_letters(
-    services: LocalStack, prompt: str, other: str, data: st.DataObject
-) -> None:
+def test_any_text_in_a_prompt_is_found(services: LocalStack, prompt: str, other: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(prompt) - 1))
     word = prompt[start : data.draw(st.integers(start + 1, start + 9))]
     found = text("SELECT walk_grams(CAST(:prompts AS jsonb)) @@ walk_query(:word)")

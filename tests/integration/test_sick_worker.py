@@ -1,4 +1,4 @@
-"""A worker that fails where others succeed takes itself out; and what operators see and do about failures."""
+"""A worker that fails where others succeed backs off; and what operators see and do about failures."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
-from momalisa.errors import WalkOverError
+from momalisa.errors import WalkEndedError
 from momalisa.local.stack import LocalStack
 from momalisa.queue import admin, estimate, leases, lifecycle, results, stats
 from momalisa.queue.leases import Claim
@@ -41,9 +41,9 @@ def make(services: LocalStack, spec: Callable[..., WalkSpec]) -> Callable[..., U
     return submit
 
 
-def claim(workplace: str = "") -> Claim | None:
+def claim(parent: str = "") -> Claim | None:
     with transaction() as session:
-        return leases.claim(session, ChunkKind.RENDER, f"{workplace}.child", workplace)
+        return leases.claim(session, ChunkKind.RENDER, f"{parent}.child", parent)
 
 
 def do(claimed: Claim) -> None:
@@ -63,7 +63,7 @@ def make_due(**changes: object) -> None:
         )
 
 
-def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_does(
+def test_a_failed_chunk_is_left_to_other_busy_workers_until_none_is_busy(
     make: Callable[..., UUID],
 ) -> None:
     make(frames=24)
@@ -74,7 +74,7 @@ def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_do
     make_due()
     mine = claim(SICK)
     assert mine
-    assert mine.number != failed.number  # although what failed comes first
+    assert mine.number != failed.number  # although retries come first
     with transaction() as session:
         leases.release(session, mine)
     do(theirs)
@@ -83,7 +83,7 @@ def test_a_chunk_is_left_to_others_while_they_work_and_comes_back_when_nobody_do
     assert again.number == failed.number
 
 
-def test_a_chunk_that_failed_everywhere_is_not_left_to_others_for_ever(make: Callable[..., UUID]) -> None:
+def test_a_chunk_that_failed_everywhere_is_not_left_to_others_forever(make: Callable[..., UUID]) -> None:
     make(frames=24)
     failed, theirs = claim(SICK), claim(WELL)
     assert failed
@@ -91,7 +91,7 @@ def test_a_chunk_that_failed_everywhere_is_not_left_to_others_for_ever(make: Cal
     fail(failed)
     this = Chunk.number == failed.number
     with transaction() as session:
-        session.execute(update(Chunk).where(this).values(failed_by=[SICK, WELL], scheduled_at=func.now()))
+        session.execute(update(Chunk).where(this).values(failed_on=[SICK, WELL], scheduled_at=func.now()))
     busy = claim(WELL)
     assert busy
     assert busy.number != failed.number
@@ -103,7 +103,7 @@ def test_a_chunk_that_failed_everywhere_is_not_left_to_others_for_ever(make: Cal
     assert again.number == failed.number
 
 
-def test_a_claim_that_avoids_failures_still_walks_along_the_index(make: Callable[..., UUID]) -> None:
+def test_a_claim_that_avoids_failed_chunks_still_uses_the_index(make: Callable[..., UUID]) -> None:
     for _ in range(3):
         make(frames=200)
     seen: list[tuple[str, Any]] = []
@@ -120,17 +120,17 @@ def test_a_claim_that_avoids_failures_still_walks_along_the_index(make: Callable
     [(statement, parameters)] = seen
     with engine().connect() as connection:
         connection.exec_driver_sql("ANALYZE chunks")
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table is read whole
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table would be scanned
         plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
         lines = [row[0] for row in plan]
     assert any("Index Scan using chunks_queued" in line for line in lines), lines
     assert not any("Sort" in line for line in lines), lines
 
 
-def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
+def test_a_worker_that_fails_where_others_succeed_backs_off_says_why_and_recovers(
     make: Callable[..., UUID], worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sick worker is this process, by the real loop; another one works beside it: 66 chunks of 12 walks."""
+    """The sick worker is this process, by the real loop; another one works in parallel: 66 chunks of 12 walks."""
     rested: list[float] = []
     monkeypatch.setattr(worker.shutdown, "wait", rested.append)
     walks = [make(frames=44) for _ in range(11)]
@@ -146,14 +146,14 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
 
     def wake() -> None:
         try:
-            if not worker.health.backoff_seconds():  # a real one would wait here
+            if not worker.health.backoff_seconds():  # a real worker would wait here
                 runner.run(worker, ChunkKind.RENDER, work)
         except SystemExit:
-            worker.failed_walks.clear()  # a fresh process on the same device
+            worker.failed_walks.clear()  # a new process on the same device
 
     while well := claim(WELL):
         claims[WELL] += 1
-        for _ in range(4):  # it fails faster than others work
+        for _ in range(4):  # it fails faster than others render
             wake()
         do(well)
         make_due()
@@ -164,9 +164,9 @@ def test_a_worker_that_fails_where_others_succeed_rests_says_why_and_recovers(
     assert states == {WalkStatus.ASSEMBLING}
     trouble = worker.monitor.readiness_failure()
     assert trouble
-    assert "fails where other workers succeed" in trouble
+    assert "fails where others succeed" in trouble
     assert "CUDA error" in trouble
-    # Its next tries, later and later, until the fault is gone.
+    # Its next attempts, at growing intervals, until the fault is gone.
     make(frames=44)
     pauses = []
     for _ in range(6):
@@ -189,7 +189,7 @@ def nothing() -> Any:
     return nullcontext()
 
 
-def test_where_nobody_succeeds_nobody_rests(make: Callable[..., UUID], worker: Worker) -> None:
+def test_if_no_worker_succeeds_none_backs_off(make: Callable[..., UUID], worker: Worker) -> None:
     for _ in range(4):
         make()
         make_due()
@@ -209,7 +209,7 @@ def momalisa(services: LocalStack, *arguments: str) -> str:
     return run.stdout + run.stderr
 
 
-def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
+def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_retried(
     make: Callable[..., UUID], services: LocalStack
 ) -> None:
     walk_id = make(frames=12)
@@ -225,21 +225,21 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_tried_again(
     with transaction() as session:
         assert queries.get(session, walk_id, viewer=None).status == WalkStatus.FAILED
     shown = momalisa(services, "show", str(walk_id))
-    assert "0 render done, attempts: 1, last at well:2.child" in shown
-    assert all(f"attempt {n + 1} at sick:1.child: CUDA error {n}" in shown for n in range(5))
+    assert "0 render done, attempts: 1, last worker: well:2.child" in shown
+    assert all(f"attempt {n + 1} on sick:1.child: CUDA error {n}" in shown for n in range(5))
     assert "queued again" in momalisa(services, "retry", str(walk_id))
     with transaction() as session:
         walk = session.get_one(Walk, walk_id)
         assert (walk.status, walk.error_code, walk.finished_at) == (WalkStatus.RUNNING, None, None)
         failed = session.scalars(select(Chunk).where(Chunk.number == failed_number).options(undefer(Chunk.history)))
         [chunk] = failed
-        assert (chunk.status, chunk.attempts, chunk.failed_by, len(chunk.history)) == (ChunkStatus.QUEUED, 0, [], 5)
+        assert (chunk.status, chunk.attempts, chunk.failed_on, len(chunk.history)) == (ChunkStatus.QUEUED, 0, [], 5)
         json.dumps(chunk.history)
     while again := claim(WELL):
         do(again)
     with transaction() as session:
         assert queries.get(session, walk_id, viewer=None).status == WalkStatus.ASSEMBLING
-        with pytest.raises(WalkOverError, match="Only a failed walk"):
+        with pytest.raises(WalkEndedError, match="Only a failed walk"):
             admin.retry(session, walk_id)
 
 
@@ -262,7 +262,7 @@ def assembly() -> Claim:
     return claimed
 
 
-def test_a_walk_that_is_tried_again_takes_turns_with_others(make: Callable[..., UUID]) -> None:
+def test_a_retried_walk_alternates_with_others(make: Callable[..., UUID]) -> None:
     late = make(frames=24)
     fail_walk(late)
     with transaction() as session:
@@ -275,7 +275,7 @@ def test_a_walk_that_is_tried_again_takes_turns_with_others(make: Callable[..., 
     assert sum(served) == 2
 
 
-def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitched(
+def test_a_retry_renders_lost_frames_before_it_assembles(
     make: Callable[..., UUID],
 ) -> None:
     walk_id = make()
@@ -294,7 +294,7 @@ def test_frames_that_were_lost_before_a_walk_failed_are_made_before_it_is_stitch
     assert not any(frame.missing for frame in assembling.frames)
 
 
-def test_frames_that_are_lost_again_and_again_are_tried_afresh_by_a_retry(make: Callable[..., UUID]) -> None:
+def test_a_retry_resets_attempts_of_repeatedly_lost_frames(make: Callable[..., UUID]) -> None:
     def lose_a_frame() -> None:
         assembling = assembly()
         with transaction() as session:
@@ -314,7 +314,7 @@ def test_frames_that_are_lost_again_and_again_are_tried_afresh_by_a_retry(make: 
     assert claim(WELL)
 
 
-def test_a_walk_that_expires_meanwhile_is_not_tried_again(
+def test_a_walk_that_expires_during_a_retry_is_not_retried(
     make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walk_id = make()
@@ -328,13 +328,13 @@ def test_a_walk_that_expires_meanwhile_is_not_tried_again(
         return seen
 
     monkeypatch.setattr(admin, "_status", look_too_early)
-    with pytest.raises(WalkOverError, match="expired"):
+    with pytest.raises(WalkEndedError, match="expired"):
         retry(walk_id)
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.EXPIRED
 
 
-def test_a_query_that_always_takes_too_long_is_not_tried_without_end(
+def test_a_query_that_always_times_out_is_not_retried_forever(
     make: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(session: Session) -> None:
@@ -346,24 +346,24 @@ def test_a_query_that_always_takes_too_long_is_not_tried_without_end(
     for _ in range(settings().max_attempts):
         with suppress(SystemExit):
             runner.run(Worker(), ChunkKind.RENDER, lambda _: slowly)
-        make_due(failed_by=[])
+        make_due(failed_on=[])
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
 
 
-def test_a_walk_that_shows_nothing_is_not_tried_again(make: Callable[..., UUID]) -> None:
+def test_a_walk_with_only_flagged_frames_is_not_retried(make: Callable[..., UUID]) -> None:
     walk_id = make()
     while claimed := claim(WELL):
         do(claimed)
     with transaction() as session:
         results.fail_without_frames(session, assembly())
-    with pytest.raises(WalkOverError, match="none may be shown"):
+    with pytest.raises(WalkEndedError, match="none may be shown"):
         retry(walk_id)
     with transaction() as session:
         assert session.get_one(Walk, walk_id).status == WalkStatus.FAILED
 
 
-def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
+def test_the_history_of_a_chunk_is_bounded(make: Callable[..., UUID]) -> None:
     make()
     for _ in range(leases.MAX_HISTORY + 3):
         with transaction() as session:
@@ -376,7 +376,7 @@ def test_what_a_chunk_remembers_is_bounded(make: Callable[..., UUID]) -> None:
         [chunk] = session.scalars(select(Chunk).options(undefer(Chunk.history)))
     assert len(chunk.history) == leases.MAX_HISTORY
     assert len(chunk.history[0]["error"]) == leases.MAX_ERROR_LENGTH
-    assert chunk.failed_by == [SICK]
+    assert chunk.failed_on == [SICK]
 
 
 def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
@@ -387,11 +387,11 @@ def test_claims_can_be_paused(make: Callable[..., UUID]) -> None:
             what(session)
 
     change(admin.pause)
-    change(admin.pause)  # again changes nothing
+    change(admin.pause)  # repeating it changes nothing
     with transaction() as session:
         assert stats.count_ready(session) == {}
         waiting_for = estimate.estimate(session, queries.get(session, walk_id, viewer=None)).waiting_for
-    assert waiting_for == "The queue is paused; the walk waits until it goes on."
+    assert waiting_for == "The queue is paused; the walk continues once it is resumed."
     assert claim(WELL) is None
     change(admin.resume)
     assert claim(WELL)

@@ -1,4 +1,4 @@
-"""Signed URLs where IAM signs: a request for each, to a service that takes its time."""
+"""Signed URLs if IAM signs: one request per URL, to a slow service."""
 
 import base64
 import json
@@ -26,22 +26,22 @@ from momalisa.domain.states import ArtifactKind, ChunkKind
 from momalisa.queue import celery_app
 from momalisa.storage import bucket
 from momalisa.walks import service
-from tests.conftest import forget
+from tests.conftest import clear_caches
 
 SECONDS = 0.1
-"""That a signature takes."""
+"""Seconds per signature."""
 
 
 @dataclass
 class Iam:
-    """Signs what it is asked to, and notes what went on meanwhile."""
+    """Signs every request, and records what happened in the meantime."""
 
     status: int = 200
     signed: Counter[str] = field(default_factory=Counter)
     now: int = 0
     most: int = 0
     held: set[int] = field(default_factory=set)
-    """Connections of the pool that were held while it signed."""
+    """Database connections that were in use while it signed."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sign(self, payload: str) -> bytes:
@@ -85,7 +85,7 @@ def iam_service(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ia
     monkeypatch.setattr(google.auth, "default", lambda **_: (account, "momalisa"))
     monkeypatch.setattr(iam, "_IAM_SIGN_ENDPOINT", f"http://127.0.0.1:{server.server_port}/{{}}:signBlob")
     monkeypatch.setenv("SIGNED_URLS", "true")
-    forget()
+    clear_caches()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -97,7 +97,7 @@ def iam_service(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ia
 
 
 def hang(walks: int, spec: WalkSpec) -> None:
-    """Make finished walks with all their artifacts."""
+    """Insert finished walks with all their artifacts."""
     with transaction() as session:
         for _ in range(walks):
             walk = service.create(session, spec, public=True, owner="visitor:ann")
@@ -112,7 +112,7 @@ def hang(walks: int, spec: WalkSpec) -> None:
             )
 
 
-def test_urls_are_signed_at_once_and_once_and_hold_no_connection(
+def test_urls_are_signed_concurrently_and_once_without_a_connection(
     api: TestClient, iam_service: Iam, spec: Callable[..., WalkSpec]
 ) -> None:
     hang(100, spec(frames=2))
@@ -120,14 +120,14 @@ def test_urls_are_signed_at_once_and_once_and_hold_no_connection(
     urls = {it["url"] for walk in walks for it in walk["artifacts"].values()}
     assert len(urls) == 100 * len(ArtifactKind)
     assert all("X-Goog-Signature=" in url for url in urls)
-    assert iam_service.most >= 10  # of 64, however busy this machine is
+    assert iam_service.most >= 10  # of 64, on a busy machine
     assert iam_service.held == {0}
     for path in ("/gallery", f"/walks/{walks[0]['id']}", f"/v1/walks/{walks[0]['id']}"):
         assert api.get(path).status_code == 200
     assert len(iam_service.signed) == iam_service.signed.total() == len(urls)
 
 
-def test_several_who_ask_for_the_same_urls_have_them_signed_once(
+def test_concurrent_requests_for_the_same_urls_share_signatures(
     api: TestClient, iam_service: Iam, spec: Callable[..., WalkSpec]
 ) -> None:
     hang(2, spec(frames=2))
@@ -137,7 +137,7 @@ def test_several_who_ask_for_the_same_urls_have_them_signed_once(
     assert len(iam_service.signed) == iam_service.signed.total() == 2 * len(ArtifactKind)
 
 
-def test_while_nobody_signs_a_visitor_may_come_again(
+def test_while_iam_is_down_clients_are_asked_to_retry(
     api: TestClient, iam_service: Iam, spec: Callable[..., WalkSpec]
 ) -> None:
     hang(1, spec(frames=2))
@@ -148,7 +148,7 @@ def test_while_nobody_signs_a_visitor_may_come_again(
     assert api.get("/v1/walks").status_code == 200
 
 
-def test_no_other_service_is_asked_within_a_transaction() -> None:
+def test_no_other_service_is_called_within_a_transaction() -> None:
     counters = limits._counters("redis://127.0.0.1:1/0", "")
     asked = (
         lambda: bucket.url("a", "http://museum"),
@@ -157,5 +157,5 @@ def test_no_other_service_is_asked_within_a_transaction() -> None:
         lambda: counters.take(RateLimitItemPerMinute(1), "ann", 1),
     )
     for ask in asked:
-        with pytest.raises(AssertionError, match="before the transaction"), transaction():
+        with pytest.raises(AssertionError, match="before or after a transaction"), transaction():
             ask()

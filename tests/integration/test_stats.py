@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, text, update
 
-from momalisa.db.models import Chunk, Walk
+from momalisa.db.models import Chunk, Walk, Worker
 from momalisa.db.session import BEGIN, engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import admin, leases, reclaim, stats
+from momalisa.queue import admin, leases, reclaim, stats, workers
 from momalisa.telemetry import metrics
 from momalisa.walks import service
 
@@ -27,7 +27,7 @@ def take() -> stats.QueueStats:
         return stats.collect(session)
 
 
-def test_nothing_is_told_as_nothing(services: LocalStack) -> None:
+def test_an_empty_queue_has_zero_counts(services: LocalStack) -> None:
     found = take()
     assert set(found.chunks.values()) == {0}
     assert set(found.chunks) == {(*need, status) for need in (RENDER, ASSEMBLE) for status in ("queued", "leased")}
@@ -35,7 +35,7 @@ def test_nothing_is_told_as_nothing(services: LocalStack) -> None:
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 0}
 
 
-def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: LocalStack, spec: MakeSpec) -> None:
+def test_queued_leased_and_ended_work_is_counted(services: LocalStack, spec: MakeSpec) -> None:
     with transaction() as session:
         first, second, third = (
             service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)
@@ -58,7 +58,21 @@ def test_what_waits_what_is_worked_on_and_what_has_ended_is_counted(services: Lo
     assert found.walks_last_hour == {"succeeded": 0, "failed": 0, "canceled": 1}
 
 
-def test_a_pause_is_told(services: LocalStack) -> None:
+def test_workers_that_were_seen_and_walks_to_remove_are_counted(services: LocalStack, spec: MakeSpec) -> None:
+    with transaction() as session:
+        walks = [service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)]
+        session.execute(update(Walk).where(Walk.id == walks[0]).values(deleted_at=func.now()))
+        session.execute(update(Walk).where(Walk.id == walks[1]).values(status=WalkStatus.EXPIRED))
+        for name, kind in (("a:1", ChunkKind.RENDER), ("b:1", ChunkKind.RENDER), ("c:1", ChunkKind.ASSEMBLE)):
+            workers.report_alive(session, name, kind, "a model")
+        session.execute(
+            update(Worker).where(Worker.name == "b:1").values(seen_at=func.now() - text("interval '1 hour'"))
+        )
+    found = take()
+    assert (found.to_remove, found.workers) == (2, {"render": 1, "assemble": 1})
+
+
+def test_a_pause_is_reported(services: LocalStack) -> None:
     with transaction() as session:
         admin.pause(session)
     reconciler.update_gauges()
@@ -78,7 +92,7 @@ def test_a_chunk_that_waits_for_its_next_attempt_is_not_due(services: LocalStack
 
 @pytest.fixture
 def long_ago(services: LocalStack, spec: MakeSpec) -> None:
-    """Many walks that are over, which were neither traced nor lost."""
+    """Many finished walks, which were neither traced nor lost."""
     with transaction() as session:
         session.execute(
             text(
@@ -100,7 +114,7 @@ def long_ago(services: LocalStack, spec: MakeSpec) -> None:
         session.execute(text("ANALYZE walks, chunks"))
 
 
-def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
+def test_finished_work_is_not_read(long_ago: None, spec: MakeSpec) -> None:
     with transaction() as session:
         for _ in range(5):
             service.create(session, spec(frames=8), public=True, owner="ann")
@@ -115,12 +129,12 @@ def test_what_is_long_over_is_not_read(long_ago: None, spec: MakeSpec) -> None:
         assert take().walks[WalkStatus.QUEUED] == 5
     finally:
         event.remove(engine(), "before_cursor_execute", note)
-    assert len(statements) == 6
+    assert len(statements) == 8
     with engine().connect() as connection:
         for statement, parameters in statements:
             plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
-            few = "pauses" in statement or "FROM models" in statement  # rows
-            assert "Seq Scan" not in plan or few, plan
+            small = any(f"FROM {table}" in statement for table in ("pauses", "workers", "models"))
+            assert "Seq Scan" not in plan or small, plan
 
 
 def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalStack, spec: MakeSpec) -> None:
@@ -133,9 +147,7 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalS
     assert (claim.walk_id, claim.traceparent, claim.recovery_seconds) == (walk_id, None, None)
 
 
-def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_does(
-    services: LocalStack, spec: MakeSpec
-) -> None:
+def test_the_first_claim_of_a_lost_chunk_knows_how_long_it_waited(services: LocalStack, spec: MakeSpec) -> None:
     def claim() -> leases.Claim:
         with transaction() as session:
             found = leases.claim(session, ChunkKind.RENDER, "here")
@@ -146,7 +158,7 @@ def test_who_claims_a_lost_chunk_knows_how_long_it_waited_and_only_the_first_doe
         service.create(session, spec(frames=4), public=True, owner="ann")
     claim()
     with transaction() as session:
-        # As if it had been claimed two minutes ago, for one.
+        # As if it had been claimed two minutes ago.
         session.execute(update(Chunk).values(claimed_at=func.now() - text("interval '2 minutes'")))
     with transaction() as session:
         held = reclaim.current_leases(session)

@@ -18,7 +18,7 @@ from momalisa.errors import LeaseLostError, ObjectCorruptError
 from momalisa.local.processes import free_port
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
-from tests.conftest import forget
+from tests.conftest import clear_caches
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -28,19 +28,19 @@ def name() -> str:
     return f"walks/{uuid4()}/secret/frames/0.500000000.png"
 
 
-def test_what_was_put_can_be_read(name: str) -> None:
+def test_an_uploaded_object_can_be_read(name: str) -> None:
     stored = bucket.upload(name, b"picture", "image/png")
     assert (stored.name, stored.bytes) == (name, 7)
     assert bucket.read(stored) == b"picture"
 
 
-def test_a_large_file_is_put_and_checked_in_pieces(name: str, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_and_checked_in_pieces(name: str, tmp_path: Path) -> None:
     file = tmp_path / "walk.zip"
     piece = os.urandom(1024 * 1024)
     with file.open("wb") as out:
         for _ in range(20):
             out.write(piece)
-    bucket._bucket()  # with all that it imports
+    bucket._bucket()  # with all its imports
     tracemalloc.start()
     stored = bucket.upload(name, file, "application/zip", download_as="a-to-b.zip")
     assert bucket.upload(name, file, "application/zip") == stored
@@ -48,13 +48,13 @@ def test_a_large_file_is_put_and_checked_in_pieces(name: str, tmp_path: Path) ->
     tracemalloc.stop()
     assert stored.bytes == file.stat().st_size
     assert peak < stored.bytes / 2
-    assert bucket.read(stored) == file.read_bytes()  # which compares the checksum, too
+    assert bucket.read(stored) == file.read_bytes()  # which also compares the checksum
     assert bucket._bucket().get_blob(name).content_disposition == 'attachment; filename="a-to-b.zip"'
 
 
-def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_failed_attempt_is_logged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKET_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    forget()
+    clear_caches()
     tries = 0
 
     def stop() -> None:
@@ -69,14 +69,14 @@ def test_the_first_try_that_fails_is_logged_and_no_other(name: str, monkeypatch:
     assert "refused" in lines[0]["cause"]
 
 
-def test_the_same_object_is_put_once(name: str) -> None:
+def test_the_same_object_is_uploaded_once(name: str) -> None:
     first = bucket.upload(name, b"picture", "image/png")
     generation = bucket._bucket().get_blob(name).generation
     assert bucket.upload(name, b"picture", "image/png") == first
     assert bucket._bucket().get_blob(name).generation == generation
 
 
-def test_a_damaged_object_is_replaced_by_whoever_still_has_the_right_to(name: str) -> None:
+def test_a_damaged_object_is_replaced_if_confirmed(name: str) -> None:
     bucket.upload(name, b"dama", "image/png")
 
     def refuse() -> None:
@@ -88,11 +88,9 @@ def test_a_damaged_object_is_replaced_by_whoever_still_has_the_right_to(name: st
     assert (stored.bytes, bucket.read(stored)) == (7, b"picture")
 
 
-def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancelled_work_does_not_wait_for_an_unavailable_bucket(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKET_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    forget()
+    clear_caches()
 
     def stop() -> None:
         raise InterruptedError
@@ -103,7 +101,7 @@ def test_whoever_must_stop_does_not_wait_for_a_bucket_that_is_down(
         bucket.read(StoredObject(name, 7, "AAAAAA=="), check=stop)
 
 
-def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
+def test_browsers_can_load_an_object_and_cache_it_forever(name: str) -> None:
     bucket.upload(name, b"picture", "image/png", download_as="a-to-b.png")
     answer = httpx.get(bucket.url(name, "http://museum"))
     assert (answer.content, answer.headers["content-type"]) == (b"picture", "image/png")
@@ -111,11 +109,11 @@ def test_a_browser_finds_it_and_may_keep_it_for_ever(name: str) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="a-to-b.png"'
 
 
-def test_a_missing_object_is_told_from_a_changed_one(name: str) -> None:
-    with pytest.raises(ObjectCorruptError, match="missing in the bucket"):
+def test_a_missing_object_differs_from_a_changed_one(name: str) -> None:
+    with pytest.raises(ObjectCorruptError, match="is missing"):
         bucket.read(StoredObject(name, 7, "AAAAAA=="))
     stored = bucket.upload(name, b"picture", "image/png")
-    with pytest.raises(ObjectCorruptError, match="differs from what was recorded"):
+    with pytest.raises(ObjectCorruptError, match="differs from the recorded one"):
         bucket.read(StoredObject(name, stored.bytes, "AAAAAA=="))
 
 
@@ -126,16 +124,14 @@ def test_frames_sort_by_position_in_the_bucket() -> None:
     assert names[0] == f"walks/{walk_id}/secret/frames/0.000000000.png"
 
 
-def test_making_the_bucket_again_changes_nothing(name: str) -> None:
+def test_creating_the_bucket_again_changes_nothing(name: str) -> None:
     stored = bucket.upload(name, b"picture", "image/png")
     bucket.make_bucket()
     assert bucket.read(stored) == b"picture"
 
 
-def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(
-    name: str, private_bucket: rsa.RSAPublicKey
-) -> None:
-    """The signature is checked by the rules of Google's document "V4 signing process", not by its code."""
+def test_the_signature_of_a_url_is_valid_by_googles_rules(name: str, private_bucket: rsa.RSAPublicKey) -> None:
+    """The signature is checked by the rules in Google's document "V4 signing process", not by its code."""
     bucket.upload(name, b"picture", "image/png")
     url = httpx.URL(bucket.url(name, "http://museum"))
     assert httpx.get(url).content == b"picture"
@@ -156,7 +152,7 @@ def test_the_url_of_a_private_object_bears_a_signature_that_google_would_verify(
     assert stored.cache_control.startswith("private")
 
 
-def test_a_signed_url_stays_the_same_for_half_of_its_life(
+def test_a_signed_url_stays_the_same_for_half_of_its_lifetime(
     name: str, private_bucket: rsa.RSAPublicKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = datetime.now(UTC).timestamp() // 1800 * 1800
@@ -169,7 +165,7 @@ def test_a_signed_url_stays_the_same_for_half_of_its_life(
     assert bucket.urls_expire_at() == datetime.fromtimestamp(begin + 5400, UTC)
 
 
-def test_a_client_is_told_until_when_its_urls_hold(private_bucket: rsa.RSAPublicKey, api: TestClient) -> None:
+def test_a_client_sees_when_its_urls_expire(private_bucket: rsa.RSAPublicKey, api: TestClient) -> None:
     walk = api.post("/v1/walks", json={"prompts": ["a", "b"], "frames": 2}).json()
     url = f"/v1/walks/{walk['id']}"
     expires_at = bucket.urls_expire_at()
@@ -178,7 +174,7 @@ def test_a_client_is_told_until_when_its_urls_hold(private_bucket: rsa.RSAPublic
     assert f".{int(expires_at.timestamp())}" in api.get(url).headers["etag"]
 
 
-def test_a_copy_is_an_object_of_its_own(name: str) -> None:
+def test_a_copy_is_a_separate_object(name: str) -> None:
     original = bucket.upload(name, b"picture", "image/png")
     copy = bucket.copy(original, f"copy/{name}")
     assert copy is not None
@@ -189,7 +185,7 @@ def test_a_copy_is_an_object_of_its_own(name: str) -> None:
     assert (blob.content_type, blob.cache_control) == ("image/png", f"public, {bucket.FOREVER}")
 
 
-def test_what_is_gone_or_not_what_was_recorded_is_not_copied(name: str) -> None:
+def test_a_missing_or_changed_object_is_not_copied(name: str) -> None:
     original = bucket.upload(name, b"picture", "image/png")
     bucket._bucket().blob(name).upload_from_string(b"damaged", "image/png")
     assert bucket.copy(original, f"copy/{name}") is None

@@ -1,4 +1,4 @@
-"""Walks that an endpoint of Vertex AI renders: through the container's own server, and past endpoints that fail."""
+"""Rendering by a Vertex AI endpoint: with the container's own server, and with endpoints that fail."""
 
 import json
 import socket
@@ -28,20 +28,20 @@ from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 from momalisa.walks import service
-from tests.conftest import forget, until, wait_for_workers
+from tests.conftest import clear_caches, until, wait_for_workers
 from worker import render_task, runner
 from worker.process.worker import Worker
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
 ROUTE = f"/v1/{ENDPOINT}:predict"
-"""As the platform's proxy would call the container if it called it as it is called itself."""
+"""The prediction route, as the platform's proxy calls it."""
 
 LONG = "so " * 90 + "old a tower"
-"""More than the model reads, so that it warns."""
+"""A prompt longer than the model's limit, for which it warns."""
 
 
 def command() -> list[str]:
-    """Return the command that the image runs, with this Python."""
+    """Return the command of the image, with this Python."""
     lines = (ROOT / "infra" / "vertex" / "Dockerfile").read_text().splitlines()
     [given] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
     assert given[0] == "python"
@@ -79,10 +79,10 @@ class Container:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.child.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        return [line for line in lines if line["message"] == name]
 
 
-# A whole walk.
+# Whole walks.
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStack
 
 
 def rows(system: LocalStack, walk: Walk) -> list[tuple[Any, ...]]:
-    """Return all that is recorded of the frames of a walk, but for whose they are and when they were made."""
+    """Return everything recorded about the frames of a walk, except the walk and the times."""
     engine = create_engine(system.variables["DATABASE_URL"])
     try:
         with engine.connect() as connection:
@@ -132,7 +132,7 @@ def finished(client: Client, prompts: list[str] | None, **options: Any) -> Walk:
 def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
     fleet: tuple[LocalStack, Container],
 ) -> None:
-    """Byte by byte: pictures, names, captions, checksums, signatures, keys, warnings; so artifacts, too."""
+    """Byte by byte: pictures, names, captions, checksums, thumbnails, hashes, warnings, and so the artifacts."""
     system, container = fleet
     order: dict[str, Any] = {"frames": 12, "seed": 7, "steps": 3, "pacing": "even"}
     worker = system.children["render-1"]
@@ -146,7 +146,7 @@ def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
         worker.log.unlink()
         worker.start()
         wait_for_workers(system)
-        assert has_torch(worker)  # so that the same look would have found it above
+        assert has_torch(worker)  # so that the same check would have found it above
         here = finished(client, [LONG, "a battleship"], **order)
         assert len(container.events("batch rendered")) == 3
         assert rows(system, there) == rows(system, here)
@@ -166,7 +166,7 @@ def test_a_walk_rendered_by_an_endpoint_is_the_walk_that_a_worker_renders(
 
 
 def has_torch(worker: Child) -> bool:
-    """Tell whether a worker or one of its children has torch in its memory."""
+    """Return whether a worker or one of its children has loaded torch."""
     assert worker.process
     top = psutil.Process(worker.process.pid)
     maps = [Path(f"/proc/{process.pid}/maps").read_text() for process in (top, *top.children(recursive=True))]
@@ -175,12 +175,12 @@ def has_torch(worker: Child) -> bool:
 
 
 def frame_name(request: dict[str, Any]) -> str:
-    """Return the name of the object for the first frame of the walk that the endpoint is asked to render."""
+    """Return the object name of the first frame of the walk that the endpoint has to render."""
     parameters = request["parameters"]
     return bucket.frame_name(UUID(parameters["walk_id"]), parameters["secret"], 0.0)
 
 
-# The container by itself.
+# The container alone.
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def order(spec: WalkSpec, *positions: float, **parameters: Any) -> dict[str, Any
     }
 
 
-def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
+def test_the_container_reports_invalid_requests_and_keeps_working(
     container: Container, spec: Callable[..., WalkSpec]
 ) -> None:
     http, good = container.http, order(spec(), 0.0)
@@ -234,20 +234,18 @@ def test_the_container_says_what_is_wrong_and_lets_nobody_spoil_its_work(
     )
     assert refused(json=order(spec(), 0.5, model="other")) == (
         400,
-        "This endpoint has the model momalisa-mini, not other.",
+        "This endpoint serves the model momalisa-mini, not other.",
     )
     assert refused(content=iter([b"{}"]))[0] == 411  # chunked, without a length
     assert refused(content=b" " * 2_000_000)[0] == 413
-    assert refused(json=order(spec(width=100), 0.5))[0] == 500  # what the model cannot do is its caller's to know
+    assert refused(json=order(spec(width=100), 0.5))[0] == 500  # errors of the model are reported to the caller
     [made] = http.post(ROUTE, json=good).raise_for_status().json()["predictions"]
     name = f"walks/{good['parameters']['walk_id']}/s/frames/0.000000000.png"
     assert made["object"] == f"gs://{settings().bucket}/{name}"
     assert len(bucket._bucket().blob(name).download_as_bytes()) == made["bytes"]
 
 
-def test_who_hangs_up_frees_the_place_that_others_are_refused(
-    container: Container, spec: Callable[..., WalkSpec]
-) -> None:
+def test_a_disconnected_client_frees_its_slot(container: Container, spec: Callable[..., WalkSpec]) -> None:
     ordered, abandoned = len(container.events("request received")), len(container.events("request abandoned"))
     endless = json.dumps(order(spec(steps=100), *(step / 64 for step in range(64)))).encode()
     head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(endless)}\r\n\r\n".encode()
@@ -261,14 +259,14 @@ def test_who_hangs_up_frees_the_place_that_others_are_refused(
         return container.http.post(ROUTE, json=order(spec(), 0.0))
 
     assert (ask().status_code, ask().headers["Retry-After"]) == (503, "2")
-    assert container.health() == 200  # busy is not ill
+    assert container.health() == 200  # a busy container is healthy
     for caller in callers:
         caller.close()
     until(lambda: ask().status_code == 200, 120)
     assert len(container.events("request abandoned")) == abandoned + 2
 
 
-def test_a_container_without_its_model_ends_and_says_why(services: LocalStack, tmp_path: Path) -> None:
+def test_a_container_without_its_model_exits_and_says_why(services: LocalStack, tmp_path: Path) -> None:
     container = Container(tmp_path / "vertex.log", free_port(), MODEL=str(tmp_path))
     container.child.start()
     until(lambda: container.child.ended() is not None, 120)
@@ -280,12 +278,12 @@ def test_a_container_without_its_model_ends_and_says_why(services: LocalStack, t
 # Endpoints that fail.
 
 Answer = tuple[int, dict[str, str], bytes] | None
-"""Status, headers and body; None hangs up without an answer."""
+"""Status, headers and body; None disconnects without a response."""
 
 
 @contextmanager
 def endpoint(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], Answer]) -> Iterator[str]:
-    """Stand in for an endpoint, and give its URL."""
+    """Run a stand-in for an endpoint, and yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -314,14 +312,14 @@ def endpoint(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], Answer])
 
 
 def hung_up(handler: BaseHTTPRequestHandler) -> bool:
-    """Wait until the caller closes the connection."""
+    """Return whether the client closes the connection."""
     handler.connection.settimeout(30)
     return not handler.connection.recv(1)
 
 
 @pytest.fixture
 def paused(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds for which this worker would have claimed nothing."""
+    """The seconds during which this worker would have claimed nothing."""
     seconds: list[float] = []
     monkeypatch.setattr(worker.shutdown, "wait", seconds.append)
     return seconds
@@ -335,13 +333,13 @@ def rendered_by(
     spec: Callable[..., WalkSpec],
     paused: list[float],
 ) -> Callable[..., Chunk]:
-    """Make a walk, have its chunk rendered by an endpoint in this process, and return what became of the chunk."""
+    """Create a walk, render its chunk by an endpoint, in this process, and return the chunk afterwards."""
 
     def render(url: str, **variables: str) -> Chunk:
         given = {"RENDERER": "vertex", "VERTEX_ENDPOINT": ENDPOINT, "VERTEX_URL": url, **variables}
         for name, value in given.items():
             monkeypatch.setenv(name, value)
-        forget()
+        clear_caches()
         with transaction() as session:
             service.create(session, spec(frames=4), public=True, owner="ann")
         runner.run(worker, ChunkKind.RENDER, render_task.render)
@@ -363,7 +361,7 @@ def google_error(status: int, message: str) -> bytes:
     ("status", "headers", "wait"),
     [(429, {"Retry-After": "17"}, 17), (429, {}, 5), (503, {"Retry-After": "2"}, 2), (503, {}, 5), (403, {}, 60)],
 )
-def test_an_endpoint_that_takes_no_more_costs_no_attempt_and_is_asked_again_when_it_says(
+def test_a_busy_endpoint_costs_no_attempt_and_is_retried_after_retry_after(
     status: int, headers: dict[str, str], wait: int, rendered_by: Callable[..., Chunk], paused: list[float]
 ) -> None:
     with endpoint(lambda *_: (status, headers, google_error(status, "Quota exceeded"))) as url:
@@ -375,9 +373,7 @@ def test_an_endpoint_that_takes_no_more_costs_no_attempt_and_is_asked_again_when
     assert paused == [wait]
 
 
-def test_an_endpoint_that_is_not_there_costs_no_attempt(
-    rendered_by: Callable[..., Chunk], paused: list[float]
-) -> None:
+def test_a_missing_endpoint_costs_no_attempt(rendered_by: Callable[..., Chunk], paused: list[float]) -> None:
     left = rendered_by(f"http://127.0.0.1:{free_port()}")
     assert (left.status, left.attempts, paused) == (ChunkStatus.QUEUED, 0, [5])
 
@@ -401,7 +397,7 @@ def test_an_endpoint_that_is_not_there_costs_no_attempt(
         (None, "connection to the endpoint failed"),
     ],
 )
-def test_an_endpoint_that_fails_costs_an_attempt_and_the_reason_can_be_read(
+def test_a_failing_endpoint_costs_an_attempt_and_its_reason_is_recorded(
     answer: Answer, reason: str, rendered_by: Callable[..., Chunk]
 ) -> None:
     with endpoint(lambda *_: answer) as url:
@@ -410,7 +406,7 @@ def test_an_endpoint_that_fails_costs_an_attempt_and_the_reason_can_be_read(
     assert reason in (left.error or "")
 
 
-def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_up_on(
+def test_an_endpoint_that_times_out_costs_an_attempt_and_is_disconnected(
     rendered_by: Callable[..., Chunk],
 ) -> None:
     seen: list[object] = []
@@ -425,7 +421,7 @@ def test_an_endpoint_that_does_not_answer_in_time_costs_an_attempt_and_is_hung_u
     assert seen == [0.5, True]
 
 
-def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(
+def test_a_stopping_worker_disconnects_and_releases_its_chunk(
     worker: Worker, rendered_by: Callable[..., Chunk]
 ) -> None:
     seen: list[bool] = []
@@ -439,7 +435,7 @@ def test_a_worker_that_must_stop_hangs_up_and_gives_its_chunk_back(
     assert (left.status, left.attempts, seen) == (ChunkStatus.QUEUED, 0, [True])
 
 
-def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_up_on(
+def test_heartbeats_continue_while_the_endpoint_renders_and_a_cancellation_disconnects(
     rendered_by: Callable[..., Chunk],
 ) -> None:
     seen: list[bool] = []
@@ -457,10 +453,10 @@ def test_a_lease_is_kept_while_the_endpoint_renders_and_a_canceled_walk_is_hung_
     assert (left.status, seen) == (ChunkStatus.DROPPED, [True])
 
 
-def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
+def test_a_conflicting_object_is_replaced_by_the_holder_of_the_lease(
     container: Container, rendered_by: Callable[..., Chunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a frame was damaged, or was made by a worker with other kernels that vanished."""
+    """For example a damaged frame, or one from a worker with other kernels that vanished."""
     asked: list[int] = []
 
     def damage(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
@@ -483,7 +479,7 @@ def test_what_is_in_the_way_is_replaced_by_whoever_holds_the_lease(
         assert (blob.crc32c, blob.size) == (frame.crc32c, frame.bytes)
 
 
-def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Callable[..., Chunk]) -> None:
+def test_a_conflicting_object_stays_if_the_lease_is_lost(rendered_by: Callable[..., Chunk]) -> None:
     names: list[str] = []
 
     def say(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
@@ -504,7 +500,7 @@ def test_what_is_in_the_way_stays_if_the_lease_is_lost_meanwhile(rendered_by: Ca
 # Last, since any test after this that needs the container would start it again.
 
 
-def test_a_container_that_is_told_to_stop_refuses_what_it_has_and_goes(
+def test_a_stopping_container_refuses_its_requests_and_exits(
     container: Container, spec: Callable[..., WalkSpec]
 ) -> None:
     ordered = len(container.events("request received"))

@@ -1,4 +1,4 @@
-"""Many who wait for walks: what they cost, how many may, and what they hear at the end."""
+"""Many clients that wait for walks: their cost, their limits, and how streams end."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ def statements() -> Iterator[list[str]]:
         event.remove(engine(), "before_cursor_execute", note)
 
 
-def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
+def test_one_query_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
     with transaction() as session:
         key = api_keys.create(session, "a program")[0].id
     reads: list[str] = []
@@ -86,10 +86,10 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
         return seen.revision > 1 and new == "read"
 
     async def run() -> None:
-        async with listener.listening():
-            while not listener._hearing:
+        async with listener.lifespan():
+            while not listener.is_listening():
                 await asyncio.sleep(0.01)
-            with transaction() as session:  # what is queued has another tag each ten seconds
+            with transaction() as session:  # a queued walk has a new tag every ten seconds
                 session.execute(text("UPDATE walks SET status = 'running', started_at = now()"))
             with statements() as sent:
                 waits = [asyncio.create_task(wait(number, 60)) for number in range(WAITERS)]
@@ -99,19 +99,19 @@ def test_one_look_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
             change(walk)
             with statements() as sent:
                 assert all(await asyncio.gather(*waits))
-                assert len(sent) <= 4  # a look, or two, at the walk and at the keys
+                assert len(sent) <= 4  # one or two queries of the walk and of the keys
         assert reads == ["read"]
 
     asyncio.run(run())
-    assert not watchers._watches
-    assert not listener._attended
-    assert not watchers._open
+    assert not watchers.watches
+    assert not listener.events
+    assert not watchers.open_waits
 
 
-def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
+def test_a_queued_walk_is_read_once_for_all_who_wait(
     services: object, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of those who own nothing of it; who owns the walk, or a private one that it started from, sees as much."""
+    """For all who do not own it; its owner, and that of a private source, get their own view."""
     with transaction() as session:
         source = service.create(session, spec(frames=2, seed=1), public=True, owner="visitor:bob")
         walk = service.create(session, spec(frames=2), public=True, owner="visitor:ann", source=source)
@@ -132,17 +132,17 @@ def test_the_place_of_a_queued_walk_is_read_once_for_all_who_wait(
 
     async def run() -> None:
         nonlocal now
-        async with listener.listening():
-            while not listener._hearing:
+        async with listener.lifespan():
+            while not listener.is_listening():
                 await asyncio.sleep(0.01)
             for _ in range(3):
-                tag = long_polling.etag(long_polling.look(walk.id, Caller(None, "", None)))
+                tag = long_polling.etag(long_polling.snapshot(walk.id, Caller(None, "", None)))
                 with statements() as sent:
                     waits = [asyncio.create_task(wait(owner, tag)) for owner in owners]
-                    while walk.id not in watchers._watches or watchers._watches[walk.id].waiters < WAITERS:
+                    while walk.id not in watchers.watches or watchers.watches[walk.id].waiters < WAITERS:
                         await asyncio.sleep(0.01)
                     now += long_polling.QUEUE_SECONDS
-                    listener._attended[str(walk.id)].set()  # as it looks from time to time
+                    listener.events[str(walk.id)].set()  # as its periodic poll does
                     seen = dict(zip(owners, await asyncio.gather(*waits), strict=True))
                 assert len(sent) < 5 * long_polling.QUEUE_SECONDS
                 assert (seen.pop("visitor:ann"), seen.pop("visitor:bob")) == ((True, False), (False, True))
@@ -160,37 +160,37 @@ def limits(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("limits")
-def test_only_so_many_wait_at_once(api: TestClient, walk: UUID) -> None:
+def test_the_number_of_waiting_requests_is_limited(api: TestClient, walk: UUID) -> None:
     with transaction() as session:
         others = [{"Authorization": f"Bearer {api_keys.create(session, name)[1]}"} for name in ("a", "b")]
     events, patient = f"/v1/walks/{walk}/events", {"Prefer": "wait=30"}
     with ThreadPoolExecutor() as pool:
         held = [pool.submit(api.get, events), pool.submit(api.get, f"/v1/walks/{walk}", headers=patient)]
-        until(lambda: watchers._open.total() == 2)
+        until(lambda: watchers.open_waits.total() == 2)
         for refused in (api.get(events), api.get(f"/v1/walks/{walk}", headers=patient)):
             assert (refused.status_code, refused.json()["type"]) == (429, "/problems/limit-exceeded")
             assert refused.headers["retry-after"] == "5"
         held.append(pool.submit(api.get, events, headers=others[0]))
-        until(lambda: watchers._open.total() == 3)
+        until(lambda: watchers.open_waits.total() == 3)
         refused = api.get(events, headers=others[1])
-        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-wait")
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-waiters")
         assert refused.headers["retry-after"] == "5"
-        assert api.get(f"/v1/walks/{walk}", headers=others[1]).status_code == 200  # needs no place
+        assert api.get(f"/v1/walks/{walk}", headers=others[1]).status_code == 200  # does not wait
         with transaction() as session:
             moderation.delete(session, walk)
         assert [it.result().status_code for it in held] == [200, 404, 200]
-    assert not watchers._open
+    assert not watchers.open_waits
 
 
 @pytest.fixture
 def stream(api: TestClient, walk: UUID) -> Iterator[Callable[..., Future[str]]]:
-    """Follow the walk in another thread, which goes on until the stream ends."""
+    """Follow the walk in another thread until the stream ends."""
     with ThreadPoolExecutor() as pool:
 
         def follow(**headers: str) -> Future[str]:
             following = pool.submit(lambda: api.get(f"/v1/walks/{walk}/events", headers=headers).text)
-            until(lambda: watchers._watches)
-            until(lambda: watchers._watches[walk]._seen)
+            until(lambda: watchers.watches)
+            until(lambda: watchers.watches[walk]._seen)
             return following
 
         try:
@@ -206,7 +206,7 @@ def last(stream: str) -> tuple[str, dict[str, Any]]:
     return fields["event"], json.loads(fields["data"])
 
 
-def test_who_follows_a_walk_hears_that_it_is_removed(stream: Callable[..., Future[str]], walk: UUID) -> None:
+def test_a_stream_reports_that_its_walk_was_removed(stream: Callable[..., Future[str]], walk: UUID) -> None:
     following = stream()
     with transaction() as session:
         moderation.delete(session, walk)
@@ -214,10 +214,10 @@ def test_who_follows_a_walk_hears_that_it_is_removed(stream: Callable[..., Futur
     assert (name, problem["type"], problem["status"]) == ("gone", "/problems/walk-not-found", 404)
 
 
-def test_who_follows_a_walk_hears_that_its_key_is_revoked(
+def test_a_stream_reports_that_its_key_was_revoked(
     stream: Callable[..., Future[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "HEARING_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(listener, "LISTENING_POLL_SECONDS", 0.2)
     with transaction() as session:
         key, secret = api_keys.create(session, "a program")
         key_id = key.id
@@ -230,7 +230,7 @@ def test_who_follows_a_walk_hears_that_its_key_is_revoked(
 
 @contextmanager
 def no_database() -> Iterator[None]:
-    """End all connections to the database, and have it accept none."""
+    """Terminate all connections to the database, and refuse new ones."""
     address = make_url(settings().database_url)
     assert address.database
     elsewhere = address.set(drivername="postgresql", database="template1").render_as_string(hide_password=False)
@@ -245,7 +245,7 @@ def no_database() -> Iterator[None]:
             other.execute(f"ALTER DATABASE {address.database} ALLOW_CONNECTIONS true")
 
 
-def test_the_log_says_once_that_listen_is_lost_and_once_that_it_is_back(
+def test_the_loss_and_the_return_of_listen_are_each_logged_once(
     services: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener, "PAUSE_SECONDS", 0.01)
@@ -259,15 +259,15 @@ def test_the_log_says_once_that_listen_is_lost_and_once_that_it_is_back(
     monkeypatch.setattr(session, "connect", connect_and_note)
 
     async def run() -> None:
-        async with listener.listening(), asyncio.timeout(60):
+        async with listener.lifespan(), asyncio.timeout(60):
             for _ in range(2):
-                while not listener._hearing:
+                while not listener.is_listening():
                     await asyncio.sleep(0.01)
                 with no_database():
                     begun = len(tries)
                     while len(tries) < begun + 5:
                         await asyncio.sleep(0.01)
-            while not listener._hearing:
+            while not listener.is_listening():
                 await asyncio.sleep(0.01)
 
     caplog.set_level("INFO")
@@ -278,9 +278,7 @@ def test_the_log_says_once_that_listen_is_lost_and_once_that_it_is_back(
     assert all("cause" in line and "connection" in line for line in said[::2])
 
 
-def test_who_follows_a_walk_hears_that_the_database_is_gone(
-    stream: Callable[..., Future[str]], api: TestClient
-) -> None:
+def test_a_stream_reports_that_the_database_is_down(stream: Callable[..., Future[str]], api: TestClient) -> None:
     following = stream()
     with no_database():
         name, problem = last(following.result(30))
@@ -288,7 +286,7 @@ def test_who_follows_a_walk_hears_that_the_database_is_gone(
     until(lambda: api.get("/readyz").status_code == 200)
 
 
-def test_at_sigterm_streams_and_answers_end_at_once(walk: UUID) -> None:
+def test_streams_and_long_polls_end_at_sigterm(walk: UUID) -> None:
     port = free_port()
     command = [sys.executable, "-m", "api"]
     with subprocess.Popen(

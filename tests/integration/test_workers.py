@@ -1,4 +1,4 @@
-"""Several real Celery workers on one walk: they share it, and the result does not show how many there were."""
+"""Several real Celery workers on one walk: they share it, and the result does not depend on their number."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from worker.media import encoders
 from worker.media.encoders import Picture
 
 THREADS_TOLERANCE = 2
-"""Levels of 255 by which a pixel may change with the number of CPU threads: sums are taken in another order."""
+"""Levels of 255 by which a pixel may change with the number of CPU threads: sums are computed in another order."""
 
 FRAMES = 64  # eight chunks
 
@@ -25,18 +25,18 @@ def pictures(client: Client, walk: Walk) -> list[Picture]:
 
 
 def chunks_by_worker(system: LocalStack, walk: Walk) -> Counter[str]:
-    """Count the chunks of a walk that each render worker says it has done."""
+    """Count the chunks of a walk that each render worker has logged as done."""
     done: Counter[str] = Counter()
     for log in (system.folder / "logs").glob("render-*.log"):
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "chunk done" and event.get("walk") == walk["id"]:
+            if event.get("message") == "chunk done" and event.get("walk") == walk["id"]:
                 done[log.stem] += 1
     return done
 
 
 def frames_of(workers: int, folder: Path) -> list[Picture]:
-    """Return the frames of a walk that so many workers made, after a look at who made them."""
+    """Return the frames of a walk, after checking that this many workers rendered it."""
     with (
         stack.started(LocalStack(folder, port=free_port(), workers=workers)) as system,
         Client(system.url) as client,
@@ -50,7 +50,7 @@ def frames_of(workers: int, folder: Path) -> list[Picture]:
         return pictures(client, walk)
 
 
-def test_any_number_of_workers_gives_the_same_frames_and_shares_the_chunks(tmp_path: Path) -> None:
+def test_any_number_of_workers_shares_the_chunks_and_gives_the_same_frames(tmp_path: Path) -> None:
     one, three = (frames_of(workers, tmp_path / f"{workers}") for workers in (1, 3))
     difference = np.abs(np.stack(one).astype(int) - np.stack(three).astype(int))
     assert difference.max() <= THREADS_TOLERANCE

@@ -11,12 +11,12 @@ INSIDE = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
     ("peer", "forwarded", "expected"),
     [
         ("203.0.113.9", [], "203.0.113.9"),
-        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # a stranger may say what he likes
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # clients can send any value
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
-        ("10.0.0.1", ["1.2.3.4, 198.51.100.1"], "198.51.100.1"),  # the client made the first one up
+        ("10.0.0.1", ["1.2.3.4, 198.51.100.1"], "198.51.100.1"),  # the client forged the first one
         ("10.0.0.1", ["198.51.100.1, 10.0.0.2"], "198.51.100.1"),
-        ("10.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),  # a header each
+        ("10.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),  # one header each
         ("10.0.0.1", ["1.2.3.4, 198.51.100.1, 10.0.0.2"], "198.51.100.1"),
         ("10.0.0.1", ["10.0.0.3,10.0.0.2"], "10.0.0.3"),
         ("10.0.0.1", ["198.51.100.1, unknown"], "10.0.0.1"),
@@ -30,13 +30,11 @@ INSIDE = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
         ("", ["198.51.100.1"], ""),
     ],
 )
-def test_the_address_of_a_client_is_what_trusted_proxies_say(
-    peer: str, forwarded: list[str], expected: str
-) -> None:
+def test_the_client_address_comes_from_trusted_proxies(peer: str, forwarded: list[str], expected: str) -> None:
     assert client_address(peer, forwarded, INSIDE) == expected
 
 
-def test_without_trusted_proxies_nobody_is_believed() -> None:
+def test_without_trusted_proxies_the_header_is_ignored() -> None:
     assert client_address("10.0.0.1", ["198.51.100.1"], []) == "10.0.0.1"
 
 
@@ -50,5 +48,5 @@ def test_without_trusted_proxies_nobody_is_believed() -> None:
         ("testclient", "testclient"),
     ],
 )
-def test_the_many_addresses_of_one_line_count_as_one(address: str, expected: str) -> None:
+def test_the_addresses_of_an_ipv6_network_count_as_one(address: str, expected: str) -> None:
     assert client_network(address) == expected

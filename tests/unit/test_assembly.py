@@ -35,7 +35,7 @@ ABOUT = walk_caption(SPEC, "momalisa-mini", [index / 19 for index in range(20)])
 
 
 def pictures(count: int, width: int = 96, height: int = 64) -> list[Picture]:
-    """A coloured disc that wanders over a gradient."""
+    """A coloured disc that moves over a gradient."""
     y, x = np.mgrid[:height, :width]
     found = []
     for index in range(count):
@@ -46,14 +46,14 @@ def pictures(count: int, width: int = 96, height: int = 64) -> list[Picture]:
 
 
 def gif_frames(path: Path) -> Iterator[tuple[Picture, int]]:
-    """Give each frame of a GIF with its time in milliseconds."""
+    """Return each frame of a GIF with its time in milliseconds."""
     with Image.open(path) as image:
         for frame in ImageSequence.Iterator(image):
             yield np.asarray(frame.convert("RGB")), frame.info["duration"]
 
 
 def image_flags(data: bytes) -> Iterator[int]:
-    """Give the flags of each image descriptor of a GIF whose global colour table is the only one."""
+    """Yield the flags of each image descriptor of a GIF with a global colour table only."""
     place = 13 + 3 * 2 ** ((data[10] & 7) + 1)
     while data[place] != ord(";"):
         if data[place] == ord(","):
@@ -77,7 +77,7 @@ def test_a_png_loses_nothing() -> None:
 
 
 @pytest.mark.parametrize("fps", [1, 12, 24, 50])
-def test_a_gif_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fps: int) -> None:
+def test_a_gif_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.gif"
     encoders.write_gif(path, lambda: iter(originals), fps, ABOUT)
@@ -90,17 +90,15 @@ def test_a_gif_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fp
         assert image.info["loop"] == 0
 
 
-def test_a_gif_keeps_frames_that_look_the_same(tmp_path: Path) -> None:
+def test_a_gif_keeps_equal_frames(tmp_path: Path) -> None:
     still = pictures(1) * 6
     encoders.write_gif(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT)
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
 @pytest.mark.parametrize(("side", "pictures"), [(16, 4), (512, 16)])
-def test_the_palette_of_a_gif_misses_no_colour_of_a_picture_that_stays(
-    tmp_path: Path, side: int, pictures: int
-) -> None:
-    colours = np.random.default_rng(7).integers(0, 256, (16, 14, 3), dtype=np.uint8)  # 224 of them, at the most
+def test_the_palette_of_a_gif_has_every_colour_of_a_still_picture(tmp_path: Path, side: int, pictures: int) -> None:
+    colours = np.random.default_rng(7).integers(0, 256, (16, 14, 3), dtype=np.uint8)  # at most 224 of them
     picture = np.zeros((side, side, 3), np.uint8)
     picture[-16:, -14:] = colours
     path = tmp_path / "walk.gif"
@@ -144,7 +142,7 @@ def test_a_poster_is_a_small_webp(tmp_path: Path) -> None:
 
 
 def chunks_of_webp(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Give the name and the content of each chunk of a RIFF file."""
+    """Yield the name and the content of each chunk of a RIFF file."""
     assert (data[:4], data[8:12], struct.unpack("<I", data[4:8])) == (b"RIFF", b"WEBP", (len(data) - 8,))
     place = 12
     while place < len(data):
@@ -154,7 +152,7 @@ def chunks_of_webp(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("fps", [1, 12, 24, 50])
-def test_a_webp_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, fps: int) -> None:
+def test_a_webp_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.webp"
     encoders.write_webp(path, lambda: iter(originals), fps, ABOUT)
@@ -170,7 +168,7 @@ def test_a_webp_has_every_frame_at_its_time_and_loops_for_ever(tmp_path: Path, f
 
 
 @pytest.mark.parametrize(("count", "repeats"), [(1, 6), (3, 4)])
-def test_a_webp_holds_what_stays_the_same(tmp_path: Path, count: int, repeats: int) -> None:
+def test_a_webp_keeps_equal_frames(tmp_path: Path, count: int, repeats: int) -> None:
     held = [picture for picture in pictures(count) for _ in range(repeats)]
     encoders.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
     with Image.open(tmp_path / "walk.webp") as image:
@@ -219,7 +217,7 @@ def gif_comment(data: bytes) -> str:
 
 
 def mp4_comment(data: bytes) -> str:
-    """Return the comment among the tags of an MP4, by way of its boxes."""
+    """Return the comment in the tags of an MP4, parsed from its boxes."""
     for name in (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data"):
         place = 0
         while data[place + 4 : place + 8] != name:
@@ -252,7 +250,7 @@ def png_comment(data: bytes) -> str:
     return found[b"Comment"]
 
 
-def test_every_artifact_tells_how_it_was_made(tmp_path: Path) -> None:
+def test_every_artifact_contains_its_settings(tmp_path: Path) -> None:
     originals = pictures(20)
     encoders.write_gif(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT)
     encoders.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, ABOUT)
@@ -268,7 +266,7 @@ def test_every_artifact_tells_how_it_was_made(tmp_path: Path) -> None:
         assert tuple(details["prompts"]) == SPEC.prompts
         assert (details["seed"], details["model"], details["positions"][-1]) == (7, "momalisa-mini", 1.0)
         with Image.open(path) if path.suffix != ".mp4" else av.open(str(path)):
-            pass  # it is still what it was
+            pass  # it is still a valid file
 
 
 def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
@@ -280,10 +278,10 @@ def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
         contact_sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
     for suffix in ("gif", "mp4", "webp", "png"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 8  # nothing is left over
+    assert len(list(tmp_path.iterdir())) == 8  # no temporary files are left
 
 
-def test_a_zip_holds_its_files_and_is_always_the_same(tmp_path: Path) -> None:
+def test_a_zip_contains_its_files_and_is_reproducible(tmp_path: Path) -> None:
     files = {"walk.json": b"{}", "000.png": b"picture"}
     for name in ("a.zip", "b.zip"):
         encoders.write_zip(tmp_path / name, files.items())
@@ -325,8 +323,8 @@ print(peak.split()[1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
-def test_a_long_walk_is_stitched_in_little_memory(tmp_path: Path) -> None:
-    """120 frames of 512 × 512 would fill 94 MB as pixels; it takes 192 MB without them, all libraries included."""
+def test_a_long_walk_is_assembled_in_little_memory(tmp_path: Path) -> None:
+    """120 frames of 512 × 512 would fill 94 MB as pixels; it takes 192 MB without them, with all libraries."""
     run = subprocess.run(
         [sys.executable, "-c", LONG_WALK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import ModelError
 from tests import tiny
-from tests.broken import POINTER
+from tests.broken_models import POINTER
 from worker.process.startup import explain
 from worker.rendering import single_file
 from worker.rendering.additions import NONE, Additions

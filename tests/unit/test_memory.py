@@ -1,4 +1,4 @@
-"""What a process keeps of the memory that it frees, counted by the pages that the system has to give it."""
+"""A process keeps freed memory, as its page faults show."""
 
 import platform
 import subprocess
@@ -21,7 +21,7 @@ for _ in range(2):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_memory_that_is_freed_is_kept_for_what_comes_next() -> None:
+def test_freed_memory_is_kept_for_later_blocks() -> None:
     out = subprocess.run([sys.executable, "-c", KEPT], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     first, second = map(int, out.split())
     assert first > 100

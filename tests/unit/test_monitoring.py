@@ -1,4 +1,4 @@
-"""What is exported, drawn, watched and documented is the same."""
+"""Exported metrics, dashboards, alerts and documentation agree."""
 
 import json
 import re
@@ -21,11 +21,15 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_c
 RULES = [
     rule for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
-TESTS = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text())["tests"]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+RECORDS = {rule["record"] for rule in RULES if "record" in rule}
+TEST_FILES = ("alerts.test.yml", "objectives.test.yml")
+TESTS = [test for file in TEST_FILES for test in yaml.safe_load((PROMETHEUS / file).read_text())["tests"]]
+RUNBOOK = "https://github.com/momalisa/momalisa/blob/main/docs/operations.md#"
 
 
 def samples(metric: Metric) -> set[str]:
-    """Return the names under which Prometheus knows a metric."""
+    """Return the names of a metric's series in Prometheus."""
     [family] = metric.describe()
     return {family.name + suffix for suffix in SUFFIXES[family.type]}
 
@@ -58,25 +62,50 @@ def test_every_metric_is_documented_with_its_labels() -> None:
         assert f"| `{name(metric)}{labels}` |" in GUIDE
 
 
-def test_no_metric_is_documented_that_is_not_there() -> None:
+def test_no_unknown_metric_is_documented() -> None:
     names = EXPORTED | {name(metric) for metric in metrics.ALL}
     assert set(NAME.findall(GUIDE)) <= names
 
 
-def test_every_alert_has_a_heading_that_says_what_to_do_and_how_soon() -> None:
-    for rule in RULES:
-        words = {"page": "Page.", "ticket": "Ticket."}[rule["labels"]["severity"]]
-        assert f"\n### {rule['alert']}\n\n{words} " in GUIDE
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_every_alert_leads_to_a_section_that_says_how_soon_and_what_to_type(rule: dict[str, Any]) -> None:
+    about = rule["annotations"]
+    assert about.keys() == {"summary", "description", "runbook_url"}
+    assert about["runbook_url"] == RUNBOOK + rule["alert"].lower()
+    words = {"page": "Page.", "ticket": "Ticket."}[rule["labels"]["severity"]]
+    heading = f"\n### {rule['alert']}\n\n"
+    assert heading in GUIDE
+    section = GUIDE.split(heading)[1].split("\n## ")[0].split("\n### ")[0]
+    assert section.startswith(f"{words} ")
+    assert re.search("^```sh$", section, re.MULTILINE), "it does not say what to type"
 
 
-def test_every_alert_is_tried_both_ways() -> None:
+def test_no_section_is_about_an_alert_that_is_not_there() -> None:
+    sections = re.findall("^### (.*)$", GUIDE.split("\n## Alerts\n")[1].split("\n## ")[0], re.MULTILINE)
+    assert sorted(sections) == sorted(rule["alert"] for rule in ALERTS)
+
+
+def test_every_series_that_is_recorded_is_used_and_there_is_no_other() -> None:
+    queries = [rule["expr"] for rule in ALERTS] + [
+        target["expr"] for panel in drawn() for target in panel["targets"]
+    ]
+    assert {found for query in queries for found in re.findall(r"\bslo:[a-z0-9_:]+", query)} == RECORDS
+
+
+def test_the_objectives_in_the_guide_are_those_of_the_rules() -> None:
+    budgets = {rule["labels"]["slo"]: rule["expr"] for rule in RULES if rule.get("record") == "slo:error_budget"}
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| ([0-9.]+) % ", GUIDE, re.MULTILINE))
+    assert {slo: f"vector({round(1 - float(share) / 100, 6)})" for slo, share in rows.items()} == budgets
+
+
+def test_every_alert_is_tested_both_ways() -> None:
     tried = [alert for test in TESTS for alert in test["alert_rule_test"]]
-    assert {alert["alertname"] for alert in tried if alert["exp_alerts"]} == {rule["alert"] for rule in RULES}
-    assert {alert["alertname"] for alert in tried if not alert["exp_alerts"]} == {rule["alert"] for rule in RULES}
+    assert {alert["alertname"] for alert in tried if alert["exp_alerts"]} == {rule["alert"] for rule in ALERTS}
+    assert {alert["alertname"] for alert in tried if not alert["exp_alerts"]} == {rule["alert"] for rule in ALERTS}
 
 
-@pytest.mark.parametrize("command", [["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]])
-def test_the_rules_do_what_they_are_for(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [["check", "config", "prometheus.yml"], ["test", "rules", *TEST_FILES]])
+def test_the_alert_rules_pass_their_tests(command: list[str]) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not here; Debian has it in the package prometheus")
     ran = subprocess.run(["promtool", *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
@@ -95,5 +124,6 @@ def test_grafana_finds_the_dashboards_and_the_data() -> None:
 
 
 def test_labels_without_a_bound_are_on_no_metric() -> None:
-    bounded = {"method", "route", "status", "kind", "task", "state", "model"}  # models are those of the operator
+    bounded = {"method", "route", "status", "kind", "task", "state", "version", "revision"}
+    bounded |= {"model"}  # those that the operator runs
     assert {label for metric in metrics.ALL for label in metric._labelnames} <= bounded

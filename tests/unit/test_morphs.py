@@ -13,7 +13,7 @@ RED, BLUE = (200, 0, 0), (0, 0, 200)
 
 @pytest.fixture(scope="module")
 def gallery() -> Gallery:
-    """A red bar that stands on the left, and a blue one that lies at the bottom: they do not touch."""
+    """A vertical red bar on the left, and a horizontal blue bar at the bottom, which do not touch."""
     standing, lying = np.zeros((2, SIZE, SIZE), dtype=bool)
     standing[10:80, 10:20] = True
     lying[100:120, 30:120] = True
@@ -33,11 +33,11 @@ def levels(gallery: Gallery, along: float) -> NDArray[np.float32]:
 @pytest.mark.parametrize("end", [0, 1])
 def test_the_ends_are_the_pictures_themselves(gallery: Gallery, end: int) -> None:
     off = np.abs(levels(gallery, end) - gallery.images[end])
-    assert off.max() <= 128  # the outline is true to half a pixel
+    assert off.max() <= 128  # the outline is accurate to half a pixel
     assert (off.max(axis=-1) > 1).sum() < 0.02 * SIZE**2  # and nothing else differs
 
 
-def test_what_lies_between_is_one_shape_of_both_colours_on_white(gallery: Gallery) -> None:
+def test_the_middle_is_one_shape_of_both_colours_on_white(gallery: Gallery) -> None:
     middle = levels(gallery, 0.5)
     shape = (middle < 250).any(axis=-1)
     areas = (gallery.cover > 0).sum(axis=(1, 2))

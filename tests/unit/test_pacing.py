@@ -1,4 +1,4 @@
-"""Even pacing, on walks whose pictures are a bar that grows: as long as the way that is done, and never wrong."""
+"""Even pacing, with pictures of a growing bar whose length is the progress, without noise."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,11 +18,11 @@ MakeSpec = Callable[..., WalkSpec]
 Looks = Callable[[float], bytes]
 
 LENGTH = 256
-"""Of a signature, in bytes."""
+"""Size of a thumbnail, in bytes."""
 
 
 def bar(done: float) -> bytes:
-    """Return what a picture looks like when so much of the way is done, in [0, 1]."""
+    """Return the thumbnail of a picture at a progress in [0, 1]."""
     level = round(done * LENGTH * 255)
     return bytes([255] * (level // 255) + [level % 255] * (level < LENGTH * 255)).ljust(LENGTH, b"\0")
 
@@ -59,7 +59,7 @@ sizes = st.integers(1, 64)
 
 
 @given(orders, sizes, places, st.floats(1, 10_000))
-def test_every_walk_gets_its_frames_each_at_a_place_of_its_own(
+def test_every_walk_gets_its_frames_at_distinct_positions(
     spec: MakeSpec, order: dict[str, Any], size: int, at: float, sharpness: float
 ) -> None:
     ordered = spec(**order)
@@ -100,14 +100,12 @@ def test_passes_are_few_and_each_about_doubles_the_frames(
         (2, 8, [2]),
     ],
 )
-def test_passes_are_whole_batches_where_they_can_be(
-    spec: MakeSpec, frames: int, size: int, expected: list[int]
-) -> None:
+def test_passes_are_whole_batches_if_possible(spec: MakeSpec, frames: int, size: int, expected: list[int]) -> None:
     passes = walked(spec(frames=frames, pacing="even"), jump(0.5, 10), size)
     assert [len(new) for new in passes] == expected
 
 
-def test_linear_pacing_takes_one_pass(spec: MakeSpec) -> None:
+def test_linear_pacing_needs_one_pass(spec: MakeSpec) -> None:
     [only] = walked(spec(frames=48), jump(0.5, 10))
     assert only == pytest.approx([index / 47 for index in range(48)])
 
@@ -127,7 +125,7 @@ def test_pacing_is_never_worse_than_its_own_probe(spec: MakeSpec, frames: int, a
 
 
 @given(st.floats(0.1, 0.9), st.floats(60, 400))
-def test_a_jump_is_taken_in_small_steps(spec: MakeSpec, at: float, sharpness: float) -> None:
+def test_a_jump_is_divided_into_small_steps(spec: MakeSpec, at: float, sharpness: float) -> None:
     looks = jump(at, sharpness)
     found = [position for new in walked(spec(frames=48, pacing="even"), looks) for position in new]
     equal = [index / 47 for index in range(48)]
@@ -139,7 +137,7 @@ def test_steps_within_a_gap_follow_a_speed_that_changes_steadily(spec: MakeSpec)
     distances = [b**2 - a**2 for a, b in pairwise(there)]
     found = sorted([*there, *pacing.subdivide(there, distances, 120, spec(frames=129).timing)])
     between = [b**2 - a**2 for a, b in pairwise(found) if a >= 0.5 and b <= 0.625]
-    assert max(between) / min(between) < 1.1  # steps of equal length would give 1.2
+    assert max(between) / min(between) < 1.1  # straight lines within gaps would give 1.2
 
 
 def test_a_jump_sharper_than_the_grid_does_not_take_all_frames(spec: MakeSpec) -> None:
@@ -156,13 +154,13 @@ def test_a_steady_walk_takes_steady_steps(spec: MakeSpec, prompts: list[str], fr
     assert max(sizes_) <= 2.2 * sum(sizes_) / len(sizes_)
 
 
-def test_pictures_that_are_all_the_same_are_spread_evenly(spec: MakeSpec) -> None:
+def test_equal_pictures_are_spread_evenly(spec: MakeSpec) -> None:
     ordered = spec(prompts=("a", "a", "a"), frames=33, pacing="even")
     found = sorted(position for new in walked(ordered, lambda _: bar(0)) for position in new)
     assert max(b - a for a, b in pairwise(found)) <= 2.2 / 32
 
 
-def test_a_leg_on_which_more_happens_gets_more_frames(spec: MakeSpec) -> None:
+def test_a_leg_with_more_change_gets_more_frames(spec: MakeSpec) -> None:
     def looks(position: float) -> bytes:
         return bar(position * 0.2 if position < 0.5 else 0.1 + (position - 0.5) * 1.8)
 
@@ -171,21 +169,21 @@ def test_a_leg_on_which_more_happens_gets_more_frames(spec: MakeSpec) -> None:
     assert first < 48 * 0.35  # a third of them is the probe, half of which lies there
 
 
-def test_easing_is_measured_in_what_the_eye_sees(spec: MakeSpec) -> None:
-    """The picture rests, then jumps in the middle; eased out, it still moves fast first and slowly last."""
+def test_easing_is_relative_to_visible_change(spec: MakeSpec) -> None:
+    """The picture rests, then jumps in the middle; with ease-out, it still changes fast first and slowly last."""
     looks = jump(0.5, 30)
     ordered = spec(frames=96, pacing="even", easing="ease-out")
     sizes_ = steps([position for new in walked(ordered, looks) for position in new], looks)
     assert sum(sizes_[:32]) > 1.2 * sum(sizes_[-32:])
 
 
-def test_a_heavy_stop_draws_frames(spec: MakeSpec) -> None:
+def test_a_heavy_stop_attracts_frames(spec: MakeSpec) -> None:
     ordered = spec(prompts=("a", "b", "c"), weights=(1, 6, 1), frames=60, pacing="even")
     found = [position for new in walked(ordered, bar) for position in new]
     assert sum(0.25 < position < 0.75 for position in found) > 35
 
 
-def test_a_plan_does_not_depend_on_the_order_in_which_frames_came(spec: MakeSpec) -> None:
+def test_a_plan_does_not_depend_on_the_order_of_frames(spec: MakeSpec) -> None:
     ordered, looks = spec(frames=48, pacing="even"), jump(0.4, 80)
     there = {position: looks(position) for position in pacing.plan_first_pass(ordered, 8)}
     backwards = dict(reversed(there.items()))
@@ -193,7 +191,7 @@ def test_a_plan_does_not_depend_on_the_order_in_which_frames_came(spec: MakeSpec
 
 
 @pytest.mark.parametrize("pace", ["even", "linear"])
-def test_a_finer_walk_keeps_all_frames_of_the_coarse_one(spec: MakeSpec, pace: str) -> None:
+def test_a_refined_walk_keeps_all_frames(spec: MakeSpec, pace: str) -> None:
     coarse, looks = spec(frames=16, pacing=pace), jump(0.4, 30)
     kept = tuple(position for new in walked(coarse, looks) for position in new)
     passes = walked(spec(frames=48, pacing=pace), looks, kept=kept)
@@ -204,14 +202,14 @@ def test_a_finer_walk_keeps_all_frames_of_the_coarse_one(spec: MakeSpec, pace: s
         assert set(passes[0]) == set(kept)
 
 
-def test_a_finer_linear_walk_takes_steps_that_are_as_equal_as_the_kept_frames_allow(spec: MakeSpec) -> None:
+def test_a_refined_linear_walk_has_steps_as_equal_as_possible(spec: MakeSpec) -> None:
     kept = tuple(index / 15 for index in range(16))
     [found] = walked(spec(frames=48), bar, kept=kept)
     sizes_ = [b - a for a, b in pairwise(found)]
     assert (max(sizes_), min(sizes_)) == pytest.approx((1 / 45, 1 / 60), abs=1 / GRID)
 
 
-def test_a_few_kept_frames_are_a_part_of_the_probe(spec: MakeSpec) -> None:
+def test_a_few_kept_frames_become_part_of_the_probe(spec: MakeSpec) -> None:
     passes = walked(spec(frames=48, pacing="even"), bar, kept=(0.1, 0.9))
     assert {0, 0.1, 0.9, 1} <= set(passes[0])
     assert [len(new) for new in passes] == [16, 16, 8, 8]

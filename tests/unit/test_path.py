@@ -64,11 +64,11 @@ def test_legs_between_equal_stops_differ_by_at_most_one_frame(stops: int, frames
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_walk_between_two_stops_takes_equal_steps() -> None:
+def test_a_walk_between_two_stops_has_equal_steps() -> None:
     assert path.positions(5, Timing((1, 1))) == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_a_closed_walk_ends_a_step_before_it_begins_again() -> None:
+def test_a_closed_walk_ends_one_step_before_its_start() -> None:
     assert path.positions(6, Timing((1, 1, 1), closed=True)) == pytest.approx(
         [0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6]
     )
@@ -104,13 +104,13 @@ def test_easing_slows_a_leg_down_at_its_ends(easing: Easing, steps: str) -> None
 
 
 @given(courses(), st.floats(0, 1))
-def test_time_and_progress_undo_each_other(timing: Timing, progress: float) -> None:
+def test_time_and_progress_are_inverse(timing: Timing, progress: float) -> None:
     for leg in range(timing.legs):
         assert timing.progress(leg, timing.time(leg, progress)) == pytest.approx(progress, abs=1e-6)
 
 
 @given(courses(), st.lists(st.floats(0, 1), min_size=2))
-def test_progress_never_goes_back_and_goes_from_stop_to_stop(timing: Timing, times: list[float]) -> None:
+def test_progress_is_monotone_from_stop_to_stop(timing: Timing, times: list[float]) -> None:
     for leg in range(timing.legs):
         done = [timing.progress(leg, time) for time in [0, *sorted(times), 1]]
         assert all(a <= b + 1e-12 for a, b in pairwise(done))
@@ -118,13 +118,13 @@ def test_progress_never_goes_back_and_goes_from_stop_to_stop(timing: Timing, tim
 
 
 @pytest.mark.parametrize(("frames", "stops"), [(5, 1), (2, 3)])
-def test_a_walk_without_room_for_its_stops_is_refused(frames: int, stops: int) -> None:
+def test_fewer_frames_than_stops_are_refused(frames: int, stops: int) -> None:
     with pytest.raises(ValueError, match="at least"):
         path.positions(frames, Timing((1.0,) * stops))
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 40)), min_size=1, max_size=30), st.data())
-def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
+def test_no_other_apportionment_has_a_smaller_largest_part(
     things: list[tuple[float, int]], data: st.DataObject
 ) -> None:
     sizes, most = [size for size, _ in things], [limit for _, limit in things]
@@ -139,7 +139,7 @@ def test_things_are_cut_so_that_no_other_cut_makes_the_largest_part_smaller(
 
 
 @pytest.mark.parametrize("total", [1, 5])
-def test_items_that_cannot_be_divided_so_are_refused(total: int) -> None:
+def test_an_impossible_apportionment_is_refused(total: int) -> None:
     with pytest.raises(ValueError, match="cannot be divided"):
         path.apportion([1, 1], total, [2, 2])
 
@@ -161,7 +161,7 @@ def test_the_first_chunk_spans_the_walk_evenly(frames: int, size: int) -> None:
 
 
 @given(st.integers(2, 300), st.integers(2, 64))
-def test_each_chunk_spreads_over_the_walk(frames: int, size: int) -> None:
+def test_each_chunk_is_spread_over_the_walk(frames: int, size: int) -> None:
     """After any number of chunks, no gap is much wider than if the frames so far were spread evenly."""
     chunks = path.chunks(frames, size)
     seen: list[int] = []
@@ -172,7 +172,7 @@ def test_each_chunk_spreads_over_the_walk(frames: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(("frames", "size"), [(0, 4), (4, 0)])
-def test_chunks_of_nothing_are_refused(frames: int, size: int) -> None:
+def test_chunks_without_frames_are_refused(frames: int, size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         path.chunks(frames, size)
 
@@ -206,21 +206,21 @@ def test_the_animation_shows_every_frame_and_holds_the_stops_only(
 
 
 @given(walks())
-def test_to_and_fro_no_frame_comes_twice_in_a_row(frames_and_course: tuple[int, Timing]) -> None:
+def test_a_pingpong_shows_no_frame_twice_in_a_row(frames_and_course: tuple[int, Timing]) -> None:
     frames, course = frames_and_course
     shown = path.sequence(path.positions(frames, course), course.legs, hold=0, loop="pingpong")
     assert len(shown) == max(2 * frames - 2, 2)
     assert all(abs(a - b) == 1 for a, b in pairwise([*shown, shown[0]]))
 
 
-def test_a_stop_is_held_each_time_that_the_walk_comes_by() -> None:
+def test_a_stop_is_held_each_time_it_is_passed() -> None:
     shown = path.sequence([0, 0.25, 0.5, 0.75, 1], 2, hold=1, loop="pingpong")
     assert shown == [0, 0, 1, 2, 2, 3, 4, 4, 3, 2, 2, 1]
 
 
 @given(st.floats(0, 1))
-def test_a_closed_walk_travels_there_and_back(position: float) -> None:
-    assert path.path_progress(position, closed=False) == position
-    assert 0 <= path.path_progress(position, closed=True) <= 1
-    assert path.path_progress(position, closed=True) == pytest.approx(path.path_progress(1 - position, closed=True))
-    assert (path.path_progress(0, closed=True), path.path_progress(0.5, closed=True)) == (0, 1)
+def test_the_seed_of_a_closed_walk_returns_to_its_start(position: float) -> None:
+    assert path.seed_progress(position, closed=False) == position
+    assert 0 <= path.seed_progress(position, closed=True) <= 1
+    assert path.seed_progress(position, closed=True) == pytest.approx(path.seed_progress(1 - position, closed=True))
+    assert (path.seed_progress(0, closed=True), path.seed_progress(0.5, closed=True)) == (0, 1)

@@ -23,7 +23,7 @@ INTERNAL = {
     "RendererError",
     "SchemaError",
 }
-"""Errors of workers and commands: the API never raises one, nor does what it calls for a request."""
+"""Errors of workers and commands, which are never raised during a request."""
 
 
 def derived(error: type[MomalisaError]) -> Iterator[type[MomalisaError]]:
@@ -50,6 +50,6 @@ def test_the_api_and_the_walks_raise_no_internal_error() -> None:
     assert not named
 
 
-def test_no_two_problems_have_one_type() -> None:
+def test_problem_types_are_unique() -> None:
     types = [kind.type for kind in catalog.CATALOG.values()]
     assert len(types) == len(set(types))

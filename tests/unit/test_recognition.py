@@ -16,13 +16,13 @@ def handful() -> Gallery:
     return Gallery(images, cover, tuple(Subject(name, (), "3d") for name in ("rose", "leaf", "sea")))
 
 
-def test_pictures_are_recognised_as_the_nearest_of_the_art(handful: Gallery) -> None:
+def test_pictures_are_recognised_as_their_nearest_neighbours(handful: Gallery) -> None:
     generator = np.random.default_rng(1)
     worn = np.clip(handful.images + generator.normal(0, 8, handful.images.shape), 0, 255).astype(np.uint8)
     assert nearest(worn, handful.images).tolist() == list(range(len(worn)))
 
 
-def test_a_picture_that_answers_rightly_counts(handful: Gallery) -> None:
+def test_a_right_answer_counts(handful: Gallery) -> None:
     questions = [Question(subject.label, frozenset({subject.label})) for subject in handful.subjects]
     assert figures(handful, questions, handful.images).recognised == 1
     assert figures(handful, questions[::-1], handful.images).recognised < 1

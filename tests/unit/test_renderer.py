@@ -1,4 +1,4 @@
-"""The renderer with the embedded model, held against the stock pipeline of diffusers."""
+"""The renderer with the bundled model, compared with the stock pipeline of diffusers."""
 
 import ctypes
 import json
@@ -33,10 +33,10 @@ from worker.rendering.pipeline import Pictures, Renderer
 from worker.rendering.samplers import make_sampler
 
 BATCH_TOLERANCE = 2
-"""Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
+"""Levels of 255 by which a pixel may change with the batch size, since other kernels round differently."""
 
 HALF_PRECISION_MEAN, HALF_PRECISION_MAX = 2, 64
-"""Levels of 255 by which pixels may change with half precision, on average and at the most."""
+"""Levels of 255 by which pixels may change with half precision: mean and maximum."""
 
 CACHE_LINE = 64
 """Bytes."""
@@ -71,7 +71,7 @@ def stock() -> Any:
 
 @pytest.mark.parametrize(("position", "prompt"), [(0.0, "a giraffe"), (1.0, "a battleship")])
 @pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"negative_prompt": "red", "width": 160}])
-def test_the_ends_are_what_the_stock_pipeline_renders(
+def test_the_ends_equal_the_stock_pipeline(
     precise: Renderer,
     half: Renderer,
     stock: Any,
@@ -100,14 +100,14 @@ def test_the_ends_are_what_the_stock_pipeline_renders(
     assert difference(picture, wanted) <= HALF_PRECISION_MAX
 
 
-def test_a_joint_is_its_prompt_and_nothing_else(renderer: Renderer, spec: MakeSpec) -> None:
+def test_an_inner_stop_is_exactly_its_prompt(renderer: Renderer, spec: MakeSpec) -> None:
     three = spec(prompts=("a cat", "a castle", "a rocket"))
     [joint] = renderer.render(three, [0.5]).pictures
     [end] = renderer.render(spec(prompts=("a cat", "a castle")), [1.0]).pictures
     assert difference(joint, end) == 0
 
 
-def test_a_closed_walk_comes_back_to_its_first_stop(renderer: Renderer, spec: MakeSpec) -> None:
+def test_a_closed_walk_returns_to_its_first_stop(renderer: Renderer, spec: MakeSpec) -> None:
     start, end = renderer.render(spec(loop="closed"), [0.0, 1.0]).pictures
     assert difference(start, end) <= BATCH_TOLERANCE
     [middle] = renderer.render(spec(loop="closed"), [0.5]).pictures
@@ -115,7 +115,7 @@ def test_a_closed_walk_comes_back_to_its_first_stop(renderer: Renderer, spec: Ma
     assert difference(middle, other) == 0
 
 
-def test_a_walk_that_travels_to_another_noise_ends_as_that_noise_does(renderer: Renderer, spec: MakeSpec) -> None:
+def test_a_walk_with_a_second_seed_ends_with_its_noise(renderer: Renderer, spec: MakeSpec) -> None:
     travelling = spec(seed=1, seed_to=2)
     start, middle, end = renderer.render(travelling, [0.0, 0.5, 1.0]).pictures
     for seed, position, picture in ((1, 0.0, start), (2, 1.0, end)):
@@ -125,12 +125,12 @@ def test_a_walk_that_travels_to_another_noise_ends_as_that_noise_does(renderer: 
     assert difference(middle, still) > 50
 
 
-def test_a_closed_walk_travels_there_and_back(renderer: Renderer, spec: MakeSpec) -> None:
+def test_the_seed_of_a_closed_walk_returns_to_its_start(renderer: Renderer, spec: MakeSpec) -> None:
     start, end = renderer.render(spec(seed=1, seed_to=2, loop="closed"), [0.0, 1.0]).pictures
     assert difference(start, end) <= BATCH_TOLERANCE
 
 
-def test_slerp_goes_through_other_pictures_between_the_same_ends(renderer: Renderer, spec: MakeSpec) -> None:
+def test_slerp_gives_other_pictures_between_the_same_ends(renderer: Renderer, spec: MakeSpec) -> None:
     line = renderer.render(spec(), [0.0, 0.5, 1.0]).pictures
     arc = renderer.render(spec(interpolation="slerp"), [0.0, 0.5, 1.0]).pictures
     assert difference(line[0], arc[0]) == difference(line[2], arc[2]) == 0
@@ -146,7 +146,7 @@ def test_slerp_keeps_the_length_of_noise(along: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
-def test_slerp_between_vectors_on_one_line_is_the_line(factor: float) -> None:
+def test_slerp_between_collinear_vectors_is_linear(factor: float) -> None:
     a = torch.tensor([1.0, 2.0, -3.0])
     assert torch.allclose(slerp(a, factor * a, 0.25), lerp(a, factor * a, 0.25))
 
@@ -158,20 +158,20 @@ def alone() -> Renderer:
 
 @pytest.fixture(scope="module")
 def own(alone: Renderer, spec: MakeSpec) -> Pictures:
-    """What the model's own sampler makes, in steps enough."""
+    """The result of the model's own sampler with enough steps."""
     return alone.render(spec(steps=20), [0.0]).pictures
 
 
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
 @pytest.mark.parametrize("scheduler", get_args(Scheduler))
-def test_every_sampler_on_offer_makes_about_the_same_picture(
+def test_all_samplers_give_about_the_same_picture(
     alone: Renderer, own: Pictures, spec: MakeSpec, scheduler: Scheduler
 ) -> None:
-    """Given steps enough, they all solve the same equation."""
+    """With enough steps, they all solve the same equation."""
     pictures = alone.render(spec(steps=20, scheduler=scheduler), [0.0]).pictures
     assert mean_difference(pictures, own) < 12
     again = alone.render(spec(steps=20), [0.0]).pictures
-    assert difference(own, again) == 0  # the model's own is not changed by it
+    assert difference(own, again) == 0  # the model's own is not changed
 
 
 def _scales_latents_otherwise(model: Path) -> None:
@@ -179,7 +179,7 @@ def _scales_latents_otherwise(model: Path) -> None:
 
 
 def _reads_otherwise(model: Path) -> None:
-    """Merge letters into tokens in another order."""
+    """Change the merge order of the tokenizer."""
     file = model / "tokenizer/tokenizer.json"
     config = json.loads(file.read_text())
     config["model"]["merges"].reverse()
@@ -206,7 +206,7 @@ def _change(file: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     "change", [None, _scales_latents_otherwise, _reads_otherwise, _samples_otherwise, _ends_otherwise]
 )
-def test_whatever_decides_pixels_makes_another_revision_and_the_folder_does_not(
+def test_the_revision_depends_on_everything_that_decides_pixels_but_not_on_the_folder(
     renderer: Renderer, tmp_path: Path, change: Callable[[Path], None] | None
 ) -> None:
     model = tmp_path / "copy"
@@ -220,14 +220,14 @@ def test_whatever_decides_pixels_makes_another_revision_and_the_folder_does_not(
 def test_the_sampler_of_a_walk_does_not_change_the_revision_of_the_model(spec: MakeSpec) -> None:
     first, second = (Renderer(settings().model, batch_size=1) for _ in range(2))
     first.render(spec(scheduler="euler", steps=1), [0.0])
-    first.warnings(spec(prompts=("a " * 200, "b")))  # which uses the tokenizer in another way
+    first.warnings(spec(prompts=("a " * 200, "b")))  # which uses the tokenizer with other settings
     assert first.revision == second.revision
 
 
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
 @pytest.mark.parametrize("steps", range(1, 5))
 @pytest.mark.parametrize("sampler", [None, *get_args(Scheduler)])
-def test_every_sampler_renders_in_however_few_steps(
+def test_every_sampler_works_with_few_steps(
     renderer: Renderer, spec: MakeSpec, sampler: Scheduler | None, steps: int
 ) -> None:
     rendered = renderer.render(spec(scheduler=sampler, steps=steps, width=64, height=64), [0.0, 1.0])
@@ -237,7 +237,7 @@ def test_every_sampler_renders_in_however_few_steps(
 
 @pytest.fixture(scope="module")
 def terse(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    """The embedded model with PNDM, whose settings name nothing that only other samplers know."""
+    """The bundled model with PNDM, without settings of other samplers."""
     model = tmp_path_factory.mktemp("terse") / "model"
     shutil.copytree(settings().model, model)
     file = model / "scheduler/scheduler_config.json"
@@ -257,7 +257,7 @@ def test_ddim_does_not_clip_latents_unless_the_model_says_so(terse: Renderer) ->
 
 
 @pytest.mark.parametrize("sampler", [None, "pndm"])
-def test_a_model_whose_own_sampler_needs_four_steps_renders_in_fewer(
+def test_a_model_with_pndm_renders_in_fewer_than_four_steps(
     terse: Renderer, spec: MakeSpec, sampler: Scheduler | None
 ) -> None:
     for steps in range(1, 5):
@@ -290,7 +290,9 @@ def test_a_short_batch_is_padded_and_cut(renderer: Renderer, spec: MakeSpec) -> 
     assert difference(whole[:2], short) <= BATCH_TOLERANCE
 
 
-def test_a_chunk_that_was_cut_for_larger_batches_is_rendered_in_several(renderer: Renderer, spec: MakeSpec) -> None:
+def test_a_chunk_larger_than_the_batch_size_is_rendered_in_several_batches(
+    renderer: Renderer, spec: MakeSpec
+) -> None:
     positions = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     many = renderer.render(spec(), positions).pictures
     assert many.shape[0] == 6
@@ -305,7 +307,7 @@ def test_each_prompt_is_encoded_once(renderer: Renderer, spec: MakeSpec) -> None
     assert renderer.encode.cache_info().misses == 2
 
 
-def test_the_work_ends_within_a_step_when_the_check_says_so(renderer: Renderer, spec: MakeSpec) -> None:
+def test_the_check_ends_rendering_within_a_step(renderer: Renderer, spec: MakeSpec) -> None:
     calls = 0
 
     def check() -> None:
@@ -327,7 +329,7 @@ def test_a_prompt_longer_than_the_model_reads_gets_a_warning(renderer: Renderer,
     assert renderer.warnings(spec()) == []
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         Renderer(str(tmp_path / "nowhere"), batch_size=1)
 
@@ -341,7 +343,7 @@ def test_a_sampler_whose_noise_no_seed_decides_is_refused(tmp_path: Path) -> Non
 
 
 def with_checker(folder: Path, threshold: float) -> str:
-    """The embedded model with a small safety checker, which flags what is more like anything than a threshold."""
+    """The bundled model with a small safety checker, which flags everything above a similarity threshold."""
     vision = {
         "hidden_size": 8,
         "intermediate_size": 8,
@@ -363,7 +365,7 @@ def with_checker(folder: Path, threshold: float) -> str:
 
 
 @pytest.mark.parametrize(("threshold", "flag"), [(-2.0, Flag.UNSAFE), (2.0, None)])
-def test_the_safety_checker_of_a_model_is_heeded(
+def test_the_models_safety_checker_flags_frames(
     tmp_path: Path, spec: MakeSpec, threshold: float, flag: Flag | None
 ) -> None:
     renderer = Renderer(with_checker(tmp_path / "checked", threshold), batch_size=2)
@@ -413,9 +415,7 @@ def test_half_precision_gives_the_same_pixels_in_every_process() -> None:
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, "1000"), ({"THREADS": "1"}, "300000"), ({"GOMP_SPINCOUNT": "5"}, "5")]
 )
-def test_threads_that_wait_leave_the_processor_to_others_unless_it_is_their_own(
-    given: dict[str, str], spins: str
-) -> None:
+def test_waiting_threads_spin_only_with_threads_set(given: dict[str, str], spins: str) -> None:
     ours = {"GOMP_SPINCOUNT", "THREADS"}
     variables = {**{name: value for name, value in os.environ.items() if name not in ours}, **given}
     printed = subprocess.run(
@@ -444,7 +444,7 @@ def test_attention_is_the_same_for_few_tokens_and_for_many(tokens: int, words: i
 
 
 def with_small_denoiser(folder: Path) -> str:
-    """The embedded model with an untrained denoiser, which is compiled in seconds."""
+    """The bundled model with a small untrained denoiser, which compiles in seconds."""
     torch.manual_seed(7)
     denoiser = UNet2DConditionModel(
         sample_size=16,
@@ -463,7 +463,7 @@ def with_small_denoiser(folder: Path) -> str:
 
 
 def address(weights: torch.Tensor) -> int:
-    """Where weights begin in memory; those that oneDNN has packed tell it by PyTorch's C interface only."""
+    """Return the address of weights; for weights packed by oneDNN only PyTorch's C interface tells it."""
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     content = ctypes.pythonapi.PyCapsule_GetPointer
     content.restype, content.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -492,7 +492,7 @@ def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: 
         assert difference(first, compiled.render(usual, [0.0, 0.5, 1.0]).pictures) == 0
         assert mean_difference(first, plain.render(usual, [0.0, 0.5, 1.0]).pictures) < HALF_PRECISION_MEAN
     assert len(made) == 1
-    loaded = [AlignedCode(package) for _ in range(4)]  # each finds the memory in another state
+    loaded = [AlignedCode(package) for _ in range(4)]  # each allocates in another state of memory
     assert {address(weights) % CACHE_LINE for code in loaded for weights in code.weights.values()} == {0}
     for other in (spec(), spec(width=64, height=64, guidance=1.0)):  # another size, or half as many rows
         assert difference(compiled.render(other, [0.0]).pictures, plain.render(other, [0.0]).pictures) == 0

@@ -22,11 +22,11 @@ from momalisa import retry_after
         ("Mon, 01 Jan 0001 00:00:00 -0000", 0),
     ],
 )
-def test_how_long_a_server_wants_to_be_left_alone(header: str, seconds: float | None) -> None:
+def test_seconds_are_parsed(header: str, seconds: float | None) -> None:
     assert retry_after.seconds(header) == seconds
 
 
-def test_a_server_may_name_a_date() -> None:
+def test_a_date_is_parsed() -> None:
     found = retry_after.seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
     assert found
     assert 90 < found <= 100

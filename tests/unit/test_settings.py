@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from momalisa.settings import ROOT, Settings, environment, set_default_environment
 
 
-def test_a_model_has_the_same_name_where_its_folder_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_has_the_same_name_where_its_folder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL", "/models/stable-diffusion-v1-5")
     assert Settings().model_name == "stable-diffusion-v1-5"
 
@@ -19,14 +19,14 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "url", ["http://host/art", "https://host/a/", "host", "ftp://host", "https://", "http://h/?a"]
 )
-def test_the_website_has_its_host_for_itself(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_url_must_have_no_path(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_URL", url)
     with pytest.raises(ValidationError, match="without a path"):
         Settings()
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8080", "https://momalisa.example/", "http://[::1]:8000"])
-def test_the_website_is_at_a_host(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_url_is_a_host(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_URL", url)
     assert Settings().public_url == url
 
@@ -50,19 +50,19 @@ def test_a_secret_that_cannot_sign_is_refused_and_not_repeated(
     assert secret not in str(refused.value).replace("whsec_ followed", "")
 
 
-def test_a_secret_is_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_printed_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "whsec_" + "MDEy" * 8  # 24 bytes
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
     assert Settings().webhook_secret
     assert secret not in repr(Settings()) + Settings().model_dump_json()
 
 
-def test_defaults_of_a_process_are_not_inherited_and_do_not_override_what_is_set(
+def test_default_variables_are_not_inherited_and_override_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("momalisa.settings._defaults", set())
     monkeypatch.setenv("GIVEN", "1")
-    monkeypatch.setenv("SUGGESTED", "")  # so that it is taken away again
+    monkeypatch.setenv("SUGGESTED", "")  # so that it is removed again
     monkeypatch.delenv("SUGGESTED")
     set_default_environment(GIVEN="2", SUGGESTED="2")
     assert (os.environ["GIVEN"], os.environ["SUGGESTED"]) == ("1", "2")

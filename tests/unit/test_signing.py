@@ -20,7 +20,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     settings.cache_clear()
 
 
-def test_what_we_signed_holds_for_its_value_and_its_purpose() -> None:
+def test_a_signature_is_valid_for_its_value_and_purpose_only() -> None:
     signed = sign("ann", "visitor")
     assert verify(signed, "visitor") == "ann"
     assert verify(signed, "cursor") is None
@@ -29,13 +29,13 @@ def test_what_we_signed_holds_for_its_value_and_its_purpose() -> None:
         assert verify(forged, "visitor") is None
 
 
-def test_another_secret_makes_it_worthless(keys: Callable[[str], None]) -> None:
+def test_a_signature_is_invalid_with_another_key(keys: Callable[[str], None]) -> None:
     signed = sign("ann", "visitor")
     keys(NEW)
     assert verify(signed, "visitor") is None
 
 
-def test_keys_are_rotated_without_losing_what_the_old_one_signed(keys: Callable[[str], None]) -> None:
+def test_key_rotation_keeps_old_signatures_valid(keys: Callable[[str], None]) -> None:
     before = sign("ann", "visitor")
     keys(f"{NEW}, {OLD}")
     during = sign("ann", "visitor")

@@ -1,4 +1,4 @@
-"""What the benchmark of smoothness measures with."""
+"""The metrics of the smoothness benchmark."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def noise(seed: int) -> Picture:
 @pytest.mark.parametrize(
     ("values", "expected"), [([1, 1, 1, 1], 0), ([0, 0, 0, 1], 0.75), ([1, 3], 0.25), ([5], 0)]
 )
-def test_gini_tells_equal_steps_from_unequal_ones(values: list[float], expected: float) -> None:
+def test_gini_distinguishes_equal_from_unequal_steps(values: list[float], expected: float) -> None:
     assert smoothness.gini(values) == pytest.approx(expected)
 
 
@@ -45,7 +45,7 @@ def test_the_metrics_are_0_for_the_same_picture_and_grow(metric: smoothness.Metr
         ((0, 0, 255), (32.30, 79.19, -107.86)),
     ],
 )
-def test_cielab_is_as_it_is_tabulated(colour: tuple[int, ...], expected: tuple[float, ...]) -> None:
+def test_cielab_matches_tabulated_values(colour: tuple[int, ...], expected: tuple[float, ...]) -> None:
     picture = np.full((1, 1, 3), colour, np.uint8)
     assert smoothness.lab(picture)[0, 0] == pytest.approx(expected, abs=0.02)
 

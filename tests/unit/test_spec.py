@@ -9,7 +9,7 @@ from api.schemas.views import WalkSettings
 from api.web import form
 from momalisa.cli import main
 from momalisa.domain import path
-from momalisa.domain.spec import SETTINGS, WalkSpec, frame_key, slug
+from momalisa.domain.spec import SETTINGS, WalkSpec, content_hash, slug
 from momalisa.settings import ROOT
 
 MakeSpec = Callable[..., WalkSpec]
@@ -25,14 +25,14 @@ MakeSpec = Callable[..., WalkSpec]
         (["x" * 300, "y"], "x" * 80),
     ],
 )
-def test_a_file_name_tells_the_walk_in_plain_ascii(prompts: list[str], expected: str) -> None:
+def test_a_file_name_is_ascii_and_contains_the_prompts(prompts: list[str], expected: str) -> None:
     assert slug(prompts) == expected
 
 
 @pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
 @pytest.mark.parametrize(("prompts", "frames"), [(("a", "b"), 2), (("a", "b", "c"), 7)])
 @pytest.mark.parametrize("hold", [0, 3])
-def test_the_frames_that_are_shown_are_counted_before_they_are_there(
+def test_the_number_of_shown_frames_is_known_in_advance(
     spec: MakeSpec, loop: str, prompts: tuple[str, ...], frames: int, hold: int
 ) -> None:
     made = spec(prompts=prompts, frames=frames, loop=loop, hold=hold)
@@ -55,34 +55,34 @@ def test_the_frames_that_are_shown_are_counted_before_they_are_there(
         {"interpolation": "slerp"},
     ],
 )
-def test_whatever_decides_the_pixels_changes_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert frame_key(spec(), 0.25, "m", 8) != frame_key(spec(**changes), 0.25, "m", 8)
+def test_everything_that_decides_pixels_changes_the_hash(spec: MakeSpec, changes: dict[str, Any]) -> None:
+    assert content_hash(spec(), 0.25, "m", 8) != content_hash(spec(**changes), 0.25, "m", 8)
 
 
-def test_another_model_position_or_batch_size_changes_the_key(spec: MakeSpec) -> None:
-    assert (
-        len({frame_key(spec(), *rest) for rest in ((0.25, "m", 8), (0.25, "n", 8), (0.5, "m", 8), (0.25, "m", 4))})
-        == 4
-    )
+def test_another_model_position_or_batch_size_changes_the_hash(spec: MakeSpec) -> None:
+    others = [(0.25, "m", 8), (0.25, "n", 8), (0.5, "m", 8), (0.25, "m", 4)]
+    assert len({content_hash(spec(), *rest) for rest in others}) == len(others)
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"frames": 99}, {"fps": 5}, {"hold": 3}, {"loop": "pingpong"}, {"pacing": "even"}, {"easing": "ease-in"}],
 )
-def test_what_only_places_or_shows_frames_does_not_change_the_key(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert frame_key(spec(), 0.25, "m", 8) == frame_key(spec(**changes), 0.25, "m", 8)
+def test_settings_that_only_place_or_show_frames_do_not_change_the_hash(
+    spec: MakeSpec, changes: dict[str, Any]
+) -> None:
+    assert content_hash(spec(), 0.25, "m", 8) == content_hash(spec(**changes), 0.25, "m", 8)
 
 
-def test_a_stop_is_the_same_picture_wherever_it_lies(spec: MakeSpec) -> None:
+def test_a_stop_has_the_same_hash_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "b", "a"), interpolation="slerp", loop="closed")
-    assert frame_key(short, 0, "m", 8) == frame_key(long, 2 / 3, "m", 8)
-    assert frame_key(short, 1, "m", 8) == frame_key(long, 1 / 3, "m", 8)
+    assert content_hash(short, 0, "m", 8) == content_hash(long, 2 / 3, "m", 8)
+    assert content_hash(short, 1, "m", 8) == content_hash(long, 1 / 3, "m", 8)
 
 
-def test_a_leg_is_the_same_wherever_it_lies(spec: MakeSpec) -> None:
+def test_a_leg_has_the_same_hashes_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "a", "b", "d"))
-    assert frame_key(short, 0.3, "m", 8) == frame_key(long, 1.3 / 3, "m", 8)
+    assert content_hash(short, 0.3, "m", 8) == content_hash(long, 1.3 / 3, "m", 8)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,11 @@ def test_a_leg_is_the_same_wherever_it_lies(spec: MakeSpec) -> None:
         ({"seed": 8}, False),
     ],
 )
-def test_a_walk_is_refined_if_nothing_but_frames_is_added(
-    spec: MakeSpec, changes: dict[str, Any], refined: bool
-) -> None:
+def test_a_walk_is_refined_if_only_frames_are_added(spec: MakeSpec, changes: dict[str, Any], refined: bool) -> None:
     assert spec(**changes).refines(spec()) is refined
 
 
-def test_specs_from_before_there_was_a_choice_are_read_as_they_were_made() -> None:
+def test_old_specs_are_read_with_the_settings_they_were_made_with() -> None:
     old = {
         "prompts": ["a", "b"],
         "frames": 4,
@@ -120,10 +118,10 @@ def test_specs_from_before_there_was_a_choice_are_read_as_they_were_made() -> No
     assert (spec.pacing, spec.easing, spec.loop, spec.hold) == ("linear", "linear", "none", 0)
 
 
-def test_every_setting_can_be_asked_for_and_is_shown() -> None:
+def test_every_setting_can_be_requested_and_is_shown() -> None:
     assert SETTINGS.keys() == WalkSpec.model_fields.keys() - {"prompts"}
     assert SETTINGS.keys() <= WalkRequest.model_fields.keys()
-    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames"}
+    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames", "model"}
     assert SETTINGS.keys() <= inspect.signature(main.walk).parameters.keys()
     assert form.NUMBERS["guidance"] is float
 

@@ -1,4 +1,4 @@
-"""Which addresses strangers can make us connect to, and which not."""
+"""The addresses to which webhooks may be sent."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -103,7 +103,7 @@ def test_loopback_is_this_machine_only(address: str, expected: bool) -> None:
 
 
 class Recording(httpcore.NetworkBackend):
-    """A network on which only these addresses answer, and which remembers who was called."""
+    """A network in which only these addresses answer; it records connection attempts."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = answers
@@ -124,14 +124,14 @@ class Recording(httpcore.NetworkBackend):
 
 
 def guarded(*answers: Sequence[str], network: Recording, loopback: bool = False) -> GuardedBackend:
-    """Return a backend whose resolver gives these answers, one after the other."""
+    """Return a backend whose resolver gives these answers in order."""
     queue = iter(answers)
     return GuardedBackend(
         deadline=time.monotonic() + 5, loopback=loopback, resolve=lambda *_: next(queue), network=network
     )
 
 
-def test_a_name_that_rebinds_after_the_check_is_connected_to_at_the_checked_address() -> None:
+def test_dns_rebinding_after_the_check_has_no_effect() -> None:
     network = Recording("93.184.216.34", "127.0.0.1")
     backend = guarded(["93.184.216.34"], ["127.0.0.1"], network=network)
     backend.connect_tcp("rebind.test", 443)
@@ -142,27 +142,27 @@ def test_a_name_that_rebinds_after_the_check_is_connected_to_at_the_checked_addr
 
 
 @pytest.mark.parametrize("private", ["10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254", "::1"])
-def test_one_private_address_among_public_ones_refuses_the_name(private: str) -> None:
+def test_a_name_with_one_private_address_is_refused(private: str) -> None:
     network = Recording()
     with pytest.raises(AddressRefusedError):
         guarded(["1.1.1.1", private], network=network).connect_tcp("mixed.test", 443)
     assert network.called == []
 
 
-def test_when_one_address_does_not_answer_the_next_is_tried() -> None:
+def test_if_one_address_does_not_answer_the_next_is_tried() -> None:
     network = Recording("1.1.1.1")
     guarded(["2606:4700:4700::1111", "1.1.1.1"], network=network).connect_tcp("two.test", 443)
     assert network.called == ["2606:4700:4700::1111", "1.1.1.1"]
 
 
-def test_when_no_address_answers_that_is_an_error_of_connecting() -> None:
+def test_if_no_address_answers_connecting_fails() -> None:
     with pytest.raises(httpcore.ConnectError, match="connection refused"):
         guarded(["1.1.1.1"], network=Recording()).connect_tcp("dead.test", 443)
     with pytest.raises(httpcore.ConnectError, match="has no address"):
         guarded([], network=Recording()).connect_tcp("empty.test", 443)
 
 
-def test_loopback_is_allowed_where_the_operator_says_so_and_nothing_else_is() -> None:
+def test_only_loopback_is_allowed_if_the_operator_says_so() -> None:
     network = Recording("127.0.0.1")
     guarded(["127.0.0.1"], network=network, loopback=True).connect_tcp("localhost", 443)
     with pytest.raises(AddressRefusedError):
@@ -179,7 +179,7 @@ def test_after_the_deadline_nothing_is_connected() -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".test"])
-def test_what_is_no_host_has_no_address(host: str) -> None:
+def test_an_invalid_host_has_no_address(host: str) -> None:
     with pytest.raises(OSError, match="is not a host name"):
         resolve(host, 443)
 

@@ -1,4 +1,4 @@
-"""The rules of the house that a reader relies on."""
+"""The import rules of docs/architecture.md."""
 
 import ast
 import re
@@ -51,32 +51,36 @@ def test_only_the_rendering_imports_torch() -> None:
     assert users == {ROOT / "worker" / "rendering"}
 
 
-def room(module: str) -> str:
-    """Return the folder of a module, or the module itself where it lies beside the folders."""
+def package_of(module: str) -> str:
+    """Return the package of a module, or the module itself if it is in no subpackage."""
     return ".".join(module.split(".")[:2])
 
 
 @pytest.mark.parametrize("package", ["momalisa", "api", "worker"])
-def test_rooms_do_not_import_each_other_in_a_circle(package: str) -> None:
+def test_packages_do_not_import_each_other_in_a_circle(package: str) -> None:
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
     graph: dict[str, set[str]] = {}
     for module, path in modules.items():
         for name in imports(path):
-            if name.startswith(f"{package}.") and module.startswith(f"{package}.") and room(name) != room(module):
-                graph.setdefault(room(module), set()).add(room(name))
+            if (
+                name.startswith(f"{package}.")
+                and module.startswith(f"{package}.")
+                and package_of(name) != package_of(module)
+            ):
+                graph.setdefault(package_of(module), set()).add(package_of(name))
     assert len(graph) > 5
     TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
 
 
-def test_a_room_of_momalisa_imports_only_rooms_above_it_in_the_table() -> None:
+def test_a_package_of_momalisa_imports_only_packages_above_it_in_the_table() -> None:
     table = (ROOT / "docs" / "architecture.md").read_text()
-    rooms = re.findall(r"^\| `momalisa/(\w+)/` \|", table, re.MULTILINE)
-    assert set(rooms) == {path.parent.name for path in (ROOT / "momalisa").glob("*/__init__.py")}
+    packages = re.findall(r"^\| `momalisa/(\w+)/` \|", table, re.MULTILINE)
+    assert set(packages) == {path.parent.name for path in (ROOT / "momalisa").glob("*/__init__.py")}
     for path in (ROOT / "momalisa").glob("*/*.py"):
         for name in imports(path):
             package, imported, *_ = (*name.split("."), "")
-            if package == "momalisa" and imported in rooms:
-                assert rooms.index(imported) <= rooms.index(path.parent.name), (path, name)
+            if package == "momalisa" and imported in packages:
+                assert packages.index(imported) <= packages.index(path.parent.name), (path, name)
 
 
 @pytest.mark.parametrize("module", ["api.app", "worker.tasks"])

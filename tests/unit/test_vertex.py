@@ -1,4 +1,4 @@
-"""What a render worker and the container behind an endpoint say to each other."""
+"""The protocol between a render worker and the container behind an endpoint."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.queue.results import FlaggedFrame, MadeFrame
+from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import Settings, settings
 from momalisa.storage.bucket import StoredObject
 from worker.rendering.batch import Batch, RenderRequest
@@ -25,7 +25,7 @@ ENDPOINT = "projects/p/locations/europe-west4/endpoints/7"
 
 @pytest.fixture
 def set_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Change settings for the length of a test."""
+    """A function that changes settings during a test."""
 
     def change(**variables: str) -> None:
         for name, value in variables.items():
@@ -38,7 +38,7 @@ def set_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 class Credentials:
-    """Those of Google's library, as far as they are used."""
+    """A stand-in for Google's credentials."""
 
     def __init__(self) -> None:
         self.refreshed = 0
@@ -53,27 +53,27 @@ class Credentials:
         self.valid = True
 
 
-def test_a_shared_endpoint_is_called_at_its_region_and_a_dedicated_one_at_its_own_name(
+def test_a_shared_endpoint_has_its_regions_url_and_a_dedicated_one_its_own(
     set_to: Callable[..., None],
 ) -> None:
     set_to(VERTEX_ENDPOINT=ENDPOINT)
-    assert client._url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
+    assert client.predict_url() == f"https://europe-west4-aiplatform.googleapis.com/v1/{ENDPOINT}:predict"
     set_to(VERTEX_URL="https://7.europe-west4-1.prediction.vertexai.goog/")
-    assert client._url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
+    assert client.predict_url() == f"https://7.europe-west4-1.prediction.vertexai.goog/v1/{ENDPOINT}:predict"
 
 
-def test_a_token_is_refreshed_when_it_no_longer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_token_is_refreshed(monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = Credentials()
-    monkeypatch.setattr(client, "_credentials", lambda: credentials)
-    assert client._headers("https://x/") == {"Authorization": "Bearer token-1"}
-    assert client._headers("https://x/") == {"Authorization": "Bearer token-1"}
+    monkeypatch.setattr(client, "default_credentials", lambda: credentials)
+    assert client.auth_headers("https://x/") == {"Authorization": "Bearer token-1"}
+    assert client.auth_headers("https://x/") == {"Authorization": "Bearer token-1"}
     credentials.valid = False
-    assert client._headers("https://x/") == {"Authorization": "Bearer token-2"}
+    assert client.auth_headers("https://x/") == {"Authorization": "Bearer token-2"}
 
 
 def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_credentials", Credentials)
-    assert client._headers("http://127.0.0.1:1/") == {}
+    monkeypatch.setattr(client, "default_credentials", Credentials)
+    assert client.auth_headers("http://127.0.0.1:1/") == {}
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_no_token_goes_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, 5),
     ],
 )
-def test_retry_after_is_honoured_within_reason(headers: dict[str, str], seconds: float) -> None:
+def test_retry_after_is_respected_within_limits(headers: dict[str, str], seconds: float) -> None:
     reply = httpx.Response(503, headers=headers)
-    assert client._retry_after(reply, 5.0) == seconds
+    assert client.retry_delay(reply, 5.0) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     reply = httpx.Response(503, headers={"Retry-After": formatdate(time.time() + 200, usegmt=True)})
-    assert client._retry_after(reply, 5.0) == pytest.approx(200, abs=60)
+    assert client.retry_delay(reply, 5.0) == pytest.approx(200, abs=60)
 
 
 def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatc
         Settings()
 
 
-def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Callable[..., WalkSpec]) -> None:
-    """Vertex AI passes requests on as protobuf values, which know no integers."""
+def test_a_request_survives_conversion_of_numbers_to_doubles(spec: Callable[..., WalkSpec]) -> None:
+    """Vertex AI forwards requests as protobuf values, which have no integers."""
     sent = PredictRequest(
         instances=[Instance(position=1 / 3, to_upload=True)],
         parameters=Parameters(
@@ -124,9 +124,9 @@ def test_a_request_survives_a_platform_whose_only_numbers_are_doubles(spec: Call
     assert PredictRequest.model_validate_json(json.dumps(doubled(json.loads(sent.model_dump_json())))) == sent
 
 
-def test_every_instance_is_answered_by_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
+def test_every_instance_gets_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
     request = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
-    made = MadeFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
+    made = UploadedFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
     batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
     company, shown, conflicting, flagged = server.response(request, batch).predictions
     assert (company.object, company.flagged, company.conflict) == (None, None, False)

@@ -1,4 +1,4 @@
-"""What engineers read is plain English: words that made it archaic or vague do not come back."""
+"""Documentation and code are in plain English: archaic and vague words are rare."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ WORDS = re.compile(r"\b(whoever|anew|nobody|told|shall|thereby)\b", re.IGNORECAS
 TEXTS = ("*.md", "*.py", "*.yml", "*.yaml", "*.toml", "*.template", "*.env", "*.example", "Makefile")
 
 MAX_LEFT = 5
-"""In all, where no better word was found."""
+"""Maximum number of occurrences in all."""
 
 
 def test_the_listed_words_are_rare() -> None:

@@ -15,19 +15,19 @@ PAPER, INK, FAINT = (250, 249, 246), (28, 28, 30), (110, 110, 115)
 """Colours; FAINT on PAPER has a contrast of 5 to 1."""
 
 MARGIN, GAP = 32, 12
-"""Pixels around the page, and between pictures."""
+"""Pixels around the pictures, and between them."""
 
 ROW_WIDTH = 1920
-"""Maximal width of a row of pictures in pixels; larger pictures are scaled down."""
+"""Maximum width of a row of pictures in pixels; larger pictures are scaled down."""
 
 MIN_TEXT_WIDTH = 480
 """Pixels."""
 
 COMPRESSION = 4
-"""Level of zlib: half the time of the default, for a file that is 2 % larger."""
+"""Level of zlib: takes half the time of the default, for a file that is 2 % larger."""
 
 TITLE, NOTE, LABEL = 26, 16, 14
-"""Sizes of type, in pixels."""
+"""Font sizes, in pixels."""
 
 
 def write(
@@ -37,7 +37,7 @@ def write(
 
     Args:
         path: of the file.
-        pictures: in the order of the walk, all of one size; read once.
+        pictures: in the order of the walk, all of the same size; iterated once.
         labels: the text under each picture.
         note: a line under the title.
         caption: the title, and the metadata of the file.
@@ -75,9 +75,9 @@ def _write_line(
 
 
 def _to_plain_letters(text: str) -> str:
-    """Return a text in letters that the font has, the same on every machine; accents are removed.
+    """Return a text without accents, and with ? for letters that the font does not have.
 
-    The exact prompts are in the file's metadata.
+    The exact prompts are in the metadata of the file.
     """
     letters = [unicodedata.normalize("NFKD", letter)[0] for letter in text]
     return "".join(letter if letter.isascii() or letter in "·…" else "?" for letter in letters)

@@ -1,4 +1,4 @@
-"""From the frames of a walk to its artifacts, as a stream: no writer holds all frames in memory.
+"""Writing the frames of a walk to its artifacts, as a stream: no writer holds all frames in memory.
 
 The same frames and caption always give the same bytes.
 """
@@ -27,7 +27,7 @@ Picture = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 SAMPLED_PIXELS = 1 << 14
-"""Per picture, for the palette of a GIF."""
+"""Pixels of each picture that the palette of a GIF is computed from."""
 
 Frames = Callable[[], Iterator[Picture]]
 """Returns a new iterator over the pictures of an animation, in the order in which they are shown."""
@@ -74,7 +74,7 @@ def write_poster(path: Path, picture: Picture, caption: Caption) -> None:
 
 
 def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files into a ZIP, uncompressed, because PNG is compressed already."""
+    """Write files into a ZIP, uncompressed, because PNG is already compressed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files:
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
@@ -102,7 +102,7 @@ def write_gif(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
 
 
 def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
-    """Write an MP4 that plays everywhere: H.264, yuv420p, even sides, its index first (fast start)."""
+    """Write an MP4 that plays everywhere: H.264, yuv420p, even width and height, index first (fast start)."""
     height, width = (side - side % 2 for side in next(frames()).shape[:2])
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata.update(title=caption.title, comment=caption.details)
@@ -131,12 +131,12 @@ def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
     bare.unlink()
     if webp[12:16] == b"VP8X":
         path.write_bytes(_with_xmp(webp, caption.xmp(), round(count / fps / WEBP_TICK)))
-    else:  # all pictures were equal, and the encoder made a still of them
+    else:  # all pictures were equal, so the encoder wrote a still
         write_poster(path, next(frames()), caption)
 
 
 def _add_comment(gif: Path, path: Path, comment: str) -> None:
-    """Copy a GIF with a comment in plain ASCII put ahead of its pictures (GIF89a, section 24)."""
+    """Copy a GIF, with an ASCII comment inserted before its pictures (GIF89a, section 24)."""
     with gif.open("rb") as source, path.open("wb") as target:
         header = source.read(13)
         target.write(header + source.read(3 * 2 ** ((header[10] & 7) + 1)))  # with the global colour table
@@ -148,9 +148,9 @@ def _add_comment(gif: Path, path: Path, comment: str) -> None:
 
 
 def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
-    """Return an animated WebP with an XMP packet, whose last frame ends after `length` milliseconds (RFC 9649).
+    """Return an animated WebP with an XMP packet, and with a last frame that ends after `length` milliseconds.
 
-    The encoder knows when frames begin, and guesses when the last one ends.
+    The encoder knows when each frame begins, and guesses when the last one ends. Source: RFC 9649.
     """
     chunks = dict[int, bytes]()
     place = 12
@@ -171,9 +171,9 @@ def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
 
 
 def _palette(frames: Frames) -> av.VideoFrame:
-    """Return the best palette of 256 colours for all frames, as a picture of 16 × 16 pixels.
+    """Return a palette of 256 colours for all frames, as a picture of 16 × 16 pixels.
 
-    It reads a sample of the pixels, which is faster and finds an equally good palette.
+    It is computed from a sample of the pixels, which is faster and equally good.
     """
     graph = av.filter.Graph()
     source = _source(graph, _frame(_sample(next(frames()), 0), 0, GIF_TICK))
@@ -188,13 +188,13 @@ def _palette(frames: Frames) -> av.VideoFrame:
 
 
 def _sample(picture: Picture, index: int) -> Picture:
-    """Return every n-th pixel of every n-th row of a picture, with another offset for each of n² pictures.
+    """Return every n-th pixel of every n-th row of a picture, with a different offset for each of n² pictures.
 
-    That is a quarter of the pixels of a small picture, and SAMPLED_PIXELS of a large one.
+    That is a quarter of the pixels of a small picture, and about SAMPLED_PIXELS of a large one.
     """
     height, width = picture.shape[:2]
     step = max(2, math.isqrt(height * width // SAMPLED_PIXELS))
-    height, width = height - height % step, width - width % step  # the same size, wherever it begins
+    height, width = height - height % step, width - width % step  # the same size at every offset
     return picture[index % step : height : step, index // step % step : width : step]
 
 
@@ -219,7 +219,7 @@ class _Paletteuse:
 
 
 def _source(graph: av.filter.Graph, like: av.VideoFrame) -> FilterContext:
-    """Return a source of a graph for frames of this size and format."""
+    """Return a source of a filter graph for frames of this size and format."""
     return graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=GIF_TICK)
 
 

@@ -1,12 +1,12 @@
-"""The metadata inside an artifact: prompts, seed, model, positions."""
+"""The metadata inside image and video files: prompts, seed, model, positions."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from momalisa.domain.path import leg, path_progress
-from momalisa.domain.spec import WalkSpec
+from momalisa.domain.path import leg, seed_progress
+from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,23 @@ class Caption:
 
 def walk_caption(spec: WalkSpec, model: str, positions: Sequence[float]) -> Caption:
     """Return the caption of a walk: the model, the positions of its frames, and its settings."""
-    details = {"software": "MoMALisa", "model": model, "positions": list(positions), **spec.model_dump(mode="json")}
+    details = {"software": "MoMALisa", "model": model, "positions": list(positions)}
+    details |= spec.model_dump(mode="json", exclude={"model"})
     return Caption(" to ".join(spec.prompts), json.dumps(details))
 
 
 def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
-    """Return the caption of a frame: everything that decides its pixels, and nothing else of its walk.
+    """Return the caption of a frame: everything that decides its pixels, and nothing else about its walk.
 
-    So the frame has the same caption in every walk that reuses it.
+    So the caption is right in every walk that reuses the frame.
     """
-    number, along = leg(position, len(spec.stops) - 1)
+    number, t = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]
-    prompts = [end if along else start] if along in {0, 1} else [start, end]
-    made = spec.model_dump(
-        mode="json",
-        include={"interpolation", "seed", "negative_prompt", "steps", "guidance", "scheduler", "width", "height"},
-    )
+    prompts = [end if t else start] if t in {0, 1} else [start, end]
+    settings = spec.model_dump(mode="json", include={"interpolation", "seed", *SAMPLING_SETTINGS})
     if spec.seed_to is not None:
-        made |= {"seed_to": spec.seed_to, "travelled": path_progress(position, closed=spec.timing.closed)}
-    details = {"software": "MoMALisa", "model": model, "prompts": prompts, "along": round(along, 9), **made}
+        settings |= {"seed_to": spec.seed_to, "seed_progress": seed_progress(position, closed=spec.timing.closed)}
+    details = {"software": "MoMALisa", "model": model, "prompts": prompts, "t": round(t, 9), **settings}
     return Caption(" to ".join(prompts), json.dumps(details))
 
 

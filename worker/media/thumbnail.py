@@ -1,4 +1,4 @@
-"""Thumbnails, with which pictures are compared without downloading them."""
+"""Thumbnails, by which pictures are compared without downloading them."""
 
 from PIL import Image
 

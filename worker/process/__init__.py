@@ -1,1 +1,1 @@
-"""The processes of a worker: how they start, report, crash and stop."""
+"""The processes of a worker: start, health, crashes, shutdown."""

@@ -9,11 +9,11 @@ from worker.process.shutdown import Shutdown
 log = logger(__name__)
 
 PAUSE_SECONDS = 2.0
-"""Pause before a broker that answered with an error is asked again."""
+"""Pause before the next request after the broker answered with an error."""
 
 
 def consumer_class(shutdown: Shutdown) -> type[consumer.Consumer]:
-    """Return the consumer for a worker. Celery creates it, so the class has to know the flag."""
+    """Return a worker's consumer as a class that holds the flag, because Celery instantiates it."""
 
     class Consumer(consumer.Consumer):  # type: ignore[misc] # Celery has no types
         def on_connection_error_before_connected(self, exc: Exception) -> None:

@@ -1,8 +1,8 @@
-"""A process that dies while it works on a chunk: the next one reports at once how it died.
+"""Crashes: if a process dies while it works on a chunk, its successor reports at once how it died.
 
-A process that is killed, or crashes in native code, reports nothing itself. Its parent sees how it ended and forks
-a new one, which finds the chunk of the dead one in shared memory. If the parent dies as well, with its machine or
-container, nothing is left to report it, and the lease expires.
+A process that is killed, or crashes in native code, cannot report anything itself. Its parent sees how it ended and
+forks a new one, which finds the chunk in shared memory. If the parent dies as well, with its machine or container,
+the crash cannot be reported, and the lease expires.
 """
 
 import signal
@@ -26,7 +26,7 @@ from worker.process.shared_memory import Shared
 log = logger(__name__)
 
 HUNG = "its worker hung"
-"""The error of an attempt whose process made no progress."""
+"""The error of an attempt that made no progress."""
 
 
 class CrashReporter:
@@ -39,49 +39,49 @@ class CrashReporter:
 
     @contextmanager
     def tracking(self, attempt: Attempt) -> Iterator[None]:
-        """Have the next process report this attempt if this one dies in the block."""
+        """Have the successor report this attempt if this process dies during the block."""
         self._exit.set("")
         numbers = (str(attempt.number), str(attempt.attempt))
-        self._attempt.set([str(attempt.walk_id), str(attempt.token), attempt.kind, attempt.workplace, *numbers])
+        self._attempt.set([str(attempt.walk_id), str(attempt.token), attempt.kind, attempt.parent, *numbers])
         yield
         self._attempt.set(None)  # not if the block ends the process
 
     def record_exit(self, code: int) -> None:
-        """Record how a child ended that was working; called in the parent."""
+        """Record how a working child ended; called in the parent."""
         self._exit.set(describe_exit(code))
 
     def report(self) -> None:
-        """Report the attempt during which the previous process died, if any; it counts against this worker."""
+        """Report the attempt during which the previous process died, if any; it counts as this worker's failure."""
         tracked, reason = self._attempt.get(), self._exit.get() or "its process died"
         if tracked is None:
             return
         self._attempt.set(None)
-        walk, token, kind, workplace, number, attempt = tracked
+        walk, token, kind, parent, number, attempt = tracked
         died = Attempt(
             walk_id=UUID(walk),
             number=int(number),
             kind=ChunkKind(kind),
             token=UUID(token),
             attempt=int(attempt),
-            workplace=workplace,
+            parent=parent,
         )
         try:
             with transaction() as session:
                 leases.attempt_failed(session, died, reason, lost=True)
             metrics.record(metrics.LEASES_EXPIRED)
-        except LeaseLostError:  # reported before, or its walk is over
+        except LeaseLostError:  # already reported, or the walk has ended
             return
         except StoreUnavailableError as error:
-            log.warning("crash not reported, its lease will expire", reason=str(error))
+            log.warning("crash not reported, the lease will expire", reason=str(error))
         log.error("previous process died", walk=walk, chunk=died.number, kind=kind, reason=reason)
         self._health.record_failure(died.kind, reason)
 
 
 def describe_exit(code: int) -> str:
-    """Return how a process ended, in words: with an exit code, or by a signal, whose number is negative."""
+    """Describe how a process ended: with an exit code, or if negative, by a signal."""
     if code >= 0:
         return f"its process ended with exit code {code}"
-    if -code == signal.SIGALRM:  # the watchdog's last resort
+    if -code == signal.SIGALRM:  # set before a hung process is ended
         return HUNG
     if -code == signal.SIGKILL:
         return "its process was killed (SIGKILL), most often because memory ran out"
@@ -92,7 +92,7 @@ def describe_exit(code: int) -> str:
 
 
 def pool_class(crashes: CrashReporter) -> type[prefork.TaskPool]:
-    """Return the pool of processes for a worker. Celery creates it, so the class has to know the reporter."""
+    """Return a worker's process pool as a class that holds the reporter, because Celery instantiates it."""
 
     class AsynPool(asynpool.AsynPool):  # type: ignore[misc] # Celery has no types
         def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:

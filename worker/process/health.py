@@ -1,7 +1,7 @@
-"""Whether a worker fails where others succeed; if so, it backs off.
+"""Detects a worker that fails where others succeed, and makes it back off.
 
-It claims nothing for a while, is not ready and says why. Then it tries one chunk, and backs off longer if that
-fails, too. Its processes share this state, because a new process on the same broken device is no better.
+It claims nothing for a while, and is not ready, with the reason. Then it tries one chunk, and backs off longer if
+that fails too. Its processes share this state, because a new process on the same broken device is no better.
 """
 
 import time
@@ -22,7 +22,7 @@ SUSPECT_FAILURES = 2
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 30.0, 600.0
 """The first pause; each following one is twice as long, up to the maximum."""
 
-LONGEST_REASON = 500
+MAX_REASON_LENGTH = 500
 
 
 class FailureRecord(NamedTuple):
@@ -30,7 +30,7 @@ class FailureRecord(NamedTuple):
 
     failures: int = 0
     since: float = 0.0
-    """Time of the first one, in monotonic seconds, which all processes of a machine share."""
+    """Time of the first failure, in monotonic seconds, which all processes of a machine share."""
     backoffs: int = 0
     """How often the worker backed off."""
     until: float = 0.0
@@ -56,10 +56,10 @@ class Health:
             self._record.set(list(FailureRecord()))
 
     def record_failure(self, kind: ChunkKind, reason: str) -> None:
-        """Record that a chunk failed here; if other workers did theirs meanwhile, this one backs off."""
+        """Record that a chunk failed here; if other workers succeeded in the meantime, this one backs off."""
         now, before = time.monotonic(), self._get()
         since = before.since if before.failures else now
-        after = FailureRecord(before.failures + 1, since, before.backoffs, reason=reason[:LONGEST_REASON])
+        after = FailureRecord(before.failures + 1, since, before.backoffs, reason=reason[:MAX_REASON_LENGTH])
         if after.failures >= SUSPECT_FAILURES and (after.backoffs or _others_succeed(kind, now - since)):
             seconds = min(BACKOFF_SECONDS * 2**after.backoffs, MAX_BACKOFF_SECONDS)
             after = after._replace(backoffs=after.backoffs + 1, until=now + seconds)
@@ -67,19 +67,19 @@ class Health:
         self._record.set(list(after))
 
     def backoff_seconds(self) -> float:
-        """Return for how long this worker must claim nothing."""
+        """Return how long this worker must not claim anything; 0 if it may."""
         return max(0.0, self._get().until - time.monotonic())
 
     def failure(self) -> str | None:
-        """Return why this worker claims nothing, or None if it does."""
+        """Return why this worker claims nothing, or None if it does claim."""
         seconds = self.backoff_seconds()
         if not seconds:
             return None
-        return f"It fails where other workers succeed, and retries in {seconds:.0f} seconds: {self._get().reason}"
+        return f"The worker fails where others succeed, and retries in {seconds:.0f} seconds: {self._get().reason}"
 
 
 def _others_succeed(kind: ChunkKind, seconds: float) -> bool:
-    """Return whether chunks were done within the last `seconds`, in which this worker did none."""
+    """Return whether others finished chunks within the last `seconds`, during which this worker finished none."""
     try:
         with transaction() as session:
             return stats.done_within(session, kind, seconds)

@@ -1,4 +1,4 @@
-"""The presence of a working process: that it is alive, and which model it has."""
+"""The heartbeat of a worker process: it registers in the database as alive, with its model."""
 
 import os
 import socket
@@ -15,9 +15,9 @@ from momalisa.telemetry.logging import logger
 log = logger(__name__)
 
 
-def process_name() -> str:
-    """Return the name of this process, as host:pid."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def process_name(pid: int | None = None) -> str:
+    """Return the name of a process of this machine, as host:pid; this process by default."""
+    return f"{socket.gethostname()}:{pid or os.getpid()}"
 
 
 class Heartbeat:
@@ -45,7 +45,7 @@ class Heartbeat:
         threading.Thread(target=self._beat, args=(kind,), name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Remove this process; if the database is away, its entry expires after a lease."""
+        """Remove this process; if the database is unavailable, its entry expires after LEASE_SECONDS."""
         self._stopped.set()
         try:
             with transaction() as session:

@@ -1,6 +1,6 @@
-"""Messages from a worker's child to its parent: JSON objects, one a line, through a pipe.
+"""Messages from a worker's child to its parent: one JSON object per line, through a pipe.
 
-A line shorter than PIPE_BUF is written whole or not at all, whenever the child dies; and a pipe leaves no files
+A line shorter than PIPE_BUF is written whole or not at all, even if the child dies; and a pipe leaves no files
 behind (`docs/decisions/0014-monitoring.md`).
 """
 
@@ -24,7 +24,7 @@ class MessagePipe:
             os.write(self._write, json.dumps(message).encode() + b"\n")
 
     def receive(self) -> Iterator[dict[str, Any]]:
-        """Yield messages as they come, until no process can send any more."""
+        """Yield messages as they arrive, until all senders have closed the pipe."""
         with os.fdopen(self._read) as lines:
             for line in lines:
                 yield json.loads(line)

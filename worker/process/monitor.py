@@ -1,6 +1,6 @@
 """Metrics and health of a worker, served on METRICS_PORT by its parent process.
 
-Celery forks the child that works, and replaces it now and then; the parent lives as long as the worker. So the
+Celery forks the child that does the work, and sometimes replaces it; the parent lives as long as the worker. So the
 parent serves them, and the child sends it what to record.
 """
 
@@ -25,33 +25,33 @@ from worker.process.shutdown import Shutdown
 from worker.process.startup import Startup
 
 TICK_SECONDS = 5
-"""Interval at which the consumer of wake-up messages shows that it runs."""
+"""Interval of the heartbeat of the consumer of wake-up messages."""
 
 SUSPICIOUS_SECONDS, STUCK_SECONDS = 30, 180
-"""After the first, a silent consumer has the broker checked; after the second, with a broker, it is stuck."""
+"""A consumer that is silent for the first time has its broker checked; for the second, it is stuck."""
 
 
 class State(StrEnum):
-    """What the child that works is doing."""
+    """What the child is doing."""
 
-    STARTING = "starting"  # it loads its model
-    READY = "ready"  # it waits for a wake-up message
-    WORKING = "working"  # it holds a chunk, and reports this again with every heartbeat
+    STARTING = "starting"  # loading its model
+    READY = "ready"  # waiting for a wake-up message
+    WORKING = "working"  # holding a chunk; reported again with every heartbeat
 
 
 @dataclass
 class Status:
-    """What the parent knows of its child and of its consumer; times are monotonic seconds."""
+    """What the parent knows about its child and its consumer; times are monotonic seconds."""
 
     pid: int = 0
     state: State = State.STARTING
     reported_at: float = 0.0
     consumer_ran_at: float | None = None
-    """When the consumer last ran, or had no broker to run for; None before it starts."""
+    """When the consumer last ran, or the broker was found to be down; None before it starts."""
 
 
 class Monitor:
-    """Collects the state of a worker; created before the fork, because the child sends through its pipe."""
+    """Collects the state of a worker; created before the fork, because the child inherits its pipe."""
 
     def __init__(self, shutdown: Shutdown, startup: Startup, health: Health) -> None:
         self.status = Status()
@@ -60,7 +60,7 @@ class Monitor:
         self._pipe: MessagePipe | None = None
 
     def serve(self, kind: ChunkKind) -> None:
-        """Serve METRICS_PORT in this process, for the children that it will fork.
+        """Serve METRICS_PORT in this process, on behalf of the children that it will fork.
 
         Args:
             kind: of the chunks that they work on.
@@ -71,15 +71,16 @@ class Monitor:
         self._server = metrics.serve(
             metrics.WORKER, alive=lambda: self.liveness_failure(kind), ready=self.readiness_failure
         )
+        metrics.WORKER_READY.set_function(lambda: self.readiness_failure() is None)
         if self._server is not None:
             self._pipe = MessagePipe()
             threading.Thread(target=self._receive, args=(self._pipe,), name="monitor", daemon=True).start()
 
     def attach_child(self) -> None:
-        """Have this process, just forked, send its metrics and its state to the parent."""
+        """Make this process, which was just forked, send its metrics and state to the parent."""
         if self._server is None or self._pipe is None:
             return
-        self._server.socket.close()  # the parent's; kept open here, it would keep a successor from listening
+        self._server.socket.close()  # the parent's; an open copy here would keep a new parent from listening
         pipe = self._pipe
         metrics.forward(lambda metric, value, labels: pipe.send(metric=metric, value=value, labels=labels))
         self.report(State.STARTING)
@@ -90,27 +91,27 @@ class Monitor:
             self._pipe.send(state=state, pid=os.getpid())
 
     def consumer_ran(self) -> None:
-        """Note that the consumer of wake-up messages runs."""
+        """Record that the consumer of wake-up messages is running."""
         self.status.consumer_ran_at = time.monotonic()
 
     def readiness_failure(self) -> str | None:
         """Return why this worker could not start a chunk right now, or None if it could."""
         if self._shutdown.requested():
-            return "It is stopping."
+            return "The worker is stopping."
         if failure := self._startup.failure() or self._health.failure():
             return failure
         if not _is_alive(self.status.pid):
-            return "There is no process that works."
+            return "No child process is running."
         if self.status.state == State.STARTING:
-            return "Its model is being loaded."
+            return "The model is being loaded."
         return None
 
     def liveness_failure(self, kind: ChunkKind) -> str | None:
-        """Return why this worker is stuck, or None if it is not. A broker that is away is no reason."""
+        """Return why this worker is stuck, or None if it is not. An unavailable broker does not count."""
         now, status = time.monotonic(), self.status
         silent = now - status.reported_at
         if status.state == State.WORKING and silent > settings().stall_seconds and _is_alive(status.pid):
-            return f"The process that works has reported nothing for {silent:.0f} seconds."
+            return f"The child process has reported nothing for {silent:.0f} seconds."
         if status.consumer_ran_at is None or now - status.consumer_ran_at < SUSPICIOUS_SECONDS:
             return None
         try:
@@ -119,7 +120,7 @@ class Monitor:
             status.consumer_ran_at = now
         idle = now - status.consumer_ran_at
         if idle > STUCK_SECONDS:
-            return f"No wake-up message was looked for in {idle:.0f} seconds, although the broker answers."
+            return f"The consumer has not run for {idle:.0f} seconds, although the broker answers."
         return None
 
     def _receive(self, pipe: MessagePipe) -> None:
@@ -136,7 +137,7 @@ class Monitor:
 
 
 def _is_alive(pid: int) -> bool:
-    """Return whether a child exists that was not yet found dead."""
+    """Return whether a child process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -145,13 +146,13 @@ def _is_alive(pid: int) -> bool:
 
 
 def consumer_heartbeat(monitor: Monitor) -> type[bootsteps.StartStopStep]:
-    """Return a step of Celery's consumer that shows the monitor, every few seconds, that the consumer runs."""
+    """Return a step of Celery's consumer that sends the monitor a heartbeat every few seconds."""
 
     class ConsumerHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
         requires = ("celery.worker.consumer.tasks:Tasks",)
         _timer: Any = None
 
-        def start(self, parent: Consumer) -> None:  # again with every connection to the broker
+        def start(self, parent: Consumer) -> None:  # called again after each reconnection to the broker
             self.stop(parent)
             monitor.consumer_ran()
             self._timer = parent.timer.call_repeatedly(TICK_SECONDS, monitor.consumer_ran)

@@ -1,4 +1,4 @@
-"""Memory that a worker's parent process shares with the children that Celery forks in it."""
+"""Memory that a worker's parent process shares with the children that Celery forks from it."""
 
 import json
 import mmap
@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 READ_SECONDS = 1.0
-"""How long a reader waits for a value that is being written; a write takes less than a microsecond."""
+"""How long a reader waits while a value is being written; a write takes less than a microsecond."""
 
 
 class Shared(Generic[T]):
     """A JSON value in shared memory, created before the fork and written by one process at a time.
 
-    There is no lock, because a process that is killed would never release it.
+    There is no lock, because a killed process would never release it.
     """
 
     def __init__(self, value: T) -> None:
@@ -24,7 +24,7 @@ class Shared(Generic[T]):
         self.set(value)
 
     def get(self) -> T:
-        """Return the value that any process set last; the first one if its writer was killed half way."""
+        """Return the value that was set last; the initial one if the writer was killed while writing."""
         until = time.monotonic() + READ_SECONDS
         while time.monotonic() < until:
             with suppress(ValueError):  # it is being written

@@ -1,8 +1,8 @@
-"""The start of a worker: either it can work, or it says in one sentence why not, and ends.
+"""The start of a worker: if it cannot work, it says why in one sentence, and exits.
 
-Celery forks a new child as soon as one has ended, for ever. So each child that cannot start leaves the reason in
-shared memory. After a few equal failures the worker itself ends, with an exit code that says that a restart would
-not help.
+Celery replaces each child that ends, without a limit. So a child that cannot start leaves the reason in shared
+memory. After a few failures with the same reason the worker itself exits, with a code that says that a restart
+would not help.
 """
 
 import os
@@ -23,12 +23,12 @@ from worker.process.shared_memory import Shared
 log = logger(__name__)
 
 MAX_FAILURES = 3
-"""After this many equal failures in a row the worker ends."""
+"""Number of consecutive failures with the same reason after which the worker exits."""
 
-LONGEST_SENTENCE = 600
+MAX_SENTENCE_LENGTH = 600
 
 KILLED = (
-    "The process was killed while it started: most likely its machine or container ran out of memory. Give it more "
+    "The process was killed during its start: most likely its machine or container ran out of memory. Give it more "
     "memory, or choose a smaller model."
 )
 
@@ -44,18 +44,18 @@ _HUB = {
 
 
 class Progress(NamedTuple):
-    """How far the start of a worker's children came."""
+    """The progress of a worker's children in starting."""
 
     failures: int = 0
-    """Equal ones, in a row."""
+    """Consecutive failures with the same reason."""
     reason: str = ""
-    """The last failure, in a sentence."""
+    """Reason of the last failure, as a sentence."""
     started: bool = False
-    """Whether a child is starting, or was killed while it did."""
+    """Whether a child is starting, or was killed during its start."""
 
 
 class Startup:
-    """The failures of a worker to start, in memory that its processes share; created before the fork."""
+    """Failed starts of a worker, in memory that its processes share; created before the fork."""
 
     def __init__(self) -> None:
         self._progress: Shared[list[int | str | bool]] = Shared(list(Progress()))
@@ -68,7 +68,7 @@ class Startup:
         return progress
 
     def failure(self) -> str | None:
-        """Return why the last child could not start, or None if it could."""
+        """Return why the last child could not start, or None if it did."""
         return self._get().reason or None
 
     @contextmanager
@@ -76,7 +76,7 @@ class Startup:
         """Run the start of a forked process in a block; any error ends the process.
 
         Args:
-            model: name of the model that it loads, if it does.
+            model: the model that it loads; None if it loads none.
         """
         before = self._get()
         if before.started:
@@ -98,7 +98,7 @@ class Startup:
 
     @contextmanager
     def in_parent(self) -> Iterator[None]:
-        """Run a part of the parent's start in a block; an error ends the worker (Celery would log it and go on)."""
+        """Run a part of the parent's start in a block; an error ends the worker, where Celery would only log it."""
         try:
             yield
         except Exception as error:
@@ -106,14 +106,14 @@ class Startup:
             raise SystemExit(CANNOT_WORK) from error
 
     def exit_code(self, code: object) -> int:
-        """Return the exit code of a worker that ended with `code`; one that could not start says why."""
+        """Return the exit code of a worker that ended with `code`; if it could not start, say why."""
         progress = self._get()
         if progress.failures >= MAX_FAILURES:
             return refuse(progress.reason)
         return code if isinstance(code, int) else int(code is not None)
 
     def _record(self, reason: str) -> Progress:
-        """Record a failure; it counts as equal to the one before whatever numbers are in both."""
+        """Record a failure; reasons that differ only in digits count as the same."""
         before = self._get()
         equal = re.sub(r"\d+", "", reason) == re.sub(r"\d+", "", before.reason)
         return self._set(Progress(before.failures + 1 if equal else 1, reason))
@@ -127,13 +127,13 @@ def refuse(reason: str) -> int:
 
 
 def _end_worker() -> Never:
-    """End this process and its parent, which may fork another one before it handles the signal."""
+    """End this process and its parent, which may fork another child before it handles the signal."""
     os.kill(os.getppid(), signal.SIGTERM)
     raise SystemExit(CANNOT_WORK)
 
 
 def explain(error: BaseException) -> str:
-    """Return what went wrong in a sentence or two, with the deepest cause that explains it."""
+    """Explain an error in a sentence or two, including its root cause."""
     if isinstance(error, ValidationError):
         wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
         return "The settings are not valid. " + " ".join(wrong)
@@ -160,6 +160,6 @@ def _cause(error: BaseException) -> BaseException | None:
 def _sentence(error: BaseException) -> str:
     """Return the message of an error in one line that ends like a sentence, shortened if it is long."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) > LONGEST_SENTENCE:
-        text = f"{text[:LONGEST_SENTENCE]} …"
+    if len(text) > MAX_SENTENCE_LENGTH:
+        text = f"{text[:MAX_SENTENCE_LENGTH]} …"
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."

@@ -1,4 +1,4 @@
-"""The thread of a process that keeps its leases."""
+"""The thread that keeps the leases of a process."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from momalisa.db import notifications
 class Watchdog:
     """One thread for all leases of a process, started before any chunk is claimed.
 
-    When memory has run out, starting a thread may hang the one that starts it, and then nothing would watch.
+    If memory has run out, starting a thread may hang the thread that starts it, and nothing would watch that.
     """
 
     def __init__(self) -> None:
@@ -20,14 +20,14 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, unless it runs; and the one that sends notices, which could hang a claim likewise."""
+        """Start the thread unless it runs; also the one that sends notifications, which could hang a claim."""
         if self._thread is None:
             notifications.begin()
             self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
             self._thread.start()
 
     def watch(self, keep: Callable[[], None]) -> None:
-        """Have the thread call `keep`, which returns when its lease has ended."""
+        """Make the thread call `keep`, which returns when the lease has ended."""
         self._jobs.put(keep)
 
     def _run(self) -> Never:
@@ -35,4 +35,4 @@ class Watchdog:
             while True:
                 self._jobs.get()()
         finally:
-            os._exit(1)  # without the watchdog, no work may go on
+            os._exit(1)  # no work may continue without the watchdog

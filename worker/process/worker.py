@@ -12,21 +12,21 @@ from worker.process.watchdog import Watchdog
 
 
 class Worker:
-    """A worker: the parent process, and the child that Celery forks in it and replaces when it ends.
+    """A worker: the parent process, and the child that Celery forks from it and replaces when it ends.
 
-    It is created once, in the parent, before the first fork, because its processes share memory and a pipe.
+    It is created once, in the parent before the first fork, because its processes share memory and a pipe.
     """
 
     def __init__(self) -> None:
-        # Shared by the parent and all children, one after the other.
+        # Shared by the parent and its successive children.
         self.shutdown = Shutdown()
         self.startup = Startup()
         self.health = Health()
         self.crashes = CrashReporter(self.health)
         # The parent receives, the child sends.
         self.monitor = Monitor(self.shutdown, self.startup, self.health)
-        # Each child's own, unused in the parent.
+        # Separate in each child, unused in the parent.
         self.heartbeat = Heartbeat()
         self.watchdog = Watchdog()
         self.failed_walks: set[UUID] = set()
-        """Walks at which this process failed since its last success."""
+        """Walks that failed in this process since its last success."""

@@ -1,1 +1,1 @@
-"""From prompts and positions to pictures; the only room that imports torch and diffusers."""
+"""From prompts and positions to pictures; the only package that imports torch and diffusers."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from momalisa.domain.spec import WalkSpec, frame_key
+from momalisa.domain.spec import WalkSpec, content_hash
 from momalisa.domain.states import Flag
-from momalisa.queue.results import FlaggedFrame, MadeFrame
+from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
 from worker.cancellation import CancellationToken
@@ -27,43 +27,43 @@ log = logger(__name__)
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """Frames of one walk to render in one batch, because the other frames in a batch change pixels slightly."""
+    """Frames of one walk to render as one batch, since the other frames of a batch change pixels slightly."""
 
     walk_id: UUID
     secret: str = field(repr=False)
     """Secret of the walk, a part of its object names."""
     model: str
-    """Name of the model that the walk was made for."""
+    """Name of the model of the walk."""
     spec: WalkSpec
     positions: tuple[float, ...]
     to_upload: frozenset[float]
     """Positions of the frames to upload and report; if it is empty, nothing is rendered."""
     batch_size: int
-    """Frames that are rendered at once, as stored on the walk."""
+    """Size to which the batch is padded, as stored on the walk."""
 
 
 class Batch(NamedTuple):
     """The result of a render request."""
 
     content_hashes: tuple[str, ...]
-    """Of the frame at each position, uploaded or not (`spec.frame_key`)."""
-    made: list[MadeFrame | FlaggedFrame]
-    """The frames to upload, in the order of their positions."""
+    """Of the frame at each position, whether uploaded or not (`spec.content_hash`)."""
+    made: list[UploadedFrame | FlaggedFrame]
+    """The uploaded and the flagged frames among `to_upload`, in the order of their positions."""
     warnings: list[str]
-    """About how the model reads the prompts, for visitors."""
+    """For users, about how the model reads the prompts."""
 
 
 def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
-    """Render the frames of a request as one batch, and upload those that it asks for.
+    """Render the frames of a request as one batch, and upload those that it names.
 
     Raises:
-        Exception: what `token` raises when the work is cancelled.
+        Exception: whatever `token` raises if the work is cancelled.
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses the upload, or stays unavailable.
     """
     spec = request.spec
 
     def content_hashes(batch_size: int) -> tuple[str, ...]:
-        return tuple(frame_key(spec, each, renderer.revision, batch_size) for each in request.positions)
+        return tuple(content_hash(spec, each, renderer.revision, batch_size) for each in request.positions)
 
     warnings = renderer.warnings(spec)
     if not request.to_upload:
@@ -76,7 +76,7 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
 
     def upload(
         position: float, content_hash: str, picture: Picture, flag: Flag | None
-    ) -> MadeFrame | FlaggedFrame | None:
+    ) -> UploadedFrame | FlaggedFrame | None:
         if position not in request.to_upload:
             return None
         if flag is not None:
@@ -84,7 +84,7 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
         name = bucket.frame_name(request.walk_id, request.secret, position)
         data = encoders.encode_png(picture, frame_caption(spec, request.model, position))
         stored = bucket.upload(name, data, "image/png", check=token.checkpoint, confirm=token.verify)
-        return MadeFrame(position, stored, thumbnail(picture), content_hash)
+        return UploadedFrame(position, stored, thumbnail(picture), content_hash)
 
     uploads = token.run_concurrently(upload, request.positions, hashes, rendering.pictures, rendering.flags)
     return Batch(hashes, [frame for frame in uploads if frame is not None], warnings)

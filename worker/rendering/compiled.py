@@ -1,7 +1,7 @@
-"""The denoiser compiled for one shape of batch: once on a machine, then loaded by its workers in a moment.
+"""The denoiser, compiled for one batch shape: once per machine, then loaded by its workers within a second.
 
 PyTorch's ahead-of-time compiler writes a package with kernels for this processor, shape, number of threads and
-weights. The first worker makes it while the others wait; only that needs a C++ compiler.
+weights. The first worker compiles it while the others wait; only that needs a C++ compiler.
 """
 
 import fcntl
@@ -27,25 +27,25 @@ NAMES = ("sample", "timestep", "encoder_hidden_states", "added_cond_kwargs")
 
 
 def compile_for(unet: Any, call: dict[str, Any], folder: Path) -> bool:
-    """Have a denoiser use compiled code for calls of the same shapes as `call`, and eager code for all others.
+    """Make a denoiser use compiled code for calls with the same shapes as `call`, and eager code for all others.
 
-    Returns False, and leaves the denoiser as it is, if it cannot be compiled; the log gives the reason.
+    Returns False and leaves the denoiser as it is if it cannot be compiled; the log gives the reason.
 
     Args:
-        unet: the denoiser, a part of a pipeline of diffusers.
-        call: the arguments of a sample call, by name.
+        unet: the denoiser of a diffusers pipeline.
+        call: the arguments of an example call, by name.
         folder: the cache of packages, shared by all workers of a machine.
     """
     try:
         run = _load(_package(unet, call, folder), unet.device)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the denoiser works without
+    except Exception as error:  # noqa: BLE001 - the denoiser works without it
         log.warning("denoiser not compiled", reason=f"{type(error).__name__}: {error}".splitlines()[0])
         return False
-    usual, form = unet.forward, _form(call)
+    eager, shapes = unet.forward, _shapes(call)
 
     def forward(sample: Any, timestep: Any, **named: Any) -> Any:
-        seen = {"sample": sample, "timestep": timestep, **named}
-        return (run(*_inputs(seen)),) if _form(seen) == form else usual(sample, timestep, **named)
+        given = {"sample": sample, "timestep": timestep, **named}
+        return (run(*_inputs(given)),) if _shapes(given) == shapes else eager(sample, timestep, **named)
 
     unet.forward = forward
     return True
@@ -59,18 +59,18 @@ def _load(package: Path, device: torch.device) -> Callable[..., torch.Tensor]:
 class AlignedCode:
     """Compiled code for a CPU, with its weights aligned to cache lines.
 
-    PyTorch's own loader puts them wherever `malloc` does (`RAII_cpuMalloc` in its `aoti_runtime/model_base.h`), by
-    chance in the middle of cache lines. Each of the tiles that AMX multiplies then takes two lines a row.
+    PyTorch's own loader puts them where `malloc` does (`RAII_cpuMalloc` in `aoti_runtime/model_base.h`), possibly
+    in the middle of cache lines. Then each row of the tiles that AMX multiplies spans two lines.
     """
 
     def __init__(self, package: Path) -> None:
         with zipfile.ZipFile(package) as files, tempfile.TemporaryDirectory() as folder:
             [library] = (name for name in files.namelist() if name.endswith(".so"))
             self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(files.extract(library, folder), 1)
-        found = self._runner.extract_constants_map(False)  # those in use
+        found = self._runner.extract_constants_map(False)  # the active ones
         names = self._runner.get_constant_names_to_original_fqns()
         self.weights = {name: _moved(found[original]) for name, original in names.items()}
-        """By their names in the code, which reads them here: they must live as long as it does."""
+        """By their names in the code. It reads them from here, so they must live as long as it does."""
         self._runner.update_constant_buffer(
             self.weights, use_inactive=False, validate_full_updates=True, user_managed=True
         )
@@ -109,7 +109,7 @@ def _package(unet: Any, call: dict[str, Any], folder: Path) -> Path:
     with package.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not package.exists():
-            get_cpp_compiler()  # else its absence would show after a minute of work
+            get_cpp_compiler()  # fails now if there is none, rather than after a minute
             log.info("compiling the denoiser")
             started = time.monotonic()
             new = package.with_suffix(".new.pt2")
@@ -122,11 +122,11 @@ def _package(unet: Any, call: dict[str, Any], folder: Path) -> Path:
 
 
 def _key(unet: Any, call: dict[str, Any]) -> str:
-    """Return a hash of everything that a package depends on, in hexadecimal digits."""
+    """Return the hexadecimal hash of everything that a package depends on."""
     device = unet.device
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else dict(torch.cpu.get_capabilities())
     attention = sorted({type(processor).__qualname__ for processor in unet.attn_processors.values()})
-    facts = [torch.__version__, processor, torch.get_num_threads(), _form(call), dict(unet.config), attention]
+    facts = [torch.__version__, processor, torch.get_num_threads(), _shapes(call), dict(unet.config), attention]
     key = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
     for name, weights in unet.state_dict().items():
         key.update(name.encode())
@@ -134,12 +134,12 @@ def _key(unet: Any, call: dict[str, Any]) -> str:
     return key.hexdigest()[:32]
 
 
-def _form(call: dict[str, Any]) -> list[object]:
+def _shapes(call: dict[str, Any]) -> list[object]:
     """Return the shapes and types of the tensors of a call, and its other arguments."""
     tensors = torch.utils._pytree.tree_flatten([call.get(name) for name in NAMES])[0]
-    shapes = [(tuple(each.shape), str(each.dtype)) if torch.is_tensor(each) else each for each in tensors]
+    known = [(tuple(each.shape), str(each.dtype)) if torch.is_tensor(each) else each for each in tensors]
     return [
-        *shapes,
+        *known,
         *sorted((name, value) for name, value in call.items() if name not in NAMES and value is not None),
     ]
 

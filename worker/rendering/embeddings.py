@@ -19,20 +19,20 @@ FULL_BIAS = 10_000
 """What models subtract from the attention to a token where their mask is 0; in proportion, where it is between."""
 
 PARALLEL = 0.9995
-"""Cosine of an angle so small that the arc is taken for a line."""
+"""Cosine of an angle so small that the arc is treated as a line."""
 
 
-def between(start: Embedding, end: Embedding, along: float, interpolation: Interpolation = "lerp") -> Embedding:
-    """Interpolate from an embedding to another at `along` in (0, 1), token by token.
+def between(start: Embedding, end: Embedding, t: float, interpolation: Interpolation = "lerp") -> Embedding:
+    """Interpolate from an embedding to another at `t` in (0, 1), token by token.
 
     Tokens that only one of them has keep their embedding, and count for as much as that one does: their attention
-    has the bias ln `along`, so that they come in, and go, without a jump. A united mask would jump at once.
+    has the bias ln `t`, so that they come in, and go, without a jump. A united mask would jump at once.
     """
     interpolate = slerp if interpolation == "slerp" else lerp
-    found = {name: interpolate(start[name], end[name], along) for name in start if not name.endswith(MASK)}
+    found = {name: interpolate(start[name], end[name], t) for name in start if not name.endswith(MASK)}
     for name in (name for name in start if name.endswith(MASK)):
         here, there = start[name] > 0, end[name] > 0
-        share = (1 - along) * here + along * there
+        share = (1 - t) * here + t * there
         found[name] = torch.where(here | there, 1 + share.clamp_min(NEVER).log() / FULL_BIAS, 0.0)
         embeds = name.replace("attention_mask", "embeds")
         found[embeds] = torch.where((here & ~there)[..., None], start[embeds], found[embeds])
@@ -41,22 +41,22 @@ def between(start: Embedding, end: Embedding, along: float, interpolation: Inter
 
 
 def batch(rows: Sequence[Embedding]) -> Embedding:
-    """Return embeddings as the rows of one."""
+    """Return embeddings as the rows of a single one."""
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-def lerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
-    """Interpolate linearly from a to b at `along` in [0, 1]."""
-    return (1 - along) * a + along * b
+def lerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    """Interpolate linearly from a to b at `t` in [0, 1]."""
+    return (1 - t) * a + t * b
 
 
-def slerp(a: torch.Tensor, b: torch.Tensor, along: float) -> torch.Tensor:
-    """Interpolate spherically from a to b at `along` in [0, 1], for each vector of their last dimension.
+def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    """Interpolate spherically from a to b at `t` in [0, 1], for each vector of their last dimension.
 
     Vectors that lie on one line through the origin have no arc between them, and are interpolated linearly.
     Source: Shoemake, "Animating Rotation with Quaternion Curves", SIGGRAPH 1985.
     """
     cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).unsqueeze(-1)
     angle = torch.acos(cosine.clamp(-PARALLEL, PARALLEL))
-    arc = (torch.sin((1 - along) * angle) * a + torch.sin(along * angle) * b) / torch.sin(angle)
-    return torch.where(cosine.abs() < PARALLEL, arc, lerp(a, b, along)).to(a.dtype)
+    arc = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    return torch.where(cosine.abs() < PARALLEL, arc, lerp(a, b, t)).to(a.dtype)

@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from worker.rendering.embeddings import FULL_BIAS
 
 FEW_TOKENS = 256
-"""Up to this many per picture, a CPU computes attention faster in plain products than in PyTorch's fused form."""
+"""Up to this many per picture, attention on a CPU is faster as plain products than in PyTorch's fused form."""
 
 VIDEO = 5
 """Dimensions of the weights of a convolution over pictures in a row, which have another memory layout."""
@@ -30,8 +30,8 @@ def fastest_dtype(device: torch.device, denoiser: str) -> torch.dtype:
     """
     if device.type != "cpu":
         return torch.bfloat16 if denoiser == "transformer" else torch.float16
-    able = torch.cpu.get_capabilities()
-    has_bfloat16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -48,7 +48,7 @@ class ShortAttention:
 
 
 def use_short_attention(unet: Any) -> None:
-    """Have the layers of a denoiser that fuse their attention fuse it for many tokens only."""
+    """Make the layers of a denoiser that use fused attention use it for many tokens only."""
     unet.set_attn_processor(
         {
             name: ShortAttention() if type(processor) is AttnProcessor2_0 else processor
@@ -62,9 +62,9 @@ CONVERTED = ("hidden_states", "encoder_hidden_states", "pooled_projections")
 
 
 def use_own_dtype(module: Any) -> None:
-    """Have a part of the model compute in its own number format, with float32 around it and channels last.
+    """Make a part of the model compute in its own number format and channels last, with float32 around it.
 
-    The format is read at each call, because some pipelines change that of their decoder for a while.
+    The format is read at each call, because some pipelines temporarily change that of their decoder.
     """
 
     def enter(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:

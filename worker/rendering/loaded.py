@@ -1,4 +1,4 @@
-"""The renderer of this process: one model, loaded and warmed once."""
+"""The renderer of this process: one model, loaded and warmed up once."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -35,9 +35,9 @@ def model() -> Model:
 
 @cache
 def renderer() -> "Renderer":
-    """Return the renderer of this process, loaded and warmed at the first call.
+    """Return the renderer of this process, loaded and warmed up at the first call.
 
-    Torch is imported here and not above, because an assembly worker does not need it.
+    Torch is imported here and not above, because assembly workers do not need it.
     """
     from worker.rendering.additions import Additions  # noqa: PLC0415
     from worker.rendering.pipeline import Renderer  # noqa: PLC0415
@@ -54,5 +54,5 @@ def renderer() -> "Renderer":
     if folder := settings().compile_cache_dir:
         loaded.compile(model().size, folder)
     loaded.warm_up(model().size)
-    log.info("model known", revision=loaded.revision)  # computed here, so that the first walk does not wait for it
+    log.info("model loaded", revision=loaded.revision)
     return loaded

@@ -1,8 +1,10 @@
-"""Loading a model as a pipeline of diffusers, and refusing one that cannot render walks."""
+"""Loading a model as a diffusers pipeline, and refusing one that cannot render walks."""
 
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 
 from momalisa.description import INDEX, read_json
 from momalisa.errors import ModelError
@@ -13,6 +15,11 @@ from worker.rendering.families import Family, family_of
 from worker.rendering.layers import fastest_dtype, use_own_dtype, use_short_attention
 from worker.rendering.malloc import keep_memory
 from worker.rendering.samplers import refuse_unknown
+
+for _library in (diffusers, transformers):  # their own handlers and bars would write plain lines among the JSON
+    _library.utils.logging.disable_default_handler()
+    _library.utils.logging.enable_propagation()
+    _library.utils.logging.disable_progress_bar()
 
 
 def load_pipeline(model: str, device: torch.device, dtype: str, additions: Additions = NONE) -> tuple[Any, Family]:
@@ -31,14 +38,14 @@ def load_pipeline(model: str, device: torch.device, dtype: str, additions: Addit
     try:
         place = locate(model)
         index = read_json(configuration(place) / INDEX)
-        family = family_of(index, model)  # before gigabytes are loaded in vain
+        family = family_of(index, model)  # checked before gigabytes are loaded
         refuse_unknown(index["scheduler"][1], model)
         half = fastest_dtype(device, family.denoiser) if dtype == "auto" else getattr(torch, dtype)
         dtypes = {"default": torch.float32, **dict.fromkeys(family.half, half)}
         pipeline = construct(place, dtypes, additions)
     except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # a broken file fails in one library or another, each with its own error
+    except Exception as error:  # a broken file fails in any of several libraries
         raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Memory allocation of a process that renders on a CPU: each batch needs blocks of the same sizes."""
+"""Memory allocation of a process that renders on a CPU, where each batch needs blocks of the same sizes."""
 
 import ctypes
 import platform
@@ -10,10 +10,10 @@ KEPT_BYTES = 1 << 30
 
 
 def keep_memory() -> None:
-    """Have this process keep up to a gigabyte of freed memory for the next blocks.
+    """Make this process keep up to a gigabyte of freed memory for later blocks.
 
-    Otherwise glibc returns large blocks to the system, which clears each page again at its next use. Other C
-    libraries are left as they are.
+    Otherwise glibc returns large blocks to the system, which clears each page before its next use. With other C
+    libraries this does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -26,13 +26,13 @@ class TravellingNoise(TorchFunctionMode):
     `torch.randn` with the generators of the frames, and knows of no second ones.
     """
 
-    def __init__(self, seed: int, seed_to: int, along: Sequence[float]) -> None:
+    def __init__(self, seed: int, seed_to: int, progress: Sequence[float]) -> None:
         """Make the generators of frames, each at its place in [0, 1] between the seeds."""
         super().__init__()
-        self.generators = [seeded(seed_to if each == 1 else seed) for each in along]
+        self.generators = [seeded(seed_to if each == 1 else seed) for each in progress]
         self._ends = {
             generator: (seeded(seed_to), each)
-            for generator, each in zip(self.generators, along, strict=True)
+            for generator, each in zip(self.generators, progress, strict=True)
             if each not in {0, 1}
         }
 
@@ -44,6 +44,6 @@ class TravellingNoise(TorchFunctionMode):
         drawn = function(*arguments, **named)
         if function is not torch.randn or named.get("generator") not in self._ends:
             return drawn
-        generator, along = self._ends[named["generator"]]
+        generator, t = self._ends[named["generator"]]
         other = function(*arguments, **{**named, "generator": generator})
-        return slerp(drawn.flatten(), other.flatten(), along).reshape(drawn.shape)
+        return slerp(drawn.flatten(), other.flatten(), t).reshape(drawn.shape)

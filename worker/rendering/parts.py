@@ -44,7 +44,7 @@ def load_part(
         "use_safetensors": not weights.pickle,
         "local_files_only": True,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # so that they are told as the others
+        "ignore_mismatched_sizes": True,  # so that they are reported like the others
     }
     if issubclass(known, transformers.PreTrainedModel):
         loaded, info = known.from_pretrained(folder, dtype=dtype, **arguments)  # type: ignore[misc]
@@ -77,7 +77,7 @@ def refuse_other_weights(
         file: for the error.
         kind: class of the part.
         count: of the tensors that it has.
-        info: what loading told.
+        info: what loading reported.
         strict: whether the file may have no others.
     """
     if shapes := sorted(info["mismatched_keys"]):

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from momalisa.domain import path as maths
 from momalisa.domain.families import FAMILIES
+from momalisa.domain.path import leg, seed_progress
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.settings import Offload
@@ -49,13 +49,13 @@ class Rendering:
 
     pictures: Pictures
     flags: tuple[Flag | None, ...]
-    """For each picture why it must not be shown, or None if it may be."""
+    """Why each picture must not be shown; None if it may be."""
     batch_size: int
-    """How many were rendered at once, which decides the last bits of pixels."""
+    """The number of frames per batch, which changes pixels slightly."""
 
 
 class Renderer:
-    """One loaded model, which renders batches of one size."""
+    """A loaded model, which renders batches."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class Renderer:
 
         Args:
             model: a folder, a file, or a name on the Hub.
-            batch_size: frames that are rendered at once, where `render` is given none; a shorter batch is padded,
-                since the size of a batch changes the pixels a little.
+            batch_size: default number of frames in a batch. Shorter batches are padded, since the size of a batch
+                changes pixels slightly.
             device: torch device; None means CUDA, else MPS, else the CPU.
             dtype: name of the number format of the denoiser and the decoder; "auto" means half precision where it
                 is fast.
@@ -96,7 +96,7 @@ class Renderer:
         self.denoiser.register_forward_pre_hook(lambda *_: self._check())
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
-        # At once: a tokenizer that has been used is saved with other settings of its last call.
+        # Computed now: once a tokenizer was used, it is saved with the settings of its last call.
         self.revision = model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
         """The revision of the model (`model_revision`)."""
         memory.place(self.pipeline, self.device, offload)
@@ -119,7 +119,7 @@ class Renderer:
     def compile(self, size: int, folder: Path) -> None:
         """Compile the denoiser for guided batches of `size` × `size` pixels, if possible (`compiled.py`).
 
-        It takes minutes, once: `folder` caches the compiled code.
+        The first time takes minutes; `folder` caches the compiled code.
         """
         calls: list[dict[str, Any]] = []
 
@@ -132,7 +132,7 @@ class Renderer:
         compile_for(self.denoiser, calls[0], folder)
 
     def warnings(self, spec: WalkSpec) -> list[str]:
-        """Return warnings for visitors about how the model reads their prompts."""
+        """Return warnings for users about how the model reads their prompts."""
         tokenizer = getattr(self.pipeline, self.family.reader, None) or self.pipeline.tokenizer
         limit = FAMILIES[type(self.pipeline).__name__].tokens or tokenizer.model_max_length
         found = []
@@ -151,14 +151,14 @@ class Renderer:
         *,
         batch_size: int | None = None,
     ) -> Rendering:
-        """Render the frames of a walk at some positions, as one batch if there are no more than its size.
+        """Render the frames of a walk at some positions, in as few batches as possible.
 
         Args:
             spec: the walk.
             positions: at least one, each in [0, 1].
-            check: called before each denoising step; what it raises ends the work.
-            batch_size: frames that are rendered at once, as the walk has it; None means that of the renderer. If
-                memory runs out, half as many are, from then on.
+            check: called before each denoising step; its exceptions end the work.
+            batch_size: number of frames in a batch, as stored on the walk; None means the renderer's default. If
+                memory runs out, it is halved from then on.
         """
         wanted = batch_size or self.batch_size
         while True:
@@ -197,8 +197,8 @@ class Renderer:
         noise: AbstractContextManager[object] = nullcontext()
         generators = [seeded(spec.seed) for _ in padded]
         if spec.seed_to is not None:
-            along = [maths.path_progress(position, closed=spec.timing.closed) for position in padded]
-            noise = travelling = TravellingNoise(spec.seed, spec.seed_to, along)
+            progress = [seed_progress(position, closed=spec.timing.closed) for position in padded]
+            noise = travelling = TravellingNoise(spec.seed, spec.seed_to, progress)
             generators = travelling.generators
         check()
         self._check = check
@@ -223,17 +223,17 @@ class Renderer:
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         stops = spec.stops
-        number, along = maths.leg(position, len(stops) - 1)
+        number, t = leg(position, len(stops) - 1)
         guided = families.guides(self.pipeline, spec.guidance)
         negative = spec.negative_prompt if guided else None
         start = self.encode(stops[number], negative)
         end = self.encode(stops[number + 1], negative)
-        if along in {0, 1}:  # a stop is its prompt and nothing else
-            return end if along else start
-        return embeddings.between(start, end, along, spec.interpolation)
+        if t in {0, 1}:  # exactly the embedding of its prompt
+            return end if t else start
+        return embeddings.between(start, end, t, spec.interpolation)
 
     def _encode(self, prompt: str, negative_prompt: str | None) -> Embedding:
-        """Return the embedding of a prompt; cached, so computed once per process and walk."""
+        """Return the embedding of a prompt; `encode` caches it, so each walk computes it once per process."""
         return families.encode(self.pipeline, self.family, prompt, negative_prompt, self.device)
 
 

@@ -11,12 +11,12 @@ import torch
 
 
 def model_revision(components: Mapping[str, Any]) -> str:
-    """Return a hash of all weights, settings and vocabularies of a model, in hexadecimal digits.
+    """Return the hexadecimal hash of all weights, settings and vocabularies of a model.
 
     It reads every byte of the weights: a tenth of a second for the bundled model, seconds for large ones.
 
     Args:
-        components: the parts of a pipeline of diffusers, by name.
+        components: the parts of a diffusers pipeline, by name.
     """
     digest = hashlib.sha256()
     for name, part in sorted(components.items()):
@@ -38,7 +38,7 @@ def model_revision(components: Mapping[str, Any]) -> str:
 
 
 def _settings(config: Any) -> bytes:
-    """Return the settings of a part of a model, without its origin and the version that wrote it."""
+    """Return the settings of a part of a model, without its origin and library version."""
     found = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     found = {name: value for name, value in found.items() if name[0] != "_" and name != "transformers_version"}
     return json.dumps(found, sort_keys=True, default=str).encode()

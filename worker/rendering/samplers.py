@@ -1,4 +1,4 @@
-"""The samplers (schedulers of diffusers) that can render walks."""
+"""The samplers (diffusers calls them schedulers) that can render walks."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ KNOWN = frozenset(
         "UniPCMultistepScheduler",
     }
 )
-"""Samplers of models that can render walks: what noise they draw, they draw from the generator of each frame."""
+"""Samplers that can render walks: all their noise comes from the generator of each frame."""
 
 SCHEDULERS: dict[Scheduler, str] = {
     "ddim": "DDIMScheduler",
@@ -41,16 +41,16 @@ SCHEDULERS: dict[Scheduler, str] = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-"""The classes of diffusers behind the names that a walk can choose."""
+"""The diffusers classes behind the names that a walk can choose."""
 
 DEFAULTS: dict[Scheduler, tuple[str, object]] = {"ddim": ("clip_sample", False), "pndm": ("skip_prk_steps", True)}
-"""Options for rendering latents in few steps, where the configuration of the model does not set them."""
+"""Options for latent models and few steps, where the configuration of the model does not set them."""
 
 NOISELESS: dict[Scheduler, str] = {"deis": "deis", "dpmpp_2m": "dpmsolver++"}
 """The variants of samplers that must not take over one that draws noise at each step from the model's own."""
 
 PRK_STEPS = 4
-"""With fewer steps PNDM cannot start with Runge-Kutta, as it does unless `skip_prk_steps` is set."""
+"""With fewer steps, PNDM cannot use its Runge-Kutta start, so `skip_prk_steps` is set."""
 
 
 def refuse_unknown(kind: str, model: str) -> None:
@@ -66,9 +66,9 @@ def make_sampler(own: Any, name: Scheduler | None, steps: int) -> Any:
     """Return the sampler of a walk.
 
     Args:
-        own: the model's own sampler, whose configuration others take over.
-        name: as the walk names it; None for the model's own.
-        steps: of the walk.
+        own: the model's own sampler; others get its configuration.
+        name: the sampler that the walk chose; None means the model's own.
+        steps: denoising steps of the walk.
     """
     changes: dict[str, object] = {}
     kind = type(own) if name is None else getattr(diffusers, SCHEDULERS[name])

@@ -1,6 +1,6 @@
-"""The client of an endpoint of Vertex AI: it sends render requests, and gets frames as `gs://` names.
+"""The client of a Vertex AI endpoint: it sends render requests, and gets back frames as `gs://` names.
 
-The container behind the endpoint is `worker/vertex/server.py`. They speak Vertex AI's protocol for custom
+The container behind the endpoint is `worker/vertex/server.py`. They use Vertex AI's protocol for custom
 containers: a request is `{"instances": […], "parameters": {…}}`, and a response is `{"predictions": […]}`, with one
 for each instance. An instance is a frame, and the parameters are its walk. The pictures go into the bucket and not
 into the response, which is limited to 1.5 MB.
@@ -30,7 +30,7 @@ from momalisa.db import session
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.errors import RendererBusyError, RendererError
-from momalisa.queue.results import FlaggedFrame, MadeFrame
+from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
@@ -41,16 +41,16 @@ from worker.rendering.batch import Batch, RenderRequest
 log = logger(__name__)
 
 BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-"""A quota is used up, or no replica is free or running: refused before any work was done."""
+"""The quota is exhausted, or no replica is free or running: refused before any work was done."""
 
 REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
-"""The endpoint does not exist, or refuses our credentials: no fault of the walk."""
+"""The endpoint does not exist, or refuses our credentials; the walk is not at fault."""
 
 BUSY_SECONDS, REFUSED_SECONDS = 5.0, 60.0
-"""Time to the next request where the response has no Retry-After."""
+"""Time until the next request if the response has no Retry-After."""
 
 MAX_RETRY_AFTER = 300.0
-"""Limit of Retry-After, in seconds."""
+"""Maximum of Retry-After, in seconds."""
 
 CONNECT_SECONDS = 5.0
 
@@ -62,7 +62,7 @@ class Instance(BaseModel):
 
     position: float = Field(ge=0, le=1)
     to_upload: bool
-    """False if it only completes the batch."""
+    """False if the frame only completes the batch."""
 
 
 class Parameters(BaseModel):
@@ -74,9 +74,9 @@ class Parameters(BaseModel):
     model: str
     spec: WalkSpec
     batch_size: int = Field(ge=1, le=64)
-    """Frames that are rendered at once."""
+    """Size to which the batch is padded."""
     seconds: float = Field(gt=0)
-    """How long the caller waits for the response."""
+    """How long the client waits for the response."""
 
 
 class PredictRequest(BaseModel):
@@ -91,16 +91,16 @@ class Prediction(BaseModel):
 
     content_hash: str
     warnings: list[str]
-    """About the walk, so the same for all instances."""
+    """About the walk; the same for all instances."""
     object: str | None = None
-    """Its `gs://` name, if it was uploaded."""
+    """`gs://` name of the frame, if it was uploaded."""
     bytes: int = 0
     crc32c: str = ""
     thumbnail: str = ""
     """In base64."""
     flagged: Flag | None = None
     conflict: bool = False
-    """Whether it was not uploaded because another object has the name of a frame of this request."""
+    """Whether the frame was not uploaded because another object has the name of a frame of this request."""
 
 
 class PredictResponse(BaseModel):
@@ -110,22 +110,22 @@ class PredictResponse(BaseModel):
 
 
 def render_batch(request: RenderRequest, token: CancellationToken) -> Batch:
-    """Have the endpoint render a request.
+    """Render a request on the endpoint.
 
-    The endpoint knows nothing of leases, so it replaces no object. If another object has the name of a frame, it
-    reports a conflict; we delete that object once we have verified that the chunk is ours, and ask again.
+    The endpoint does not know leases, so it never replaces objects. If another object has the name of a frame, it
+    reports a conflict; the client deletes that object after verifying its lease, and sends the request again.
 
     Raises:
         RendererBusyError: if the endpoint accepts no requests at present, or does not exist.
         RendererError: if it refuses this request, fails, does not respond in time or sends an invalid response.
-        Exception: what `token` raises when the work is cancelled; the endpoint then stops at its next step.
+        Exception: whatever `token` raises if the work is cancelled; the endpoint then stops at its next step.
     """
-    predictions = _ask(request, token)
+    predictions = _predict(request, token)
     if any(prediction.conflict for prediction in predictions):
         for position in request.to_upload:
             name = bucket.frame_name(request.walk_id, request.secret, position)
             bucket.delete_conflicting(name, check=token.checkpoint, confirm=token.verify)
-        predictions = _ask(request, token)
+        predictions = _predict(request, token)
     if request.to_upload:
         token.rendered, token.to_record = len(request.positions), len(request.to_upload)
     made = [
@@ -136,7 +136,7 @@ def render_batch(request: RenderRequest, token: CancellationToken) -> Batch:
     return Batch(tuple(prediction.content_hash for prediction in predictions), made, predictions[0].warnings)
 
 
-def _made(request: RenderRequest, position: float, prediction: Prediction) -> MadeFrame | FlaggedFrame:
+def _made(request: RenderRequest, position: float, prediction: Prediction) -> UploadedFrame | FlaggedFrame:
     if prediction.flagged is not None:
         return FlaggedFrame(position, prediction.flagged)
     name = bucket.frame_name(request.walk_id, request.secret, position)
@@ -146,12 +146,12 @@ def _made(request: RenderRequest, position: float, prediction: Prediction) -> Ma
         thumbnail = base64.b64decode(prediction.thumbnail, validate=True)
     except binascii.Error as error:
         raise RendererError(f"The endpoint's response is invalid: {error}.") from error
-    return MadeFrame(
+    return UploadedFrame(
         position, StoredObject(name, prediction.bytes, prediction.crc32c), thumbnail, prediction.content_hash
     )
 
 
-def _ask(request: RenderRequest, token: CancellationToken) -> list[Prediction]:
+def _predict(request: RenderRequest, token: CancellationToken) -> list[Prediction]:
     session.refuse_open_transaction()
     seconds = settings().vertex_timeout_seconds
     body = PredictRequest(
@@ -167,9 +167,9 @@ def _ask(request: RenderRequest, token: CancellationToken) -> list[Prediction]:
             seconds=seconds,
         ),
     )
-    url, started = _url(), time.monotonic()
+    url, started = predict_url(), time.monotonic()
     try:
-        [headers] = token.run_concurrently(_headers, [url])
+        [headers] = token.run_concurrently(auth_headers, [url])
         reply = asyncio.run(_post(url, body.model_dump_json(), headers, token.checkpoint))
     except TimeoutError as error:
         raise RendererError(f"The endpoint did not respond within {seconds:g} s.") from error
@@ -183,7 +183,7 @@ def _ask(request: RenderRequest, token: CancellationToken) -> list[Prediction]:
         ) from error
     if reply.status_code in BUSY | REFUSED:
         default = BUSY_SECONDS if reply.status_code in BUSY else REFUSED_SECONDS
-        raise RendererBusyError(_reason(reply), retry_after=_retry_after(reply, default))
+        raise RendererBusyError(_reason(reply), retry_after=retry_delay(reply, default))
     if reply.status_code != HTTPStatus.OK:
         raise RendererError(_reason(reply))
     try:
@@ -219,7 +219,7 @@ async def _post(url: str, body: str, headers: dict[str, str], check: Callable[[]
             sending.cancel()
 
 
-def _url() -> str:
+def predict_url() -> str:
     """Return the URL for predictions: VERTEX_URL of a dedicated endpoint, or that of the endpoint's region."""
     endpoint = settings().vertex_endpoint
     assert endpoint
@@ -228,7 +228,7 @@ def _url() -> str:
     return f"{base.rstrip('/')}/v1/{endpoint}:predict"
 
 
-def _headers(url: str) -> dict[str, str]:
+def auth_headers(url: str) -> dict[str, str]:
     """Return the authorization headers; none for plain HTTP, over which a token could be read.
 
     Raises:
@@ -237,14 +237,14 @@ def _headers(url: str) -> dict[str, str]:
     if url.startswith("http://"):
         return {}
     with _refresh:
-        credentials = _credentials()
+        credentials = default_credentials()
         if not credentials.valid:
             credentials.refresh(google.auth.transport.requests.Request())
     return {"Authorization": f"Bearer {credentials.token}"}
 
 
 @cache
-def _credentials() -> Any:
+def default_credentials() -> Any:
     """Return the credentials of this machine: of its service account, by Workload Identity on GKE."""
     credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     return credentials
@@ -258,7 +258,7 @@ def _reason(reply: httpx.Response) -> str:
     return f"The endpoint answered {reply.status_code}: {' '.join(str(text).split())[:500]}"
 
 
-def _retry_after(reply: httpx.Response, default: float) -> float:
-    """Return after how many seconds to retry."""
+def retry_delay(reply: httpx.Response, default: float) -> float:
+    """Return the seconds after which to retry: Retry-After or `default`, within limits."""
     requested = retry_after.seconds(reply.headers.get("Retry-After", ""))
     return min(max(default if requested is None else requested, 1.0), MAX_RETRY_AFTER)

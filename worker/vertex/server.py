@@ -1,7 +1,7 @@
 """`python -m worker.vertex.server`: the renderer as a container of Vertex AI, without a database or a broker.
 
 It listens on `AIP_HTTP_PORT` from its start, as Vertex AI requires, responds with 200 on `AIP_HEALTH_ROUTE` once
-its model is loaded and warm, and renders requests on `AIP_PREDICT_ROUTE` (their protocol is in `client.py`).
+its model is loaded and warmed up, and renders requests on `AIP_PREDICT_ROUTE` (the protocol is in `client.py`).
 """
 
 import base64
@@ -23,7 +23,7 @@ import structlog
 from pydantic import ValidationError
 
 from momalisa.errors import ObjectConflictError
-from momalisa.queue.results import FlaggedFrame, MadeFrame
+from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.telemetry import logging
 from worker.cancellation import CancellationToken
@@ -39,20 +39,20 @@ MAX_BODY_BYTES = 1_500_000
 """The limit of a shared endpoint of Vertex AI."""
 
 SLOTS = 2
-"""Requests accepted at once: one is rendered while the next waits. Others get 503 and Retry-After."""
+"""Requests accepted concurrently: one is rendered while the next waits. Others get 503 and Retry-After."""
 
 RETRY_AFTER_SECONDS = 2
 
 MAX_FAILURES = 2
-"""After this many failures in a row the fault may well be the process's own (a CUDA error, no memory left)."""
+"""After this many failures in a row the process may be at fault (a CUDA error, no memory left), so it ends."""
 
 
 class Abandoned(Exception):  # noqa: N818
-    """The caller no longer waits for the response."""
+    """The client no longer waits for the response."""
 
 
 class RequestSlot(CancellationToken):
-    """One of the SLOTS: the right to render a request while its caller waits and this process runs."""
+    """One of the SLOTS: the right to render a request while its client waits and this process runs."""
 
     def __init__(self, shutdown: Shutdown, connection: socket.socket, seconds: float) -> None:
         self._shutdown = shutdown
@@ -60,26 +60,26 @@ class RequestSlot(CancellationToken):
         self._deadline = time.monotonic() + seconds
 
     def raise_if_cancelled(self) -> None:
-        """Raise if the request should not be rendered any more.
+        """Raise if the request should no longer be rendered.
 
         Raises:
             ShutdownRequested: if this process was asked to stop.
-            Abandoned: if the caller closed the connection, or its time is over.
+            Abandoned: if the client closed the connection, or its time is up.
         """
         if self._shutdown.requested():
             raise ShutdownRequested
-        if time.monotonic() > self._deadline or self._hung_up():
+        if time.monotonic() > self._deadline or self._disconnected():
             raise Abandoned
 
     def verify(self) -> None:
-        """Refuse to replace an object: only the caller knows whether the chunk is still its own.
+        """Refuse to replace an object: only the client knows whether the chunk is still leased to it.
 
         Raises:
             ObjectConflictError: always.
         """
         raise ObjectConflictError("Another object has the name of a frame.")
 
-    def _hung_up(self) -> bool:
+    def _disconnected(self) -> bool:
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         try:
@@ -89,7 +89,7 @@ class RequestSlot(CancellationToken):
 
 
 class Server(ThreadingHTTPServer):
-    """Responds to each request in its own thread, and renders in one, because the model is not thread-safe."""
+    """Responds to each request in its own thread, and renders in a single one: the model is not thread-safe."""
 
     daemon_threads = True
 
@@ -100,14 +100,14 @@ class Server(ThreadingHTTPServer):
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.failures = 0
-        super().__init__(("0.0.0.0", settings().aip_http_port), Handler)  # noqa: S104 - the platform's proxy calls
+        super().__init__(("0.0.0.0", settings().aip_http_port), Handler)  # noqa: S104 - called by the platform's proxy
 
     def accepts(self) -> bool:
         """Return whether the model is loaded and the server is not stopping."""
         return self.ready.is_set() and not self.stop_flag.requested()
 
     def render(self, request: RenderRequest, slot: RequestSlot) -> Batch:
-        """Render a request in the executor's thread; if an object conflicts, nothing is uploaded."""
+        """Render a request in the executor's thread; if an object conflicts, upload nothing."""
         slot.checkpoint()
         try:
             return render_batch(renderer(), request, slot)
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
     """Limit of each read from the connection, in seconds."""
 
     def do_GET(self) -> None:
-        """Respond whether requests are accepted."""
+        """Respond to a health check: 200 if requests are accepted, else 503."""
         if self.path != settings().aip_health_route:
             self._refuse(HTTPStatus.NOT_FOUND, f"No route {self.path}.")
         elif self.server.accepts():
@@ -148,10 +148,12 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, f"{where or 'body'}: {first['msg']}.")
             return
         if request.parameters.model != settings().model_name:
-            message = f"This endpoint has the model {settings().model_name}, not {request.parameters.model}."
+            message = f"This endpoint serves the model {settings().model_name}, not {request.parameters.model}."
             self._refuse(HTTPStatus.BAD_REQUEST, message)
         elif not self.server.accepts() or not self.server.slots.acquire(blocking=False):
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "No slot is free; retry later.")
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE, "All slots are taken, or the server is not ready; retry later."
+            )
         else:
             try:
                 self._handle(request)
@@ -179,14 +181,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             except ShutdownRequested:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping; retry later.")
-            except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
+            except Exception as error:  # noqa: BLE001 - any error is reported to the client
                 self._failed(error)
             else:
                 self.server.failures = 0
                 self._respond(HTTPStatus.OK, response(request, batch).model_dump(mode="json"))
 
     def _render(self, request: RenderRequest, slot: RequestSlot) -> Batch:
-        """Wait until a request is rendered; one that still waits for the executor can be cancelled here."""
+        """Wait until a request is rendered; one that still waits for the executor is cancelled here."""
         rendering = self.server.executor.submit(self.server.render, request, slot)
         while not rendering.done():
             wait([rendering], timeout=0.2)
@@ -211,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing.", close=True)
         elif int(length) > MAX_BODY_BYTES:
-            message = f"The body is larger than {MAX_BODY_BYTES:,} bytes."
+            message = f"The body is larger than the limit of {MAX_BODY_BYTES:,} bytes."
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, close=True)
         else:
             return self.rfile.read(int(length))
@@ -248,7 +250,7 @@ def response(request: RenderRequest, batch: Batch) -> PredictResponse:
     def prediction(position: float, content_hash: str) -> Prediction:
         result = Prediction(content_hash=content_hash, warnings=batch.warnings)
         match made.get(position):
-            case MadeFrame(stored=stored, thumbnail=thumbnail):
+            case UploadedFrame(stored=stored, thumbnail=thumbnail):
                 result.object = f"gs://{settings().bucket}/{stored.name}"
                 result.bytes, result.crc32c = stored.bytes, stored.crc32c
                 result.thumbnail = base64.b64encode(thumbnail).decode()

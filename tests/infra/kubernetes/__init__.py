@@ -1,0 +1,1 @@
+"""The Helm chart: valid, and true to the code that it runs."""
