@@ -132,7 +132,7 @@ VAE: dict[str, Any] = {
 }
 
 
-def _vae(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **changes: Any) -> Any:
+def autoencoder(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **changes: Any) -> Any:
     torch.manual_seed(2)
     vae = kind(**VAE, latent_channels=latent_channels, **changes).eval()
     with torch.no_grad():
@@ -141,7 +141,9 @@ def _vae(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **change
 
 
 def _flow_vae() -> Any:
-    return _vae(16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False)
+    return autoencoder(
+        16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False
+    )
 
 
 def _unet(size: int, width: int = 32, **changes: Any) -> Any:
@@ -172,7 +174,7 @@ def _heed_text(denoiser: Any) -> None:
 def stable_diffusion(scheduler: Any = None, size: int = 64, **unet: Any) -> Any:
     """Stable Diffusion 1.5, or what the changes make of it."""
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         unet=_unet(size, **unet),
@@ -194,7 +196,7 @@ def stable_diffusion_2() -> Any:
 def stable_diffusion_xl(scheduler: Any = None, size: int = 128, **vae: Any) -> Any:
     """Stable Diffusion XL, or what the changes make of it."""
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(**{"scaling_factor": 0.13025, "force_upcast": True, **vae}),
+        vae=autoencoder(**{"scaling_factor": 0.13025, "force_upcast": True, **vae}),
         text_encoder=_clip(),
         text_encoder_2=_clip(transformers.CLIPTextModelWithProjection, "gelu"),
         tokenizer=_clip_tokenizer(),
@@ -260,7 +262,7 @@ def playground() -> Any:
 def lcm() -> Any:
     """A latent consistency model."""
     return diffusers.LatentConsistencyModelPipeline(
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         unet=_unet(96, time_cond_proj_dim=32),
@@ -358,7 +360,7 @@ def klein(*, distilled: bool = True) -> Any:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15
         ),
-        vae=_vae(32, diffusers.AutoencoderKLFlux2),
+        vae=autoencoder(32, diffusers.AutoencoderKLFlux2),
         text_encoder=_qwen3(transformers.Qwen3ForCausalLM, 28),
         tokenizer=_qwen_tokenizer(),
         is_distilled=distilled,
@@ -445,7 +447,7 @@ def pixart(kind: Any = diffusers.PixArtSigmaPipeline) -> Any:
     return kind(
         transformer=transformer,
         scheduler=diffusers.DPMSolverMultistepScheduler(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=_t5(),
         tokenizer=_t5_tokenizer(),
     )
