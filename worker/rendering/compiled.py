@@ -74,9 +74,8 @@ def compile_blocks(denoiser: Any, folder: Path, render: Callable[[], object]) ->
     try:
         if denoiser.device.type == "cpu":
             get_cpp_compiler()
-        denoiser.compile_repeated_blocks(
-            dynamic=True
-        )  # other shapes would else give other code, by what came first
+        # For all shapes: code for one shape only would depend on which came first.
+        denoiser.compile_repeated_blocks(backend=BACKEND, dynamic=True)
         render()
     except Exception as error:  # noqa: BLE001 - whatever it is, the denoiser works without
         for module in denoiser.modules():
