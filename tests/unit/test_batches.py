@@ -168,15 +168,14 @@ def test_transformers_never_compute_in_float16_by_themselves(denoiser: Any, dtyp
         assert fastest_dtype(torch.device(device), denoiser) == dtype
 
 
-@pytest.mark.parametrize("name", ["flux", "qwen_image"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
 def test_a_transformer_compiles_the_blocks_that_it_repeats(
-    tmp_path: Path, walk: MakeSpec, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, walk: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the last step, from PyTorch's operations to machine code, which takes minutes."""
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    model = saved(name, tmp_path)
+    model = saved("flux", tmp_path)
     plain, made = (Renderer(model, batch_size=2, dtype="float32", device="cpu") for _ in range(2))
     made.compile(64, tmp_path / "cache")
     assert all(block._compiled_call_impl is not None for block in made.denoiser.transformer_blocks)

@@ -43,6 +43,8 @@ class Family:
     """The argument that guides."""
     padding: Literal["masked", "weighed"] = "masked"
     """What a mask does: has tokens that only fill up left out, or the others count a little more."""
+    compiles: bool = True
+    """Whether the blocks that its transformer repeats can be compiled."""
     arguments: Mapping[str, object] = field(default_factory=dict)
     """More arguments of the call."""
 
@@ -72,7 +74,12 @@ FAMILIES: dict[str, Family] = {
     "Flux2KleinPipeline": Family("FLUX.2 klein", (PROMPT, None), negative="apart"),
     "SanaPipeline": Family("Sana", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
     "QwenImagePipeline": Family(
-        "Qwen-Image", (PROMPT, f"{PROMPT}_mask"), negative="apart", nothing=" ", guidance="true_cfg_scale"
+        "Qwen-Image",
+        (PROMPT, f"{PROMPT}_mask"),
+        negative="apart",
+        nothing=" ",
+        guidance="true_cfg_scale",
+        compiles=False,
     ),
     "ChromaPipeline": Family("Chroma", (PROMPT, None, MASK, NEGATIVE, None, NEGATIVE_MASK), padding="weighed"),
     "PixArtAlphaPipeline": Family("PixArt-α", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),

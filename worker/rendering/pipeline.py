@@ -124,7 +124,8 @@ class Renderer:
         It takes minutes, once: `folder` caches the compiled code.
         """
         if self.family.denoiser == "transformer":
-            compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
+            if self.family.compiles:
+                compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
             return
         calls: list[dict[str, Any]] = []
 
