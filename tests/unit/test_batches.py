@@ -11,9 +11,9 @@ import torch._inductor.config as inductor
 
 from momalisa.domain.spec import WalkSpec, frame_key
 from tests.tiny_pipelines import saved
-from tests.unit.test_families import BATCH_TOLERANCE, difference
+from tests.unit.test_families import difference
 from worker.cancellation import CancellationToken
-from worker.rendering import compiled, memory
+from worker.rendering import memory
 from worker.rendering.batch import RenderRequest, render_batch
 from worker.rendering.layers import best_device, fastest_dtype
 from worker.rendering.pipeline import Renderer
@@ -166,23 +166,6 @@ def test_the_device_is_the_fastest_that_is_there(
 def test_transformers_never_compute_in_float16_by_themselves(denoiser: Any, dtype: torch.dtype) -> None:
     for device in ("cuda", "mps"):
         assert fastest_dtype(torch.device(device), denoiser) == dtype
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
-def test_a_transformer_compiles_the_blocks_that_it_repeats(
-    tmp_path: Path, walk: MakeSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All but the last step, from PyTorch's operations to machine code, which takes minutes."""
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    model = saved("flux", tmp_path)
-    plain, made = (Renderer(model, batch_size=2, dtype="float32", device="cpu") for _ in range(2))
-    made.compile(64, tmp_path / "cache")
-    assert all(block._compiled_call_impl is not None for block in made.denoiser.transformer_blocks)
-    for ordered in (walk(steps=2), walk(width=96, steps=2)):
-        first = made.render(ordered, [0.0, 0.5]).pictures
-        assert difference(first, made.render(ordered, [0.0, 0.5]).pictures) == 0
-        assert difference(first, plain.render(ordered, [0.0, 0.5]).pictures) <= BATCH_TOLERANCE
 
 
 def test_a_transformer_that_cannot_be_compiled_renders_as_it_is(tmp_path: Path, walk: MakeSpec) -> None:

@@ -26,9 +26,6 @@ from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
 
-BACKEND = "inductor"
-"""What compiles the blocks of transformers."""
-
 NAMES = ("sample", "timestep", "encoder_hidden_states", "added_cond_kwargs")
 """The arguments of a denoiser that hold tensors; the last one is a dictionary or None."""
 
@@ -75,7 +72,7 @@ def compile_blocks(denoiser: Any, folder: Path, render: Callable[[], object]) ->
         if denoiser.device.type == "cpu":
             get_cpp_compiler()
         # For all shapes: code for one shape only would depend on which came first.
-        denoiser.compile_repeated_blocks(backend=BACKEND, dynamic=True)
+        denoiser.compile_repeated_blocks(dynamic=True)
         render()
     except Exception as error:  # noqa: BLE001 - whatever it is, the denoiser works without
         for module in denoiser.modules():
