@@ -123,7 +123,7 @@ def test_specs_from_before_there_was_a_choice_are_read_as_they_were_made() -> No
 def test_every_setting_can_be_asked_for_and_is_shown() -> None:
     assert SETTINGS.keys() == WalkSpec.model_fields.keys() - {"prompts"}
     assert SETTINGS.keys() <= WalkRequest.model_fields.keys()
-    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames"}
+    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames", "model"}
     assert SETTINGS.keys() <= inspect.signature(main.walk).parameters.keys()
     assert form.NUMBERS["guidance"] is float
 
