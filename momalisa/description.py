@@ -40,8 +40,6 @@ STEPS = re.compile(r"(?<!\d)(\d\d?)[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 
 DISTILLED_STEPS = 4
 
-Z_IMAGE_TURBO_STEPS = 9
-
 MOST_ABOUT = 300
 """Characters of a description that are taken from a card."""
 
@@ -209,8 +207,6 @@ def _distilled(
         found = {"steps": steps, "guidance": 0.0, "guided": False}
     elif kind == "Flux2KleinPipeline" and index.get("is_distilled"):
         found = {"steps": steps, "guidance": 1.0, "guided": False, "negative_above": None}
-    elif kind == "ZImagePipeline" and named:
-        found = {"steps": Z_IMAGE_TURBO_STEPS, "guidance": 0.0}
     elif kind in {"StableDiffusionPipeline", "StableDiffusionXLPipeline"}:
         plain = sampler.get("prediction_type", "epsilon") == "epsilon"
         euler = class_of_sampler in {"EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"}

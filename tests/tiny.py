@@ -1,19 +1,15 @@
-"""A pipeline of Stable Diffusion with every part, a few hundred kilobytes small, as people have it on disk."""
+"""A tiny model as people have it on disk: as a folder, as one file, and with a LoRA."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from momalisa.settings import BUNDLED_MODEL
+from tests import tiny_pipelines
 
-parts: Any = diffusers  # which has no types
-
-WIDTH = 16
+WIDTH = 32
 """Of a text embedding."""
 
 
@@ -24,57 +20,16 @@ def stable_diffusion(folder: Path, **saving: Any) -> Path:
         folder: to be made.
         saving: arguments of `save_pretrained`, such as `variant`.
     """
-    torch.manual_seed(7)
-    tokenizer = CLIPTokenizer.from_pretrained(Path(BUNDLED_MODEL) / "tokenizer")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    unet = parts.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-    pipeline = parts.StableDiffusionPipeline(
-        vae=autoencoder(),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=parts.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder, **saving)
+    tiny_pipelines.stable_diffusion().save_pretrained(folder, **saving)
     return folder
 
 
 def autoencoder(channels: int = 4, seed: int = 7) -> Any:
     """Return an autoencoder with random weights."""
+    vae = tiny_pipelines.autoencoder(channels)
     torch.manual_seed(seed)
-    return parts.AutoencoderKL(
-        block_out_channels=(8, 8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=channels,
-        norm_num_groups=4,
-        sample_size=64,
-    )
+    torch.nn.init.normal_(vae.decoder.conv_in.weight)
+    return vae
 
 
 def copy(model: Path, folder: Path) -> Path:

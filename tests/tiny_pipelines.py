@@ -132,7 +132,7 @@ VAE: dict[str, Any] = {
 }
 
 
-def _vae(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **changes: Any) -> Any:
+def autoencoder(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **changes: Any) -> Any:
     torch.manual_seed(2)
     vae = kind(**VAE, latent_channels=latent_channels, **changes).eval()
     with torch.no_grad():
@@ -141,7 +141,9 @@ def _vae(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **change
 
 
 def _flow_vae() -> Any:
-    return _vae(16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False)
+    return autoencoder(
+        16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False
+    )
 
 
 def _unet(size: int, width: int = 32, **changes: Any) -> Any:
@@ -172,7 +174,7 @@ def _heed_text(denoiser: Any) -> None:
 def stable_diffusion(scheduler: Any = None, size: int = 64, **unet: Any) -> Any:
     """Stable Diffusion 1.5, or what the changes make of it."""
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         unet=_unet(size, **unet),
@@ -194,7 +196,7 @@ def stable_diffusion_2() -> Any:
 def stable_diffusion_xl(scheduler: Any = None, size: int = 128, **vae: Any) -> Any:
     """Stable Diffusion XL, or what the changes make of it."""
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(**{"scaling_factor": 0.13025, "force_upcast": True, **vae}),
+        vae=autoencoder(**{"scaling_factor": 0.13025, "force_upcast": True, **vae}),
         text_encoder=_clip(),
         text_encoder_2=_clip(transformers.CLIPTextModelWithProjection, "gelu"),
         tokenizer=_clip_tokenizer(),
@@ -260,7 +262,7 @@ def playground() -> Any:
 def lcm() -> Any:
     """A latent consistency model."""
     return diffusers.LatentConsistencyModelPipeline(
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         unet=_unet(96, time_cond_proj_dim=32),
@@ -358,7 +360,7 @@ def klein(*, distilled: bool = True) -> Any:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15
         ),
-        vae=_vae(32, diffusers.AutoencoderKLFlux2),
+        vae=autoencoder(32, diffusers.AutoencoderKLFlux2),
         text_encoder=_qwen3(transformers.Qwen3ForCausalLM, 28),
         tokenizer=_qwen_tokenizer(),
         is_distilled=distilled,
@@ -445,7 +447,7 @@ def pixart(kind: Any = diffusers.PixArtSigmaPipeline) -> Any:
     return kind(
         transformer=transformer,
         scheduler=diffusers.DPMSolverMultistepScheduler(),
-        vae=_vae(),
+        vae=autoencoder(),
         text_encoder=_t5(),
         tokenizer=_t5_tokenizer(),
     )
@@ -456,11 +458,101 @@ def pixart_alpha() -> Any:
     return pixart(diffusers.PixArtAlphaPipeline)
 
 
+def qwen_image() -> Any:
+    """Qwen-Image."""
+    torch.manual_seed(10)
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=64,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=16,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 4, 4),
+    ).eval()
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=16,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 16,
+        latents_std=[1.0] * 16,
+    ).eval()
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.mul_(8)
+        transformer.proj_out.weight.mul_(20)
+    torch.manual_seed(16)
+    text_encoder = transformers.Qwen2_5_VLForConditionalGeneration(
+        transformers.Qwen2_5_VLConfig(
+            text_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "vocab_size": 512,
+                "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+                "rope_theta": 1000000.0,
+            },
+            vision_config={
+                "depth": 2,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": 16,
+            },
+        )
+    ).eval()
+    return diffusers.QwenImagePipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            shift=1.0,
+            shift_terminal=0.02,
+            time_shift_type="exponential",
+        ),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=_qwen_tokenizer(),
+    )
+
+
+def chroma() -> Any:
+    """Chroma."""
+    torch.manual_seed(15)
+    transformer = diffusers.ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=[4, 4, 8],
+        approximator_num_channels=64,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    ).eval()
+    return diffusers.ChromaPipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_flow_vae(),
+        text_encoder=_t5(),
+        tokenizer=_t5_tokenizer(),
+    )
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     maker.__name__: maker
     for maker in (
         *(stable_diffusion, stable_diffusion_2, stable_diffusion_xl, turbo, lightning, sde, zero_snr, playground),
         *(lcm, stable_diffusion_3, flux, schnell, klein, klein_base, sana, pixart, pixart_alpha),
+        *(qwen_image, chroma),
     )
 }
 """By the name of what they are like."""

@@ -37,8 +37,6 @@ FAMILIES: dict[str, Family] = {
     "SanaPipeline": Family(20, 4.5, multiple=32, samplers=False, tokens=300),
     "PixArtAlphaPipeline": Family(20, 4.5, samplers=False, tokens=120, fewest_steps=2),
     "PixArtSigmaPipeline": Family(20, 4.5, samplers=False, tokens=300),
-    "QwenImagePipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512),
-    "ZImagePipeline": Family(30, 5.0, 1024, multiple=16, negative_above=0.0, samplers=False, tokens=512),
-    "Lumina2Pipeline": Family(30, 4.0, multiple=16, samplers=False, tokens=256),
+    "QwenImagePipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512, fewest_steps=2),
     "ChromaPipeline": Family(35, 5.0, 1024, multiple=16, samplers=False, tokens=512),
 }

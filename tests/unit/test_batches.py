@@ -1,11 +1,13 @@
 """What a renderer does where memory is short, and on other devices than this machine's processors."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 
 from momalisa.domain.spec import WalkSpec, content_hash
 from tests.tiny_pipelines import saved
@@ -164,3 +166,11 @@ def test_the_device_is_the_fastest_that_is_there(
 def test_transformers_never_compute_in_float16_by_themselves(denoiser: Any, dtype: torch.dtype) -> None:
     for device in ("cuda", "mps"):
         assert fastest_dtype(torch.device(device), denoiser) == dtype
+
+
+def test_a_transformer_that_cannot_be_compiled_renders_as_it_is(tmp_path: Path, walk: MakeSpec) -> None:
+    renderer = Renderer(saved("flux", tmp_path), batch_size=2, dtype="float32", device="cpu")
+    with inductor.patch({"cpp.cxx": ("nowhere-c++",)}):
+        renderer.compile(64, tmp_path)
+    assert all(module._compiled_call_impl is None for module in renderer.denoiser.modules())
+    assert renderer.render(walk(), [0.0]).flags == (None,)

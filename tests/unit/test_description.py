@@ -117,7 +117,6 @@ def test_size_steps_and_guidance_are_those_of_the_family_and_its_configuration(
         ("schnell", {"kind": "FluxPipeline", "denoiser": {"guidance_embeds": False}}, (4, 0)),
         ("klein", {"kind": "Flux2KleinPipeline", "is_distilled": True}, (4, 1)),
         ("klein-base", {"kind": "Flux2KleinPipeline", "is_distilled": False}, (30, 4)),
-        ("Z-Image-Turbo", {"kind": "ZImagePipeline"}, (9, 0)),
         ("calculus", {}, (20, 7.5)),
     ],
 )

@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[Act | list[Act], str]] = {
     ),
     "tensors of the text encoder missing": (
         lambda m: rewrite(m / TEXT, lambda t: t.pop("embeddings.token_embedding.weight")),
-        "{text} lacks 1 of 20 tensors of CLIPTextModel, such as embeddings.token_embedding.weight.",
+        "{text} lacks 1 of 52 tensors of CLIPTextModel, such as embeddings.token_embedding.weight.",
     ),
     "foreign tensors": (
         lambda m: rewrite(m / UNET, lambda t: t.update({"controlnet.weight": torch.zeros(2)})),
@@ -188,8 +188,8 @@ BROKEN: dict[str, tuple[Act | list[Act], str]] = {
     ),
     "other shapes": (
         lambda m: change(m / "unet/config.json", cross_attention_dim=24),
-        "{unet} does not fit its configuration: {key} has the shape 8 × 16, and "
-        "UNet2DConditionModel needs 8 × 24; so have 7 more tensors another shape.",
+        "{unet} does not fit its configuration: {key} has the shape 16 × 32, and "
+        "UNet2DConditionModel needs 16 × 24; so have 7 more tensors another shape.",
     ),
     "an unknown class of a part": (
         lambda m: change(m / INDEX, unet=["diffusers", "UNet9DModel"]),

@@ -22,19 +22,33 @@ PARALLEL = 0.9995
 """Cosine of an angle so small that the arc is treated as a line."""
 
 
-def between(start: Embedding, end: Embedding, t: float, interpolation: Interpolation = "lerp") -> Embedding:
+def between(
+    start: Embedding, end: Embedding, t: float, interpolation: Interpolation = "lerp", *, masked: bool = True
+) -> Embedding:
     """Interpolate from an embedding to another at `t` in (0, 1), token by token.
 
     Tokens that only one of them has keep their embedding, and count for as much as that one does: their attention
     has the bias ln `t`, so that they come in, and go, without a jump. A united mask would jump at once.
+
+    Args:
+        start: where `t` is 0.
+        end: where `t` is 1.
+        t: the share of `end`.
+        interpolation: between tokens.
+        masked: whether the model leaves out what is masked; if not, masks are numbers like any others.
     """
+    start, end = _padded([start, end])
     interpolate = slerp if interpolation == "slerp" else lerp
-    found = {name: interpolate(start[name], end[name], t) for name in start if not name.endswith(MASK)}
-    for name in (name for name in start if name.endswith(MASK)):
+    masks = [name for name in start if name.endswith(MASK)]
+    found = {
+        name: (lerp if name in masks else interpolate)(start[name], end[name], t)  # a mask has no direction
+        for name in start
+    }
+    for name in masks if masked else ():
         here, there = start[name] > 0, end[name] > 0
         share = (1 - t) * here + t * there
         found[name] = torch.where(here | there, 1 + share.clamp_min(NEVER).log() / FULL_BIAS, 0.0)
-        embeds = name.replace("attention_mask", "embeds")
+        embeds = name.removesuffix("_mask").replace("_attention", "_embeds")
         found[embeds] = torch.where((here & ~there)[..., None], start[embeds], found[embeds])
         found[embeds] = torch.where((there & ~here)[..., None], end[embeds], found[embeds])
     return found
@@ -42,7 +56,23 @@ def between(start: Embedding, end: Embedding, t: float, interpolation: Interpola
 
 def batch(rows: Sequence[Embedding]) -> Embedding:
     """Return embeddings as the rows of a single one."""
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    padded = _padded(rows)
+    return {name: torch.cat([row[name] for row in padded]) for name in rows[0]}
+
+
+def _padded(embeddings: Sequence[Embedding]) -> list[Embedding]:
+    """Return embeddings with more tokens than the longest, by one: a mask without padding may be dropped."""
+    longest = {
+        name: max(each[name].shape[1] for each in embeddings) + 1
+        for name in embeddings[0]
+        if len({each[name].shape[1] for each in embeddings}) > 1
+    }
+
+    def padded(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        missing = longest.get(name, tensor.shape[1]) - tensor.shape[1]
+        return torch.nn.functional.pad(tensor, (0, 0, 0, missing) if name.endswith("embeds") else (0, missing))
+
+    return [{name: padded(name, tensor) for name, tensor in each.items()} for each in embeddings]
 
 
 def lerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:

@@ -37,6 +37,14 @@ class Family:
     """The components that may compute in half precision; text encoders if they are language models."""
     reader: str = "tokenizer"
     """The tokenizer that reads most of a prompt."""
+    nothing: str = ""
+    """The negative prompt that stands for none."""
+    guidance: str = "guidance_scale"
+    """The argument that guides."""
+    padding: Literal["masked", "weighed"] = "masked"
+    """What a mask does: has tokens that only fill up left out, or the others count a little more."""
+    compiles: bool = True
+    """Whether the blocks that its transformer repeats can be compiled."""
     arguments: Mapping[str, object] = field(default_factory=dict)
     """More arguments of the call."""
 
@@ -65,6 +73,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "Flux2KleinPipeline": Family("FLUX.2 klein", (PROMPT, None), negative="apart"),
     "SanaPipeline": Family("Sana", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+    "QwenImagePipeline": Family(
+        "Qwen-Image",
+        (PROMPT, f"{PROMPT}_mask"),
+        negative="apart",
+        nothing=" ",
+        guidance="true_cfg_scale",
+        compiles=False,
+    ),
+    "ChromaPipeline": Family("Chroma", (PROMPT, None, MASK, NEGATIVE, None, NEGATIVE_MASK), padding="weighed"),
     "PixArtAlphaPipeline": Family("PixArt-α", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
     "PixArtSigmaPipeline": Family("PixArt-Σ", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
 }
@@ -112,7 +129,7 @@ def encode(
     apart = family.negative == "apart"
     embedding = _encode(pipeline, family, prompt, None if apart else negative_prompt, device)
     if apart and negative_prompt is not None:
-        found = _encode(pipeline, family, negative_prompt, None, device)
+        found = _encode(pipeline, family, negative_prompt or family.nothing, None, device)
         embedding |= {f"negative_{name}": tensor for name, tensor in found.items()}
     return embedding
 
@@ -138,8 +155,11 @@ def _encode(
     }
     with torch.inference_mode():
         encoded = pipeline.encode_prompt(**arguments)
+    named = dict(zip(family.encoded, encoded, strict=True))
+    if (mask := f"{PROMPT}_mask") in named and named[mask] is None:  # which means that it has no padding
+        named[mask] = torch.ones(named[PROMPT].shape[:2])
     return {
         name: tensor.to("cpu", torch.float32)
-        for name, tensor in zip(family.encoded, encoded, strict=True)
+        for name, tensor in named.items()
         if name is not None and tensor is not None
     }

@@ -57,7 +57,7 @@ def use_short_attention(unet: Any) -> None:
     )
 
 
-CONVERTED = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+CONVERTED = ("hidden_states", "encoder_hidden_states", "pooled_projections", "attention_mask")
 """Arguments of denoisers in the format of their weights; they convert times, positions and guidance themselves."""
 
 
@@ -81,3 +81,24 @@ def use_own_dtype(module: Any) -> None:
         module.to(memory_format=torch.channels_last)
     module.register_forward_pre_hook(enter, with_kwargs=True)
     module.register_forward_hook(leave)
+
+
+def keep_soft_masks(transformer: Any) -> None:
+    """Have a transformer hand the mask of a text on to its blocks as it is, not as the nearest of true and false.
+
+    They add it to the attention, where they put a 1 for each token of the picture.
+    """
+    soft: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
+        soft[:] = [mask for mask in [named.get("encoder_hidden_states_mask")] if mask is not None]
+
+    def use(_: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        for mask in soft:
+            bias = 1 + (mask - 1) * FULL_BIAS
+            named = {**named, "encoder_hidden_states_mask": bias.to(named["hidden_states"].dtype)}
+        return inputs, named
+
+    transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    for block in transformer.transformer_blocks:
+        block.register_forward_pre_hook(use, with_kwargs=True)

@@ -11,8 +11,8 @@ from momalisa.errors import ModelError
 from momalisa.location import locate
 from worker.rendering.additions import NONE, Additions
 from worker.rendering.construction import configuration, construct
-from worker.rendering.families import Family, family_of
-from worker.rendering.layers import fastest_dtype, use_own_dtype, use_short_attention
+from worker.rendering.families import PROMPT, Family, family_of
+from worker.rendering.layers import fastest_dtype, keep_soft_masks, use_own_dtype, use_short_attention
 from worker.rendering.malloc import keep_memory
 from worker.rendering.samplers import refuse_unknown
 
@@ -53,6 +53,8 @@ def load_pipeline(model: str, device: torch.device, dtype: str, additions: Addit
         if family.denoiser == "unet":
             use_short_attention(pipeline.unet)
     use_own_dtype(getattr(pipeline, family.denoiser))
+    if f"{PROMPT}_mask" in family.encoded:
+        keep_soft_masks(pipeline.transformer)
     use_own_dtype(pipeline.vae.decoder)
     if getattr(pipeline.vae, "post_quant_conv", None) is not None:
         use_own_dtype(pipeline.vae.post_quant_conv)

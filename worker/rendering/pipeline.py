@@ -29,7 +29,7 @@ from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import logger
 from worker.rendering import embeddings, families, memory
 from worker.rendering.additions import NONE, Additions
-from worker.rendering.compiled import compile_for
+from worker.rendering.compiled import compile_blocks, compile_for
 from worker.rendering.embeddings import Embedding
 from worker.rendering.layers import best_device
 from worker.rendering.loading import load_pipeline
@@ -89,6 +89,8 @@ class Renderer:
         self.batch_size = batch_size
         self.device = torch.device(device or best_device())
         self.pipeline, self.family = load_pipeline(model, self.device, dtype, additions)
+        self.known = FAMILIES[type(self.pipeline).__name__]
+        """What clients know of its family."""
         self.denoiser = getattr(self.pipeline, self.family.denoiser)
         self._check: Callable[[], None] = lambda: None
         self._most_pixels = math.inf
@@ -102,13 +104,13 @@ class Renderer:
         memory.place(self.pipeline, self.device, offload)
 
     def warm_up(self, size: int) -> None:
-        """Render one step of a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
+        """Render a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
         spec = WalkSpec(
             prompts=("", ""),
             frames=2,
             seed=0,
             negative_prompt="",
-            steps=1,
+            steps=self.known.fewest_steps,
             guidance=2,
             width=size,
             height=size,
@@ -121,6 +123,10 @@ class Renderer:
 
         The first time takes minutes; `folder` caches the compiled code.
         """
+        if self.family.denoiser == "transformer":
+            if self.family.compiles:
+                compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
+            return
         calls: list[dict[str, Any]] = []
 
         def watch(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
@@ -134,7 +140,7 @@ class Renderer:
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return warnings for users about how the model reads their prompts."""
         tokenizer = getattr(self.pipeline, self.family.reader, None) or self.pipeline.tokenizer
-        limit = FAMILIES[type(self.pipeline).__name__].tokens or tokenizer.model_max_length
+        limit = self.known.tokens or tokenizer.model_max_length
         found = []
         for prompt in dict.fromkeys(filter(None, [*spec.prompts, spec.negative_prompt])):
             ids = tokenizer(prompt, verbose=False).input_ids
@@ -208,9 +214,9 @@ class Renderer:
             result = self.pipeline(
                 **{name: tensor.to(self.device) for name, tensor in batch.items()},
                 **self.family.arguments,
+                **{self.family.guidance: spec.guidance},
                 generator=generators,
                 num_inference_steps=spec.steps,
-                guidance_scale=spec.guidance,
                 width=spec.width,
                 height=spec.height,
                 output_type="np",
@@ -230,7 +236,8 @@ class Renderer:
         end = self.encode(stops[number + 1], negative)
         if t in {0, 1}:  # exactly the embedding of its prompt
             return end if t else start
-        return embeddings.between(start, end, t, spec.interpolation)
+        masked = self.family.padding == "masked"
+        return embeddings.between(start, end, t, spec.interpolation, masked=masked)
 
     def _encode(self, prompt: str, negative_prompt: str | None) -> Embedding:
         """Return the embedding of a prompt; `encode` caches it, so each walk computes it once per process."""
