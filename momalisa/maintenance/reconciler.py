@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import FrameType
 
@@ -98,7 +98,10 @@ def run() -> None:
     log.info("reconciler ready")
     with ThreadPoolExecutor(len(tasks)) as pool:
         threads = [pool.submit(repeat, task, stop, partial(heartbeats.beat, n)) for n, task in enumerate(tasks)]
-        done, _ = wait(threads, return_when=FIRST_EXCEPTION)
+        done: set[Future[None]] = set()
+        while not stop.is_set() and not done:
+            # A signal that the system hands to another thread does not wake this one, which runs its handler.
+            done, _ = wait(threads, timeout=1, return_when=FIRST_EXCEPTION)
         stop.set()
     for thread in done:
         thread.result()

@@ -299,7 +299,7 @@ def test_a_file_that_does_not_exist_yet_differs_from_an_unknown_kind(api: TestCl
     walk = make(api)["id"]
     early = api.get(f"/v1/walks/{walk}/artifacts/gif")
     assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-found")
-    assert "it is queued" in early.json()["detail"]
+    assert "the walk is queued" in early.json()["detail"]
     unknown = api.get(f"/v1/walks/{walk}/artifacts/exe")
     assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "kind")
     with transaction() as session:

@@ -99,7 +99,7 @@ def test_a_taken_port_gets_one_clear_sentence(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LocalSystemError, match=rf"Port {port} is in use .* PORT={port + 1}"):
+        with pytest.raises(LocalSystemError, match=rf"Port {port} is used by .* PORT={port + 1}"):
             LocalStack(tmp_path, port=port).start()
     assert stack.running(tmp_path) is None
 

@@ -279,7 +279,8 @@ def main() -> int:
     threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
     loading = server.executor.submit(renderer)
     loading.add_done_callback(lambda _: server.ready.set() if loading.exception() is None else server.ended.set())
-    server.ended.wait()
+    while not server.ended.wait(timeout=1):
+        pass  # a signal that the system hands to another thread does not wake this one, which runs its handler
     if loading.done() and (error := loading.exception()):
         logger.critical("model not loaded", reason=explain(error), exc_info=error)
     requested = server.stop_flag.requested()
