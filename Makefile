@@ -3,7 +3,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?= 8000
-WORKERS ?= 2
+WORKERS ?=
 FROM ?= a giraffe
 TO ?= a battleship
 FRAMES ?= 24

@@ -22,7 +22,7 @@ from api.middleware import (
     telemetry,
 )
 from api.problems import handlers
-from api.routes import docs, files, health, pages, problems, walks, webhooks
+from api.routes import docs, files, health, models, pages, problems, walks, webhooks
 from api.web import static
 from momalisa import __version__
 from momalisa.telemetry import logging
@@ -69,6 +69,7 @@ security_headers.install(app)
 app.add_middleware(telemetry.Telemetry)
 app.add_middleware(request_id.RequestId)
 app.include_router(walks.router)
+app.include_router(models.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)
 app.include_router(docs.router)

@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 from benchmarks import quality
 from benchmarks.peers import Pictures
 from benchmarks.render import PAIRS
+from momalisa import description
 from momalisa.domain import path
 from momalisa.domain.spec import WalkSpec, slug
 from momalisa.settings import settings
@@ -32,7 +33,7 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
         for pair in PAIRS[:1] if short else PAIRS:
-            spec = _spec(pair, 2 if short else settings().default_steps)
+            spec = _spec(pair, 2 if short else description.of_settings().steps)
             pictures = renderer.render(spec, path.positions(FRAMES, spec.timing)).pictures
             ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
             encoders.write_gif(ours, lambda pictures=pictures: iter(pictures), FPS, Caption("", ""))  # type: ignore[misc]
@@ -46,15 +47,16 @@ def main() -> None:
 
 
 def _spec(pair: tuple[str, str], steps: int) -> WalkSpec:
+    model = description.of_settings()
     return WalkSpec(
         prompts=pair,
         frames=FRAMES,
         seed=7,
         negative_prompt="",
         steps=steps,
-        guidance=settings().default_guidance,
-        width=settings().image_size,
-        height=settings().image_size,
+        guidance=model.guidance,
+        width=model.size,
+        height=model.size,
         fps=FPS,
     )
 

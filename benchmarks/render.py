@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers, quality
 from benchmarks.peers import Job, Pictures
+from momalisa import description
 from momalisa.client import Client
 from momalisa.client import Walk as WalkAnswer
 from momalisa.domain import path
@@ -72,8 +73,8 @@ def main() -> None:
     """Measure, and write the table."""
     short = quality.parser("benchmarks.render", __doc__).parse_args().short
     pairs, frames, steps, rounds = (PAIRS[:1], 16, 2, 1) if short else (PAIRS[:2], 32, STEPS, 3)
-    size = 64 if short else settings().image_size
-    jobs = [Job(pair, frames, steps, settings().default_guidance, size) for pair in pairs]
+    size = 64 if short else description.of_settings().size
+    jobs = [Job(pair, frames, steps, description.of_settings().guidance, size) for pair in pairs]
     alone = _contestants()
     times = {name: Times() for name in [*alone, *map(_system_name, (1, 2))]}
     pictures: dict[str, list[Pictures]] = {}
@@ -115,7 +116,7 @@ def _contestants() -> dict[str, Contestant]:
     workers = {_worker_name(): partial(_worker, Renderer(model, batch_size=batch))}
     if folder := settings().compile_cache_dir:
         compiled = Renderer(model, batch_size=batch)
-        compiled.compile(settings().image_size, folder)
+        compiled.compile(description.of_settings().size, folder)
         workers[_worker_name(", compiled")] = partial(_worker, compiled)
     return {
         "(a) stock pipeline, one call a frame, float32": partial(peers.stock, precise, batch=1),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import quality
+from momalisa import description
 from momalisa.domain import pacing
 from momalisa.domain.spec import WalkSpec, content_hash
 from momalisa.settings import ROOT, settings
@@ -67,9 +68,8 @@ class Studio:
 
     def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
         """Return the frames of a walk at some positions."""
-        paths = [
-            self._folder / f"{content_hash(spec, position, self._renderer.revision)}.png" for position in wanted
-        ]
+        revision, size = self._renderer.revision, self._renderer.batch_size
+        paths = [self._folder / f"{content_hash(spec, position, revision, size)}.png" for position in wanted]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:
             for index, picture in zip(
@@ -267,7 +267,8 @@ def main() -> None:
     parser = quality.parser("benchmarks.smoothness", __doc__)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
-    pairs, frames, steps = (PAIRS[:1], 8, 2) if arguments.short else (PAIRS, 48, settings().default_steps)
+    model = description.of_settings()
+    pairs, frames, steps = (PAIRS[:1], 8, 2) if arguments.short else (PAIRS, 48, model.steps)
     studio = Studio(renderer(), FRAMES_TO_CACHE)
     measured = {}
     for pair in pairs:
@@ -278,9 +279,9 @@ def main() -> None:
             seed=arguments.seed,
             negative_prompt="",
             steps=steps,
-            guidance=settings().default_guidance,
-            width=settings().image_size,
-            height=settings().image_size,
+            guidance=model.guidance,
+            width=model.size,
+            height=model.size,
             fps=12,
         )
         started = time.monotonic()

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, FilePath, IPvAnyNetwork, SecretStr,
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from momalisa import __version__, broker
+from momalisa.location import locate, weighted
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: `models/`, `frontend/` and `migrations/` lie beside the packages."""
@@ -24,6 +25,8 @@ def _split(value: object) -> object:
 
 SECRETS = Path("/run/secrets")
 """Settings may also be files here, named like the variables in lower case, as containers mount secrets."""
+
+Offload = Literal["none", "model"]
 
 T = TypeVar("T")
 CommaSeparated = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
@@ -98,44 +101,64 @@ class Settings(BaseSettings):
         "/.well-known/security.txt; unset means no such file.",
     )
 
-    # The model, the same for API, workers and endpoint. Operators; the image for Vertex AI brings its own MODEL.
+    # The model of a render worker; for the API it is the default one. Operators; the image for Vertex AI brings its
+    # own MODEL. Files and folders may also be names on the Hub: owner/name, or owner/name@revision.
     model: str = Field(
-        BUNDLED_MODEL, description="A diffusers text-to-image pipeline: a folder, or a name on the Hub."
+        BUNDLED_MODEL,
+        description="A text-to-image pipeline of diffusers: a folder, a .safetensors file, or a name on the Hub.",
     )
-    image_size: int = Field(
-        default_factory=lambda data: 128 if _is_bundled(data) else 512,
+    loras: CommaSeparated[str] = Field(
+        (),
+        description="LoRAs that are merged into the model, separated by commas: each a file or folder, with its "
+        "weight after a colon if that is not 1.",
+    )
+    textual_inversions: CommaSeparated[str] = Field(
+        (),
+        description="Files with textual inversions, separated by commas; a prompt uses one by its file's name.",
+    )
+    vae: str | None = Field(None, description="Another decoder for the model: a folder or a .safetensors file.")
+    allow_pickle: bool = Field(
+        False,
+        description="Whether weights may be read from pickles (.bin, .ckpt, .pt) where there are no safetensors. "
+        "Loading a pickle can run any code that its author put there.",
+    )
+    image_size: int | None = Field(
+        None,
         ge=64,
+        le=2048,
         multiple_of=8,
-        description="Default width and height of a frame, in pixels: the model's native size.",
+        description="Default width and height of a frame, in pixels; unset means the model's native size.",
     )
-    max_size: int = Field(
-        default_factory=lambda data: 2 * data["image_size"],
+    max_size: int | None = Field(
+        None,
         ge=64,
+        le=2048,
         multiple_of=8,
-        description="Maximum width and height of a frame, in pixels.",
+        description="Maximum width and height of a frame, in pixels; unset means twice the default size.",
     )
-    default_steps: int = Field(
-        default_factory=lambda data: 8 if _is_bundled(data) else 20,
-        ge=1,
-        le=100,
-        description="Default number of denoising steps.",
+    default_steps: int | None = Field(
+        None, ge=1, le=100, description="Default number of denoising steps; unset means the model's."
     )
-    default_guidance: float = Field(
-        default_factory=lambda data: 2.0 if _is_bundled(data) else 7.5,
-        ge=0,
-        le=20,
-        description="Default guidance scale.",
+    default_guidance: float | None = Field(
+        None, ge=0, le=20, description="Default guidance scale; unset means the model's."
     )
     batch_size: int = Field(
         8, ge=1, le=64, description="Frames in a chunk of a new walk, which a worker renders as one batch."
     )
 
     # Rendering. Operators, by the hardware; the manifests set DEVICE, `momalisa up` sets THREADS.
-    device: str | None = Field(None, description="torch device of a render worker; unset means CUDA, else the CPU.")
+    device: str | None = Field(
+        None, description="torch device of a render worker; unset means CUDA, else MPS, else the CPU."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the denoiser and the decoder; auto means float16 on a GPU, bfloat16 on a CPU "
-        "that supports it, else float32.",
+        description="Number format of the denoiser, the decoder and large text encoders; auto means bfloat16 for "
+        "transformers and on a CPU that supports it, float16 for others on a GPU, else float32.",
+    )
+    offload: Offload = Field(
+        "none",
+        description="What waits in the memory of the machine until a GPU that has too little needs it: model, each "
+        "part of the model in turn; or none.",
     )
     compile_cache_dir: Path | None = Field(
         None,
@@ -175,7 +198,12 @@ class Settings(BaseSettings):
     aip_predict_route: str = Field("/predict", description="Path of its predictions.")
 
     # Users of `momalisa up`.
-    workers: int = Field(2, ge=1, le=64, description="Number of render workers of `momalisa up`.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Number of render workers of `momalisa up`; unset means one for each GPU, or 2.",
+    )
 
     # Access. Operators; `momalisa up` generates and stores a SECRET_KEYS.
     secret_keys: CommaSeparated[Annotated[SecretStr, Field(min_length=32)]] = Field(
@@ -291,7 +319,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _native_size_is_allowed(self) -> Self:
-        if self.image_size > self.max_size:
+        if self.image_size and self.max_size and self.image_size > self.max_size:
             raise ValueError(f"IMAGE_SIZE ({self.image_size}) is larger than MAX_SIZE ({self.max_size})")
         return self
 
@@ -333,17 +361,13 @@ class Settings(BaseSettings):
 
     @property
     def model_name(self) -> str:
-        """The model's name without its folder, as walks and workers use it.
+        """The name of the model as walks and workers use it: without its folder, and with its LoRAs.
 
         The API needs no weights, so the folder need not exist on its machine.
         """
-        path = Path(self.model)
-        return path.name if path.is_absolute() or path.exists() else self.model
-
-
-def _is_bundled(data: dict[str, object]) -> bool:
-    """Return whether the model is the bundled one, which needs few steps and little guidance."""
-    return Path(str(data.get("model"))).resolve() == Path(BUNDLED_MODEL)
+        loras = [(place.name, weight) for place, weight in map(weighted, self.loras)]
+        named = [name if weight == 1 else f"{name}:{weight:g}" for name, weight in loras]
+        return "+".join([locate(self.model).name, *named])
 
 
 def _database_name(data: dict[str, object]) -> str:

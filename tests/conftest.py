@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
+from momalisa import description
 from momalisa.client import Client
 from momalisa.db import notifications, session
 from momalisa.db.models import Base
@@ -51,6 +52,7 @@ def clear_caches() -> None:
         celery_app.app,
         bucket._client_bucket,
         signed_urls._signatures,
+        description.of_settings,
     ):
         remembered.cache_clear()
     estimate._cache.clear()

@@ -14,8 +14,9 @@ def main() -> int:
     """Run a Celery worker with one child, named after kind, process id and host; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="kind of chunk to work on")
-    kind = parser.parse_args().kind
+    kind = ChunkKind(parser.parse_args().kind)
     try:
+        from momalisa.queue.celery_app import queue_name  # noqa: PLC0415
         from worker.tasks import app, worker  # noqa: PLC0415 - Celery would show a traceback of invalid settings
     except Exception as error:  # noqa: BLE001 - any error is explained
         return startup.refuse(startup.explain(error))
@@ -26,7 +27,7 @@ def main() -> int:
                 *("--app", "worker.tasks"),
                 *("--broker", app.conf.broker_url),  # else Celery would parse BROKER_URL itself
                 "worker",
-                *("--queues", kind, "--hostname", f"{kind}-{os.getpid()}@%h"),
+                *("--queues", queue_name(kind), "--hostname", f"{kind}-{os.getpid()}@%h"),
                 *("--pool", "prefork", "--concurrency", "1"),
                 *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             ]

@@ -63,4 +63,4 @@ def give_up(shutdown: Shutdown, claim: Claim, report: Callable[[Session], object
     except StoreUnavailableError as error:
         log.warning("chunk not released, the lease will expire", reason=str(error))
         return None
-    return Ready(claim.kind)
+    return Ready(claim.kind, model=claim.model)

@@ -14,7 +14,7 @@ from worker.process.consumer import consumer_class
 from worker.process.crash import pool_class
 from worker.process.monitor import State, consumer_heartbeat
 from worker.process.worker import Worker
-from worker.rendering.loaded import renderer
+from worker.rendering.loaded import model, renderer
 
 logger = logging.logger(__name__)
 
@@ -45,7 +45,8 @@ def _configure_logging(**_: Any) -> None:
 
 def _kind() -> ChunkKind:
     """Return the kind of chunk that this worker works on."""
-    return ChunkKind.RENDER if ChunkKind.RENDER in app.amqp.queues.consume_from else ChunkKind.ASSEMBLE
+    renders = celery_app.queue_name(ChunkKind.RENDER) in app.amqp.queues.consume_from
+    return ChunkKind.RENDER if renders else ChunkKind.ASSEMBLE
 
 
 @signals.worker_init.connect
@@ -78,6 +79,8 @@ def _start_child(**_: Any) -> None:
         worker.monitor.attach_child()
         tracing.start(_kind().value)
         worker.crashes.report()
+        if _kind() == ChunkKind.RENDER:
+            worker.heartbeat.describe(model())
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:

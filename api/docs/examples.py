@@ -87,6 +87,25 @@ PRIVATE: dict[str, Any] = WALK | {"public": False, "mine": True}
 PAGE: dict[str, Any] = {"walks": [SUMMARY], "next_cursor": None}
 
 
+MODEL: dict[str, Any] = {
+    "name": "momalisa-mini",
+    "about": "It paints one thing on white, in the manner of 3D emoji.",
+    "pipeline": "StableDiffusionPipeline",
+    "size": 128,
+    "max_size": 256,
+    "multiple": 8,
+    "steps": 8,
+    "guidance": 2.0,
+    "guided": True,
+    "negative_above": 1.0,
+    "sampler": "DDIMScheduler",
+    "schedulers": ["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"],
+    "tokens": 32,
+    "default": True,
+    "workers": 2,
+}
+
+
 def content(example: object) -> dict[str, Any]:
     """Return the OpenAPI `content` of a response with an example of its JSON."""
     return {"content": {"application/json": {"example": example}}}

@@ -7,22 +7,30 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import access, cursors, media
-from api.problems import catalog
+from api.problems import catalog as problems
 from api.problems.fields import field_errors
 from api.routes.walks import Base, Caller, submit
 from api.schemas import requests, views
 from api.web import form, templates
+from momalisa import description
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import MAX_STOPS
 from momalisa.domain.states import WalkStatus
-from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WalkNotFoundError
-from momalisa.queue import estimate
+from momalisa.errors import (
+    InvalidFieldError,
+    LimitExceededError,
+    StoreUnavailableError,
+    UnauthorizedError,
+    WalkNotFoundError,
+)
+from momalisa.queue import catalog, estimate
 from momalisa.settings import settings
 from momalisa.walks import queries
 
@@ -41,26 +49,31 @@ MAX_LENGTH = 100
 def _make_page(
     values: dict[str, Any], *, errors: dict[str, str] | None = None, source: UUID | None = None, **more: Any
 ) -> HTMLResponse:
+    choices = _choices()
+    names = [choice["name"] for choice in choices]
+    if values.get("model") not in names:  # the walk to start from was made with a model that is not here any more
+        gone = {"model", "size", *(requests.MODEL_CHOOSES if values.get("model") else ())}
+        values = {name: value for name, value in values.items() if name not in gone or (errors and name != "model")}
     return templates.page(
         "make.html",
         **{"status": HTTPStatus.OK, **more},
-        values={"prompts": ["", ""], "size": "", **values},
+        values={"prompts": ["", ""], "size": "", "model": names[0], **values},
         errors=errors or {},
         source=source or values.get("from_walk"),
         unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
         fields=templates.fields(),
-        sizes=templates.sizes(),
-        usual={"steps": settings().default_steps, "guidance": settings().default_guidance},
-        pace=_pace(),
+        models=choices,
     )
 
 
-def _pace() -> estimate.Pace | None:
+def _choices() -> list[dict[str, Any]]:
+    """Return the models that the form offers, the default first."""
     try:
         with transaction() as session:
-            return estimate.pace(session)
+            found = catalog.offered(session).models
+            return [templates.choice(model, estimate.pace(session, model.name)) for model in found]
     except StoreUnavailableError:
-        return None  # the form works without an estimate
+        return [templates.choice(description.of_settings(), None)]  # the form works without an estimate
 
 
 @router.get("/")
@@ -74,7 +87,12 @@ def home(
         return _make_page({"prompts": ["", to]} if to else {})
     walk = _walk(source, caller)
     settings_ = {name: value for name, value in walk.spec.model_dump(mode="json").items() if value is not None}
-    values = {**settings_, "size": f"{walk.spec.width}x{walk.spec.height}", "public": walk.public}
+    values = {
+        **settings_,
+        "model": walk.model,
+        "size": f"{walk.spec.width}x{walk.spec.height}",
+        "public": walk.public,
+    }
     return _make_page(values, source=walk.id)
 
 
@@ -100,14 +118,18 @@ def make(
         walk_request = requests.WalkRequest.model_validate(body)
         owner = access.submitter(caller)
         walk, _ = submit(walk_request, request, response, afterwards, base, owner)
-    except ValidationError as error:
-        found = {item.field: item.message for item in field_errors(error.errors())}
+    except (ValidationError, RequestValidationError) as error:
+        sent_to_model = isinstance(error, RequestValidationError)  # which names the body first
+        items = ({**item, "loc": item["loc"][sent_to_model:]} for item in error.errors())
+        found = {item.field: item.message for item in field_errors(items)}
         return _make_page(values, errors=found, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    except InvalidFieldError as error:
+        return _make_page(values, errors={error.field: error.message}, status=HTTPStatus.UNPROCESSABLE_ENTITY)
     except LimitExceededError as error:
         found = {"": f"{error} Try again in {error.retry_after} seconds; your words stay here."}
-        return _make_page(values, errors=found, status=catalog.of(error).status)
+        return _make_page(values, errors=found, status=problems.of(error).status)
     except UnauthorizedError as error:
-        return _make_page(values, errors={"": str(error)}, status=catalog.of(error).status)
+        return _make_page(values, errors={"": str(error)}, status=problems.of(error).status)
     redirect = RedirectResponse(walk.urls.web, status_code=HTTPStatus.SEE_OTHER)
     for cookie in response.headers.getlist("set-cookie"):
         redirect.headers.append("set-cookie", cookie)

@@ -39,7 +39,7 @@ from momalisa.errors import (
     WalkExpiredError,
     WalkNotFoundError,
 )
-from momalisa.queue import celery_app, estimate
+from momalisa.queue import catalog, celery_app, estimate
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
 from momalisa.walks import idempotency, queries, service
@@ -160,7 +160,10 @@ def submit(
     """Submit a walk, and return it with the caller who may view it."""
 
     def prepare(source: Walk | None) -> service.NewWalk:
-        new = (body if source is None else _merged(body, source)).new_walk()
+        merged = body if source is None else _merged(body, source)
+        with transaction() as session:
+            on_offer = catalog.offered(session)
+        new = merged.new_walk(on_offer)
         limits.count_walk(request.scope, caller.tenant, new.spec)
         return new
 
@@ -181,7 +184,7 @@ def submit(
         log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
         # After the response: a hanging broker must not delay it.
         chunks = len({frame.chunk for frame in submitted.walk.frames})
-        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks)
+        afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks, walk.model)
     response.headers["Location"] = walk.urls.self
     response.headers["Retry-After"] = "1"
     return walk, access.Caller(submitted.viewer, caller.tenant, caller.key)

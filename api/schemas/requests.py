@@ -5,6 +5,7 @@ import unicodedata
 from typing import Annotated, Any
 from uuid import UUID
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,8 +20,9 @@ from pydantic import (
 )
 
 from momalisa.db.models import Walk
+from momalisa.domain.model import Model
 from momalisa.domain.spec import MAX_SEED, MAX_STOPS, SETTINGS, WalkSpec, value_type
-from momalisa.settings import settings
+from momalisa.queue.catalog import Catalog
 from momalisa.walks import confusables, moderation
 from momalisa.walks.service import NewWalk
 from momalisa.webhooks import sender
@@ -92,6 +94,10 @@ WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterV
 
 NULL_MEANS_DEFAULT = frozenset(name for name, setting in SETTINGS.items() if setting.default is None)
 """Fields where null means the default, even with `from_walk`. In other fields null is the same as omitted."""
+
+
+MODEL_CHOOSES = frozenset({"steps", "guidance", "scheduler", "width", "height"})
+"""Fields whose defaults and limits depend on the model."""
 
 
 def _documented(schema: dict[str, Any]) -> None:
@@ -170,13 +176,6 @@ class WalkRequest(_Settings):  # which has a field for each setting
         null_means_omitted = WalkRequest.model_fields.keys() - NULL_MEANS_DEFAULT
         return {name: value for name, value in sent.items() if value is not None or name not in null_means_omitted}
 
-    @field_validator("width", "height")
-    @classmethod
-    def _model_can_render(cls, value: int | None) -> int | None:
-        if value is not None and value > settings().max_size:
-            raise ValueError(f"{settings().model_name} renders at most {settings().max_size} pixels, got {value}")
-        return value
-
     @field_validator("prompts")
     @classmethod
     def _required_without_from_walk(cls, value: list[str] | None, others: ValidationInfo) -> list[str] | None:
@@ -210,19 +209,37 @@ class WalkRequest(_Settings):  # which has a field for each setting
         found = {**walk.spec.model_dump(mode="json"), "public": walk.public}
         if len(given.get("prompts", found["prompts"])) != len(found["prompts"]):
             del found["weights"]
+        found["model"] = walk.model
+        if given.get("model", walk.model) != walk.model:  # what suits one model need not suit another
+            found = {name: value for name, value in found.items() if name not in MODEL_CHOOSES}
         return WalkRequest.model_validate({**found, **given})
 
-    def new_walk(self) -> NewWalk:
-        """Return the walk to create, with all choices made; with `from_walk`, call `starting_from` first."""
-        return NewWalk(self._spec(), self.public, self.deadline_seconds, self.webhook_url)
+    def new_walk(self, catalog: Catalog) -> NewWalk:
+        """Return the walk to create, with all choices made; with `from_walk`, call `starting_from` first.
 
-    def _spec(self) -> WalkSpec:
+        Raises:
+            InvalidFieldError: if its model is not available.
+            fastapi.exceptions.RequestValidationError: if the model cannot render it.
+        """
+        model = catalog.choose(self.model_dump(include={"model"})["model"])
+        spec = self._spec(model)
+        if mistakes := model.mistakes(spec):
+            raise RequestValidationError(
+                [
+                    {"type": "value_error", "loc": ("body", field), "msg": message, "ctx": {"error": message}}
+                    for field, message in mistakes
+                ]
+            )
+        return NewWalk(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(model.warnings(spec)))
+
+    def _spec(self, model: Model) -> WalkSpec:
         defaults = {
+            "model": model.name,
             "seed": secrets.randbelow(MAX_SEED + 1),
-            "steps": settings().default_steps,
-            "guidance": settings().default_guidance,
-            "width": settings().image_size,
-            "height": settings().image_size,
+            "steps": model.steps,
+            "guidance": model.guidance,
+            "width": model.size,
+            "height": model.size,
         }
         chosen = {name: getattr(self, name) for name in WalkSpec.model_fields}
         return WalkSpec(**{name: defaults.get(name) if value is None else value for name, value in chosen.items()})

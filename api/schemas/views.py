@@ -8,9 +8,11 @@ from uuid import UUID
 from pydantic import BaseModel, Field, create_model
 
 from momalisa.db.models import Walk
+from momalisa.domain.model import Model
 from momalisa.domain.path import sequence
 from momalisa.domain.spec import SETTINGS, WalkSpec
 from momalisa.domain.states import ArtifactKind, WalkStatus
+from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.storage import bucket
 from momalisa.walks import relocation
@@ -21,7 +23,7 @@ def _fields() -> dict[str, Any]:
     return {
         name: (WalkSpec.model_fields[name].annotation, Field(description=setting.in_response))
         for name, setting in SETTINGS.items()
-        if name != "frames"
+        if name not in {"frames", "model"}
     }
 
 
@@ -134,6 +136,33 @@ class WalkPage(BaseModel):
 
     walks: list[WalkSummary]
     next_cursor: str | None = Field(description="The `cursor` of the next page; null on the last one.")
+
+
+class ModelView(Model):
+    """A model that walks can be made with."""
+
+    default: bool = Field(description="Whether walks that name no model are made with it.")
+    workers: int = Field(description="Workers that have it now. With none, a walk with the default model waits.")
+
+
+class ModelList(BaseModel):
+    """The models that walks can be made with, the default one first."""
+
+    models: list[ModelView]
+
+
+def models(catalog: Catalog) -> ModelList:
+    """Return the models on offer."""
+    return ModelList(
+        models=[
+            ModelView(
+                **dict(model),
+                default=model is catalog.default,
+                workers=catalog.workers.get(model.name, 0),
+            )
+            for model in catalog.models
+        ]
+    )
 
 
 def summaries(walks: Sequence[Walk], base_url: str, *, viewer: str | None) -> list[WalkSummary]:

@@ -9,6 +9,8 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.schemas import requests
+from momalisa.domain.model import Model
+from momalisa.queue.estimate import Pace
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 
@@ -80,8 +82,19 @@ def _limits(described: dict[str, Any]) -> dict[str, Any]:
     return {**own, **described}
 
 
-def sizes() -> list[tuple[int, int]]:
+def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
+    """Return what the form shows of a model: its defaults, its sizes, and how fast it renders here."""
+    return {
+        **model.model_dump(
+            include={"name", "about", "steps", "guidance", "guided", "negative_above", "schedulers"}
+        ),
+        "sizes": _sizes(model),
+        "pace": pace and {"speed": float(f"{pace.speed:.2g}"), "workers": pace.workers, "batch": pace.batch},
+    }
+
+
+def _sizes(model: Model) -> list[tuple[int, int]]:
     """Return the sizes that the form offers: square, wide, tall, and the largest."""
-    side, largest = settings().image_size, settings().max_size
-    long = min(side * 3 // 2 // 8 * 8, largest)
+    side, largest = model.size, model.max_size // model.multiple * model.multiple
+    long = min(side * 3 // 2 // model.multiple * model.multiple, largest)
     return list(dict.fromkeys([(side, side), (long, side), (side, long), (largest, largest)]))

@@ -4,6 +4,7 @@ import "./stop-list.js";
 import { ApiError, createWalk, newKey } from "./api.js";
 import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
+import { modelChoice } from "./model-choice.js";
 import { anotherPair } from "./pairs.js";
 import { bodyOf, fieldOf } from "./request-body.js";
 import { secondsWords } from "./wait.js";
@@ -15,6 +16,7 @@ const submit = form.querySelector("[type=submit]");
 const line = document.getElementById("frames-line");
 const source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
 const draft = draftOf(source);
+const model = modelChoice(form, JSON.parse(document.getElementById("models").textContent));
 const usual = submit.textContent;
 const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that asks for a new one
 let key = newKey();
@@ -35,9 +37,11 @@ function fill(kept) {
   for (const [name, value] of Object.entries(kept)) {
     const field = form.elements.namedItem(name);
     if (name === "prompts") list.stops = value;
+    else if (field?.type === "hidden") continue;
     else if (field?.type === "checkbox") field.checked = value;
     else if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
     else if (field instanceof HTMLElement) field.value = value;
+    if (name === "model") model.offer();
   }
 }
 
@@ -54,9 +58,7 @@ function showEstimate() {
   const [width, height] = size.split("x").map(Number);
   const usualSteps = Number(form.elements.steps.placeholder);
   const shown = document.getElementById("estimate");
-  const { speed, workers, batch } = shown.dataset;
-  const pace = { speed: Number(speed), workers: Number(workers), batch: Number(batch) };
-  const seconds = estimate(pace, { frames: Number(frames), settings: { width, height, steps: Number(steps) || usualSteps } });
+  const seconds = estimate(model.chosen().pace ?? {}, { frames: Number(frames), settings: { width, height, steps: Number(steps) || usualSteps } });
   shown.textContent = seconds === null ? "" : `Takes ${roughly(seconds)} once a painter is free.`;
 }
 
@@ -189,6 +191,7 @@ another.addEventListener("click", () => {
 
 line.hidden = false;
 const kept = draft.read();
+model.offer();
 if (kept && !new URLSearchParams(location.search).has("to")) fill(kept);
 else if (!source && list.stops.every((stop) => !stop)) list.stops = ["a giraffe", "a battleship"];
 draw();

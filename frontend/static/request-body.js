@@ -14,7 +14,7 @@ export function bodyOf({ prompts, ...values }, { usual = {}, seed = 0 } = {}) {
   const meanings = values.from_walk ? { seed, seed_to: null, steps: null, guidance: null, scheduler: null, negative_prompt: "", ...usual } : {};
   for (const [name, value] of Object.entries(values)) {
     if (typeof value === "boolean") body[name] = value;
-    else if (name === "size") [body.width, body.height] = value.split("x").map(Number);
+    else if (name === "size" && value) [body.width, body.height] = value.split("x").map(Number);
     else if (value.trim()) body[name] = NUMBERS.has(name) && Number.isFinite(Number(value)) ? Number(value) : value.trim();
     else if (name in meanings) body[name] = meanings[name];
   }

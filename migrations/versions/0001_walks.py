@@ -176,6 +176,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("workers_pkey")),
     )
     op.create_table(
+        "models",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("description", postgresql.JSONB(), nullable=False),
+        sa.Column("described_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("models_pkey")),
+    )
+    op.create_table(
         "artifacts",
         sa.Column("walk_id", sa.Uuid(), nullable=False),
         sa.Column(
@@ -393,6 +400,7 @@ def downgrade() -> None:
         "artifacts",
         "workers",
         "walks",
+        "models",
         "tombstones",
         "tenants",
         "pauses",

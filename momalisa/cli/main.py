@@ -46,7 +46,10 @@ Url = Annotated[
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, max=64, help="Number of render workers; or WORKERS.", show_default="2")
+    int | None,
+    typer.Option(
+        min=1, max=64, help="Number of render workers; or WORKERS.", show_default="one for each GPU, or 2"
+    ),
 ]
 
 _STATUS = {

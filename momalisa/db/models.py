@@ -258,6 +258,18 @@ class Worker(Base):
     seen_at: Mapped[datetime]
 
 
+class KnownModel(Base):
+    """A model that a render worker has, or had (`queue.catalog`)."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """As `Chunk.model`."""
+    description: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    """A `domain.model.Model`, as the last worker that loaded it reported it."""
+    described_at: Mapped[datetime]
+
+
 class Pause(Base):
     """While this table has a row, all claims are paused."""
 

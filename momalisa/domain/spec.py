@@ -22,6 +22,9 @@ Scheduler = Literal["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"
 
 MAX_STOPS = 10
 
+MAX_MODEL = 300
+"""Characters of the name of a model."""
+
 MAX_SEED = 2**32 - 1
 
 SAMPLING_SETTINGS = ("negative_prompt", "steps", "guidance", "scheduler", "width", "height")
@@ -57,6 +60,11 @@ class WalkSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    model: Annotated[
+        str,
+        Setting("Name of the model, one of `GET /v1/models`; the default one if omitted.", max_length=MAX_MODEL),
+    ] = ""
+    """Also in a column of its own, where it is never empty (`Walk.model`)."""
     prompts: tuple[str, ...]
     """The stops, at least two."""
     weights: Annotated[
@@ -173,13 +181,14 @@ def value_type(name: str) -> Any:
     return kinds[0] if NoneType in get_args(annotation) else annotation
 
 
-def content_hash(spec: WalkSpec, position: float, model: str) -> str:
+def content_hash(spec: WalkSpec, position: float, model: str, batch_size: int) -> str:
     """Return the content hash of a frame: frames with equal hashes are the same picture, in whichever walks.
 
     Args:
         spec: the walk.
         position: of the frame.
         model: the revision of the model and its weights.
+        batch_size: how many frames are rendered at once.
     """
     number, t = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]
@@ -190,7 +199,7 @@ def content_hash(spec: WalkSpec, position: float, model: str) -> str:
     if spec.seed_to is not None:
         noise += [spec.seed_to, round(seed_progress(position, closed=spec.timing.closed), 9)]
     sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
-    return hashlib.sha256(json.dumps([model, between, noise, sampling]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([model, batch_size, between, noise, sampling]).encode()).hexdigest()
 
 
 def slug(prompts: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ import psycopg
 import redis
 
 from momalisa.errors import LocalSystemError
-from momalisa.local import postgres, programs
+from momalisa.local import gpus, postgres, programs
 from momalisa.local.processes import Child, free_port, is_free
 from momalisa.settings import ROOT, environment, settings
 
@@ -32,6 +32,8 @@ FOLDER = ROOT / ".momalisa"
 START_SECONDS = 60
 STOP_SECONDS = 15
 """Timeouts of a child to start, and to stop before it is killed."""
+
+WORKERS_ON_CPU = 2
 
 Tell = Callable[[str], None]
 """Prints a sentence for the user."""
@@ -41,19 +43,25 @@ class LocalStack:
     """PostgreSQL, Valkey, the bucket, the API, the workers and the reconciler, as child processes."""
 
     def __init__(
-        self, folder: Path = FOLDER, *, port: int = 8000, workers: int = 2, variables: dict[str, str] | None = None
+        self,
+        folder: Path = FOLDER,
+        *,
+        port: int = 8000,
+        workers: int | None = None,
+        variables: dict[str, str] | None = None,
     ) -> None:
         """Configure a system without starting it.
 
         Args:
             folder: for data and logs.
             port: of the website and the API, on 127.0.0.1.
-            workers: number of render workers.
+            workers: number of render workers; None means one for each GPU, or WORKERS_ON_CPU.
             variables: settings of all parts, as environment variables.
         """
         self.folder = folder.resolve()
         self.url = f"http://127.0.0.1:{port}"
-        self.workers = workers
+        self._gpus = gpus.visible()
+        self.workers = workers or len(self._gpus) or WORKERS_ON_CPU
         self.children: dict[str, Child] = {}
         self._port = port
         # No proxies between the parts. Only users of this machine have access, so rate limits are off by default.
@@ -225,7 +233,9 @@ class LocalStack:
         for number in range(1, self.workers + 1):
             name = f"render-{number}"
             port = self._metrics_port(2 + number)
-            self._start(name, [*python, "worker", "render"], THREADS=str(threads), METRICS_PORT=port)
+            gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[(number - 1) % len(self._gpus)]} if self._gpus else {}
+            variables = {"THREADS": str(threads), "METRICS_PORT": port, **gpu}
+            self._start(name, [*python, "worker", "render"], **variables)  # type: ignore[arg-type] # none is `user`
         self._start("assemble-1", [*python, "worker", "assemble"], METRICS_PORT=self._metrics_port(2))
         self._start("reconciler", [*python, "momalisa", "reconcile"], METRICS_PORT=self._metrics_port(1))
         self._start(

@@ -257,15 +257,15 @@ def publish_missing() -> None:
     """
     with transaction() as session:
         ready = stats.count_ready(session)
-    for kind, count in ready.items():
+    for (kind, model), count in ready.items():
         try:
-            missing = min(count, settings().max_queued_messages) - celery_app.count_messages(kind)
+            missing = min(count, settings().max_queued_messages) - celery_app.count_messages(kind, model)
         except celery_app.BROKER_ERRORS as error:
             log.warning("broker unreachable", kind=kind, reason=str(error))
             metrics.record(metrics.BROKER_FAILURES)
             return
-        if missing > 0 and (sent := celery_app.publish(kind, missing)):
-            log.info("messages published", kind=kind, messages=sent)
+        if missing > 0 and (sent := celery_app.publish(kind, missing, model)):
+            log.info("messages published", kind=kind, model=model, messages=sent)
 
 
 def deliver_webhooks() -> bool:
@@ -308,10 +308,10 @@ def update_gauges() -> None:
         ):
             gauge.clear()
         raise
-    for (kind, status), number in found.chunks.items():
-        metrics.record(metrics.CHUNKS, number, kind=kind, status=status)
-    for kind, seconds in found.oldest_due_seconds.items():
-        metrics.record(metrics.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind)
+    for (kind, model, status), number in found.chunks.items():
+        metrics.record(metrics.CHUNKS, number, kind=kind, model=model, status=status)
+    for (kind, model), seconds in found.oldest_due_seconds.items():
+        metrics.record(metrics.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind, model=model)
     for kind, number in found.workers.items():
         metrics.record(metrics.WORKERS, number, kind=kind)
     metrics.record(metrics.CLAIMS_PAUSED, found.paused)

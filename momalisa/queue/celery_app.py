@@ -1,10 +1,13 @@
 """The Celery app and its wake-up messages: a message says "there is work of this kind" and names no chunk.
 
+Render workers of each model have a queue of their own, so that no message is lost on one that cannot do the work.
+
 The worker that receives one claims the next chunk from PostgreSQL (`leases.claim`). So the order of work is one SQL
 query, a surplus message does no harm, and the reconciler publishes those that are missing.
 """
 
 from functools import cache
+from urllib.parse import quote
 
 from celery import Celery
 from kombu.connection import Connection
@@ -38,8 +41,8 @@ def app() -> Celery:
     if address.tls:
         celery.conf.broker_use_ssl = address.certificates(settings().broker_ca)
     celery.conf.update(
-        task_queues=[Queue(kind.value) for kind in ChunkKind],
-        task_routes={task_name(kind): {"queue": kind.value} for kind in ChunkKind},
+        task_queues=[Queue(queue_name(kind)) for kind in ChunkKind],
+        task_routes={task_name(kind): {"queue": queue_name(kind)} for kind in ChunkKind},
         task_create_missing_queues=False,
         task_ignore_result=True,
         task_acks_late=True,
@@ -73,8 +76,17 @@ def task_name(kind: ChunkKind) -> str:
     return f"momalisa.{kind.value}"
 
 
-def publish(kind: ChunkKind, messages: int = 1) -> int:
+def queue_name(kind: ChunkKind, model: str | None = None) -> str:
+    """Return the name of the queue for chunks of a kind and a model; None means the model of the settings."""
+    if kind != ChunkKind.RENDER:
+        return str(kind)
+    return f"{kind}:{quote(model or settings().model_name, safe='')}"
+
+
+def publish(kind: ChunkKind, messages: int = 1, model: str | None = None) -> int:
     """Publish wake-up messages, up to MAX_QUEUED_MESSAGES in the queue, and return how many were published.
+
+    Those for render chunks wake workers of a model; None means the model of the settings.
 
     If the broker is down, that is logged, and the reconciler publishes them later.
     """
@@ -82,9 +94,10 @@ def publish(kind: ChunkKind, messages: int = 1) -> int:
     sent = 0
     try:
         with app().connection_for_write() as connection, connection.Producer() as producer:
-            room = settings().max_queued_messages - _queued(kind, connection)
+            queue = Queue(queue_name(kind, model))
+            room = settings().max_queued_messages - _queued(queue, connection)
             for _ in range(min(messages, room)):
-                app().send_task(task_name(kind), producer=producer)
+                app().send_task(task_name(kind), producer=producer, queue=queue)
                 sent += 1
     except BROKER_ERRORS as error:
         log.warning("messages not published", kind=kind, messages=messages - sent, reason=str(error))
@@ -92,17 +105,17 @@ def publish(kind: ChunkKind, messages: int = 1) -> int:
     return sent
 
 
-def count_messages(kind: ChunkKind) -> int:
-    """Return the number of messages in the queue of a kind.
+def count_messages(kind: ChunkKind, model: str | None = None) -> int:
+    """Return the number of messages in the queue of a kind, and of a model if it is `render`.
 
     Raises:
         BROKER_ERRORS: one of them, if the broker is down.
     """
     session.refuse_open_transaction()
     with app().connection_for_read() as connection:
-        return _queued(kind, connection)
+        return _queued(Queue(queue_name(kind, model)), connection)
 
 
-def _queued(kind: ChunkKind, connection: Connection) -> int:
-    queue = app().amqp.queues[kind.value](connection.default_channel)
-    return int(queue.queue_declare().message_count)  # a broker that restarted empty has no queue
+def _queued(queue: Queue, connection: Connection) -> int:
+    found = queue(connection.default_channel).queue_declare()  # a broker that restarted empty has no queue
+    return int(found.message_count)

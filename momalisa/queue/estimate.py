@@ -94,12 +94,12 @@ class Pace:
     """Frames in a chunk of a new walk."""
 
 
-def pace(session: Session) -> Pace | None:
-    """Return the pace of the last hour for the model of new walks, or None if no chunk was done."""
-    seconds = _backlog(session, settings().model_name).seconds_per_weight
+def pace(session: Session, model: str) -> Pace | None:
+    """Return the pace of the last hour for a model, or None if no chunk was done."""
+    seconds = _backlog(session, model).seconds_per_weight
     if not seconds:
         return None
-    alive = session.execute(workers.count(settings().model_name)).scalar_one()
+    alive = session.execute(workers.count(model)).scalar_one()
     return Pace(speed=1 / seconds, workers=max(alive, 1), batch=settings().batch_size)
 
 

@@ -27,6 +27,8 @@ class Ready(NamedTuple):
 
     kind: ChunkKind
     number: int = 1
+    model: str | None = None
+    """Of chunks to render."""
 
 
 def enqueue(
@@ -63,7 +65,7 @@ def enqueue(
             ]
         )
     )
-    return Ready(ChunkKind.RENDER, len(batches))
+    return Ready(ChunkKind.RENDER, len(batches), model)
 
 
 def release_values(status: ChunkStatus) -> dict[str, object]:

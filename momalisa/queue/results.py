@@ -255,4 +255,4 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
         .where(Walk.id == claim.walk_id)
         .values(frames_done=Walk.frames_done - len(positions), **notifications.changed(session, claim.walk_id))
     )
-    return Ready(ChunkKind.RENDER)
+    return Ready(ChunkKind.RENDER, model=claim.model)

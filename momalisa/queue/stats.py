@@ -6,19 +6,20 @@ from datetime import timedelta
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import GONE, Chunk, Walk
+from momalisa.db.models import GONE, Chunk, KnownModel, Walk
 from momalisa.domain.states import ACTIVE, ENDED, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import leases, workers
+from momalisa.queue import fairness, leases, workers
+from momalisa.settings import settings
 
 
 @dataclass(frozen=True)
 class QueueStats:
     """The state of the queue at one moment; empty statuses count 0."""
 
-    chunks: dict[tuple[ChunkKind, ChunkStatus], int]
-    """Queued and leased chunks."""
-    oldest_due_seconds: dict[ChunkKind, float]
-    """Seconds since the oldest queued chunk of each kind became due."""
+    chunks: dict[tuple[ChunkKind, str, ChunkStatus], int]
+    """Queued and leased chunks, by kind and the model that they need."""
+    oldest_due_seconds: dict[tuple[ChunkKind, str], float]
+    """Seconds since the oldest queued chunk became due, by kind and model."""
     paused: bool
     """Whether an operator has paused all claims."""
     walks: dict[WalkStatus, int]
@@ -37,15 +38,17 @@ def collect(session: Session) -> QueueStats:
     Each query reads a partial index of the rows that it counts, so the cost does not grow with finished work.
     """
     waited = func.extract("epoch", func.now() - func.min(Chunk.scheduled_at).filter(leases.is_due()))
-    numbers = {(kind, status): 0 for kind in ChunkKind for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
-    oldest = dict.fromkeys(ChunkKind, 0.0)
-    queued = select(Chunk.kind, func.count(), waited).where(Chunk.status == ChunkStatus.QUEUED).group_by(Chunk.kind)
-    for kind, number, seconds in session.execute(queued):
-        numbers[kind, ChunkStatus.QUEUED] = number
-        oldest[kind] = max(0.0, float(seconds or 0))  # negative if the clock was set back
-    leased = select(Chunk.kind, func.count()).where(Chunk.status == ChunkStatus.LEASED).group_by(Chunk.kind)
-    for kind, number in session.execute(leased):
-        numbers[kind, ChunkStatus.LEASED] = number
+    needs = [(ChunkKind.RENDER, model) for model in _models(session)] + [(ChunkKind.ASSEMBLE, fairness.NO_MODEL)]
+    numbers = {(*need, status): 0 for need in needs for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
+    oldest = dict.fromkeys(needs, 0.0)
+    by = (Chunk.kind, Chunk.model)
+    queued = select(*by, func.count(), waited).where(Chunk.status == ChunkStatus.QUEUED).group_by(*by)
+    for kind, model, number, seconds in session.execute(queued):
+        numbers[kind, model, ChunkStatus.QUEUED] = number
+        oldest[kind, model] = max(0.0, float(seconds or 0))  # negative if the clock was set back
+    leased = select(*by, func.count()).where(Chunk.status == ChunkStatus.LEASED).group_by(*by)
+    for kind, model, number in session.execute(leased):
+        numbers[kind, model, ChunkStatus.LEASED] = number
     active = select(Walk.status, func.count()).where(Walk.finished_at.is_(None)).group_by(Walk.status)
     recent = Walk.finished_at > func.now() - timedelta(hours=1)
     ended = select(Walk.status, func.count()).where(recent, Walk.purged_at.is_(None)).group_by(Walk.status)
@@ -58,14 +61,19 @@ def collect(session: Session) -> QueueStats:
     return QueueStats(numbers, oldest, paused, walks, last_hour, to_remove, workers.count_by_kind(session))
 
 
-def count_ready(session: Session) -> dict[ChunkKind, int]:
-    """Return the number of chunks of each kind that could be claimed now."""
+def _models(session: Session) -> list[str]:
+    """Return the names of all models that chunks may need: those that workers have or had, and the default one."""
+    return sorted({*session.scalars(select(KnownModel.name)), settings().model_name})
+
+
+def count_ready(session: Session) -> dict[tuple[ChunkKind, str], int]:
+    """Return the number of chunks of each kind and model that could be claimed now."""
     counts = session.execute(
-        select(Chunk.kind, func.count().label("due"))
+        select(Chunk.kind, Chunk.model, func.count().label("due"))
         .where(Chunk.status == ChunkStatus.QUEUED, leases.is_due(), ~leases.paused())
-        .group_by(Chunk.kind)
+        .group_by(Chunk.kind, Chunk.model)
     )
-    return {row.kind: row.due for row in counts}
+    return {(row.kind, row.model): row.due for row in counts}
 
 
 def done_within(session: Session, kind: ChunkKind, seconds: float) -> bool:

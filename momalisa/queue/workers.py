@@ -35,13 +35,18 @@ def report_gone(session: Session, name: str) -> None:
 
 def count(model: str) -> Select[int]:
     """Return the query that counts the render workers of a model that were seen within LEASE_SECONDS."""
-    return select(func.count()).where(Worker.kind == ChunkKind.RENDER, Worker.model == model, _seen_recently())
+    return select(func.count()).where(Worker.model == model, *renders())
 
 
 def count_by_kind(session: Session) -> dict[ChunkKind, int]:
     """Return the number of workers of each kind that were seen within LEASE_SECONDS."""
     found = session.execute(select(Worker.kind, func.count()).where(_seen_recently()).group_by(Worker.kind))
     return {**dict.fromkeys(ChunkKind, 0), **{ChunkKind(kind): number for kind, number in found}}
+
+
+def renders() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a worker renders, and was seen within LEASE_SECONDS."""
+    return Worker.kind == ChunkKind.RENDER, _seen_recently()
 
 
 def _seen_recently() -> ColumnElement[bool]:

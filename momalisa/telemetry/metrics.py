@@ -42,11 +42,11 @@ HTTP_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=None,
 )
-CHUNKS = Gauge("momalisa_chunks", "Queued and leased chunks.", ["kind", "status"], registry=None)
+CHUNKS = Gauge("momalisa_chunks", "Queued and leased chunks.", ["kind", "model", "status"], registry=None)
 OLDEST_DUE_CHUNK_SECONDS = Gauge(
     "momalisa_oldest_due_chunk_seconds",
     "Time since the oldest queued chunk became due; 0 if there is none.",
-    ["kind"],
+    ["kind", "model"],
     registry=None,
 )
 CLAIMS_PAUSED = Gauge("momalisa_claims_paused", "1 while claims are paused, else 0.", registry=None)
@@ -130,6 +130,9 @@ TASK_FAILURES = Counter(
     registry=None,
 )
 BROKER_FAILURES = Counter("momalisa_broker_failures_total", "Failed requests to the broker.", registry=None)
+BATCHES_HALVED = Counter(
+    "momalisa_batches_halved_total", "Batches that memory did not suffice for, which were halved.", registry=None
+)
 WORKER_READY = Gauge(
     "momalisa_worker_ready", "1 while the worker could start a chunk, as `/readyz` says, else 0.", registry=None
 )
@@ -151,7 +154,7 @@ RECONCILER: tuple[Metric, ...] = (
 )
 WORKER: tuple[Metric, ...] = (
     *(*EVERY_PART, CHUNK_SECONDS, FIRST_FRAME_SECONDS, FRAMES_RENDERED, FRAMES_WASTED, LEASES_EXPIRED),
-    *(RECOVERY_SECONDS, WORKER_READY, GPU_MEMORY_BYTES, BUCKET_SECONDS),
+    *(RECOVERY_SECONDS, WORKER_READY, GPU_MEMORY_BYTES, BATCHES_HALVED, BUCKET_SECONDS),
 )
 ALL = tuple(dict.fromkeys((*API, *RECONCILER, *WORKER)))
 

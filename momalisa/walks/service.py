@@ -3,7 +3,7 @@
 Each function but `submit` works inside the transaction of its caller (`session.transaction`), who commits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -47,6 +47,8 @@ class NewWalk:
     public: bool = True
     deadline_seconds: int | None = None
     webhook_url: str | None = None
+    warnings: tuple[str, ...] = ()
+    """What a visitor should know about it at once."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def submit(
                     tenant=tenant,
                     deadline_seconds=new.deadline_seconds,
                     webhook_url=new.webhook_url,
+                    warnings=new.warnings,
                     walk_id=new_id,
                     source=source,
                 )
@@ -171,6 +174,7 @@ def create(
     tenant: str | None = None,
     deadline_seconds: int | None = None,
     webhook_url: str | None = None,
+    warnings: Sequence[str] = (),
     walk_id: UUID | None = None,
     source: Walk | None = None,
 ) -> Walk:
@@ -187,11 +191,12 @@ def create(
         secret=bucket.new_secret(),
         spec=spec,
         from_walk=None if source is None else source.id,
-        model=settings().model_name,
+        model=spec.model or settings().model_name,
         batch_size=settings().batch_size,
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
         webhook_url=webhook_url,
+        warnings=list(warnings),
         traceparent=tracing.here(),
     )
     session.add(walk)

@@ -483,7 +483,8 @@ def _publish(stage: Stage, kind: str, count: int) -> None:
     ):
         app.conf.broker_transport_options = {"global_keyprefix": QUEUE_PREFIX}
         for _ in range(count):
-            app.send_task(f"momalisa.{kind}", queue=kind, ignore_result=True, retry=False)
+            queue = {"render": "render:momalisa-mini"}.get(kind, kind)
+            app.send_task(f"momalisa.{kind}", queue=queue, ignore_result=True, retry=False)
 
 
 @row("messages", "every task twice")

@@ -271,8 +271,8 @@ def test_a_step_of_postgresqls_clock_neither_stops_the_queue_nor_ends_a_lease(
         session.execute(update(Chunk).values({name: getattr(Chunk, name) + step for name in times}))
     assert watch.observe(held(), now=1) == []
     with transaction() as session:
-        assert stats.count_ready(session) == {ChunkKind.RENDER: 3}
-        assert stats.collect(session).oldest_due_seconds[ChunkKind.RENDER] >= 0
+        assert stats.count_ready(session) == {(ChunkKind.RENDER, "momalisa-mini"): 3}
+        assert stats.collect(session).oldest_due_seconds[ChunkKind.RENDER, "momalisa-mini"] >= 0
     assert [claim().number for _ in range(2)] == [given_back.number, failed.number]
     finish(claim())
     finish(alive)
@@ -316,7 +316,7 @@ def test_two_concurrent_reconcilers_reclaim_each_chunk_once(make: Callable[..., 
         taken = list(pool.map(lambda _: reclaim_leases(*silent), range(8)))
     assert sum(taken) == 10
     with transaction() as session:
-        assert stats.count_ready(session) == {ChunkKind.RENDER: 10}
+        assert stats.count_ready(session) == {(ChunkKind.RENDER, "momalisa-mini"): 10}
 
 
 def test_a_reclaimed_chunk_is_claimed_before_all_others(make: Callable[..., UUID]) -> None:

@@ -34,12 +34,15 @@ class Painter:
     def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
         return []
 
+    def batch_that_fits(self, spec: WalkSpec, wanted: int) -> int:  # noqa: ARG002
+        return wanted
+
     def render(
         self,
         spec: WalkSpec,
         positions: list[float],
         check: Callable[[], None],
-        batch_size: int,  # noqa: ARG002
+        batch_size: int,
     ) -> Rendering:
         check()
         self.painted += positions
@@ -48,7 +51,7 @@ class Painter:
             picture = np.full((spec.height, spec.width, 3), 255, np.uint8)
             picture[:, : round(position * spec.width)] = 0
             pictures.append(picture)
-        return Rendering(np.stack(pictures), (None,) * len(pictures))
+        return Rendering(np.stack(pictures), (None,) * len(pictures), batch_size)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from starlette.types import Message
 from api import limits
 from api.middleware import body_limit, security_headers
 from api.problems import handlers
+from momalisa import description
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.integration.test_access import ORDER, new_key, somebody, submit
@@ -180,7 +181,7 @@ def test_concurrent_submissions_cannot_exceed_the_limit_of_waiting_walks(api: Te
 
 
 def test_a_day_has_a_budget_of_pixels_and_steps(api: TestClient, limit: Limit) -> None:
-    work = 16 * 128 * 128 * settings().default_steps
+    work = 16 * 128 * 128 * description.of_settings().steps
     limit(pixel_steps_per_day=2 * work)
     first = api.post("/v1/walks", json=ORDER)
     assert f'"pixel-steps";r={work};t=' in first.headers["ratelimit"]

@@ -1,5 +1,6 @@
 """The pages as chats, search engines and browsers without scripts get them."""
 
+import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -207,8 +208,16 @@ def test_static_files_are_compressed_and_revalidated(api: TestClient) -> None:
     assert "Content-Encoding" not in font.headers
 
 
+def models(api: TestClient) -> list[dict[str, Any]]:
+    """Return what the form knows of the models."""
+    found = re.search(r'<script type="application/json" id="models">(.*?)</script>', api.get("/").text)
+    assert found
+    listed: list[dict[str, Any]] = json.loads(found[1])
+    return listed
+
+
 def test_the_pace_shown_by_the_form_excludes_waiting_times(api: TestClient, spec: Spec) -> None:
-    assert "data-speed" not in api.get("/").text
+    assert models(api)[0]["pace"] is None
     with transaction() as session:
         walk = service.create(session, spec(frames=8), public=True, owner="key:a")
     with transaction() as session:
@@ -222,10 +231,9 @@ def test_the_pace_shown_by_the_form_excludes_waiting_times(api: TestClient, spec
             update(Chunk).where(Chunk.walk_id == walk.id, Chunk.status == ChunkStatus.DONE).values(times)
         )
         session.execute(update(Walk).values(started_at=func.now() - timedelta(minutes=30)))
-    figures = re.search(r'data-speed="([^"]+)" data-workers="(\d+)" data-batch="(\d+)"', api.get("/").text)
-    assert figures
-    assert float(figures[1]) == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
-    assert (figures[2], figures[3]) == ("1", "8")
+    pace = models(api)[0]["pace"]
+    assert pace["speed"] == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
+    assert (pace["workers"], pace["batch"]) == (1, 8)
     with transaction() as session:
         session.execute(update(Chunk).values(model="another"))  # of another walk
-    assert "data-speed" not in api.get("/").text
+    assert models(api)[0]["pace"] is None

@@ -32,7 +32,7 @@ def worker(services: LocalStack, **variables: str) -> "subprocess.Popen[str]":
 def test_a_worker_with_an_unusable_model_says_why_exits_and_claims_nothing(
     api: TestClient, services: LocalStack, tmp_path: Path
 ) -> None:
-    ways = ["StableDiffusionInpaintPipeline of", "header too large"]
+    ways = ["StableDiffusionInpaintPipeline of", "is a pointer of Git LFS"]
     assert api.post("/v1/walks", json={"prompts": ["a cat", "a castle"], "frames": 2}).status_code == 202
     processes = []
     for number, words in enumerate(ways):
@@ -85,7 +85,7 @@ def test_a_worker_whose_child_is_repeatedly_killed_during_its_start_exits(servic
 
 
 def test_a_system_whose_workers_cannot_start_says_why_and_exits(tmp_path: Path) -> None:
-    model = broken(tmp_path, "FluxPipeline of")
+    model = broken(tmp_path, "KandinskyV22Pipeline of")
     command = ["up", "--workers=1", f"--port={free_port()}", f"--folder={tmp_path / 'system'}"]
     run = subprocess.run(
         [sys.executable, "-m", "momalisa", *command],
@@ -97,4 +97,4 @@ def test_a_system_whose_workers_cannot_start_says_why_and_exits(tmp_path: Path) 
         timeout=120,
     )
     assert run.returncode == 1
-    assert "render-1 cannot start. FluxPipeline of" in run.stderr
+    assert "render-1 cannot start. KandinskyV22Pipeline of" in run.stderr

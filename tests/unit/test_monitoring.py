@@ -125,4 +125,5 @@ def test_grafana_finds_the_dashboards_and_the_data() -> None:
 
 def test_labels_without_a_bound_are_on_no_metric() -> None:
     bounded = {"method", "route", "status", "kind", "task", "state", "version", "revision"}
+    bounded |= {"model"}  # those that the operator runs
     assert {label for metric in metrics.ALL for label in metric._labelnames} <= bounded

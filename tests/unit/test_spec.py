@@ -56,11 +56,12 @@ def test_the_number_of_shown_frames_is_known_in_advance(
     ],
 )
 def test_everything_that_decides_pixels_changes_the_hash(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert content_hash(spec(), 0.25, "m") != content_hash(spec(**changes), 0.25, "m")
+    assert content_hash(spec(), 0.25, "m", 8) != content_hash(spec(**changes), 0.25, "m", 8)
 
 
-def test_another_model_or_position_changes_the_hash(spec: MakeSpec) -> None:
-    assert len({content_hash(spec(), *rest) for rest in ((0.25, "m"), (0.25, "n"), (0.5, "m"))}) == 3
+def test_another_model_position_or_batch_size_changes_the_hash(spec: MakeSpec) -> None:
+    others = [(0.25, "m", 8), (0.25, "n", 8), (0.5, "m", 8), (0.25, "m", 4)]
+    assert len({content_hash(spec(), *rest) for rest in others}) == len(others)
 
 
 @pytest.mark.parametrize(
@@ -70,18 +71,18 @@ def test_another_model_or_position_changes_the_hash(spec: MakeSpec) -> None:
 def test_settings_that_only_place_or_show_frames_do_not_change_the_hash(
     spec: MakeSpec, changes: dict[str, Any]
 ) -> None:
-    assert content_hash(spec(), 0.25, "m") == content_hash(spec(**changes), 0.25, "m")
+    assert content_hash(spec(), 0.25, "m", 8) == content_hash(spec(**changes), 0.25, "m", 8)
 
 
 def test_a_stop_has_the_same_hash_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "b", "a"), interpolation="slerp", loop="closed")
-    assert content_hash(short, 0, "m") == content_hash(long, 2 / 3, "m")
-    assert content_hash(short, 1, "m") == content_hash(long, 1 / 3, "m")
+    assert content_hash(short, 0, "m", 8) == content_hash(long, 2 / 3, "m", 8)
+    assert content_hash(short, 1, "m", 8) == content_hash(long, 1 / 3, "m", 8)
 
 
 def test_a_leg_has_the_same_hashes_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "a", "b", "d"))
-    assert content_hash(short, 0.3, "m") == content_hash(long, 1.3 / 3, "m")
+    assert content_hash(short, 0.3, "m", 8) == content_hash(long, 1.3 / 3, "m", 8)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_old_specs_are_read_with_the_settings_they_were_made_with() -> None:
 def test_every_setting_can_be_requested_and_is_shown() -> None:
     assert SETTINGS.keys() == WalkSpec.model_fields.keys() - {"prompts"}
     assert SETTINGS.keys() <= WalkRequest.model_fields.keys()
-    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames"}
+    assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames", "model"}
     assert SETTINGS.keys() <= inspect.signature(main.walk).parameters.keys()
     assert form.NUMBERS["guidance"] is float
 

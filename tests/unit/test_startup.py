@@ -1,5 +1,6 @@
 """If a worker cannot start, it says why in one sentence, with the root cause."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -11,24 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from momalisa.errors import ModelError
 from momalisa.settings import ROOT, environment
-from tests.broken_models import WAYS, broken
 from worker.process import shared_memory
 from worker.process.shared_memory import Shared
 from worker.process.startup import explain
-from worker.rendering.pipeline import Renderer
-
-
-@pytest.mark.parametrize("words", WAYS)
-def test_a_model_that_cannot_render_walks_is_refused_in_a_sentence(tmp_path: Path, words: str) -> None:
-    model = broken(tmp_path, words)
-    with pytest.raises(ModelError) as refused:
-        Renderer(str(model), batch_size=1).warm_up(64)
-    sentence = explain(refused.value)
-    assert words in sentence
-    assert str(model) in sentence
-    assert "\n" not in sentence
 
 
 def test_out_of_memory_is_reported_as_such() -> None:
@@ -44,14 +31,25 @@ def test_the_root_cause_is_reported() -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Refuses requests like huggingface.co."""
+    """Refuses requests like huggingface.co, and has one model, in a single file."""
 
     def do_GET(self) -> None:
-        code = {"gated": "GatedRepo", "absent": "RepoNotFound"}["gated" if "gated" in self.path else "absent"]
-        self.send_response(403 if code == "GatedRepo" else 401)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
+        refusals = {
+            "gated": (403, "GatedRepo", "Access to this model is restricted"),
+            "absent": (401, "RepoNotFound", "Invalid username or password."),
+            "revised": (404, "RevisionNotFound", "Invalid rev id"),
+            "denied": (401, "", "Invalid credentials in Authorization header"),
+        }
+        refusal = next((answer for name, answer in refusals.items() if name in self.path), None)
+        body = json.dumps({"id": "a/single", "siblings": [{"rfilename": "dream.safetensors"}]}).encode()
+        self.send_response(refusal[0] if refusal else 200)
+        if refusal:
+            self.send_header("X-Error-Code", refusal[1])
+            self.send_header("X-Error-Message", refusal[2])
+            body = b""
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     do_HEAD = do_GET  # noqa: N815 - as the standard library calls it
 
@@ -88,12 +86,30 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
         )
         return run.stdout.splitlines()
 
+    names = ("somebody/gated", "somebody/absent", "somebody/revised@v9", "somebody/denied", "somebody/single")
     with hub() as url:
-        gated, absent = said("somebody/gated", "somebody/absent", HF_ENDPOINT=url)
+        gated, absent, revised, denied, single = said(*names, HF_ENDPOINT=url, HF_TOKEN="x")  # noqa: S106
     [offline] = said("somebody/absent", HF_HUB_OFFLINE="1")
-    assert "accept its terms" in gated
-    assert "has no model of this name" in absent
-    assert "HF_HUB_OFFLINE" in offline
+    [away] = said("somebody/absent", HF_ENDPOINT=url)  # where nobody listens any more
+    assert gated == (
+        "Access to this model on the Hub is restricted: accept its terms on its page there, and set HF_TOKEN to a "
+        "token of the same account."
+    )
+    assert absent == (
+        "The Hub has no model of this name, or it is private: check the spelling, or set HF_TOKEN to a token that "
+        "may read it."
+    )
+    assert revised == "The model has no such revision on the Hub."
+    assert denied == "The Hub does not accept HF_TOKEN: it is wrong, or no longer valid."
+    assert single == (
+        "somebody/single on the Hub has no model_index.json, so it is not a pipeline of diffusers; "
+        "somebody/single/dream.safetensors names a file of it."
+    )
+    assert offline == "somebody/absent is not on this machine, and HF_HUB_OFFLINE forbids downloading it."
+    assert away == (
+        "somebody/absent is not on this machine, and the Hub cannot be reached: check the network and its proxies, "
+        "or copy the model into a folder and name that."
+    )
 
 
 def test_shared_memory_whose_writer_was_killed_does_not_block_readers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ class Caption:
 
 def walk_caption(spec: WalkSpec, model: str, positions: Sequence[float]) -> Caption:
     """Return the caption of a walk: the model, the positions of its frames, and its settings."""
-    details = {"software": "MoMALisa", "model": model, "positions": list(positions), **spec.model_dump(mode="json")}
+    details = {"software": "MoMALisa", "model": model, "positions": list(positions)}
+    details |= spec.model_dump(mode="json", exclude={"model"})
     return Caption(" to ".join(spec.prompts), json.dumps(details))
 
 

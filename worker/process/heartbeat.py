@@ -5,9 +5,10 @@ import socket
 import threading
 
 from momalisa.db.session import transaction
+from momalisa.domain.model import Model
 from momalisa.domain.states import ChunkKind
 from momalisa.errors import StoreUnavailableError
-from momalisa.queue import fairness, workers
+from momalisa.queue import catalog, fairness, workers
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 
@@ -20,10 +21,24 @@ def process_name(pid: int | None = None) -> str:
 
 
 class Heartbeat:
-    """Registers this process in the database every third of a lease, from `start` to `stop`."""
+    """Registers this process in the database every third of a lease, from `start` to `stop`.
+
+    A render worker also reports what its model can do: before it loads the weights, so that the API knows soon, and
+    when it is ready, in case the database was away.
+    """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self._model: Model | None = None
+
+    def describe(self, model: Model) -> None:
+        """Report the model that this process is about to load; without a database that is left to `start`."""
+        self._model = model
+        try:
+            with transaction() as session:
+                catalog.report(session, model)
+        except StoreUnavailableError as error:
+            log.warning("model not reported yet", reason=str(error))
 
     def start(self, kind: ChunkKind) -> None:
         """Start the thread that registers this process."""
@@ -39,11 +54,15 @@ class Heartbeat:
             log.warning("worker not removed, its entry will expire", reason=str(error))
 
     def _beat(self, kind: ChunkKind) -> None:
-        model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
+        model = self._model.name if self._model is not None else fairness.NO_MODEL
+        reported = False
         while not self._stopped.is_set():
             try:
                 with transaction() as session:
+                    if self._model is not None and not reported:
+                        catalog.report(session, self._model)
                     workers.report_alive(session, process_name(), kind, model)
+                reported = True
             except StoreUnavailableError as error:
                 log.warning("worker heartbeat failed", reason=str(error))
             self._stopped.wait(settings().lease_seconds / 3)

@@ -39,8 +39,6 @@ _HUB = {
     "RepositoryNotFoundError": "The Hub has no model of this name, or it is private: check the spelling, or set "
     "HF_TOKEN to a token that may read it.",
     "DisabledRepoError": "The Hub has disabled this model.",
-    "OfflineModeIsEnabled": "The model is not on this machine, and HF_HUB_OFFLINE forbids downloading it.",
-    "RemoteEntryNotFoundError": "The Hub has no diffusers pipeline of this name.",
 }
 """Explanations of huggingface_hub's errors, by class name: the library is imported only where a model is loaded."""
 
@@ -140,7 +138,7 @@ def explain(error: BaseException) -> str:
         wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
         return "The settings are not valid. " + " ".join(wrong)
     chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+    while (cause := _cause(chain[-1])) and cause not in chain:
         chain.append(cause)
     for each in reversed(chain):
         for kind in type(each).__mro__:
@@ -152,6 +150,11 @@ def explain(error: BaseException) -> str:
         return _sentence(error)
     deepest = f"{type(chain[-1]).__name__}: {_sentence(chain[-1])}"
     return deepest if len(chain) == 1 else f"{_sentence(error)} ({deepest})"
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return what led to an error, unless it was raised `from None`."""
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _sentence(error: BaseException) -> str:

@@ -61,13 +61,17 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses the upload, or stays unavailable.
     """
     spec = request.spec
-    content_hashes = tuple(content_hash(spec, position, renderer.revision) for position in request.positions)
+
+    def content_hashes(batch_size: int) -> tuple[str, ...]:
+        return tuple(content_hash(spec, each, renderer.revision, batch_size) for each in request.positions)
+
     warnings = renderer.warnings(spec)
     if not request.to_upload:
-        return Batch(content_hashes, [], warnings)
+        return Batch(content_hashes(renderer.batch_that_fits(spec, request.batch_size)), [], warnings)
     started = time.monotonic()
     rendering = renderer.render(spec, list(request.positions), token.checkpoint, batch_size=request.batch_size)
     token.rendered, token.to_record = len(request.positions), len(request.to_upload)
+    hashes = content_hashes(rendering.batch_size)
     log.info("batch rendered", seconds=round(time.monotonic() - started, 3))
 
     def upload(
@@ -82,5 +86,5 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
         stored = bucket.upload(name, data, "image/png", check=token.checkpoint, confirm=token.verify)
         return UploadedFrame(position, stored, thumbnail(picture), content_hash)
 
-    uploads = token.run_concurrently(upload, request.positions, content_hashes, rendering.pictures, rendering.flags)
-    return Batch(content_hashes, [frame for frame in uploads if frame is not None], warnings)
+    uploads = token.run_concurrently(upload, request.positions, hashes, rendering.pictures, rendering.flags)
+    return Batch(hashes, [frame for frame in uploads if frame is not None], warnings)

@@ -2,6 +2,9 @@
 
 PyTorch's ahead-of-time compiler writes a package with kernels for this processor, shape, number of threads and
 weights. The first worker compiles it while the others wait; only that needs a C++ compiler.
+
+That is for UNets. Of transformers, which are larger and take prompts of many lengths, only the blocks that they
+repeat are compiled, when they are first used.
 """
 
 import fcntl
@@ -18,6 +21,7 @@ import torch
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from momalisa.settings import set_default_environment
 from momalisa.telemetry.logging import logger
 
 log = logger(__name__)
@@ -48,6 +52,34 @@ def compile_for(unet: Any, call: dict[str, Any], folder: Path) -> bool:
         return (run(*_inputs(given)),) if _shapes(given) == shapes else eager(sample, timestep, **named)
 
     unet.forward = forward
+    return True
+
+
+def compile_blocks(denoiser: Any, folder: Path, render: Callable[[], object]) -> bool:
+    """Have a transformer compile the blocks that it repeats, once for all shapes.
+
+    Returns False, and leaves it as it is, if it has none or they cannot be compiled; the log gives the reason.
+
+    Args:
+        denoiser: a part of a pipeline of diffusers.
+        folder: the cache of compiled code, shared by all workers of a machine.
+        render: renders something, for which the blocks are compiled.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    set_default_environment(TORCHINDUCTOR_CACHE_DIR=str(folder))
+    started = time.monotonic()
+    try:
+        if denoiser.device.type == "cpu":
+            get_cpp_compiler()
+        # For all shapes: code for one shape only would depend on which came first.
+        denoiser.compile_repeated_blocks(dynamic=True)
+        render()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the denoiser works without
+        for module in denoiser.modules():
+            module._compiled_call_impl = None
+        log.warning("denoiser not compiled", reason=f"{type(error).__name__}: {error}".splitlines()[0])
+        return False
+    log.info("denoiser compiled", seconds=round(time.monotonic() - started))
     return True
 
 

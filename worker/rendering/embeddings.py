@@ -1,47 +1,78 @@
-"""Interpolating text embeddings and noise."""
+"""Interpolating text embeddings and noise, on the CPU: not every GPU has float64."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from momalisa.domain.spec import Interpolation
 
+Embedding = dict[str, torch.Tensor]
+"""The text embeddings of one prompt, or of several as rows of a batch, as a pipeline takes them by name.
+
+Shape (rows, tokens, width); a pooled embedding has no tokens; a mask has no width, and is 1 where a row has a token
+and 0 where it is padded.
+"""
+
+MASK, NEVER = "mask", 1e-30
+
+FULL_BIAS = 10_000
+"""What models subtract from the attention to a token where their mask is 0; in proportion, where it is between."""
+
 PARALLEL = 0.9995
 """Cosine of an angle so small that the arc is treated as a line."""
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """The text embeddings of one prompt, or of several as rows of a batch."""
+def between(
+    start: Embedding, end: Embedding, t: float, interpolation: Interpolation = "lerp", *, masked: bool = True
+) -> Embedding:
+    """Interpolate from an embedding to another at `t` in (0, 1), token by token.
 
-    prompt: torch.Tensor
-    """Shape (rows, tokens, width)."""
-    negative: torch.Tensor | None
-    pooled: torch.Tensor | None = None
-    """Shape (rows, width), of models that use it."""
-    negative_pooled: torch.Tensor | None = None
+    Tokens that only one of them has keep their embedding, and count for as much as that one does: their attention
+    has the bias ln `t`, so that they come in, and go, without a jump. A united mask would jump at once.
 
-    def between(self, other: "Embedding", t: float, interpolation: Interpolation = "lerp") -> "Embedding":
-        """Interpolate from this embedding to another at `t` in [0, 1], token by token."""
-        interpolate = slerp if interpolation == "slerp" else lerp
-        return _fieldwise(lambda a, b: interpolate(a, b, t), self, other)
+    Args:
+        start: where `t` is 0.
+        end: where `t` is 1.
+        t: the share of `end`.
+        interpolation: between tokens.
+        masked: whether the model leaves out what is masked; if not, masks are numbers like any others.
+    """
+    start, end = _padded([start, end])
+    interpolate = slerp if interpolation == "slerp" else lerp
+    masks = [name for name in start if name.endswith(MASK)]
+    found = {
+        name: (lerp if name in masks else interpolate)(start[name], end[name], t)  # a mask has no direction
+        for name in start
+    }
+    for name in masks if masked else ():
+        here, there = start[name] > 0, end[name] > 0
+        share = (1 - t) * here + t * there
+        found[name] = torch.where(here | there, 1 + share.clamp_min(NEVER).log() / FULL_BIAS, 0.0)
+        embeds = name.removesuffix("_mask").replace("_attention", "_embeds")
+        found[embeds] = torch.where((here & ~there)[..., None], start[embeds], found[embeds])
+        found[embeds] = torch.where((there & ~here)[..., None], end[embeds], found[embeds])
+    return found
 
-    @staticmethod
-    def batch(rows: Sequence["Embedding"]) -> "Embedding":
-        """Return embeddings as the rows of a single one."""
-        return _fieldwise(lambda *tensors: torch.cat(tensors), *rows)
+
+def batch(rows: Sequence[Embedding]) -> Embedding:
+    """Return embeddings as the rows of a single one."""
+    padded = _padded(rows)
+    return {name: torch.cat([row[name] for row in padded]) for name in rows[0]}
 
 
-def _fieldwise(combine: Callable[..., torch.Tensor], *embeddings: Embedding) -> Embedding:
-    """Combine embeddings tensor by tensor; all must have the same tensors."""
+def _padded(embeddings: Sequence[Embedding]) -> list[Embedding]:
+    """Return embeddings with more tokens than the longest, by one: a mask without padding may be dropped."""
+    longest = {
+        name: max(each[name].shape[1] for each in embeddings) + 1
+        for name in embeddings[0]
+        if len({each[name].shape[1] for each in embeddings}) > 1
+    }
 
-    def combined(name: str) -> Any:
-        column = [getattr(embedding, name) for embedding in embeddings]
-        return None if column[0] is None else combine(*column)
+    def padded(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        missing = longest.get(name, tensor.shape[1]) - tensor.shape[1]
+        return torch.nn.functional.pad(tensor, (0, 0, 0, missing) if name.endswith("embeds") else (0, missing))
 
-    return Embedding(**{field.name: combined(field.name) for field in fields(Embedding)})
+    return [{name: padded(name, tensor) for name, tensor in each.items()} for each in embeddings]
 
 
 def lerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:

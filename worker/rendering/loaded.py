@@ -3,6 +3,9 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
+from momalisa import description
+from momalisa.domain.model import Model
+from momalisa.location import locate, weighted
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 
@@ -13,11 +16,30 @@ log = logger(__name__)
 
 
 @cache
+def model() -> Model:
+    """Return the description of the model of this process, from its configuration.
+
+    Raises:
+        ModelError: if it cannot render walks, or its configuration cannot be had; no weights are read yet.
+    """
+    if settings().renderer != "local":
+        return description.of_settings()
+    from worker.rendering.construction import configuration  # noqa: PLC0415
+    from worker.rendering.families import family_of  # noqa: PLC0415
+
+    folder = configuration(locate(settings().model))
+    family_of(description.read_json(folder / description.INDEX), settings().model)
+    loras = [place.name for place, _ in map(weighted, settings().loras)]
+    return description.describe(settings().model_name, folder, loras)
+
+
+@cache
 def renderer() -> "Renderer":
     """Return the renderer of this process, loaded and warmed up at the first call.
 
     Torch is imported here and not above, because assembly workers do not need it.
     """
+    from worker.rendering.additions import Additions  # noqa: PLC0415
     from worker.rendering.pipeline import Renderer  # noqa: PLC0415
 
     loaded = Renderer(
@@ -25,10 +47,12 @@ def renderer() -> "Renderer":
         batch_size=settings().batch_size,
         device=settings().device,
         dtype=settings().dtype,
+        offload=settings().offload,
         threads=settings().threads,
+        additions=Additions.of(settings()),
     )
     if folder := settings().compile_cache_dir:
-        loaded.compile(settings().image_size, folder)
-    loaded.warm_up(settings().image_size)
+        loaded.compile(model().size, folder)
+    loaded.warm_up(model().size)
     log.info("model loaded", revision=loaded.revision)
     return loaded

@@ -2,13 +2,15 @@
 
 Every frame of a walk starts from the same noise (unless the walk has a second seed) and differs from its neighbours
 only in the text embedding, which is interpolated between those of two prompts. The embeddings go into the model's
-own stock pipeline, so that any pipeline of the Stable Diffusion family (1.x, 2.x, XL) renders walks.
+own stock pipeline; what differs between the families of models is in `families.py`.
 
 The denoiser and the decoder, which take most of the time, may compute in half precision; the rest stays in float32:
 the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
 """
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +20,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from momalisa.domain.families import FAMILIES
 from momalisa.domain.path import leg, seed_progress
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.errors import ModelError
+from momalisa.settings import Offload
 from momalisa.telemetry import metrics
-from worker.rendering.compiled import compile_for
-from worker.rendering.embeddings import Embedding, slerp
+from momalisa.telemetry.logging import logger
+from worker.rendering import embeddings, families, memory
+from worker.rendering.additions import NONE, Additions
+from worker.rendering.compiled import compile_blocks, compile_for
+from worker.rendering.embeddings import Embedding
+from worker.rendering.layers import best_device
 from worker.rendering.loading import load_pipeline
+from worker.rendering.noise import TravellingNoise, seeded
 from worker.rendering.revision import model_revision
 from worker.rendering.samplers import make_sampler
+
+log = logger(__name__)
 
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
@@ -40,6 +50,8 @@ class Rendering:
     pictures: Pictures
     flags: tuple[Flag | None, ...]
     """Why each picture must not be shown; None if it may be."""
+    batch_size: int
+    """The number of frames per batch, which changes pixels slightly."""
 
 
 class Renderer:
@@ -52,18 +64,22 @@ class Renderer:
         batch_size: int,
         device: str | None = None,
         dtype: str = "auto",
+        offload: Offload = "none",
         threads: int | None = None,
+        additions: Additions = NONE,
     ) -> None:
         """Load a model.
 
         Args:
-            model: a folder, or a name on the Hub.
+            model: a folder, a file, or a name on the Hub.
             batch_size: default number of frames in a batch. Shorter batches are padded, since the size of a batch
                 changes pixels slightly.
-            device: torch device; None means CUDA where there is one.
+            device: torch device; None means CUDA, else MPS, else the CPU.
             dtype: name of the number format of the denoiser and the decoder; "auto" means half precision where it
                 is fast.
+            offload: what of the model waits in the memory of the machine until it computes.
             threads: CPU threads; None leaves it to torch.
+            additions: what is added to the model, such as LoRAs.
 
         Raises:
             ModelError: if it cannot be loaded, or cannot render walks.
@@ -71,22 +87,30 @@ class Renderer:
         if threads:
             torch.set_num_threads(threads)
         self.batch_size = batch_size
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.pipeline = load_pipeline(model, self.device, dtype)
+        self.device = torch.device(device or best_device())
+        self.pipeline, self.family = load_pipeline(model, self.device, dtype, additions)
+        self.known = FAMILIES[type(self.pipeline).__name__]
+        """What clients know of its family."""
+        self.denoiser = getattr(self.pipeline, self.family.denoiser)
+        self._check: Callable[[], None] = lambda: None
+        self._most_pixels = math.inf
+        """How many pixels a batch may have; finite once memory ran out."""
+        self.denoiser.register_forward_pre_hook(lambda *_: self._check())
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
         # Computed now: once a tokenizer was used, it is saved with the settings of its last call.
         self.revision = model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
         """The revision of the model (`model_revision`)."""
+        memory.place(self.pipeline, self.device, offload)
 
     def warm_up(self, size: int) -> None:
-        """Render one step of a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
+        """Render a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
         spec = WalkSpec(
             prompts=("", ""),
             frames=2,
             seed=0,
             negative_prompt="",
-            steps=1,
+            steps=self.known.fewest_steps,
             guidance=2,
             width=size,
             height=size,
@@ -99,20 +123,24 @@ class Renderer:
 
         The first time takes minutes; `folder` caches the compiled code.
         """
+        if self.family.denoiser == "transformer":
+            if self.family.compiles:
+                compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
+            return
         calls: list[dict[str, Any]] = []
 
         def watch(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
             calls.append({"sample": inputs[0], "timestep": inputs[1], **named})
 
-        watching = self.pipeline.unet.register_forward_pre_hook(watch, with_kwargs=True)
+        watching = self.denoiser.register_forward_pre_hook(watch, with_kwargs=True)
         self.warm_up(size)
         watching.remove()
-        compile_for(self.pipeline.unet, calls[0], folder)
+        compile_for(self.denoiser, calls[0], folder)
 
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return warnings for users about how the model reads their prompts."""
-        tokenizer = self.pipeline.tokenizer
-        limit = tokenizer.model_max_length
+        tokenizer = getattr(self.pipeline, self.family.reader, None) or self.pipeline.tokenizer
+        limit = self.known.tokens or tokenizer.model_max_length
         found = []
         for prompt in dict.fromkeys(filter(None, [*spec.prompts, spec.negative_prompt])):
             ids = tokenizer(prompt, verbose=False).input_ids
@@ -135,109 +163,85 @@ class Renderer:
             spec: the walk.
             positions: at least one, each in [0, 1].
             check: called before each denoising step; its exceptions end the work.
-            batch_size: number of frames in a batch, as stored on the walk; None means the renderer's default.
+            batch_size: number of frames in a batch, as stored on the walk; None means the renderer's default. If
+                memory runs out, it is halved from then on.
         """
-        size = batch_size or self.batch_size
-        batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
-        rendered = [self._render_batch(spec, batch, size, check) for batch in batches]
-        if self.device.type == "cuda":
-            _report_memory(self.device)
+        wanted = batch_size or self.batch_size
+        while True:
+            size = self.batch_that_fits(spec, wanted)
+            batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
+            try:
+                rendered = [self._render_batch(spec, batch, size, check) for batch in batches]
+                break
+            except Exception as error:
+                if size == 1 or not memory.ran_out(error):
+                    raise
+                reason = str(error)
+            # Outside the block, since the error holds on to the tensors of the batch.
+            self._most_pixels = size // 2 * spec.width * spec.height
+            log.warning("memory ran out, batch halved", batch=size, reason=reason)
+            metrics.record(metrics.BATCHES_HALVED)
+            memory.free(self.device)
+        memory.report(self.device)
         pictures = np.concatenate([batch.pictures for batch in rendered])
-        return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags))
+        return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags), size)
+
+    def batch_that_fits(self, spec: WalkSpec, wanted: int) -> int:
+        """Return how many frames of a walk are rendered at once where `wanted` would be: fewer if memory ran out.
+
+        That holds for as long as this process lives, and for frames of other sizes in proportion.
+        """
+        while wanted > 1 and wanted * spec.width * spec.height > self._most_pixels:
+            wanted //= 2
+        return wanted
 
     def _render_batch(
         self, spec: WalkSpec, positions: list[float], size: int, check: Callable[[], None]
     ) -> Rendering:
         padded = positions + positions[-1:] * (size - len(positions))
-        batch = Embedding.batch([self._embedding(spec, position) for position in padded])
-
-        def at_step(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-            check()
-            return tensors
-
+        batch = embeddings.batch([self._embedding(spec, position) for position in padded])
+        noise: AbstractContextManager[object] = nullcontext()
+        generators = [seeded(spec.seed) for _ in padded]
+        if spec.seed_to is not None:
+            progress = [seed_progress(position, closed=spec.timing.closed) for position in padded]
+            noise = travelling = TravellingNoise(spec.seed, spec.seed_to, progress)
+            generators = travelling.generators
         check()
+        self._check = check
+        memory.fit_decoder(self.pipeline.vae, spec.width * spec.height)
         self.pipeline.scheduler = make_sampler(self.own_scheduler, spec.scheduler, spec.steps)
-        extra: dict[str, torch.Tensor | None] = {}
-        if batch.pooled is not None:
-            extra["pooled_prompt_embeds"] = batch.pooled
-            extra["negative_pooled_prompt_embeds"] = batch.negative_pooled
-        result = self.pipeline(
-            prompt_embeds=batch.prompt,
-            negative_prompt_embeds=batch.negative,
-            **extra,
-            latents=torch.cat([self._noise(spec, position) for position in padded]),
-            num_inference_steps=spec.steps,
-            guidance_scale=spec.guidance,
-            width=spec.width,
-            height=spec.height,
-            output_type="np",
-            callback_on_step_end=at_step,
-        )
+        with noise:
+            result = self.pipeline(
+                **{name: tensor.to(self.device) for name, tensor in batch.items()},
+                **self.family.arguments,
+                **{self.family.guidance: spec.guidance},
+                generator=generators,
+                num_inference_steps=spec.steps,
+                width=spec.width,
+                height=spec.height,
+                output_type="np",
+            )
         images = result.images[: len(positions)]
         unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
         flags = tuple(_flag(image, is_unsafe) for image, is_unsafe in zip(images, unsafe, strict=False))
         pictures: Pictures = (np.nan_to_num(images) * 255).round().astype(np.uint8)
-        return Rendering(pictures, flags)
+        return Rendering(pictures, flags, size)
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         stops = spec.stops
         number, t = leg(position, len(stops) - 1)
-        guided = spec.guidance > 1
-        start = self.encode(stops[number], spec.negative_prompt, guided)
-        end = self.encode(stops[number + 1], spec.negative_prompt, guided)
+        guided = families.guides(self.pipeline, spec.guidance)
+        negative = spec.negative_prompt if guided else None
+        start = self.encode(stops[number], negative)
+        end = self.encode(stops[number + 1], negative)
         if t in {0, 1}:  # exactly the embedding of its prompt
             return end if t else start
-        return start.between(end, t, spec.interpolation)
+        masked = self.family.padding == "masked"
+        return embeddings.between(start, end, t, spec.interpolation, masked=masked)
 
-    def _encode(self, prompt: str, negative_prompt: str, guided: bool) -> Embedding:
-        """Return the text embedding of a prompt; `encode` caches it, so each walk computes it once per process."""
-        with torch.inference_mode():
-            encoded = self.pipeline.encode_prompt(
-                prompt=prompt,
-                device=self.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                negative_prompt=(negative_prompt or None) if guided else None,
-            )
-        match encoded:
-            case (positive, negative):
-                return Embedding(positive, negative)
-            case (positive, negative, pooled, negative_pooled):
-                return Embedding(positive, negative, pooled, negative_pooled)
-        raise ModelError(f"{type(self.pipeline).__name__} returns prompt embeddings in an unsupported format.")
-
-    def _noise(self, spec: WalkSpec, position: float) -> torch.Tensor:
-        """Return the noise that a frame starts from, shape (1, channels, height / 8, width / 8).
-
-        It is drawn on the CPU in float32, because random numbers differ between GPU models. Between two seeds it is
-        interpolated spherically, so that it keeps the variance that the model expects.
-        """
-        noise = self._drawn(spec, spec.seed)
-        if spec.seed_to is not None:
-            end = self._drawn(spec, spec.seed_to)
-            t = seed_progress(position, closed=spec.timing.closed)
-            noise = slerp(noise.flatten(), end.flatten(), t).reshape(noise.shape)
-        return noise.to(self.device)
-
-    def _drawn(self, spec: WalkSpec, seed: int) -> torch.Tensor:
-        scale = self.pipeline.vae_scale_factor
-        return torch.randn(
-            (1, self.pipeline.unet.config.in_channels, spec.height // scale, spec.width // scale),
-            generator=torch.Generator("cpu").manual_seed(seed),
-            dtype=torch.float32,
-        )
-
-
-def _report_memory(device: torch.device) -> None:
-    """Record how much GPU memory this process uses, and how much the GPU has."""
-    _, total = torch.cuda.mem_get_info(device)
-    for state, size in (
-        ("allocated", torch.cuda.memory_allocated(device)),
-        ("peak", torch.cuda.max_memory_allocated(device)),
-        ("reserved", torch.cuda.memory_reserved(device)),
-        ("total", total),
-    ):
-        metrics.record(metrics.GPU_MEMORY_BYTES, size, state=state)
+    def _encode(self, prompt: str, negative_prompt: str | None) -> Embedding:
+        """Return the embedding of a prompt; `encode` caches it, so each walk computes it once per process."""
+        return families.encode(self.pipeline, self.family, prompt, negative_prompt, self.device)
 
 
 def _flag(image: NDArray[np.float32], unsafe: bool) -> Flag | None:

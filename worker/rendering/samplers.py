@@ -5,21 +5,32 @@ from typing import Any
 import diffusers
 
 from momalisa.domain.spec import Scheduler
+from momalisa.errors import ModelError
 
-DETERMINISTIC_SCHEDULERS = frozenset(
+KNOWN = frozenset(
     {
         "DDIMScheduler",
+        "DDPMScheduler",
         "DEISMultistepScheduler",
         "DPMSolverMultistepScheduler",
         "DPMSolverSinglestepScheduler",
+        "EDMDPMSolverMultistepScheduler",
+        "EDMEulerScheduler",
+        "EulerAncestralDiscreteScheduler",
         "EulerDiscreteScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchLCMScheduler",
         "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
         "LMSDiscreteScheduler",
         "PNDMScheduler",
+        "TCDScheduler",
         "UniPCMultistepScheduler",
     }
 )
-"""Samplers that draw no noise while they run: equal embeddings give equal pictures at every attempt."""
+"""Samplers that can render walks: all their noise comes from the generator of each frame."""
 
 SCHEDULERS: dict[Scheduler, str] = {
     "ddim": "DDIMScheduler",
@@ -35,14 +46,20 @@ SCHEDULERS: dict[Scheduler, str] = {
 DEFAULTS: dict[Scheduler, tuple[str, object]] = {"ddim": ("clip_sample", False), "pndm": ("skip_prk_steps", True)}
 """Options for latent models and few steps, where the configuration of the model does not set them."""
 
+NOISELESS: dict[Scheduler, str] = {"deis": "deis", "dpmpp_2m": "dpmsolver++"}
+"""The variants of samplers that must not take over one that draws noise at each step from the model's own."""
+
 PRK_STEPS = 4
 """With fewer steps, PNDM cannot use its Runge-Kutta start, so `skip_prk_steps` is set."""
 
 
-def is_deterministic(scheduler: Any) -> bool:
-    """Return whether a sampler draws no noise while it runs."""
-    sde = "sde" in scheduler.config.get("algorithm_type", "")
-    return type(scheduler).__name__ in DETERMINISTIC_SCHEDULERS and not sde
+def refuse_unknown(kind: str, model: str) -> None:
+    """Raise ModelError unless the sampler of a model draws the same noise for every frame."""
+    if kind not in KNOWN:
+        raise ModelError(
+            f"The scheduler {kind} of {model!r} is unknown, or draws noise that no seed decides; a walk needs one "
+            f"of {', '.join(sorted(KNOWN))}."
+        )
 
 
 def make_sampler(own: Any, name: Scheduler | None, steps: int) -> Any:
@@ -57,6 +74,8 @@ def make_sampler(own: Any, name: Scheduler | None, steps: int) -> Any:
     kind = type(own) if name is None else getattr(diffusers, SCHEDULERS[name])
     if name in DEFAULTS and DEFAULTS[name][0] not in own.config:
         changes = dict([DEFAULTS[name]])
+    if name in NOISELESS and "sde" in own.config.get("algorithm_type", ""):
+        changes["algorithm_type"] = NOISELESS[name]
     if kind is diffusers.PNDMScheduler and steps < PRK_STEPS:
         changes = {"skip_prk_steps": True}
     return own if name is None and not changes else kind.from_config(own.config, **changes)

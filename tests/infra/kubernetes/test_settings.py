@@ -44,6 +44,8 @@ AT_DEFAULT = {
     *("momalisa_url", "momalisa_api_key"),
     *("renderer", "vertex_endpoint", "vertex_url", "vertex_timeout_seconds"),
     *("aip_http_port", "aip_health_route", "aip_predict_route"),
+    *("loras", "textual_inversions", "vae", "allow_pickle", "offload"),
+    *("google_cloud_project", "momalisa_version", "momalisa_revision"),
 }
 """Settings that the chart leaves to `settings`. A new one is named here, in a template, or in a set of values."""
 

@@ -1,0 +1,53 @@
+/** The model of a walk, and what the form offers for it: sizes, samplers, usual steps and guidance. */
+
+const option = (value, text, chosen) => {
+  const made = new Option(text, value);
+  made.defaultSelected = made.selected = value === chosen;
+  return made;
+};
+
+/** Shows a field, or hides one that would have no effect. */
+function show(field, has) {
+  field.closest(".field").hidden = !has;
+  if (!has) field.value = "";
+}
+
+/** Options of a size: each [value, text]. */
+export const sizeOptions = ({ sizes }) => sizes.map(([width, height]) => [`${width}x${height}`, `${width} × ${height}`]);
+
+/** Which of the options keeps what was chosen; the first where the model does not offer it. */
+export const kept = (options, chosen) => (options.some(([value]) => value === chosen) ? chosen : options[0][0]);
+
+/**
+ * Lets a form choose among the models that the page names.
+ *
+ * `models` holds {name, about, sizes, schedulers, steps, guidance, guided, negative_above, pace}, as the page's JSON has them.
+ */
+export function modelChoice(form, models) {
+  const field = form.elements.namedItem("model");
+  const chosen = () => models.find(({ name }) => name === field?.value) ?? models[0];
+
+  /** Offers what the chosen model can do; what does not suit it falls back to its own. */
+  function offer() {
+    const { about, steps, guidance, guided, negative_above: negativeAbove, schedulers } = chosen();
+    document.getElementById("model-hint").textContent = about;
+    form.elements.steps.placeholder = steps;
+    form.elements.guidance.placeholder = guidance;
+    const { size, scheduler } = form.elements;
+    const sizes = sizeOptions(chosen());
+    size.replaceChildren(...sizes.map(([value, text]) => option(value, text, kept(sizes, size.value))));
+    const samplers = [["", "The model’s own"], ...schedulers.map((name) => [name, name.replaceAll("_", " ")])];
+    scheduler.replaceChildren(...samplers.map(([value, text]) => option(value, text, kept(samplers, scheduler.value))));
+    show(scheduler, schedulers.length > 0);
+    show(form.elements.guidance, guided);
+    show(form.elements.negative_prompt, negativeAbove !== null);
+  }
+
+  if (models.length > 1) {
+    field.addEventListener("change", () => {
+      form.elements.size.value = form.elements.steps.value = form.elements.guidance.value = "";
+      offer();
+    });
+  }
+  return { chosen, offer: models.length > 1 ? offer : () => {} };
+}

@@ -1,0 +1,14 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { kept, sizeOptions } from "../static/model-choice.js";
+
+const sizes = sizeOptions({ sizes: [[1024, 1024], [1536, 1024]] });
+
+test("sizes are written as people read them", () => {
+  assert.deepEqual(sizes, [["1024x1024", "1024 × 1024"], ["1536x1024", "1536 × 1024"]]);
+});
+
+test("what was chosen is kept where the other model offers it, too", () => {
+  assert.equal(kept(sizes, "1536x1024"), "1536x1024");
+  assert.equal(kept(sizes, "128x128"), "1024x1024");
+});

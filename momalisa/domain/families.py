@@ -1,0 +1,42 @@
+"""The families of models that can render walks, by the class of their pipeline in diffusers.
+
+What is here needs no torch; how a family encodes prompts and renders is in `worker/rendering/`. Steps and guidance
+are those of the pipeline's own `__call__`, except that 50 steps, the oldest habit, are 20 for Stable Diffusion and
+30 for its successors, which gives almost the same picture.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the models of a family have in common, where their own files do not say otherwise."""
+
+    steps: int
+    guidance: float
+    size: int | None = None
+    """Width and height in pixels, where no configuration has it."""
+    multiple: int = 8
+    """Width and height are multiples of so many pixels."""
+    negative_above: float | None = 1.0
+    """With more guidance than this a negative prompt has an effect; None: it never has."""
+    samplers: bool = True
+    """Whether a walk may choose a sampler: the flow models render with their own only."""
+    tokens: int | None = None
+    """How many tokens the pipeline reads, where that is not a matter of its tokenizer."""
+    fewest_steps: int = 1
+
+
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": Family(20, 7.5),
+    "StableDiffusionXLPipeline": Family(30, 5.0),
+    "LatentConsistencyModelPipeline": Family(4, 8.5, negative_above=None, samplers=False),
+    "StableDiffusion3Pipeline": Family(28, 7.0, multiple=16, samplers=False, tokens=256),
+    "FluxPipeline": Family(28, 3.5, 1024, multiple=16, negative_above=None, samplers=False, tokens=512),
+    "Flux2KleinPipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512),
+    "SanaPipeline": Family(20, 4.5, multiple=32, samplers=False, tokens=300),
+    "PixArtAlphaPipeline": Family(20, 4.5, samplers=False, tokens=120, fewest_steps=2),
+    "PixArtSigmaPipeline": Family(20, 4.5, samplers=False, tokens=300),
+    "QwenImagePipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512, fewest_steps=2),
+    "ChromaPipeline": Family(35, 5.0, 1024, multiple=16, samplers=False, tokens=512),
+}

@@ -1,0 +1,70 @@
+"""The models that walks can be made with: those that live render workers have, and the default one.
+
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from momalisa import description
+from momalisa.db.models import KnownModel, Worker
+from momalisa.domain.model import Model
+from momalisa.errors import InvalidFieldError
+from momalisa.queue import workers
+from momalisa.settings import settings
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The models on offer."""
+
+    default: Model
+    """Of a walk that names none. It is on offer without a worker, too: the walk waits for one."""
+    others: tuple[Model, ...]
+    """By name."""
+    workers: dict[str, int]
+    """How many live workers have a model, by its name."""
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All models on offer, the default first."""
+        return (self.default, *self.others)
+
+    def choose(self, name: str | None) -> Model:
+        """Return a model by its name; None means the default.
+
+        Raises:
+            InvalidFieldError: if it is not on offer.
+        """
+        if name is None:
+            return self.default
+        found = next((model for model in self.models if model.name == name), None)
+        if found is None:
+            there = ", ".join(model.name for model in self.models)
+            raise InvalidFieldError("model", f"no worker has “{name}”; there is {there}")
+        return found
+
+
+def report(session: Session, model: Model) -> None:
+    """Record the description of a model that a worker has."""
+    values = {"description": model.model_dump(mode="json"), "described_at": func.now()}
+    row = insert(KnownModel).values(name=model.name, **values)
+    session.execute(row.on_conflict_do_update(index_elements=[KnownModel.name], set_=values))
+
+
+def offered(session: Session) -> Catalog:
+    """Return the models on offer now."""
+    alive = func.count(Worker.name)
+    rows = session.execute(
+        select(KnownModel.name, KnownModel.description, alive)
+        .outerjoin(Worker, (Worker.model == KnownModel.name) & workers.renders()[0] & workers.renders()[1])
+        .group_by(KnownModel.name)
+        .order_by(KnownModel.name)
+    ).all()
+    usual = settings().model_name
+    models = {name: Model.model_validate(described) for name, described, number in rows if number or name == usual}
+    default = description.overridden(models.pop(usual)) if usual in models else description.of_settings()
+    return Catalog(default, tuple(models.values()), {name: number for name, _, number in rows if number})

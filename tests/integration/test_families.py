@@ -1,0 +1,71 @@
+"""Walks with models of several families through the whole system, each with a worker of its own."""
+
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from momalisa.client import Client
+from momalisa.domain.spec import WalkSpec
+from momalisa.local import stack
+from momalisa.local.processes import Child, free_port
+from momalisa.local.stack import LocalStack
+from tests.conftest import until
+from tests.tiny_pipelines import diffusers, saved
+from tests.unit.test_families import BATCH_TOLERANCE, LONG, SHORT, difference, stock_picture
+
+MODELS = ("turbo", "stable_diffusion_3", "flux", "sana")
+"""A UNet whose sampler draws noise, and transformers of three kinds."""
+
+
+class Fleet(NamedTuple):
+    """A system whose workers have different models."""
+
+    url: str
+    models: Path
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    models = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        saved(name, models)
+    variables = {"BATCH_SIZE": "2", "DTYPE": "float32", "IMAGE_SIZE": "64", "THREADS": "1"}
+    variables["MODEL"] = str(models / MODELS[0])
+    system = LocalStack(tmp_path_factory.mktemp("fleet"), port=free_port(), workers=1, variables=variables)
+    with stack.started(system):
+        others = [
+            Child(
+                name,
+                [sys.executable, "-m", "worker", "render"],
+                models / f"{name}.log",
+                {**system.variables, "MODEL": str(models / name)},
+            )
+            for name in MODELS[1:]
+        ]
+        system.children.update({child.name: child for child in others})
+        for child in others:
+            child.start()
+        yield Fleet(system.url, models)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside samplers
+def test_a_walk_begins_and_ends_as_the_stock_pipeline_paints(fleet: Fleet, name: str) -> None:
+    with Client(fleet.url) as client:
+        until(lambda: name in str(client._request("GET", "/v1/models").json()), 120)
+        *_, walk = client.walk([SHORT, LONG], model=name, frames=3, seed=7, steps=2, guidance=4)
+        assert walk["status"] == "succeeded", walk["error"]
+        ends = [client.download(str(walk["frames"][index]["url"])) for index in (0, -1)]
+    stock = diffusers.DiffusionPipeline.from_pretrained(fleet.models / name, low_cpu_mem_usage=False)
+    spec = WalkSpec.model_validate(
+        {"negative_prompt": "", "fps": 1, "prompts": (SHORT, LONG), "frames": 3, **walk["settings"]}
+    )
+    for prompt, end in zip((SHORT, LONG), ends, strict=True):
+        picture = np.asarray(Image.open(BytesIO(end)))
+        assert difference(picture, stock_picture(stock, spec, prompt, 7)) <= BATCH_TOLERANCE

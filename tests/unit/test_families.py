@@ -1,0 +1,154 @@
+"""Every family of models, by tiny pipelines with random weights, held against the stock pipeline of diffusers."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from momalisa.description import describe
+from momalisa.domain.families import FAMILIES as KNOWN
+from momalisa.domain.model import Model
+from momalisa.domain.spec import Scheduler, WalkSpec
+from tests.tiny_pipelines import MAKERS, diffusers, saved
+from worker.rendering.families import FAMILIES
+from worker.rendering.pipeline import Pictures, Renderer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # inside samplers
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),  # inside Chroma
+]
+
+BATCH_TOLERANCE = 2
+"""Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
+
+NEAR = 1e-4
+"""So close to a stop that the picture is almost its own."""
+
+SHORT, LONG = "a cat", "a very long battleship with nine masts and a flag on every one of them"
+
+MakeSpec = Callable[..., WalkSpec]
+
+
+class Subject(NamedTuple):
+    """A tiny model, once in a renderer and once as it is, and its description."""
+
+    renderer: Renderer
+    stock: Any
+    described: Model
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    name = request.param
+    model = saved(name, tmp_path_factory.mktemp("models"))
+    stock = diffusers.DiffusionPipeline.from_pretrained(model, low_cpu_mem_usage=False)
+    stock.set_progress_bar_config(disable=True)
+    renderer = Renderer(model, batch_size=3, dtype="float32", device="cpu")
+    return Subject(renderer, stock, describe(name, Path(model)))
+
+
+@pytest.fixture(scope="module")
+def walk(spec: MakeSpec) -> MakeSpec:
+    """Make a small spec between prompts of unequal length."""
+
+    def make(**changes: Any) -> WalkSpec:
+        return spec(**{"prompts": (SHORT, LONG), "steps": 2, "width": 64, "height": 64, **changes})
+
+    return make
+
+
+def stock_picture(stock: Any, spec: WalkSpec, prompt: str, seed: int) -> Pictures:
+    takes = inspect.signature(stock.__call__).parameters
+    arguments: dict[str, Any] = {"use_resolution_binning": False} if "use_resolution_binning" in takes else {}
+    if spec.negative_prompt and "negative_prompt" in takes:
+        arguments["negative_prompt"] = spec.negative_prompt
+    elif "true_cfg_scale" in takes and "prompt_embeds_mask" in takes:
+        arguments["negative_prompt"] = " "  # as its authors say, for none
+    elif spec.negative_prompt and "negative_prompt_embeds" in takes:
+        arguments["negative_prompt_embeds"] = stock.encode_prompt(spec.negative_prompt)[0]
+    images = stock(
+        prompt=prompt,
+        num_inference_steps=spec.steps,
+        width=spec.width,
+        height=spec.height,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        output_type="np",
+        **{"true_cfg_scale" if "QwenImage" in type(stock).__name__ else "guidance_scale": spec.guidance},
+        **arguments,
+    ).images
+    pictures: Pictures = (np.nan_to_num(images[0]) * 255).round().astype(np.uint8)
+    return pictures
+
+
+def difference(a: Pictures, b: Pictures) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def mean_difference(a: Pictures, b: Pictures) -> float:
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+def test_every_family_that_workers_render_is_described() -> None:
+    assert KNOWN.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"guidance": 7.5}, {"guidance": 7.5, "negative_prompt": "red", "steps": 4}, {"guidance": 0.0, "steps": 1}],
+)
+def test_the_ends_are_what_the_stock_pipeline_renders(
+    subject: Subject, walk: MakeSpec, changes: dict[str, Any]
+) -> None:
+    ordered = walk(**changes)
+    if subject.described.mistakes(ordered):
+        ordered = walk(**{**changes, "steps": 2})
+    pictures = subject.renderer.render(ordered, [0.0, 0.3, 1.0]).pictures
+    assert difference(pictures, subject.renderer.render(ordered, [0.0, 0.3, 1.0]).pictures) == 0
+    for prompt, picture in ((SHORT, pictures[0]), (LONG, pictures[2])):
+        assert difference(picture, stock_picture(subject.stock, ordered, prompt, ordered.seed)) <= BATCH_TOLERANCE
+    assert difference(pictures[0], pictures[2]) > 4 * BATCH_TOLERANCE
+
+
+def test_the_walk_leaves_its_stops_without_a_jump(subject: Subject, walk: MakeSpec) -> None:
+    start, near_start, middle = subject.renderer.render(walk(), [0.0, NEAR, 0.5]).pictures
+    _, near_end, end = subject.renderer.render(walk(), [0.5, 1 - NEAR, 1.0]).pictures
+    whole = mean_difference(start, end)
+    assert mean_difference(start, near_start) < whole / 20
+    assert mean_difference(end, near_end) < whole / 20
+    assert mean_difference(start, middle) > whole / 20
+
+
+def test_a_walk_between_seeds_draws_the_noise_of_each_at_its_end(subject: Subject, walk: MakeSpec) -> None:
+    travelling = walk(prompts=(SHORT, SHORT), seed=1, seed_to=2)
+    start, middle, near_end = subject.renderer.render(travelling, [0.0, 0.5, 1 - NEAR]).pictures
+    [end] = subject.renderer.render(travelling, [1.0]).pictures
+    for seed, picture in ((1, start), (2, end)):
+        assert difference(picture, stock_picture(subject.stock, travelling, SHORT, seed)) <= BATCH_TOLERANCE
+    whole = mean_difference(start, end)
+    assert whole > 1
+    assert mean_difference(start, middle) > whole / 20
+    assert mean_difference(end, near_end) < whole / 20
+
+
+def test_every_sampler_renders_in_however_few_steps_or_is_refused_before(subject: Subject, walk: MakeSpec) -> None:
+    for sampler in (None, *get_args(Scheduler)):
+        for steps in range(1, 5):
+            ordered = walk(scheduler=sampler, steps=steps)
+            if not subject.described.mistakes(ordered):
+                rendered = subject.renderer.render(ordered, [0.0], batch_size=1)
+                assert rendered.flags == (None,)
+                assert rendered.pictures.std() > 10
+
+
+def test_a_worker_warms_up(subject: Subject) -> None:
+    subject.renderer.warm_up(64)
+
+
+def test_more_steps_than_a_model_knows_are_refused_before(subject: Subject, walk: MakeSpec) -> None:
+    ordered = walk(steps=60)
+    if not subject.described.mistakes(ordered):
+        assert subject.renderer.render(ordered, [0.0], batch_size=1).flags == (None,)

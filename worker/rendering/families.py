@@ -1,0 +1,165 @@
+"""What differs between the families of models, by the class of their pipeline in diffusers.
+
+The pipelines themselves stay whole: a walk only puts its own embeddings into them. So a row here says under which
+names a pipeline takes what its `encode_prompt` returns, and how it is guided. What clients need to know of a family
+(sizes, samplers, defaults) is in `momalisa/domain/families.py`.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from momalisa.domain import families as known
+from momalisa.errors import ModelError
+from worker.rendering.embeddings import Embedding
+
+PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
+POOLED, NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
+MASK, NEGATIVE_MASK = "prompt_attention_mask", "negative_prompt_attention_mask"
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the pipelines of one class are used."""
+
+    title: str
+    """For people."""
+    encoded: tuple[str | None, ...]
+    """What `encode_prompt` returns, by the names under which the call takes it; None for what it does not take."""
+    negative: Literal["together", "apart"] = "together"
+    """Whether a negative prompt is encoded in the same call of `encode_prompt`, or by one of its own."""
+    denoiser: Literal["unet", "transformer"] = "transformer"
+    """The component that takes most of the time."""
+    half: tuple[str, ...] = ("transformer", "vae", "text_encoder")
+    """The components that may compute in half precision; text encoders if they are language models."""
+    reader: str = "tokenizer"
+    """The tokenizer that reads most of a prompt."""
+    nothing: str = ""
+    """The negative prompt that stands for none."""
+    guidance: str = "guidance_scale"
+    """The argument that guides."""
+    padding: Literal["masked", "weighed"] = "masked"
+    """What a mask does: has tokens that only fill up left out, or the others count a little more."""
+    compiles: bool = True
+    """Whether the blocks that its transformer repeats can be compiled."""
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """More arguments of the call."""
+
+
+_UNET: dict[str, Any] = {"denoiser": "unet", "half": ("unet", "vae")}
+_NO_BINS: Mapping[str, object] = {"negative_prompt": None, "use_resolution_binning": False}
+"""Their negative prompt is "" by default, but None next to embeddings; and sizes are to be rendered as they are."""
+
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", (PROMPT, NEGATIVE), **_UNET),
+    "StableDiffusionXLPipeline": Family(
+        "Stable Diffusion XL", (PROMPT, NEGATIVE, POOLED, NEGATIVE_POOLED), **_UNET
+    ),
+    "LatentConsistencyModelPipeline": Family("LCM", (PROMPT, None), **_UNET),
+    "StableDiffusion3Pipeline": Family(
+        "Stable Diffusion 3",
+        (PROMPT, NEGATIVE, POOLED, NEGATIVE_POOLED),
+        half=("transformer", "vae", "text_encoder_3"),
+        reader="tokenizer_3",
+    ),
+    "FluxPipeline": Family(
+        "FLUX.1",
+        (PROMPT, POOLED, None),
+        half=("transformer", "vae", "text_encoder_2"),
+        reader="tokenizer_2",
+    ),
+    "Flux2KleinPipeline": Family("FLUX.2 klein", (PROMPT, None), negative="apart"),
+    "SanaPipeline": Family("Sana", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+    "QwenImagePipeline": Family(
+        "Qwen-Image",
+        (PROMPT, f"{PROMPT}_mask"),
+        negative="apart",
+        nothing=" ",
+        guidance="true_cfg_scale",
+        compiles=False,
+    ),
+    "ChromaPipeline": Family("Chroma", (PROMPT, None, MASK, NEGATIVE, None, NEGATIVE_MASK), padding="weighed"),
+    "PixArtAlphaPipeline": Family("PixArt-α", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+    "PixArtSigmaPipeline": Family("PixArt-Σ", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+}
+"""By the class of the pipeline."""
+
+
+def family_of(index: Mapping[str, Any], model: str) -> Family:
+    """Return the family of a model, before any weights are loaded.
+
+    Args:
+        index: its `model_index.json`.
+        model: its name, for the error.
+
+    Raises:
+        ModelError: if walks cannot be rendered with it.
+    """
+    kind = str(index.get("_class_name"))
+    if kind not in FAMILIES:
+        titles = [family.title for family in FAMILIES.values()]
+        raise ModelError(
+            f"{kind} of {model!r} cannot render walks. Supported are text-to-image pipelines of "
+            f"{', '.join(titles[:-1])} and {titles[-1]} ({', '.join(sorted(FAMILIES))})."
+        )
+    return FAMILIES[kind]
+
+
+def guides(pipeline: Any, guidance: float) -> bool:
+    """Return whether a negative prompt, if only an empty one, guides a pipeline at this guidance scale."""
+    above = known.FAMILIES[type(pipeline).__name__].negative_above
+    return above is not None and guidance > above and not pipeline.config.get("is_distilled", False)
+
+
+def encode(
+    pipeline: Any, family: Family, prompt: str, negative_prompt: str | None, device: torch.device
+) -> Embedding:
+    """Return the embedding of a prompt as the pipeline would make it, in float32 on the CPU.
+
+    Args:
+        pipeline: of diffusers.
+        family: of the pipeline.
+        prompt: to encode.
+        negative_prompt: what to guide away from, "" for nothing particular; None without such guidance.
+        device: where the pipeline computes.
+    """
+    apart = family.negative == "apart"
+    embedding = _encode(pipeline, family, prompt, None if apart else negative_prompt, device)
+    if apart and negative_prompt is not None:
+        found = _encode(pipeline, family, negative_prompt or family.nothing, None, device)
+        embedding |= {f"negative_{name}": tensor for name, tensor in found.items()}
+    return embedding
+
+
+def _encode(
+    pipeline: Any, family: Family, prompt: str, negative_prompt: str | None, device: torch.device
+) -> Embedding:
+    defaults = inspect.signature(pipeline.__call__).parameters
+    given = {
+        "prompt": prompt,
+        "device": device,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": negative_prompt is not None,
+    }
+    if negative_prompt:
+        given["negative_prompt"] = negative_prompt
+    arguments = {
+        name: given[name]
+        if name in given
+        else defaults[name].default  # not always what `encode_prompt` defaults to
+        for name in inspect.signature(pipeline.encode_prompt).parameters
+        if name in given or name in defaults
+    }
+    with torch.inference_mode():
+        encoded = pipeline.encode_prompt(**arguments)
+    named = dict(zip(family.encoded, encoded, strict=True))
+    if (mask := f"{PROMPT}_mask") in named and named[mask] is None:  # which means that it has no padding
+        named[mask] = torch.ones(named[PROMPT].shape[:2])
+    return {
+        name: tensor.to("cpu", torch.float32)
+        for name, tensor in named.items()
+        if name is not None and tensor is not None
+    }
