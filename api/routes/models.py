@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["Models"])
 
 @router.get(
     "/models",
-    summary="Look at the models",
+    summary="List models",
     dependencies=[Depends(access.caller)],
     responses={
         HTTPStatus.OK.value: examples.content({"models": [examples.MODEL]}),

@@ -16,18 +16,16 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(description="By which `model` of a walk chooses it.")
+    name: str = Field(description="Its name, for `model` of a walk.")
     about: str = Field("", description="What it was trained for, in the words of its card; empty if that has none.")
     pipeline: str = Field(description="Its class in diffusers.")
-    size: int = Field(
-        ge=SMALLEST, le=LARGEST, description="Width and height of a frame of a walk that names none, in pixels."
-    )
-    max_size: int = Field(ge=SMALLEST, le=LARGEST, description="The largest width and height.")
-    multiple: int = Field(ge=1, description="Width and height must be a multiple of so many pixels.")
-    steps: int = Field(ge=1, le=100, description="Denoising steps of a walk that names none.")
+    size: int = Field(ge=SMALLEST, le=LARGEST, description="Width and height of a frame by default, in pixels.")
+    max_size: int = Field(ge=SMALLEST, le=LARGEST, description="Maximum width and height.")
+    multiple: int = Field(ge=1, description="Width and height must be a multiple of this, in pixels.")
+    steps: int = Field(ge=1, le=100, description="Denoising steps by default.")
     fewest_steps: int = Field(1, ge=1, description="The fewest denoising steps that it renders with.")
     most_steps: int = Field(MOST_STEPS, ge=1, description="The most denoising steps that it renders with.")
-    guidance: float = Field(ge=0, le=20, description="Guidance of a walk that names none.")
+    guidance: float = Field(ge=0, le=20, description="Guidance by default.")
     guided: bool = Field(True, description="Whether guidance has an effect.")
     negative_above: float | None = Field(
         1.0, description="A negative prompt has an effect with more guidance than this; null: it never has."

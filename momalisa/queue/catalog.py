@@ -44,7 +44,7 @@ class Catalog:
         found = next((model for model in self.models if model.name == name), None)
         if found is None:
             there = ", ".join(model.name for model in self.models)
-            raise InvalidFieldError("model", f"no worker has “{name}”; there is {there}")
+            raise InvalidFieldError("model", f"no worker has “{name}”; available: {there}")
         return found
 
 

@@ -1,6 +1,7 @@
-"""The Celery app and its wake-up messages: a message says "there is work of this kind" and names no chunk.
+"""The Celery app and its wake-up messages: a message says "there is work of this kind and model", and no more.
 
-Render workers of each model have a queue of their own, so that no message is lost on one that cannot do the work.
+It names no chunk. Render workers of each model have a queue of their own, so that no message is lost on one that
+cannot do the work.
 
 The worker that receives one claims the next chunk from PostgreSQL (`leases.claim`). So the order of work is one SQL
 query, a surplus message does no harm, and the reconciler publishes those that are missing.

@@ -94,10 +94,10 @@ def test_workers_take_the_walks_of_their_own_model(api: TestClient, monkeypatch:
 
 def test_a_model_that_no_worker_has_is_refused_and_those_there_are_named(api: TestClient) -> None:
     works(FLUX)
-    assert errors(api, model="sdxl") == {"model": "no worker has “sdxl”; there is momalisa-mini, flux"}
+    assert errors(api, model="sdxl") == {"model": "no worker has “sdxl”; available: momalisa-mini, flux"}
     with transaction() as session:
         workers.report_gone(session, "there:1")
-    assert errors(api, model="flux") == {"model": "no worker has “flux”; there is momalisa-mini"}
+    assert errors(api, model="flux") == {"model": "no worker has “flux”; available: momalisa-mini"}
 
 
 @pytest.mark.parametrize(
@@ -219,4 +219,4 @@ def test_workers_with_different_models_render_side_by_side(
         for process in processes:
             process.wait(30)
     assert listed(api) == [("momalisa-mini", True, 0)]
-    assert errors(api, model="ink") == {"model": "no worker has “ink”; there is momalisa-mini"}
+    assert errors(api, model="ink") == {"model": "no worker has “ink”; available: momalisa-mini"}

@@ -426,7 +426,7 @@ def test_additions_that_are_for_other_models_are_refused(model: Path, tmp_path: 
     tiny.autoencoder(16).save_pretrained(tmp_path / "vae16")
     weights = tmp_path / "vae16/diffusion_pytorch_model.safetensors"
     refused = {
-        f"LORAS: {other} is no LoRA.": Additions(loras=(other,)),
+        f"LORAS: {other} is not a LoRA.": Additions(loras=(other,)),
         "LORAS: there is no file /no/lora.safetensors.": Additions(loras=("/no/lora.safetensors:0.5",)),
         f"LORAS: {model} has no .safetensors file.": Additions(loras=(str(model),)),
         f"VAE: {other} is no autoencoder: it has no decoder.": Additions(vae=other),

@@ -47,7 +47,7 @@ def add_loras(pipeline: Any, loras: Sequence[str], *, allow_pickle: bool) -> Non
         file = _lora_file(place, allow_pickle=allow_pickle)
         header = files.check_file(file)
         if header and not any("lora" in name or "hada" in name or "lokr" in name for name in header):
-            raise ModelError(f"LORAS: {file} is no LoRA.")
+            raise ModelError(f"LORAS: {file} is not a LoRA.")
         name = f"lora{number}"
         try:
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)

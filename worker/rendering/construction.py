@@ -19,7 +19,7 @@ def configuration(place: Location) -> Path:
     """Return the folder with the configuration of a model; from the Hub only that is downloaded.
 
     Raises:
-        ModelError: if there is none, or it cannot be had.
+        ModelError: if there is none, or it is not available.
         huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
     """
     if place.is_file:

@@ -17,7 +17,7 @@ _FILE = re.compile(
 _SHARDS = "{stem}.safetensors.index{variant}.json"
 
 PREFERRED = (None, "fp16", "bf16")
-"""Variants of weights, the most welcome first: with no name the files are those that the author meant."""
+"""Variants of weights, in order of preference: files without one are those that the author meant."""
 
 _MAGIC = {
     b"version https://git-lfs": "is a pointer of Git LFS and not the file itself: run `git lfs pull` in its folder",

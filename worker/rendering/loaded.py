@@ -20,7 +20,7 @@ def model() -> Model:
     """Return the description of the model of this process, from its configuration.
 
     Raises:
-        ModelError: if it cannot render walks, or its configuration cannot be had; no weights are read yet.
+        ModelError: if it cannot render walks, or its configuration is not available; no weights are read yet.
     """
     if settings().renderer != "local":
         return description.of_settings()

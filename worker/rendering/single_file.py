@@ -93,8 +93,8 @@ def configuration(file: Path) -> Path:
         return sources.configuration(locate(str(hub)))
     except Exception as error:
         raise ModelError(
-            f"{file} is of the architecture {kind}, whose configuration cannot be had from {hub} on the Hub: put a "
-            f"folder {file.stem} with its {INDEX}, configurations and tokenizers beside it."
+            f"{file} is of the architecture {kind}, whose configuration is not available from {hub} on the Hub: "
+            f"put a folder {file.stem} with its {INDEX}, configurations and tokenizers beside it."
         ) from error
 
 

@@ -21,7 +21,7 @@ def configuration(place: Location) -> Path:
     """Return the folder with the configuration of a model; from the Hub only that is downloaded.
 
     Raises:
-        ModelError: if there is none, or it cannot be had.
+        ModelError: if there is none, or it is not available.
         huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
     """
     return _folder(place) if place.path is not None else _download(place, weights=False, allow_pickle=True)
@@ -31,7 +31,7 @@ def fetch(place: Location, *, allow_pickle: bool) -> Path:
     """Return the folder of a model with all that it needs; from the Hub it is downloaded.
 
     Raises:
-        ModelError: if it is not there, or cannot be had.
+        ModelError: if it is not there, or is not available.
         huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
     """
     return _folder(place) if place.path is not None else _download(place, weights=True, allow_pickle=allow_pickle)
@@ -41,7 +41,7 @@ def fetch_file(place: Location, setting: str = "MODEL") -> Path:
     """Return a file with weights; from the Hub it is downloaded.
 
     Raises:
-        ModelError: if it is not there, or cannot be had.
+        ModelError: if it is not there, or is not available.
         huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
     """
     if place.path is None:
@@ -59,7 +59,7 @@ def fetch_weights(place: Location, setting: str, *, allow_pickle: bool) -> Path:
     """Return a file with weights, if it is no pickle or those are allowed.
 
     Raises:
-        ModelError: if it is not there, cannot be had or is not allowed; it names the setting.
+        ModelError: if it is not there, is not available or is not allowed; it names the setting.
         huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
     """
     file = fetch_file(place, setting)
