@@ -9,8 +9,11 @@ SECONDS = 20
 
 
 def visible() -> list[str]:
-    """Return the GPUs of NVIDIA that a worker may use, each as CUDA_VISIBLE_DEVICES names it."""
-    if not (settings().device or "cuda").startswith("cuda") or settings().renderer == "vertex":
+    """Return the GPUs of NVIDIA that workers are spread over, each as CUDA_VISIBLE_DEVICES names it.
+
+    There are none if DEVICE names a certain one, such as `cuda:1`: a worker that sees a single GPU has no second.
+    """
+    if settings().device not in {None, "", "cuda"} or settings().renderer == "vertex":
         return []
     given = environment().get("CUDA_VISIBLE_DEVICES")
     if given is not None:

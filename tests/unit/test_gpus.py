@@ -49,8 +49,11 @@ def test_only_gpus_that_are_visible_here_count(
     assert gpus.visible() == seen
 
 
-def test_workers_on_the_processor_need_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEVICE", "cpu")
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_workers_on_another_device_are_not_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setenv("DEVICE", device)
     settings.cache_clear()
     assert devices(tmp_path) == [None, None]
 
