@@ -3,6 +3,7 @@
 import base64
 import os
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -328,6 +329,14 @@ class Settings(BaseSettings):
         if self.renderer == "vertex" and self.vertex_endpoint is None:
             raise ValueError("RENDERER=vertex needs VERTEX_ENDPOINT")
         return self
+
+    @field_validator("loras")
+    @classmethod
+    def _weights_are_finite(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not isfinite(weighted(text)[1]):
+                raise ValueError(f"the weight of a LoRA must be a finite number, got {text}")
+        return value
 
     @field_validator("broker_url")
     @classmethod

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from momalisa import description
 from momalisa.description import describe
@@ -278,6 +279,14 @@ def test_where_a_model_lies(text: str, hub: str | None, revision: str | None, fi
 def test_a_lora_has_a_weight_after_its_colon(text: str, name: str, weight: float) -> None:
     place, found = weighted(text)
     assert (place.name, found) == (name, weight)
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "-inf"])
+def test_the_weight_of_a_lora_is_finite(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
+    monkeypatch.setenv("LORAS", f"/l/pixel.safetensors:{weight}")
+    settings.cache_clear()
+    with pytest.raises(ValidationError, match="must be a finite number, got /l/pixel"):
+        settings()
 
 
 def test_loras_are_a_part_of_the_name_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
