@@ -310,6 +310,32 @@ def queries() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("sd/dream.safetensors", "dream"), ("dream.v9.ckpt", "dream.v9"), ("sdxl-1.0", "sdxl-1.0")],
+)
+def test_keda_counts_by_the_name_that_settings_give_a_model(folder: str, name: str) -> None:
+    query, own = _counted("--set", f"models.m.folder={folder}")
+    assert f"model = '{name}'" in query
+    assert own == name
+
+
+def test_loras_need_the_name_of_their_model_for_autoscaling() -> None:
+    loras = ("--set", "models.m.folder=sdxl", "--set", "render.pools.main.env.LORAS=/models/ink.safetensors:0.8")
+    with pytest.raises(AssertionError, match=r"set `models\.m\.name`, such as sdxl\+ink:0\.8"):
+        _counted(*loras)
+    query, own = _counted(*loras, "--set", "models.m.name=sdxl+ink:0.8")
+    assert f"model = '{own}'" in query
+
+
+def _counted(*arguments: str) -> tuple[str, str]:
+    """Return the query by which KEDA scales a pool with the model `m`, and the name that its workers call it by."""
+    model = ("model=m", "models.m.source=claim", "models.m.claim=weights", "autoscaling.enabled=true")
+    manifests = Manifests("", parsed(template(*arguments, *(word for each in model for word in ("--set", each)))))
+    query = manifests.one("ScaledObject", "render-main")["spec"]["triggers"][0]["metadata"]["query"]
+    return query, loaded(manifests.variables(manifests.pod("render"))).model_name
+
+
 @pytest.mark.usefixtures("services")
 def test_kedas_queries_count_what_waits_and_what_is_at_work(
     queries: list[tuple[str, str]], spec: Callable[..., WalkSpec]

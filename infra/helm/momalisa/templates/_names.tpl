@@ -101,12 +101,14 @@ true
 {{/* The name by which walks know a model, as Settings.model_name gives it. */}}
 {{- define "momalisa.modelName" -}}
 {{- $model := include "momalisa.model" . | fromYaml -}}
-{{- if eq $model.source "bundled" -}}
+{{- if $model.name -}}
+{{ $model.name }}
+{{- else if eq $model.source "bundled" -}}
 momalisa-mini
 {{- else if eq $model.source "hub" -}}
 {{ $model.repository }}
 {{- else -}}
-{{ base $model.folder }}
+{{ regexReplaceAll "\\.(safetensors|ckpt|pt|pth|bin)$" (base $model.folder) "" }}
 {{- end -}}
 {{- end }}
 
