@@ -89,6 +89,7 @@ Text = Annotated[
     Readable,
     AfterValidator(_allowed),  # it is shown beside the walk
 ]
+ModelName = Annotated[str, StringConstraints(strip_whitespace=True), Readable]
 Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
 WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterValidator(sender.checked_url)]
 
@@ -143,7 +144,7 @@ def _fields() -> dict[str, Any]:
     """Return a field for each setting of a walk."""
     fields: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
-        type_ = _REQUEST_TYPES.get(value_type(name), value_type(name))
+        type_ = ModelName if name == "model" else _REQUEST_TYPES.get(value_type(name), value_type(name))
         field = Field(setting.default, description=setting.description, **setting.limits)
         fields[name] = (type_ | None if setting.default is None else type_, field)
     return fields

@@ -86,6 +86,14 @@ def test_similar_words_are_allowed(api: TestClient, blocklist: Path, prompt: str
     submit(api, prompts=["a duck", prompt])
 
 
+def test_the_name_of_a_model_is_no_prompt(
+    api: TestClient, blocklist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL", "/models/ugly-ducks")
+    settings.cache_clear()
+    submit(api, model="ugly-ducks")
+
+
 def test_negative_prompts_are_checked_too(api: TestClient, blocklist: Path) -> None:
     answer = api.post("/v1/walks", json={**ORDER, "negative_prompt": "ugly"})
     assert [error["field"] for error in answer.json()["errors"]] == ["negative_prompt"]
