@@ -86,7 +86,10 @@ def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
     """Return what the form shows of a model: its defaults, its sizes, and how fast it renders here."""
     return {
         **model.model_dump(
-            include={"name", "about", "steps", "guidance", "guided", "negative_above", "schedulers"}
+            include={
+                *("name", "about", "steps", "fewest_steps", "most_steps"),
+                *("guidance", "guided", "negative_above", "schedulers"),
+            }
         ),
         "sizes": _sizes(model),
         "pace": pace and {"speed": float(f"{pace.speed:.2g}"), "workers": pace.workers, "batch": pace.batch},

@@ -12,8 +12,12 @@ function show(field, has) {
   if (!has) field.value = "";
 }
 
-/** Options of a size: each [value, text]. */
-export const sizeOptions = ({ sizes }) => sizes.map(([width, height]) => [`${width}x${height}`, `${width} × ${height}`]);
+/** Options of a size, each [value, text]: those of the model, and the current one of a walk that is varied. */
+export function sizeOptions({ sizes }, current = "") {
+  const options = sizes.map(([width, height]) => [`${width}x${height}`, `${width} × ${height}`]);
+  if (current && !options.some(([value]) => value === current)) options.push([current, current.replace("x", " × ")]);
+  return options;
+}
 
 /** Which of the options keeps what was chosen; the first where the model does not offer it. */
 export const kept = (options, chosen) => (options.some(([value]) => value === chosen) ? chosen : options[0][0]);
@@ -21,7 +25,8 @@ export const kept = (options, chosen) => (options.some(([value]) => value === ch
 /**
  * Lets a form choose among the models that the page names.
  *
- * `models` holds {name, about, sizes, schedulers, steps, guidance, guided, negative_above, pace}, as the page's JSON has them.
+ * `models` holds {name, about, sizes, schedulers, steps, fewest_steps, most_steps, guidance, guided, negative_above,
+ * pace}, as the page's JSON has them.
  */
 export function modelChoice(form, models) {
   const field = form.elements.namedItem("model");
@@ -31,10 +36,10 @@ export function modelChoice(form, models) {
   function offer() {
     const { about, steps, guidance, guided, negative_above: negativeAbove, schedulers } = chosen();
     document.getElementById("model-hint").textContent = about;
-    form.elements.steps.placeholder = steps;
+    Object.assign(form.elements.steps, { placeholder: steps, min: chosen().fewest_steps, max: chosen().most_steps });
     form.elements.guidance.placeholder = guidance;
     const { size, scheduler } = form.elements;
-    const sizes = sizeOptions(chosen());
+    const sizes = sizeOptions(chosen(), size.value);
     size.replaceChildren(...sizes.map(([value, text]) => option(value, text, kept(sizes, size.value))));
     const samplers = [["", "The model’s own"], ...schedulers.map((name) => [name, name.replaceAll("_", " ")])];
     scheduler.replaceChildren(...samplers.map(([value, text]) => option(value, text, kept(samplers, scheduler.value))));

@@ -1,6 +1,7 @@
 """More than one model in one deployment: what is on offer, and what a model takes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_the_form_offers_a_choice_where_there_is_one(api: TestClient) -> None:
     remix = api.get("/", params={"from": source["id"]}).text
     assert '<input type="hidden" name="model" value="momalisa-mini">' in remix
     assert "1024x1024" not in remix
+
+
+def test_the_form_limits_the_steps_to_those_of_the_model(api: TestClient) -> None:
+    works(FLUX.model_copy(update={"fewest_steps": 2, "most_steps": 12}))
+    source = make(api, model="flux")
+    page = api.get("/", params={"from": source["id"]}).text
+    assert re.search(r'name="steps" type="number" value="\d*" min="2" max="12"', page)
+    assert '"fewest_steps": 2' in page
 
 
 def test_the_plain_form_says_what_a_model_cannot_do(api: TestClient) -> None:
