@@ -14,7 +14,7 @@ kept=${XDG_CONFIG_HOME:-$HOME/.config}/momalisa
 docker build --quiet --file "$checkout/infra/docker/deployment.Dockerfile" --tag momalisa-deployment "$checkout" >&2
 mkdir -p "$kept/gcloud" "$kept/ssh" "$kept/kube"
 [ -t 0 ] && terminal=--tty || terminal=
-# shellcheck disable=SC2086 # empty without a terminal
+# shellcheck disable=SC2086 # empty without a terminal or a project
 exec docker run --rm --interactive $terminal --network host \
     --volume "$checkout:/checkout" \
     --volume "$socket:/var/run/docker.sock" \
@@ -22,4 +22,5 @@ exec docker run --rm --interactive $terminal --network host \
     --volume "$kept/ssh:/root/.ssh" \
     --volume "$kept/kube:/root/.kube" \
     --env GOOGLE_CLOUD_PROJECT --env GCP_ACCESS_TOKEN \
+    ${GOOGLE_CLOUD_PROJECT:+--env CLOUDSDK_CORE_PROJECT=$GOOGLE_CLOUD_PROJECT} \
     momalisa-deployment "$@"
