@@ -112,7 +112,7 @@ screens: .venv/dev .venv/browser ## Take the screenshots of docs/screens.
 
 infra: infra-compose infra-ansible infra-kubernetes ## Test the deployments, in short.
 
-infra-test: infra infra-instance infra-cluster infra-images ## Test the deployments, all of them.
+infra-all: infra infra-instance infra-cluster infra-images ## Test the deployments, all of them.
 
 infra-compose: .venv/infra .venv/docker ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
 	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py

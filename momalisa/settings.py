@@ -43,7 +43,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    # HOST: the manifests and Compose. PORT: users of `momalisa up`.
+    # HOST: the chart and Compose. PORT: users of `momalisa up`.
     host: str = Field("127.0.0.1", description="Address on which the API listens.")
     port: int = Field(8000, ge=1, le=65535, description="Port on which the API listens.")
 
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         8, ge=1, le=64, description="Frames in a chunk of a new walk, which a worker renders as one batch."
     )
 
-    # Rendering. Operators, by the hardware; the manifests set DEVICE, `momalisa up` sets THREADS.
+    # Rendering. Operators, by the hardware; the chart sets DEVICE, `momalisa up` sets THREADS.
     device: str | None = Field(
         None, description="torch device of a render worker; unset means CUDA, else MPS, else the CPU."
     )
@@ -288,7 +288,7 @@ class Settings(BaseSettings):
     )
     momalisa_api_key: SecretStr | None = Field(None, description="API key that the `momalisa` command sends.")
 
-    # Monitoring. Operators; the manifests and Compose set METRICS_PORT and LOG_FORMAT, `momalisa up` METRICS_HOST.
+    # Monitoring. Operators; the chart and Compose set METRICS_PORT and LOG_FORMAT, `momalisa up` METRICS_HOST.
     metrics_port: int | None = Field(
         None,
         ge=1,
