@@ -434,15 +434,23 @@ def test_preflight_of_the_cluster_and_of_vertex_asks_for_gpus_that_walks_would_w
 ) -> None:
     google.limits.quotas["GPUS_ALL_REGIONS"] = 0.0
     google.limits.vertex_gpus = 1
+    google.limits.forbidden = {"certificatemanager.certs.create"}
+    google.limits.quotas["SSD_TOTAL_GB"] = 299.0
     del google.limits.machines["e2-standard-4"]
-    said = " ".join(play("preflight.yml", fails=True, deployments="cluster,vertex").output.split())
+    said = " ".join(
+        play("preflight.yml", fails=True, deployments="cluster,vertex", domain="a.example").output.split()
+    )
     lacks = [
         "There is no e2-standard-4 in us-central1-a. Set `zone` to one of: gcloud compute machine-types list",
         "Of GPUS_ALL_REGIONS in all regions, 1 are needed",
         "/custom_model_serving_nvidia_l4_gpus in us-central1, 2 are needed, and the limit is 1.",
+        "Of SSD_TOTAL_GB in us-central1, 300 are needed",
+        "You may not use certificatemanager.certs.create. "
+        "Ask an owner of the project for roles/certificatemanager.editor",
     ]
     assert [lack for lack in lacks if lack not in said] == []
-    assert said.count(" are needed") == 2
+    assert said.count(" are needed") == 3
+    google.limits.quotas["SSD_TOTAL_GB"] = 300.0
     google.limits.quotas["GPUS_ALL_REGIONS"] = 1.0
     google.limits.usage["GPUS_ALL_REGIONS"] = 1  # the cluster's own
     google.limits.machines["e2-standard-4"] = {"guestCpus": 4}
