@@ -310,6 +310,8 @@ class Google:
 
     def _policy(self, key: str, request: Request) -> tuple[int, Json]:
         """Read or replace a policy: only version 3 has conditions, and the etag guards what others changed."""
+        if key.startswith("artifactregistry/") and key not in self.resources:
+            return _error(404, f"{key} was not found")
         policy = {"version": 1, "etag": "BwXhqDVOlVo=", "bindings": [], **self.policies.get(key, {})}
         conditional = any("condition" in each for each in policy["bindings"])
         if request.method == "PUT" or request.path.endswith(":setIamPolicy"):

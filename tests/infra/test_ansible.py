@@ -22,7 +22,6 @@ ZONE = f"projects/{PROJECT}/zones/us-central1-a"
 MEMBER = f"serviceAccount:momalisa@{PROJECT}.iam.gserviceaccount.com"
 
 IMAGES = f"artifactregistry/projects/{PROJECT}/locations/us-central1/repositories/momalisa"
-OTHERS = {"role": "roles/artifactregistry.reader", "members": ["user:ann@example.org"]}
 FIREWALLS = f"compute/projects/{PROJECT}/global/firewalls"
 INSTANCE = f"compute/{ZONE}/instances/momalisa"
 
@@ -70,10 +69,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first_run(home: Path) -> Iterator[Google]:
-    """The APIs after the VM was created; a policy that somebody else made was there before."""
+    """The APIs after the VM was created, by this playbook alone."""
     folder = home
     with listening(folder) as google:
-        google.policies[IMAGES] = {"bindings": [OTHERS]}
         assert "203.0.113.7" in run(google, folder, "deploy-create-instance.yml").output
         yield google
 
@@ -159,7 +157,7 @@ def test_service_account_may_do_what_it_must_and_no_more(first_run: Google) -> N
     assert policies.keys() == {f"storage/b/{PROJECT}-momalisa", account, IMAGES}
     assert roles(policies[f"storage/b/{PROJECT}-momalisa"]) == [("roles/storage.objectUser", [MEMBER])]
     assert roles(policies[account]) == [("roles/iam.serviceAccountTokenCreator", [MEMBER])]
-    assert policies[IMAGES]["bindings"] == [OTHERS, {**OTHERS, "members": [MEMBER]}]
+    assert roles(policies[IMAGES]) == [("roles/artifactregistry.reader", [MEMBER])]
 
 
 def test_creating_an_instance_again_changes_nothing(created: Google, play: Play) -> None:
@@ -256,7 +254,6 @@ def test_model_is_deployed_to_a_dedicated_endpoint_and_replaced_without_a_gap(go
         '{"settings": {"BATCH_SIZE": 16, "ANONYMOUS": "off"}, "poll_seconds": 0}',
     )
     place = f"projects/{PROJECT}/locations/us-central1"
-    google.put("artifactregistry", f"{place}/repositories/momalisa", {})
     unready = {
         ":testIamPermissions": (403, {"details": [{"reason": "SERVICE_DISABLED"}]}),
         ":deployModel": (400, {"message": "Service agents are being provisioned (https://…)."}),
@@ -357,7 +354,6 @@ def test_destroying_asks_first_and_keeps_data_unless_told_otherwise(
     created: Google, play: Play, tmp_path: Path
 ) -> None:
     place = f"projects/{PROJECT}/locations/us-central1"
-    created.put("artifactregistry", f"{place}/repositories/momalisa", {})
     created.put(
         "aiplatform", f"{place}/endpoints/momalisa", {"deployedModels": [{"id": "7", "model": "models/old"}]}
     )
