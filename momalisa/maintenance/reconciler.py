@@ -308,6 +308,8 @@ def update_gauges() -> None:
         ):
             gauge.clear()
         raise
+    for gauge in (metrics.CHUNKS, metrics.OLDEST_DUE_CHUNK_SECONDS):
+        gauge.clear()  # of models that are no longer known
     for (kind, model, status), number in found.chunks.items():
         metrics.record(metrics.CHUNKS, number, kind=kind, model=model, status=status)
     for (kind, model), seconds in found.oldest_due_seconds.items():
@@ -322,9 +324,22 @@ def update_gauges() -> None:
 
 
 def update_message_gauges() -> None:
-    """Set the gauges of the broker; they have no values while it is down."""
+    """Set the gauges of the broker, each over all models; they have no values while it is down.
+
+    Raises:
+        StoreUnavailableError: if PostgreSQL, which knows the models, cannot be reached.
+    """
     try:
-        waiting = {kind: celery_app.count_messages(kind) for kind in ChunkKind}
+        with transaction() as session:
+            models = stats.models(session)
+    except StoreUnavailableError:
+        metrics.MESSAGES.clear()
+        raise
+    try:
+        waiting = {
+            ChunkKind.RENDER: sum(celery_app.count_messages(ChunkKind.RENDER, model) for model in models),
+            ChunkKind.ASSEMBLE: celery_app.count_messages(ChunkKind.ASSEMBLE),
+        }
     except celery_app.BROKER_ERRORS:
         metrics.MESSAGES.clear()
         metrics.record(metrics.BROKER_FAILURES)

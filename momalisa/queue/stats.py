@@ -38,7 +38,7 @@ def collect(session: Session) -> QueueStats:
     Each query reads a partial index of the rows that it counts, so the cost does not grow with finished work.
     """
     waited = func.extract("epoch", func.now() - func.min(Chunk.scheduled_at).filter(leases.is_due()))
-    needs = [(ChunkKind.RENDER, model) for model in _models(session)] + [(ChunkKind.ASSEMBLE, fairness.NO_MODEL)]
+    needs = [(ChunkKind.RENDER, model) for model in models(session)] + [(ChunkKind.ASSEMBLE, fairness.NO_MODEL)]
     numbers = {(*need, status): 0 for need in needs for status in (ChunkStatus.QUEUED, ChunkStatus.LEASED)}
     oldest = dict.fromkeys(needs, 0.0)
     by = (Chunk.kind, Chunk.model)
@@ -61,7 +61,7 @@ def collect(session: Session) -> QueueStats:
     return QueueStats(numbers, oldest, paused, walks, last_hour, to_remove, workers.count_by_kind(session))
 
 
-def _models(session: Session) -> list[str]:
+def models(session: Session) -> list[str]:
     """Return the names of all models that chunks may need: those that workers have or had, and the default one."""
     return sorted({*session.scalars(select(KnownModel.name)), settings().model_name})
 
@@ -77,7 +77,8 @@ def count_ready(session: Session) -> dict[tuple[ChunkKind, str], int]:
 
 
 def done_within(session: Session, kind: ChunkKind, seconds: float) -> bool:
-    """Return whether any worker has finished a chunk of a kind within the last `seconds`."""
-    done = select(Chunk.number).where(Chunk.kind == kind, Chunk.status == ChunkStatus.DONE)
+    """Return whether any worker of this one's model has finished a chunk of a kind within the last `seconds`."""
+    model = settings().model_name if kind == ChunkKind.RENDER else fairness.NO_MODEL
+    done = select(Chunk.number).where(Chunk.kind == kind, Chunk.model == model, Chunk.status == ChunkStatus.DONE)
     recent = done.where(Chunk.finished_at > func.now() - timedelta(seconds=seconds))
     return bool(session.scalar(select(recent.exists())))

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from momalisa import description
 from momalisa.db.session import engine, transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind
@@ -16,7 +17,7 @@ from momalisa.errors import StoreUnavailableError
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import celery_app, leases, lifecycle, results
+from momalisa.queue import catalog, celery_app, leases, lifecycle, results
 from momalisa.queue.results import UploadedArtifact
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
@@ -147,6 +148,11 @@ def test_messages_that_wait_are_known_as_long_as_the_broker_is(
     celery_app.publish(ChunkKind.RENDER, 3)
     reconciler.update_message_gauges()
     assert sample(metrics.MESSAGES, "", kind="render") == 3
+    with transaction() as session:
+        catalog.report(session, description.of_settings().model_copy(update={"name": "ink"}))
+    celery_app.publish(ChunkKind.RENDER, 2, "ink")
+    reconciler.update_message_gauges()
+    assert sample(metrics.MESSAGES, "", kind="render") == 5, "of all models"
     assert sample(metrics.MESSAGES, "", kind="assemble") == 0
     failures = sample(metrics.BROKER_FAILURES, "_total") or 0
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
