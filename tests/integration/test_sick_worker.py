@@ -197,6 +197,24 @@ def test_if_no_worker_succeeds_none_backs_off(make: Callable[..., UUID], worker:
     assert worker.health.backoff_seconds() == 0
 
 
+def test_the_success_of_workers_with_another_model_says_nothing(
+    make: Callable[..., UUID], worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+    worker.health.record_failure(ChunkKind.RENDER, "the weights are broken")
+    claimed = claim(WELL)
+    assert claimed
+    do(claimed)
+    with monkeypatch.context() as other:
+        other.setenv("MODEL", "/models/ink")
+        settings.cache_clear()
+        worker.health.record_failure(ChunkKind.RENDER, "the weights are broken")
+        assert worker.health.backoff_seconds() == 0
+    settings.cache_clear()
+    worker.health.record_failure(ChunkKind.RENDER, "the weights are broken")
+    assert worker.health.backoff_seconds() > 0
+
+
 def momalisa(services: LocalStack, *arguments: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "momalisa", "queue", *arguments],

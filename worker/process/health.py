@@ -79,7 +79,7 @@ class Health:
 
 
 def _others_succeed(kind: ChunkKind, seconds: float) -> bool:
-    """Return whether others finished chunks within the last `seconds`, during which this worker finished none."""
+    """Return whether others finished chunks of its model within the last `seconds`, in which it finished none."""
     try:
         with transaction() as session:
             return stats.done_within(session, kind, seconds)
