@@ -98,6 +98,19 @@ def of_settings() -> Model:
     return unknown(name)
 
 
+@cache
+def as_settings_have_it(reported: Model) -> Model:
+    """Return the description that a worker reported, with what the settings of this process choose.
+
+    Where they do not suit it, it stays as it is, with one warning: a request cannot mend that.
+    """
+    try:
+        return overridden(reported)
+    except ModelError as error:
+        log.warning("settings do not suit the model", model=reported.name, reason=str(error))
+        return reported
+
+
 def configuration(path: Path) -> Path | None:
     """Return the folder that holds the configuration of a model: it, or for a file of weights one beside it."""
     folders = [path] if path.suffix not in WEIGHTS else [path.with_suffix(""), path.parent]
@@ -111,7 +124,12 @@ def unknown(name: str) -> Model:
 
 def _like_stable_diffusion(name: str) -> dict[str, Any]:
     family = FAMILIES["StableDiffusionPipeline"]
-    fields = {"size": 512, "multiple": family.multiple, "steps": family.steps, "guidance": family.guidance}
+    fields = {
+        "size": min(512, settings().max_size or 512),
+        "multiple": family.multiple,
+        "steps": family.steps,
+        "guidance": family.guidance,
+    }
     return _with_largest({"name": name, "pipeline": "", "schedulers": SAMPLERS, **fields})
 
 

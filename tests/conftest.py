@@ -53,6 +53,7 @@ def clear_caches() -> None:
         bucket._client_bucket,
         signed_urls._signatures,
         description.of_settings,
+        description.as_settings_have_it,
     ):
         remembered.cache_clear()
     estimate._cache.clear()

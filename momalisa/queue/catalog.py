@@ -66,5 +66,5 @@ def offered(session: Session) -> Catalog:
     ).all()
     usual = settings().model_name
     models = {name: Model.model_validate(described) for name, described, number in rows if number or name == usual}
-    default = description.overridden(models.pop(usual)) if usual in models else description.of_settings()
+    default = description.as_settings_have_it(models.pop(usual)) if usual in models else description.of_settings()
     return Catalog(default, tuple(models.values()), {name: number for name, _, number in rows if number})

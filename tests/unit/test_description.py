@@ -218,6 +218,16 @@ def test_of_a_model_that_is_elsewhere_nothing_is_known_but_what_the_settings_say
     assert (found.name, found.size, found.max_size, found.steps) == ("somebody/sdxl", 1024, 2048, 20)
 
 
+def test_what_the_api_offers_never_fails_for_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL", "/elsewhere/sdxl")
+    monkeypatch.setenv("MAX_SIZE", "256")
+    settings.cache_clear()
+    found = description.of_settings()
+    assert (found.size, found.max_size) == (256, 256)
+    reported = found.model_copy(update={"size": 512, "max_size": 1024})
+    assert description.as_settings_have_it(reported) == reported
+
+
 @pytest.mark.parametrize(
     ("own", "sentence"),
     [
