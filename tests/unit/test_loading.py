@@ -415,6 +415,16 @@ def test_a_file_that_is_no_model_is_called_what_it_is(what: str, tmp_path: Path)
     assert said(file) == sentence.format(f=file)
 
 
+def test_a_pickle_without_a_configuration_beside_it_is_called_one(tmp_path: Path) -> None:
+    file = tmp_path / "dream.ckpt"
+    file.write_bytes(b"PK\x03\x04")
+    assert said(file, Additions(allow_pickle=True)) == (
+        f"{file} is a pickle, whose architecture cannot be read without running it: use its .safetensors file, or "
+        "set ALLOW_PICKLE and put a folder dream with its model_index.json, configurations and tokenizers "
+        "beside it."
+    )
+
+
 def test_additions_that_are_for_other_models_are_refused(model: Path, tmp_path: Path) -> None:
     def saved(name: str, tensors: dict[str, torch.Tensor]) -> str:
         save_file(tensors, tmp_path / name)

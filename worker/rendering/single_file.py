@@ -104,6 +104,12 @@ def architecture(file: Path, header: dict[str, Any]) -> str:
     Raises:
         ModelError: if it is a part of a model, or something else.
     """
+    if file.suffix != ".safetensors":
+        raise ModelError(
+            f"{file} is a pickle, whose architecture cannot be read without running it: use its .safetensors file, "
+            f"or set ALLOW_PICKLE and put a folder {file.stem} with its {INDEX}, configurations and tokenizers "
+            "beside it."
+        )
     names = [name for name in header if name != "__metadata__"]
     for sign, what in _OTHERS.items():
         if any(sign in name for name in names):
