@@ -38,6 +38,7 @@ class Hub(BaseHTTPRequestHandler):
             "gated": (403, "GatedRepo", "Access to this model is restricted"),
             "absent": (401, "RepoNotFound", "Invalid username or password."),
             "revised": (404, "RevisionNotFound", "Invalid rev id"),
+            "busy": (503, "", "Service Unavailable"),
             "denied": (401, "", "Invalid credentials in Authorization header"),
         }
         refusal = next((answer for name, answer in refusals.items() if name in self.path), None)
@@ -86,9 +87,23 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
         )
         return run.stdout.splitlines()
 
-    names = ("somebody/gated", "somebody/absent", "somebody/revised@v9", "somebody/denied", "somebody/single")
+    repository = tmp_path / "hub" / "models--somebody--busy"
+    for file, content in {
+        "refs/main": "a" * 40,
+        f"snapshots/{'a' * 40}/model_index.json": '{"_class_name": "X"}',
+    }.items():
+        (repository / file).parent.mkdir(parents=True)
+        (repository / file).write_text(content)
+    names = (
+        "somebody/gated",
+        "somebody/absent",
+        "somebody/revised@v9",
+        "somebody/denied",
+        "somebody/single",
+        "somebody/busy",
+    )
     with hub() as url:
-        gated, absent, revised, denied, single = said(*names, HF_ENDPOINT=url, HF_TOKEN="x")  # noqa: S106
+        gated, absent, revised, denied, single, busy = said(*names, HF_ENDPOINT=url, HF_TOKEN="x")  # noqa: S106
     [offline] = said("somebody/absent", HF_HUB_OFFLINE="1")
     [away] = said("somebody/absent", HF_ENDPOINT=url)  # where nobody listens any more
     assert gated == (
@@ -105,6 +120,7 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
         "somebody/single on the Hub has no model_index.json, so it is not a pipeline of diffusers; "
         "somebody/single/dream.safetensors names a file of it."
     )
+    assert busy.startswith("X of 'somebody/busy' cannot render walks."), "it was downloaded before"
     assert offline == "somebody/absent is not on this machine, and HF_HUB_OFFLINE forbids downloading it."
     assert away == (
         "somebody/absent is not on this machine, and the Hub cannot be reached: check the network and its proxies, "

@@ -74,7 +74,10 @@ def _lora_file(place: Location, *, allow_pickle: bool) -> Path:
             raise ModelError(f"LORAS: {place.path} has {number}.")
         return named[0]
     if place.path is None and place.file is None:
-        names = sources.listed(place) or ()
+        names = sources.listed(place)
+        if names is None:
+            folder = sources.cached(place)
+            names = [str(file.relative_to(folder)) for file in folder.rglob("*")]
         found_there = [name for name in names if name.endswith(".safetensors")]
         if len(found_there) != 1:
             number = "several .safetensors files" if found_there else "no .safetensors file"

@@ -119,7 +119,10 @@ def _download(place: Location, *, weights: bool, allow_pickle: bool) -> Path:
 
 
 def listed(place: Location) -> list[str] | None:
-    """Return the names of all files of a model on the Hub; None if the Hub is not to be asked, or away."""
+    """Return the names of all files of a model on the Hub; None if the Hub is not to be asked, or away.
+
+    A model that was downloaded before is also used while the Hub is overloaded.
+    """
     try:
         info = HfApi().model_info(str(place.hub), revision=place.revision)
     except OfflineModeIsEnabled:
@@ -127,6 +130,11 @@ def listed(place: Location) -> list[str] | None:
     except HfHubHTTPError as error:
         if error.response.status_code == HTTPStatus.UNAUTHORIZED and "Invalid credentials" in str(error):
             raise ModelError("The Hub does not accept HF_TOKEN: it is wrong, or no longer valid.") from None
+        status = error.response.status_code
+        if (status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR) and _is_cached(
+            place
+        ):
+            return None
         raise
     except Exception as error:
         # The library's HTTP client differs by its version: httpx, or a fork of it.
@@ -139,6 +147,14 @@ def listed(place: Location) -> list[str] | None:
 def snapshot(place: Location, names: Iterable[str]) -> Path:
     """Return the folder of a model in the cache, after files of it were downloaded."""
     return Path(snapshot_download(str(place.hub), revision=place.revision, allow_patterns=list(names)))
+
+
+def _is_cached(place: Location) -> bool:
+    try:
+        snapshot_download(str(place.hub), revision=place.revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    return True
 
 
 def cached(place: Location) -> Path:
