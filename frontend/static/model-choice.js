@@ -30,6 +30,7 @@ export const kept = (options, chosen) => (options.some(([value]) => value === ch
  */
 export function modelChoice(form, models) {
   const field = form.elements.namedItem("model");
+  const asked = { model: field?.value, size: form.elements.size.value }; // by the page, which may vary a walk
   const chosen = () => models.find(({ name }) => name === field?.value) ?? models[0];
 
   /** Offers what the chosen model can do; what does not suit it falls back to its own. */
@@ -39,7 +40,7 @@ export function modelChoice(form, models) {
     Object.assign(form.elements.steps, { placeholder: steps, min: chosen().fewest_steps, max: chosen().most_steps });
     form.elements.guidance.placeholder = guidance;
     const { size, scheduler } = form.elements;
-    const sizes = sizeOptions(chosen(), size.value);
+    const sizes = sizeOptions(chosen(), chosen().name === asked.model ? asked.size : "");
     size.replaceChildren(...sizes.map(([value, text]) => option(value, text, kept(sizes, size.value))));
     const samplers = [["", "The model’s own"], ...schedulers.map((name) => [name, name.replaceAll("_", " ")])];
     scheduler.replaceChildren(...samplers.map(([value, text]) => option(value, text, kept(samplers, scheduler.value))));
