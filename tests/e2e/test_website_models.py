@@ -32,3 +32,15 @@ def test_a_model_brings_its_own_sizes_steps_and_fields(museum: str, quiet: Page)
     with transaction() as session:
         [walk] = session.query(Walk).all()
         assert (walk.model, walk.spec.width, walk.spec.steps) == ("flux", 1024, 4)
+
+
+def test_a_remix_keeps_a_size_that_the_form_does_not_list(museum: str, quiet: Page) -> None:
+    with transaction() as session:
+        catalog.report(session, FLUX)
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, FLUX.name)
+    made = quiet.request.post(
+        f"{museum}/v1/walks", data={"prompts": ["a", "b"], "model": "flux", "width": 640, "height": 512}
+    )
+    quiet.goto(f"{museum}/?from={made.json()['id']}")
+    expect(quiet.locator("#model")).to_have_value("flux")
+    expect(quiet.locator("#size")).to_have_value("640x512")
