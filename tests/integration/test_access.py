@@ -170,7 +170,8 @@ def test_each_caller_may_do_what_the_table_says(
 
 def test_the_table_names_every_operation() -> None:
     named = {operation.__name__ for operation, *_ in ALLOWED}
-    documented = [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
+    paths = app.openapi()["paths"].keys() - {"/v1/models"}  # the same for every caller
+    documented = [path for path in paths if path.startswith("/v1/")]
     operations = sum(len(app.openapi()["paths"][path]) for path in documented)
     assert len(named) == operations + 2  # one's own walks, and a conditional request
 

@@ -76,12 +76,15 @@ def test_the_last_frame_of_a_pass_enqueues_the_next_pass(make: Make) -> None:
     assert walk(walk_id).frames_total == 48
     assert positions(walk_id) == pytest.approx([index / 15 for index in range(16)], abs=1 / 4096)
     assert finish(claim()) is None
-    assert finish(claim()) == Ready(ChunkKind.RENDER, 2)
+    assert finish(claim()) == Ready(ChunkKind.RENDER, 2, settings().model_name)
     probe = positions(walk_id)[:16:15]
     assert len(positions(walk_id)) == 32
     assert set(probe) <= set(positions(walk_id))
-    assert [finish(claim()) for _ in range(2)] == [None, Ready(ChunkKind.RENDER, 1)]
-    assert [finish(claim()) for _ in range(2)] == [Ready(ChunkKind.RENDER, 1), Ready(ChunkKind.ASSEMBLE)]
+    assert [finish(claim()) for _ in range(2)] == [None, Ready(ChunkKind.RENDER, 1, settings().model_name)]
+    assert [finish(claim()) for _ in range(2)] == [
+        Ready(ChunkKind.RENDER, 1, settings().model_name),
+        Ready(ChunkKind.ASSEMBLE),
+    ]
     assert (walk(walk_id).status, walk(walk_id).frames_done) == (WalkStatus.ASSEMBLING, 48)
     assert len(claim(ChunkKind.ASSEMBLE).frames) == 48
 

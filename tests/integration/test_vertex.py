@@ -271,7 +271,7 @@ def test_a_container_without_its_model_exits_and_says_why(services: LocalStack, 
     container.child.start()
     until(lambda: container.child.ended() is not None, 120)
     assert container.child.ended() == 1
-    assert "cannot be loaded" in container.events("model not loaded")[0]["reason"]
+    assert "has no model_index.json" in container.events("model not loaded")[0]["reason"]
     container.http.close()
 
 
