@@ -24,9 +24,11 @@ import psycopg
 import yaml
 
 from benchmarks import quality
+from momalisa.domain.states import ChunkKind
 from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
+from momalisa.queue.celery_app import queue_name
 from momalisa.settings import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -132,14 +134,15 @@ class Bench(LocalStack):
         with self.connect() as connection:
             yield connection
 
-    def worker(self, name: str, queue: str, concurrency: int, chunk_seconds: float) -> Child:
+    def worker(self, name: str, kind: str, concurrency: int, chunk_seconds: float) -> Child:
         """Start a Celery worker with a number of children."""
-        app = "benchmarks.simulated" if queue == "render" else "worker.tasks"
-        celery = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queue, "-n", name, "--pool", "prefork"]
-        celery += ["--concurrency", str(concurrency), "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        app = "benchmarks.simulated" if kind == "render" else "worker.tasks"
+        celery = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queue_name(ChunkKind(kind))]
+        celery += ["-n", name, "--pool", "prefork", "--concurrency", str(concurrency)]
+        celery += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         spans = self.folder / "spans"
         spans.mkdir(exist_ok=True)
-        variables: dict[str, Any] = {"SPANS": str(spans), "CHUNK_SECONDS": str(chunk_seconds), **self.role(queue)}
+        variables: dict[str, Any] = {"SPANS": str(spans), "CHUNK_SECONDS": str(chunk_seconds), **self.role(kind)}
         self._start(name, celery, **variables)
         return self.children[name]
 
