@@ -42,6 +42,7 @@ class Rendering(NamedTuple):
 
     pictures: NDArray[np.uint8]
     flags: tuple[Flag | None, ...]
+    batch_size: int
 
 
 class Renderer:
@@ -65,7 +66,7 @@ class Renderer:
         spec: WalkSpec,
         positions: Sequence[float],
         check: Callable[[], None],
-        batch_size: int | None = None,  # noqa: ARG002
+        batch_size: int | None = None,
     ) -> Rendering:
         """Wait for the time of a batch; at first only for a part of it, so that workers do not run in lockstep."""
         seconds = CHUNK_SECONDS * self._random.uniform(1 - JITTER, 1 + JITTER)
@@ -80,7 +81,7 @@ class Renderer:
         finally:
             self._note("end")
         pictures = np.stack([_picture(spec, position) for position in positions])
-        return Rendering(pictures, (None,) * len(positions))
+        return Rendering(pictures, (None,) * len(positions), batch_size or len(positions))
 
     def _note(self, what: str) -> None:
         self._spans.write(f"{time.monotonic()} {what}\n")
