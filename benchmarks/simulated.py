@@ -22,6 +22,7 @@ sys.modules["worker.rendering.pipeline"] = sys.modules[__name__]
 
 from momalisa.domain.spec import WalkSpec  # noqa: E402
 from momalisa.domain.states import Flag  # noqa: E402
+from worker.rendering import construction, families  # noqa: E402, F401 - once, and not in each child after the fork
 from worker.tasks import app  # noqa: E402, F401 - Celery's app
 
 CHUNK_SECONDS = float(os.environ["CHUNK_SECONDS"])

@@ -159,11 +159,8 @@ def submit(
 ) -> tuple[views.WalkView, access.Caller]:
     """Submit a walk, and return it with the caller who may view it."""
 
-    def prepare(source: Walk | None) -> service.NewWalk:
-        merged = body if source is None else _merged(body, source)
-        with transaction() as session:
-            on_offer = catalog.offered(session)
-        new = merged.new_walk(on_offer)
+    def prepare(source: Walk | None, on_offer: catalog.Catalog) -> service.NewWalk:
+        new = (body if source is None else _merged(body, source)).new_walk(on_offer)
         limits.count_walk(request.scope, caller.tenant, new.spec)
         return new
 

@@ -27,7 +27,8 @@ from momalisa.errors import (
     WalkExpiredError,
     WalkNotFoundError,
 )
-from momalisa.queue import estimate, fairness, lifecycle
+from momalisa.queue import catalog, estimate, fairness, lifecycle
+from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket
@@ -64,7 +65,7 @@ class Submission:
 
 
 def submit(
-    prepare: Callable[[Walk | None], NewWalk],
+    prepare: Callable[[Walk | None, Catalog], NewWalk],
     *,
     owner: str,
     tenant: str,
@@ -77,8 +78,8 @@ def submit(
     The caller publishes wake-up messages for a new walk afterwards.
 
     Args:
-        prepare: returns what to create, given the walk to start from, if any. It is called at most once, between
-            the transactions, so it may call other services.
+        prepare: returns what to create, given the walk to start from, if any, and the models on offer. It is called
+            at most once, between the transactions, so it may call other services.
         owner: who will own the walk.
         tenant: the unit of fairness and limits.
         known: whether the request identified its owner; if not, a new owner was generated for it.
@@ -96,8 +97,9 @@ def submit(
         if walk_id is None:
             source = None if from_walk is None else _source(session, from_walk, owner)
             _check_waiting(session, tenant)
+            on_offer = catalog.offered(session)
     if walk_id is None:
-        new = prepare(source)
+        new = prepare(source, on_offer)
         with transaction() as session:
             walk_id = new_id if idempotent is None else idempotency.remember(session, idempotent, new_id)
             if walk_id == new_id:
