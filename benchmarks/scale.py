@@ -80,8 +80,8 @@ CHART = ROOT / "infra" / "helm" / "momalisa"
 SCALED = ("ScaledObject", "momalisa-render-main")
 HELM = ROOT / ".venv" / "kubernetes-tools" / "helm" / "helm"
 
-STATEMENTS = 4.25
-"""Limit: maximum number of statements per frame. It was 4 until walks chose their model."""
+STATEMENTS = 4.0
+"""Target: maximum number of statements per frame."""
 
 SETTINGS = {"BATCH_SIZE": str(BATCH), "MAX_SIZE": "512"}
 

@@ -32,12 +32,20 @@ class Ready(NamedTuple):
 
 
 def enqueue(
-    session: Session, walk_id: UUID, tenant: str, model: str, positions: Sequence[float], batch_size: int
+    session: Session,
+    walk_id: UUID,
+    tenant: str,
+    model: str,
+    positions: Sequence[float],
+    batch_size: int,
+    *,
+    start: int = 0,
 ) -> Ready:
-    """Add frames to a walk as chunks, coarse to fine, at the next virtual times of its tenant."""
+    """Add frames to a walk as chunks, coarse to fine, at the next virtual times of its tenant.
+
+    `start` is the number of the first of these chunks: 0 for a new walk.
+    """
     batches = path.chunks(len(positions), batch_size)
-    last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == walk_id)).scalar_one()
-    start = 0 if last is None else last + 1
     numbers = range(start, start + len(batches))
     times = fairness.next_virtual_times(session, tenant, model, len(batches))
     session.execute(

@@ -131,7 +131,10 @@ def _next_pass(session: Session, claim: Claim) -> Ready | None:
     recorded = session.execute(select(Frame.position, Frame.thumbnail).where(mine)).all()
     thumbnails: dict[float, bytes | None] = {frame.position: frame.thumbnail for frame in recorded}
     positions = pacing.plan_next_pass(claim.spec, thumbnails, claim.batch_size)
-    return lifecycle.enqueue(session, claim.walk_id, claim.tenant, claim.model, positions, claim.batch_size)
+    last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id)).scalar_one()
+    return lifecycle.enqueue(
+        session, claim.walk_id, claim.tenant, claim.model, positions, claim.batch_size, start=last + 1
+    )
 
 
 def _assembly(session: Session, claim: Claim) -> Ready:

@@ -208,7 +208,6 @@ def create(
         kept = [frame.position for frame in source.frames if frame.object is not None]
     planned = pacing.plan_first_pass(spec, walk.batch_size, kept)
     lifecycle.enqueue(session, walk.id, tenant, walk.model, planned, walk.batch_size)
-    session.refresh(walk)
     return walk
 
 

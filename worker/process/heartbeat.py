@@ -23,13 +23,14 @@ def process_name(pid: int | None = None) -> str:
 class Heartbeat:
     """Registers this process in the database every third of a lease, from `start` to `stop`.
 
-    A render worker also reports what its model can do: before it loads the weights, so that the API knows soon, and
-    when it is ready, in case the database was away.
+    A render worker also reports what its model can do: before it loads the weights, so that the API knows soon, or,
+    if the database was away then, when it is ready.
     """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._model: Model | None = None
+        self._described = False
 
     def describe(self, model: Model) -> None:
         """Report the model that this process is about to load; without a database that is left to `start`."""
@@ -37,6 +38,7 @@ class Heartbeat:
         try:
             with transaction() as session:
                 catalog.report(session, model)
+            self._described = True
         except StoreUnavailableError as error:
             log.warning("model not reported yet", reason=str(error))
 
@@ -55,14 +57,13 @@ class Heartbeat:
 
     def _beat(self, kind: ChunkKind) -> None:
         model = self._model.name if self._model is not None else fairness.NO_MODEL
-        reported = False
         while not self._stopped.is_set():
             try:
                 with transaction() as session:
-                    if self._model is not None and not reported:
+                    if self._model is not None and not self._described:
                         catalog.report(session, self._model)
                     workers.report_alive(session, process_name(), kind, model)
-                reported = True
+                self._described = True
             except StoreUnavailableError as error:
                 log.warning("worker heartbeat failed", reason=str(error))
             self._stopped.wait(settings().lease_seconds / 3)
