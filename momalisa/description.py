@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from momalisa.domain.families import FAMILIES, Family
+from momalisa.domain.families import FAMILIES, Family, family_of
 from momalisa.domain.model import LARGEST, MOST_STEPS, SMALLEST, Model
 from momalisa.domain.spec import Scheduler
 from momalisa.errors import ModelError
@@ -57,9 +57,7 @@ def describe(name: str, folder: Path, also: Sequence[str] = ()) -> Model:
     """
     index = read_json(folder / INDEX)
     kind = str(index.get("_class_name"))
-    family = FAMILIES.get(kind)
-    if family is None:
-        raise ModelError(f"{kind} of {name!r} is not supported; supported are {', '.join(sorted(FAMILIES))}.")
+    family = family_of(kind, name)
     denoiser = _config(folder / ("transformer" if index.get("transformer", [None])[0] else "unet"))
     sampler = _config(folder / "scheduler")
     class_of_sampler = str((index.get("scheduler") or [None, ""])[1] or sampler.get("_class_name", ""))

@@ -7,11 +7,15 @@ are those of the pipeline's own `__call__`, except that 50 steps, the oldest hab
 
 from dataclasses import dataclass
 
+from momalisa.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Family:
     """What the models of a family have in common, where their own files do not say otherwise."""
 
+    title: str
+    """For people."""
     steps: int
     guidance: float
     size: int | None = None
@@ -28,15 +32,36 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "StableDiffusionPipeline": Family(20, 7.5),
-    "StableDiffusionXLPipeline": Family(30, 5.0),
-    "LatentConsistencyModelPipeline": Family(4, 8.5, negative_above=None, samplers=False),
-    "StableDiffusion3Pipeline": Family(28, 7.0, multiple=16, samplers=False, tokens=256),
-    "FluxPipeline": Family(28, 3.5, 1024, multiple=16, negative_above=None, samplers=False, tokens=512),
-    "Flux2KleinPipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512),
-    "SanaPipeline": Family(20, 4.5, multiple=32, samplers=False, tokens=300),
-    "PixArtAlphaPipeline": Family(20, 4.5, samplers=False, tokens=120, fewest_steps=2),
-    "PixArtSigmaPipeline": Family(20, 4.5, samplers=False, tokens=300),
-    "QwenImagePipeline": Family(30, 4.0, 1024, multiple=16, samplers=False, tokens=512, fewest_steps=2),
-    "ChromaPipeline": Family(35, 5.0, 1024, multiple=16, samplers=False, tokens=512),
+    "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", 20, 7.5),
+    "StableDiffusionXLPipeline": Family("Stable Diffusion XL", 30, 5.0),
+    "LatentConsistencyModelPipeline": Family("LCM", 4, 8.5, negative_above=None, samplers=False),
+    "StableDiffusion3Pipeline": Family("Stable Diffusion 3", 28, 7.0, multiple=16, samplers=False, tokens=256),
+    "FluxPipeline": Family("FLUX.1", 28, 3.5, 1024, multiple=16, negative_above=None, samplers=False, tokens=512),
+    "Flux2KleinPipeline": Family("FLUX.2 klein", 30, 4.0, 1024, multiple=16, samplers=False, tokens=512),
+    "SanaPipeline": Family("Sana", 20, 4.5, multiple=32, samplers=False, tokens=300),
+    "PixArtAlphaPipeline": Family("PixArt-α", 20, 4.5, samplers=False, tokens=120, fewest_steps=2),
+    "PixArtSigmaPipeline": Family("PixArt-Σ", 20, 4.5, samplers=False, tokens=300),
+    "QwenImagePipeline": Family(
+        "Qwen-Image", 30, 4.0, 1024, multiple=16, samplers=False, tokens=512, fewest_steps=2
+    ),
+    "ChromaPipeline": Family("Chroma", 35, 5.0, 1024, multiple=16, samplers=False, tokens=512),
 }
+
+
+def family_of(pipeline: str, model: str) -> Family:
+    """Return the family of a model.
+
+    Args:
+        pipeline: the class of its pipeline, as its `model_index.json` names it.
+        model: its name, for the error.
+
+    Raises:
+        ModelError: if walks cannot be rendered with it.
+    """
+    if pipeline not in FAMILIES:
+        titles = [family.title for family in FAMILIES.values()]
+        raise ModelError(
+            f"{pipeline} of {model!r} cannot render walks. Supported are text-to-image pipelines of "
+            f"{', '.join(titles[:-1])} and {titles[-1]} ({', '.join(sorted(FAMILIES))})."
+        )
+    return FAMILIES[pipeline]

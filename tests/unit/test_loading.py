@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from momalisa.domain.families import FAMILIES
 from momalisa.domain.spec import WalkSpec
 from momalisa.errors import ModelError
 from tests import tiny
@@ -22,7 +23,6 @@ from tests.broken_models import POINTER
 from worker.process.startup import explain
 from worker.rendering import single_file
 from worker.rendering.additions import NONE, Additions
-from worker.rendering.families import FAMILIES
 from worker.rendering.pipeline import Renderer
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"

@@ -105,7 +105,7 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
     with hub() as url:
         gated, absent, revised, denied, single, busy = said(*names, HF_ENDPOINT=url, HF_TOKEN="x")  # noqa: S106
     [offline] = said("somebody/absent", HF_HUB_OFFLINE="1")
-    [away] = said("somebody/absent", HF_ENDPOINT=url)  # where nobody listens any more
+    [away] = said("somebody/absent", HF_ENDPOINT=url)  # where no server listens any more
     assert gated == (
         "Access to this model on the Hub is restricted: accept its terms on its page there, and set HF_TOKEN to a "
         "token of the same account."

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 
 from momalisa.domain import families as known
-from momalisa.errors import ModelError
 from worker.rendering.embeddings import Embedding
 
 PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
@@ -25,8 +24,6 @@ MASK, NEGATIVE_MASK = "prompt_attention_mask", "negative_prompt_attention_mask"
 class Family:
     """How the pipelines of one class are used."""
 
-    title: str
-    """For people."""
     encoded: tuple[str | None, ...]
     """What `encode_prompt` returns, by the names under which the call takes it; None for what it does not take."""
     negative: Literal["together", "apart"] = "together"
@@ -54,36 +51,31 @@ _NO_BINS: Mapping[str, object] = {"negative_prompt": None, "use_resolution_binni
 """Their negative prompt is "" by default, but None next to embeddings; and sizes are to be rendered as they are."""
 
 FAMILIES: dict[str, Family] = {
-    "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", (PROMPT, NEGATIVE), **_UNET),
-    "StableDiffusionXLPipeline": Family(
-        "Stable Diffusion XL", (PROMPT, NEGATIVE, POOLED, NEGATIVE_POOLED), **_UNET
-    ),
-    "LatentConsistencyModelPipeline": Family("LCM", (PROMPT, None), **_UNET),
+    "StableDiffusionPipeline": Family((PROMPT, NEGATIVE), **_UNET),
+    "StableDiffusionXLPipeline": Family((PROMPT, NEGATIVE, POOLED, NEGATIVE_POOLED), **_UNET),
+    "LatentConsistencyModelPipeline": Family((PROMPT, None), **_UNET),
     "StableDiffusion3Pipeline": Family(
-        "Stable Diffusion 3",
         (PROMPT, NEGATIVE, POOLED, NEGATIVE_POOLED),
         half=("transformer", "vae", "text_encoder_3"),
         reader="tokenizer_3",
     ),
     "FluxPipeline": Family(
-        "FLUX.1",
         (PROMPT, POOLED, None),
         half=("transformer", "vae", "text_encoder_2"),
         reader="tokenizer_2",
     ),
-    "Flux2KleinPipeline": Family("FLUX.2 klein", (PROMPT, None), negative="apart"),
-    "SanaPipeline": Family("Sana", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+    "Flux2KleinPipeline": Family((PROMPT, None), negative="apart"),
+    "SanaPipeline": Family((PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
     "QwenImagePipeline": Family(
-        "Qwen-Image",
         (PROMPT, f"{PROMPT}_mask"),
         negative="apart",
         nothing=" ",
         guidance="true_cfg_scale",
         compiles=False,
     ),
-    "ChromaPipeline": Family("Chroma", (PROMPT, None, MASK, NEGATIVE, None, NEGATIVE_MASK), padding="weighed"),
-    "PixArtAlphaPipeline": Family("PixArt-α", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
-    "PixArtSigmaPipeline": Family("PixArt-Σ", (PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+    "ChromaPipeline": Family((PROMPT, None, MASK, NEGATIVE, None, NEGATIVE_MASK), padding="weighed"),
+    "PixArtAlphaPipeline": Family((PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
+    "PixArtSigmaPipeline": Family((PROMPT, MASK, NEGATIVE, NEGATIVE_MASK), arguments=_NO_BINS),
 }
 """By the class of the pipeline."""
 
@@ -99,12 +91,7 @@ def family_of(index: Mapping[str, Any], model: str) -> Family:
         ModelError: if walks cannot be rendered with it.
     """
     kind = str(index.get("_class_name"))
-    if kind not in FAMILIES:
-        titles = [family.title for family in FAMILIES.values()]
-        raise ModelError(
-            f"{kind} of {model!r} cannot render walks. Supported are text-to-image pipelines of "
-            f"{', '.join(titles[:-1])} and {titles[-1]} ({', '.join(sorted(FAMILIES))})."
-        )
+    known.family_of(kind, model)
     return FAMILIES[kind]
 
 

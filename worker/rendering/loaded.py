@@ -25,10 +25,8 @@ def model() -> Model:
     if settings().renderer != "local":
         return description.of_settings()
     from worker.rendering.construction import configuration  # noqa: PLC0415
-    from worker.rendering.families import family_of  # noqa: PLC0415
 
     folder = configuration(locate(settings().model))
-    family_of(description.read_json(folder / description.INDEX), settings().model)
     loras = [place.name for place, _ in map(weighted, settings().loras)]
     return description.describe(settings().model_name, folder, loras)
 

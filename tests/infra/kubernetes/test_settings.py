@@ -1,4 +1,4 @@
-"""Settings and secrets: what the pods are told is what the code reads."""
+"""Settings and secrets: the pods get what the code reads."""
 
 from pathlib import Path
 
