@@ -1,7 +1,6 @@
 """A receiver of webhooks: an HTTPS server on this machine, with a certificate of its own authority."""
 
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.serving import serving
 
 NAMES = ("receiver.test", "*.receiver.test", "localhost")
 """The names in the certificate of a receiver."""
@@ -84,16 +85,11 @@ def listening(folder: Path, *answers: Answer) -> Iterator[Receiver]:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        receiver = Receiver(server.server_port, authority, list(answers) or [status(204)])
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Server(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    receiver = Receiver(server.server_port, authority, list(answers) or [status(204)])
+    with serving(server):
+        yield receiver
 
 
 def certificates(folder: Path, *names: str) -> tuple[Path, Path]:

@@ -1,6 +1,5 @@
 """A page of another site can do nothing to a visitor, tested with a real browser."""
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,6 +7,7 @@ import pytest
 from playwright.sync_api import Page
 
 from api.access import COOKIE
+from tests.serving import serving
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "public": False}
 
@@ -39,12 +39,8 @@ class _Page(BaseHTTPRequestHandler):
 def elsewhere() -> Iterator[int]:
     """The port of a server with pages of another site."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server.server_port
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"], ids=["another site", "another port"])

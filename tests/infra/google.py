@@ -25,6 +25,7 @@ import pytest
 from tests.infra import discovery
 from tests.infra.google_limits import Limits
 from tests.receiver import certificates
+from tests.serving import serving
 
 Json = dict[str, Any]
 
@@ -421,10 +422,7 @@ def listening(folder: Path) -> Iterator[Google]:
         def handle_error(self, *_: object) -> None:
             """Keep quiet about clients that hang up."""
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        proxy = f"http://127.0.0.1:{server.server_port}"
+    with serving(Server(("127.0.0.1", 0), Handler)) as proxy:
         google.environment = {
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
@@ -432,11 +430,7 @@ def listening(folder: Path) -> Iterator[Google]:
             "GCP_ACCESS_TOKEN": "fake",
             "GCP_AUTH_KIND": "accesstoken",
         }
-        try:
-            yield google
-        finally:
-            server.shutdown()
-            thread.join()
+        yield google
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import yaml
 from momalisa.local.processes import Child, free_port
 from momalisa.settings import ROOT
 from tests.conftest import until
+from tests.serving import serving
 
 INFRA = ROOT / "infra" / "prometheus"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["alertmanager"]
@@ -64,14 +64,8 @@ def slack() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/services/T0/B0", messages
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield f"{url}/services/T0/B0", messages
 
 
 @contextmanager

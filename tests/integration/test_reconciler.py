@@ -24,6 +24,7 @@ from momalisa.settings import ROOT, environment, settings
 from momalisa.telemetry import metrics
 from momalisa.walks import service
 from tests.conftest import until
+from tests.serving import serving
 
 
 @pytest.fixture
@@ -43,7 +44,6 @@ def revoked(tmp_path: Path) -> Iterator[Path]:
         def log_message(self, format: str, *args: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     key = rsa.generate_private_key(65537, 2048)
     account = {
         "type": "service_account",
@@ -54,9 +54,8 @@ def revoked(tmp_path: Path) -> Iterator[Path]:
     }
     file = tmp_path / "account.json"
     file.write_text(json.dumps(account))
-    yield file
-    server.shutdown()
-    server.server_close()
+    with serving(server):
+        yield file
 
 
 def test_revoked_credentials_stop_only_tasks_that_need_the_bucket(

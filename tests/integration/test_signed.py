@@ -27,6 +27,7 @@ from momalisa.queue import celery_app
 from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.conftest import clear_caches, until
+from tests.serving import serving
 
 SECONDS = 0.1
 """Seconds per signature."""
@@ -86,14 +87,8 @@ def iam_service(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ia
     monkeypatch.setattr(iam, "_IAM_SIGN_ENDPOINT", f"http://127.0.0.1:{server.server_port}/{{}}:signBlob")
     monkeypatch.setenv("SIGNED_URLS", "true")
     clear_caches()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(server):
         yield service
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def hang(walks: int, spec: WalkSpec) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -20,6 +19,7 @@ from momalisa.local import stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from tests.conftest import until
+from tests.serving import serving
 
 STOP = 60
 """Timeout for a worker to stop, on a slow machine, in seconds."""
@@ -46,14 +46,8 @@ def collecting() -> Iterator[tuple[str, dict[str, list[Span]]]]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", spans
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url, spans
 
 
 def attributes(span: Span) -> dict[str, str | int]:

@@ -29,6 +29,7 @@ from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 from momalisa.walks import service
 from tests.conftest import clear_caches, until, wait_for_workers
+from tests.serving import serving
 from worker import render_task, runner
 from worker.process.worker import Worker
 
@@ -300,15 +301,8 @@ def endpoint(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], Answer])
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 def hung_up(handler: BaseHTTPRequestHandler) -> bool:

@@ -257,7 +257,9 @@ def test_a_size_that_the_model_cannot_have_is_refused(make: MakeModel, monkeypat
 def test_another_kind_of_pipeline_is_refused_and_those_supported_are_named(make: MakeModel) -> None:
     with pytest.raises(ModelError) as refused:
         describe("m", make("StableDiffusionInpaintPipeline"))
-    assert str(refused.value).startswith("StableDiffusionInpaintPipeline of 'm' is not supported; supported are ")
+    assert str(refused.value).startswith(
+        "StableDiffusionInpaintPipeline of 'm' cannot render walks. Supported are "
+    )
     assert all(kind in str(refused.value) for kind in FAMILIES)
 
 
