@@ -57,7 +57,7 @@ def describe(name: str, folder: Path, also: Sequence[str] = ()) -> Model:
     """
     index = read_json(folder / INDEX)
     kind = str(index.get("_class_name"))
-    family = family_of(kind, name)
+    family = family_of(kind, str(folder))
     denoiser = _config(folder / ("transformer" if index.get("transformer", [None])[0] else "unet"))
     sampler = _config(folder / "scheduler")
     class_of_sampler = str((index.get("scheduler") or [None, ""])[1] or sampler.get("_class_name", ""))

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, FilePath, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FilePath,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from momalisa import __version__, broker
@@ -387,6 +396,15 @@ def _database_name(data: dict[str, object]) -> str:
 def settings() -> Settings:
     """Return the settings of this process, read at the first call."""
     return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
+
+
+def explain(error: ValidationError) -> str:
+    """Return which settings are not valid, and why, in sentences."""
+    wrong = (
+        f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg'].removeprefix('Value error, ')}."
+        for item in error.errors()
+    )
+    return " ".join(["The settings are not valid.", *wrong])
 
 
 def override(**variables: str) -> None:

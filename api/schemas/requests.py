@@ -28,6 +28,7 @@ from momalisa.walks.service import NewWalk
 from momalisa.webhooks import sender
 
 MAX_PROMPT = 300
+MAX_MODEL = 300
 """Characters."""
 
 MAX_MARKS = 6
@@ -89,7 +90,7 @@ Text = Annotated[
     Readable,
     AfterValidator(_allowed),  # it is shown beside the walk
 ]
-ModelName = Annotated[str, StringConstraints(strip_whitespace=True), Readable]
+ModelName = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_MODEL), Readable]
 Weight = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
 WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterValidator(sender.checked_url)]
 

@@ -169,7 +169,7 @@ class WalkView extends HTMLElement {
 
 function goneWords(error) {
   if (error.status === 410) return { title: "The walk has expired", words: "It was taken down, to make room. Its words are free for a new one." };
-  if (error.status === 404) return { title: "No such walk", words: "Nothing hangs here any more. The walk was taken down by who made it." };
+  if (error.status === 404) return { title: "No such walk", words: "Nothing hangs here any more. The walk was taken down by its maker." };
   return { title: "This walk cannot be shown", words: error.message };
 }
 

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from momalisa import settings
 from momalisa.errors import MomalisaError
 
 console = Console(highlight=False)
@@ -26,8 +27,7 @@ def errors_as_sentences(exit_code_when_stopped: int = 130) -> Iterator[None]:
     except MomalisaError as error:
         fail(str(error))
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
-        fail("The settings are not valid. " + " ".join(wrong))
+        fail(settings.explain(error))
     except Stopped:
         tell("Stopped.")
         raise typer.Exit(exit_code_when_stopped) from None

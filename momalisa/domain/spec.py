@@ -22,9 +22,6 @@ Scheduler = Literal["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"
 
 MAX_STOPS = 10
 
-MAX_MODEL = 300
-"""Characters of the name of a model."""
-
 MAX_SEED = 2**32 - 1
 
 SAMPLING_SETTINGS = ("negative_prompt", "steps", "guidance", "scheduler", "width", "height")
@@ -62,7 +59,7 @@ class WalkSpec(BaseModel):
 
     model: Annotated[
         str,
-        Setting("Name of the model, one of `GET /v1/models`; the default one if omitted.", max_length=MAX_MODEL),
+        Setting("Name of the model, one of `GET /v1/models`; the default one if omitted."),
     ] = ""
     """Also in a column of its own, where it is never empty (`Walk.model`)."""
     prompts: tuple[str, ...]

@@ -99,6 +99,7 @@ def test_a_model_that_no_worker_has_is_refused_and_those_there_are_named(api: Te
     with transaction() as session:
         workers.report_gone(session, "there:1")
     assert errors(api, model="flux") == {"model": "no worker has “flux”; available: momalisa-mini"}
+    assert errors(api, model="x" * 301) == {"model": "at most 300 characters, got 301"}
 
 
 @pytest.mark.parametrize(

@@ -97,4 +97,4 @@ def test_a_system_whose_workers_cannot_start_says_why_and_exits(tmp_path: Path) 
         timeout=120,
     )
     assert run.returncode == 1
-    assert "render-1 cannot start. KandinskyV22Pipeline of" in run.stderr
+    assert f"render-1 cannot start. KandinskyV22Pipeline of '{model}' cannot render walks" in run.stderr

@@ -255,10 +255,11 @@ def test_a_size_that_the_model_cannot_have_is_refused(make: MakeModel, monkeypat
 
 
 def test_another_kind_of_pipeline_is_refused_and_those_supported_are_named(make: MakeModel) -> None:
+    folder = make("StableDiffusionInpaintPipeline")
     with pytest.raises(ModelError) as refused:
-        describe("m", make("StableDiffusionInpaintPipeline"))
+        describe("m", folder)
     assert str(refused.value).startswith(
-        "StableDiffusionInpaintPipeline of 'm' cannot render walks. Supported are "
+        f"StableDiffusionInpaintPipeline of '{folder}' cannot render walks. Supported are "
     )
     assert all(kind in str(refused.value) for kind in FAMILIES)
 

@@ -3,7 +3,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from momalisa.settings import ROOT, Settings, environment, set_default_environment
+from momalisa.settings import ROOT, Settings, environment, explain, set_default_environment
 
 
 def test_a_model_has_the_same_name_where_its_folder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +81,14 @@ def test_a_child_gets_this_environment_with_changes(monkeypatch: pytest.MonkeyPa
 def test_every_setting_is_in_the_table_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name.upper() for name in Settings.model_fields if f"`{name.upper()}`" not in readme] == []
+
+
+def test_invalid_settings_are_explained_in_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAS", "pixel:nan")
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    with pytest.raises(ValidationError) as invalid:
+        Settings()
+    assert explain(invalid.value) == (
+        "The settings are not valid. LORAS: the weight of a LoRA must be a finite number, got pixel:nan."
+        " BATCH_SIZE: Input should be greater than or equal to 1."
+    )

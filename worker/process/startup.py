@@ -15,6 +15,7 @@ from typing import NamedTuple, Never
 
 from pydantic import ValidationError
 
+from momalisa import settings
 from momalisa.errors import MomalisaError
 from momalisa.local.processes import CANNOT_WORK
 from momalisa.telemetry.logging import logger
@@ -135,8 +136,7 @@ def _end_worker() -> Never:
 def explain(error: BaseException) -> str:
     """Explain an error in a sentence or two, including its root cause."""
     if isinstance(error, ValidationError):
-        wrong = (f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}." for item in error.errors())
-        return "The settings are not valid. " + " ".join(wrong)
+        return settings.explain(error)
     chain = [error]
     while (cause := _cause(chain[-1])) and cause not in chain:
         chain.append(cause)
