@@ -1,6 +1,9 @@
 """Fixtures: real services (PostgreSQL, Valkey, the bucket), the API, workers, a browser."""
 
 import json
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +39,28 @@ from worker.process.worker import Worker
 from worker.rendering.pipeline import Renderer
 
 hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
+
+_folder: str | None = None
+"""What `pytest_configure` made."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep temporary files in a folder of this run alone, as root.
+
+    By default, pytest closes the folder that all runs share to other users whenever a run starts. PostgreSQL, which
+    root runs as another user, would lose its data in the middle of another run.
+    """
+    global _folder  # noqa: PLW0603 - set once
+    if os.geteuid() == 0 and config.option.basetemp is None:
+        config.option.basetemp = _folder = tempfile.mkdtemp(prefix="momalisa-tests-")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Remove the folder, unless a test failed."""
+    if _folder and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(_folder, ignore_errors=True)
 
 
 def clear_caches() -> None:

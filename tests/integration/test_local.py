@@ -203,6 +203,16 @@ def test_a_closed_home_stays_closed_and_postgresql_is_kept_outside(
     assert f"may not enter {home}." in messages[0]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root runs PostgreSQL as another user.")
+def test_another_run_of_tests_closes_no_folder_of_this_one(tmp_path: Path) -> None:
+    for parent in postgres._closed(tmp_path / "postgres"):
+        parent.chmod(parent.stat().st_mode | 0o001)  # as for PostgreSQL
+    other = tmp_path / "test_other.py"
+    other.write_text("def test_other(tmp_path): pass")
+    subprocess.run([sys.executable, "-m", "pytest", "--config-file=/dev/null", other], cwd=tmp_path, check=True)
+    assert not postgres._closed(tmp_path / "postgres")
+
+
 def test_on_one_machine_metrics_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LocalStack(tmp_path).variables["METRICS_HOST"] == "127.0.0.1"
     monkeypatch.setenv("METRICS_HOST", "0.0.0.0")  # noqa: S104 - set explicitly
