@@ -16,6 +16,7 @@ import av.filter
 import imageio.v3 as iio
 import numpy as np
 from av.filter.context import FilterContext
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -102,14 +103,20 @@ def write_gif(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
 
 
 def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
-    """Write an MP4 that plays everywhere: H.264, yuv420p, even width and height, index first (fast start)."""
+    """Write an MP4 that plays everywhere: H.264, yuv420p, even width and height, index first (fast start).
+
+    It is in Rec. 709, limited range, and says so: players take untagged video for Rec. 601 or 709 by its height.
+    """
     height, width = (side - side % 2 for side in next(frames()).shape[:2])
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata.update(title=caption.title, comment=caption.details)
         stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        codec = stream.codec_context
+        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for index, picture in enumerate(frames()):
-            container.mux(stream.encode(_frame(picture[:height, :width], index, Fraction(1, fps))))
+            container.mux(stream.encode(_rec_709(_frame(picture[:height, :width], index, Fraction(1, fps)))))
         container.mux(stream.encode(None))
 
 
@@ -221,6 +228,20 @@ class _Paletteuse:
 def _source(graph: av.filter.Graph, like: av.VideoFrame) -> FilterContext:
     """Return a source of a filter graph for frames of this size and format."""
     return graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=GIF_TICK)
+
+
+def _rec_709(frame: av.VideoFrame) -> av.VideoFrame:
+    """Return an RGB frame as yuv420p in Rec. 709, limited range."""
+    converted = frame.reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
+        threads=1,
+    )
+    converted.pts, converted.time_base = frame.pts, frame.time_base
+    return converted
 
 
 def _frame(picture: Picture, time: int, unit: Fraction) -> av.VideoFrame:
