@@ -133,7 +133,7 @@ class WalkSpec(BaseModel):
             multiple_of=8,
         ),
     ]
-    fps: Annotated[int, Setting("Frames per second of the animation.", 12, ge=1, le=50)]
+    fps: Annotated[int, Setting("Frames per second of the animation.", 12, ge=1, le=60)]
 
     @property
     def stops(self) -> tuple[str, ...]:

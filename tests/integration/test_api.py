@@ -78,7 +78,7 @@ def test_every_option_is_kept(api: TestClient) -> None:
         "guidance": 0,
         "width": 64,
         "height": 256,
-        "fps": 50,
+        "fps": 60,
         "seed": 0,
     }
     walk = make(api, **options, public=False)
@@ -217,7 +217,7 @@ def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient
         ({"steps": 101}, "steps", "at most 100"),
         ({"guidance": 21}, "guidance", "at most 20"),
         ({"fps": 0}, "fps", "at least 1"),
-        ({"fps": 51}, "fps", "at most 50"),
+        ({"fps": 61}, "fps", "at most 60"),
         ({"negative_prompt": "x" * 301}, "negative_prompt", "at most 300"),
         ({"public": "yes"}, "public", "true or false"),
         ({"colour": "red"}, "colour", "unknown field"),
