@@ -182,6 +182,14 @@ class Settings(BaseSettings):
         "unpinned.",
     )
 
+    # The files of walks. Operators.
+    gif_max_bytes: int = Field(
+        8_000_000,
+        ge=100_000,
+        description="Maximum size of a GIF, as chats have one; a larger one gets fewer frames a second, and then "
+        "fewer colours.",
+    )
+
     # Rendering by Vertex AI. The playbook deploy-vertex.yml, or operators.
     renderer: Literal["local", "vertex"] = Field(
         "local", description="Where frames are rendered: local, in the worker; vertex, by an endpoint of Vertex AI."

@@ -17,11 +17,12 @@ from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
 from momalisa.queue.results import UploadedArtifact
+from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
 from worker.lease import Lease
-from worker.media import contact_sheet, encoders
+from worker.media import contact_sheet, encoders, gif
 from worker.media.encoders import Picture
 from worker.media.metadata import walk_caption
 from worker.recording import Record
@@ -81,7 +82,7 @@ def assemble(lease: Lease) -> Record:
             return lambda session: results.requeue_frames(session, claim, lost)
         if not fetched:
             return partial(results.fail_without_frames, claim=claim)
-        artifacts = _make_artifacts(lease, fetched, folder)
+        artifacts, omissions = _make_artifacts(lease, fetched, folder)
     neighbours = {
         frame.position: shown.stored
         for frame, shown in zip(claim.frames, shown_frames(claim.frames), strict=True)
@@ -91,7 +92,7 @@ def assemble(lease: Lease) -> Record:
     def record(session: Session) -> None:
         results.complete_walk(session, claim, artifacts)  # first, since chunks are locked before their walk
         results.substitute_flagged(session, claim, neighbours)
-        results.add_warnings(session, claim, warnings(claim.frames))
+        results.add_warnings(session, claim, warnings(claim.frames) + omissions)
 
     return record
 
@@ -114,8 +115,10 @@ def warnings(frames: Sequence[ClaimedFrame]) -> list[str]:
     return [FLAG_WARNINGS[flag][count > 1].format(count) for flag, count in sorted(counts.items())]
 
 
-def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -> list[UploadedArtifact]:
-    """Write all artifacts concurrently and upload them.
+def _make_artifacts(
+    lease: Lease, fetched: dict[float, Fetched], folder: Path
+) -> tuple[list[UploadedArtifact], list[str]]:
+    """Write all artifacts concurrently and upload them; also return what they leave out, in sentences.
 
     Args:
         lease: of the walk's assembly.
@@ -144,16 +147,17 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
             yield f"{index:03}.png", frame.file.read_bytes()
 
     frames = partial(pictures, order)
+    omissions = list[str]()
 
     def make(kind: ArtifactKind) -> UploadedArtifact:
         path, size = folder / FILES[kind][0], (width, height)
         match kind:
             case ArtifactKind.GIF:
-                encoders.write_gif(path, frames, fps, caption)
+                omissions.extend(gif.write(path, frames, fps, caption, settings().gif_max_bytes))
             case ArtifactKind.MP4:
                 encoders.write_mp4(path, frames, fps, caption)
             case ArtifactKind.WEBP:
-                encoders.write_webp(path, frames, fps, caption)
+                omissions.extend(encoders.write_webp(path, frames, fps, caption))
             case ArtifactKind.POSTER:
                 encoders.write_poster(path, middle, caption)
             case ArtifactKind.SHEET:
@@ -162,7 +166,7 @@ def _make_artifacts(lease: Lease, fetched: dict[float, Fetched], folder: Path) -
                 encoders.write_zip(path, files())
         return UploadedArtifact(kind, _upload(lease, kind, path), *size)
 
-    return lease.run_concurrently(make, FILES)
+    return lease.run_concurrently(make, FILES), sorted(omissions)
 
 
 def _labels(claim: Claim) -> list[str]:

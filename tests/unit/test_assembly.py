@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 
 from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT
-from worker.media import contact_sheet, encoders
+from worker.media import contact_sheet, encoders, gif
 from worker.media.encoders import Picture
 from worker.media.metadata import walk_caption
 
@@ -31,6 +31,8 @@ SPEC = WalkSpec(
     height=64,
     fps=12,
 )
+MAX_BYTES = 8_000_000
+
 ABOUT = walk_caption(SPEC, "momalisa-mini", [index / 19 for index in range(20)])
 
 
@@ -76,23 +78,62 @@ def test_a_png_loses_nothing() -> None:
     assert np.array_equal(encoders.decode_png(encoders.encode_png(picture, ABOUT)), picture)
 
 
-@pytest.mark.parametrize("fps", [1, 12, 24, 50])
+@pytest.mark.parametrize("fps", [1, 7, 12, 24, 50])
 def test_a_gif_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.gif"
-    encoders.write_gif(path, lambda: iter(originals), fps, ABOUT)
+    gif.write(path, lambda: iter(originals), fps, ABOUT, MAX_BYTES)
     frames = list(gif_frames(path))
     assert len(frames) == 20
     assert min(psnr(seen, original) for (seen, _), original in zip(frames, originals, strict=True)) > 30
     starts = np.cumsum([0, *(duration for _, duration in frames)])[:-1]
     assert np.abs(starts - np.arange(20) * 1000 / fps).max() <= 5  # half a tick of 10 ms: no drift
+    assert sum(duration for _, duration in frames) == pytest.approx(20 * 1000 / fps, abs=5)
     with Image.open(path) as image:
         assert image.info["loop"] == 0
 
 
+def test_a_gif_of_more_than_50_frames_a_second_leaves_some_out_and_takes_as_long(tmp_path: Path) -> None:
+    originals, path = pictures(60), tmp_path / "walk.gif"
+    notes = gif.write(path, lambda: iter(originals), 60, ABOUT, MAX_BYTES)
+    assert notes == [
+        "The GIF shows 50 of 60 frames a second, the most that a GIF can; the MP4 and the WebP show all."
+    ]
+    frames = list(gif_frames(path))
+    assert [duration for _, duration in frames] == [20] * 50
+    shown = [originals[slot * 60 // 50] for slot in range(50)]
+    assert min(psnr(seen, original) for (seen, _), original in zip(frames, shown, strict=True)) > 30
+
+
+@pytest.mark.parametrize(
+    ("share", "note"),
+    [
+        (0.6, "shows 12 of 24 frames a second, to have no more than"),
+        (0.4, "shows 8 of 24 frames a second, to have no more than"),
+        (0.32, "shows 8 of 24 frames a second in 64 colours, to have no more than"),
+        (0.1, "in 64 colours, to have no more than"),
+        (0.001, "a single frame of this size needs more than"),
+    ],
+)
+def test_a_gif_that_is_too_large_gets_fewer_frames_and_then_fewer_colours(
+    tmp_path: Path, share: float, note: str
+) -> None:
+    noise = np.random.default_rng(7).integers(0, 100, (48, 8, 12, 1), dtype=np.uint8)
+    originals = [
+        a + b.repeat(4, axis=0).repeat(4, axis=1) // 2 for a, b in zip(pictures(48, 48, 32), noise, strict=True)
+    ]
+    path = tmp_path / "walk.gif"
+    assert gif.write(path, lambda: iter(originals), 24, ABOUT, MAX_BYTES) == []
+    limit = round(share * path.stat().st_size)
+    [said] = gif.write(path, lambda: iter(originals), 24, ABOUT, limit)
+    assert note in said
+    assert path.stat().st_size <= limit or share == 0.001
+    assert sum(duration for _, duration in gif_frames(path)) == 2000
+
+
 def test_a_gif_keeps_equal_frames(tmp_path: Path) -> None:
     still = pictures(1) * 6
-    encoders.write_gif(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT)
+    gif.write(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT, MAX_BYTES)
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
@@ -102,14 +143,14 @@ def test_the_palette_of_a_gif_has_every_colour_of_a_still_picture(tmp_path: Path
     picture = np.zeros((side, side, 3), np.uint8)
     picture[-16:, -14:] = colours
     path = tmp_path / "walk.gif"
-    encoders.write_gif(path, lambda: iter([picture] * pictures), 12, ABOUT)
-    with Image.open(path) as gif:
-        shown = np.array(gif.convert("RGB"))
+    gif.write(path, lambda: iter([picture] * pictures), 12, ABOUT, MAX_BYTES)
+    with Image.open(path) as image:
+        shown = np.array(image.convert("RGB"))
     assert np.abs(shown.astype(int) - picture).max() <= 1  # palettegen rounds, on the way to Oklab and back
 
 
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:
-    encoders.write_gif(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT)
+    gif.write(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT, MAX_BYTES)
     data = (tmp_path / "walk.gif").read_bytes()
     assert data[:6] == b"GIF89a"
     assert data[10] & 0x80  # a global colour table
@@ -151,7 +192,7 @@ def chunks_of_webp(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += 8 + size + size % 2
 
 
-@pytest.mark.parametrize("fps", [1, 12, 24, 50])
+@pytest.mark.parametrize("fps", [1, 12, 24, 60])
 def test_a_webp_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.webp"
@@ -170,7 +211,8 @@ def test_a_webp_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps:
 @pytest.mark.parametrize(("count", "repeats"), [(1, 6), (3, 4)])
 def test_a_webp_keeps_equal_frames(tmp_path: Path, count: int, repeats: int) -> None:
     held = [picture for picture in pictures(count) for _ in range(repeats)]
-    encoders.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
+    notes = encoders.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
+    assert notes == ([] if count == 3 else ["All frames look the same, so the WebP is a still picture."])
     with Image.open(tmp_path / "walk.webp") as image:
         assert getattr(image, "n_frames", 1) == count
         seen = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
@@ -252,7 +294,7 @@ def png_comment(data: bytes) -> str:
 
 def test_every_artifact_contains_its_settings(tmp_path: Path) -> None:
     originals = pictures(20)
-    encoders.write_gif(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT)
+    gif.write(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT, MAX_BYTES)
     encoders.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, ABOUT)
     encoders.write_webp(tmp_path / "walk.webp", lambda: iter(originals), 12, ABOUT)
     encoders.write_poster(tmp_path / "poster.webp", originals[0], ABOUT)
@@ -272,7 +314,7 @@ def test_every_artifact_contains_its_settings(tmp_path: Path) -> None:
 def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
     originals = pictures(5)
     for name in ("a", "b"):
-        encoders.write_gif(tmp_path / f"{name}.gif", lambda: iter(originals), 12, ABOUT)
+        gif.write(tmp_path / f"{name}.gif", lambda: iter(originals), 12, ABOUT, MAX_BYTES)
         encoders.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, ABOUT)
         encoders.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, ABOUT)
         contact_sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
@@ -298,7 +340,7 @@ LONG_WALK = """
 import sys
 from pathlib import Path
 import numpy as np
-from worker.media import contact_sheet, encoders
+from worker.media import contact_sheet, encoders, gif
 from worker.media.metadata import Caption
 
 about = Caption("a walk", "{}")
@@ -313,7 +355,7 @@ def frames():
     for index in range(120):
         yield encoders.decode_png((folder / f"{index:03}.png").read_bytes())
 
-encoders.write_gif(folder / "walk.gif", frames, 24, about)
+gif.write(folder / "walk.gif", frames, 24, about, 10**9)
 encoders.write_mp4(folder / "walk.mp4", frames, 24, about)
 encoders.write_webp(folder / "walk.webp", frames, 24, about)
 contact_sheet.write(folder / "sheet.png", frames(), [str(index) for index in range(120)], "", about)

@@ -3,8 +3,6 @@
 The same frames and caption always give the same bytes.
 """
 
-import math
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -12,10 +10,8 @@ from io import BytesIO
 from pathlib import Path
 
 import av
-import av.filter
 import imageio.v3 as iio
 import numpy as np
-from av.filter.context import FilterContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,14 +23,8 @@ from worker.media.metadata import Caption
 Picture = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
-SAMPLED_PIXELS = 1 << 14
-"""Pixels of each picture that the palette of a GIF is computed from."""
-
 Frames = Callable[[], Iterator[Picture]]
 """Returns a new iterator over the pictures of an animation, in the order in which they are shown."""
-
-GIF_TICK = Fraction(1, 100)
-"""The unit of a GIF's frame times, in seconds."""
 
 WEBP_TICK = Fraction(1, 1000)
 """The unit of a WebP's frame times, in seconds."""
@@ -81,27 +71,6 @@ def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
 
 
-def write_gif(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
-    """Write an animated GIF that loops for ever, with one palette for all frames.
-
-    The palette and the dithering are ffmpeg's (palettegen, paletteuse). Frame times are whole hundredths of a
-    second in a GIF; they are rounded one by one against the exact time, so that the animation does not drift.
-    """
-    bare = path.with_name(f"{path.name}.bare")
-    first = next(frames())
-    paint = _Paletteuse(first, _palette(frames))
-    with av.open(str(bare), "w", format="gif", options={"loop": "0"}) as container:
-        stream = container.add_stream("gif", rate=fps)
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "pal8"
-        stream.codec_context.time_base = GIF_TICK
-        for index, picture in enumerate(frames()):
-            container.mux(stream.encode(paint(picture, round(index / fps / GIF_TICK))))
-        container.mux(stream.encode(None))
-    _add_comment(bare, path, caption.details)
-    bare.unlink()
-
-
 def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
     """Write an MP4 that plays everywhere: H.264, yuv420p, even width and height, index first (fast start).
 
@@ -116,12 +85,16 @@ def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for index, picture in enumerate(frames()):
-            container.mux(stream.encode(_rec_709(_frame(picture[:height, :width], index, Fraction(1, fps)))))
+            container.mux(stream.encode(_rec_709(video_frame(picture[:height, :width], index, Fraction(1, fps)))))
         container.mux(stream.encode(None))
 
 
-def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
-    """Write an animated WebP that loops for ever: like a GIF, but in full colour and smaller."""
+def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> list[str]:
+    """Write an animated WebP that loops for ever: like a GIF, but in full colour and smaller.
+
+    Returns:
+        What it leaves out, in sentences for visitors.
+    """
     bare = path.with_name(f"{path.name}.bare")
     options = {"quality": "85", "compression_level": "4", "loop": "0"}
     count = 0
@@ -131,27 +104,16 @@ def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
         stream.pix_fmt = "bgra"  # the format of libwebp's animations
         stream.codec_context.time_base = WEBP_TICK
         for picture in frames():
-            container.mux(stream.encode(_frame(picture, round(count / fps / WEBP_TICK), WEBP_TICK)))
+            container.mux(stream.encode(video_frame(picture, round(count / fps / WEBP_TICK), WEBP_TICK)))
             count += 1
         container.mux(stream.encode(None))
     webp = bare.read_bytes()
     bare.unlink()
     if webp[12:16] == b"VP8X":
         path.write_bytes(_with_xmp(webp, caption.xmp(), round(count / fps / WEBP_TICK)))
-    else:  # all pictures were equal, so the encoder wrote a still
-        write_poster(path, next(frames()), caption)
-
-
-def _add_comment(gif: Path, path: Path, comment: str) -> None:
-    """Copy a GIF, with an ASCII comment inserted before its pictures (GIF89a, section 24)."""
-    with gif.open("rb") as source, path.open("wb") as target:
-        header = source.read(13)
-        target.write(header + source.read(3 * 2 ** ((header[10] & 7) + 1)))  # with the global colour table
-        target.write(source.read(19))  # the loop extension, which comes first
-        text = comment.encode("ascii")
-        blocks = (text[start : start + 255] for start in range(0, len(text), 255))
-        target.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
-        shutil.copyfileobj(source, target)
+        return []
+    write_poster(path, next(frames()), caption)  # like the encoder, which writes no animation of equal pictures
+    return ["All frames look the same, so the WebP is a still picture."]
 
 
 def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
@@ -177,59 +139,6 @@ def _with_xmp(webp: bytes, xmp: bytes, length: int) -> bytes:
     return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
-def _palette(frames: Frames) -> av.VideoFrame:
-    """Return a palette of 256 colours for all frames, as a picture of 16 × 16 pixels.
-
-    It is computed from a sample of the pixels, which is faster and equally good.
-    """
-    graph = av.filter.Graph()
-    source = _source(graph, _frame(_sample(next(frames()), 0), 0, GIF_TICK))
-    palettegen = graph.add("palettegen", "stats_mode=full:reserve_transparent=0")
-    source.link_to(palettegen)
-    palettegen.link_to(graph.add("buffersink"))
-    graph.configure()
-    for index, picture in enumerate(frames()):
-        source.push(_frame(_sample(picture, index), index, GIF_TICK))
-    source.push(None)
-    return graph.vpull()
-
-
-def _sample(picture: Picture, index: int) -> Picture:
-    """Return every n-th pixel of every n-th row of a picture, with a different offset for each of n² pictures.
-
-    That is a quarter of the pixels of a small picture, and about SAMPLED_PIXELS of a large one.
-    """
-    height, width = picture.shape[:2]
-    step = max(2, math.isqrt(height * width // SAMPLED_PIXELS))
-    height, width = height - height % step, width - width % step  # the same size at every offset
-    return picture[index % step : height : step, index // step % step : width : step]
-
-
-class _Paletteuse:
-    """Converts pictures to the colours of a palette, dithered."""
-
-    def __init__(self, picture: Picture, palette: av.VideoFrame) -> None:
-        self._graph = av.filter.Graph()
-        self._source = _source(self._graph, _frame(picture, 0, GIF_TICK))
-        colours = _source(self._graph, palette)
-        paletteuse = self._graph.add("paletteuse", "dither=sierra2_4a:diff_mode=rectangle")
-        self._source.link_to(paletteuse, 0, 0)
-        colours.link_to(paletteuse, 0, 1)
-        paletteuse.link_to(self._graph.add("buffersink"))
-        self._graph.configure()
-        colours.push(palette)
-        colours.push(None)
-
-    def __call__(self, picture: Picture, time: int) -> av.VideoFrame:
-        self._source.push(_frame(picture, time, GIF_TICK))
-        return self._graph.vpull()
-
-
-def _source(graph: av.filter.Graph, like: av.VideoFrame) -> FilterContext:
-    """Return a source of a filter graph for frames of this size and format."""
-    return graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=GIF_TICK)
-
-
 def _rec_709(frame: av.VideoFrame) -> av.VideoFrame:
     """Return an RGB frame as yuv420p in Rec. 709, limited range."""
     converted = frame.reformat(
@@ -244,7 +153,8 @@ def _rec_709(frame: av.VideoFrame) -> av.VideoFrame:
     return converted
 
 
-def _frame(picture: Picture, time: int, unit: Fraction) -> av.VideoFrame:
+def video_frame(picture: Picture, time: int, unit: Fraction) -> av.VideoFrame:
+    """Return a picture as a frame for libav, shown at a time in some unit."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
     frame.pts, frame.time_base = time, unit
     return frame

@@ -40,6 +40,7 @@ AT_DEFAULT = {
     *("output_pixels_per_day", "max_open_waits"),
     *("lease_seconds", "stall_seconds", "reconcile_seconds", "retention_days", "max_attempts"),
     "max_queued_messages",
+    "gif_max_bytes",
     *("webhook_loopback", "webhook_ca", "webhook_timeout_seconds"),
     *("momalisa_url", "momalisa_api_key"),
     *("renderer", "vertex_endpoint", "vertex_url", "vertex_timeout_seconds"),
