@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from momalisa.domain.path import leg, sequence
-from momalisa.domain.spec import slug
+from momalisa.domain.spec import file_name
 from momalisa.domain.states import ArtifactKind, Flag
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
@@ -217,11 +217,12 @@ def _download(lease: Lease, folder: Path) -> tuple[dict[float, Fetched], list[fl
 def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
     """Upload an artifact; browsers save it under a file name made of the prompts."""
     name, content_type = FILES[kind]
+    claim = lease.claim
     return bucket.upload(
-        bucket.artifact_name(lease.claim.walk_id, lease.claim.secret, name),
+        bucket.artifact_name(claim.walk_id, claim.secret, name),
         path,
         content_type,
-        download_as=None if kind in STILLS else f"{slug(lease.claim.spec.prompts)}{path.suffix}",
+        download_as=None if kind in STILLS else f"{file_name(claim.spec.prompts, claim.walk_id)}{path.suffix}",
         check=lease.checkpoint,
         confirm=lease.verify,
     )

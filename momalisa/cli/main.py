@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
@@ -18,7 +19,7 @@ from momalisa.cli import admin
 from momalisa.cli.options import with_settings
 from momalisa.cli.terminal import Stopped, console, errors_as_sentences, fail, print_json, tell
 from momalisa.client import ApiError, Client, Walk
-from momalisa.domain.spec import slug
+from momalisa.domain.spec import file_name
 from momalisa.errors import LocalSystemError
 from momalisa.local.processes import free_port
 from momalisa.settings import ROOT, settings
@@ -103,7 +104,12 @@ def walk(
         str | None,
         typer.Option(metavar="ID", help="A walk to start from: omitted options are taken from it."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="GIF file to write; an MP4 is written next to it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="GIF file to write, beside which the MP4 is; by default both have new names, made of the prompts."
+        ),
+    ] = None,
     url: Url = None,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -113,14 +119,15 @@ def walk(
     with errors_as_sentences(exit_code_when_stopped=130):
         if not prompts and from_walk is None:
             fail("Name two or more stops, or a walk to start from with --from-walk.")
-        gif = _writable_gif(out or Path(f"{slug(prompts or [])}.gif"))
+        named = _writable_gif(out or Path("walk.gif"))
         chosen = {"from_walk": from_walk, **options}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
             walk = _create(
                 server, prompts or None, {name: value for name, value in chosen.items() if value not in (None, [])}
             )
+            gif = named if out else _unused(Path(f"{file_name(walk['prompts'], walk['id'])}.gif"))
             with _client(server.url) as client:
-                for kind, path in (("gif", gif), ("mp4", gif.with_suffix(".mp4"))):
+                for kind, path in (("gif", gif), ("mp4", _unused(gif.with_suffix(".mp4")))):
                     artifact = client.save(walk, kind, path)
                     size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
                     tell(f"Saved {path} ({size}).")
@@ -178,22 +185,34 @@ def download(
         if kind not in found["artifacts"]:
             has = ", ".join(sorted(found["artifacts"])) or f"no files; its status is {found['status']}"
             fail(f"This walk has no {kind}; it has {has}.")
-        path = out or Path(f"{slug(found['prompts'])}{_STILLS.get(kind, f'.{kind}')}")
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            fail(f"{path} cannot be written.")
+        name = f"{file_name(found['prompts'], found['id'])}{_STILLS.get(kind, f'.{kind}')}"
+        path = out or _unused(Path(name))
+        _check_writable(path)
         client.save(found, kind, path)
         tell(f"Saved {path}.")
 
 
 def _writable_gif(out: Path) -> Path:
-    """Return the path of the GIF, after checking that both files can be written."""
+    """Return the path of the GIF, after checking that it and another file in its folder can be written."""
     gif = out if out.suffix.lower() == ".gif" else out.with_name(f"{out.name}.gif")
     if not gif.parent.is_dir():
         fail(f"{gif.name} cannot be written: there is no folder {gif.parent}.")
-    for path in (gif, gif.with_suffix(".mp4")):
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            fail(f"{path} cannot be written.")
+    _check_writable(gif)
     return gif
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        fail(f"{path} cannot be written.")
+
+
+def _unused(path: Path) -> Path:
+    """Return a path, with a number if there is a file already: only what --out names is overwritten."""
+    numbers = count(2)
+    free = path
+    while free.exists():
+        free = path.with_stem(f"{path.stem}-{next(numbers)}")
+    return free
 
 
 def _create(server: "_Server", prompts: list[str] | None, options: dict[str, Any]) -> Walk:

@@ -146,7 +146,7 @@ def upload(
     generation = 0  # "must not exist"
     while True:
         blob.cache_control = f"{'private' if settings().signed_urls else 'public'}, {FOREVER}"
-        blob.content_disposition = f'attachment; filename="{download_as}"' if download_as else None
+        blob.content_disposition = _attachment(download_as) if download_as else None
         try:
             if isinstance(data, Path) and not generation and blob.exists(timeout=TIMEOUT, retry=retry):
                 raise PreconditionFailed("It exists.")  # type: ignore[no-untyped-call]  # saves the upload
@@ -169,6 +169,11 @@ def upload(
         check()
         confirm()
         generation = blob.generation
+
+
+def _attachment(name: str) -> str:
+    """Return the Content-Disposition of a file that is saved under a name (RFC 6266 and, for others, RFC 8187)."""
+    return f'attachment; filename="{name}"' if name.isascii() else f"attachment; filename*=UTF-8''{quote(name)}"
 
 
 def copy(original: StoredObject, name: str, *, check: Check = _no_check) -> StoredObject | None:

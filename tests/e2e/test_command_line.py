@@ -19,9 +19,13 @@ from momalisa.settings import ROOT, environment
 
 
 def momalisa(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return momalisa_in(ROOT, *arguments, **variables)
+
+
+def momalisa_in(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "momalisa", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=environment(**variables),
         capture_output=True,
         text=True,
@@ -39,6 +43,26 @@ def test_a_walk_is_saved_as_a_gif_and_an_mp4(system: LocalStack, tmp_path: Path)
         assert (gif.format, getattr(gif, "n_frames", 1), gif.size) == ("GIF", 6, (128, 128))
     with av.open(str(out.with_suffix(".mp4"))) as video:
         assert len(list(video.decode(video=0))) == 6
+
+
+def test_files_have_names_of_their_own_and_overwrite_none(system: LocalStack, tmp_path: Path) -> None:
+    options = ["--frames=2", "--steps=1", f"--url={system.url}"]
+    for seed in (1, 2):
+        run = momalisa_in(tmp_path, "walk", "猫", "犬", f"--seed={seed}", *options)
+        assert run.returncode == 0, run.stderr
+    assert (
+        sorted(path.name[:7] + path.suffix for path in tmp_path.iterdir()) == ["猫-to-犬-.gif", "猫-to-犬-.mp4"] * 2
+    )
+
+    mine = tmp_path / "holiday.mp4"
+    mine.write_text("mine")
+    run = momalisa("walk", "猫", "犬", *options, f"--out={mine.with_suffix('.gif')}", "--json")
+    assert (mine.read_text(), mine.with_name("holiday-2.mp4").exists()) == ("mine", True)
+    walk = json.loads(run.stdout[run.stdout.index("\n{") :])["id"]
+    for _ in range(2):
+        assert momalisa_in(tmp_path, "download", walk, f"--url={system.url}").returncode == 0
+    names = {f"猫-to-犬-{walk[:4]}.gif", f"猫-to-犬-{walk[:4]}-2.gif"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_pingpong_walk_is_saved_and_another_walk_starts_from_it(system: LocalStack, tmp_path: Path) -> None:

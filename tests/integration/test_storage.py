@@ -109,6 +109,12 @@ def test_browsers_can_load_an_object_and_cache_it_forever(name: str) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="a-to-b.png"'
 
 
+def test_a_file_name_may_be_in_any_script(name: str) -> None:
+    bucket.upload(name, b"picture", "image/png", download_as="猫-to-犬.png")
+    answer = httpx.get(bucket.url(name, "http://museum"))
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''%E7%8C%AB-to-%E7%8A%AC.png"
+
+
 def test_a_missing_object_differs_from_a_changed_one(name: str) -> None:
     with pytest.raises(ObjectCorruptError, match="is missing"):
         bucket.read(StoredObject(name, 7, "AAAAAA=="))
