@@ -252,6 +252,41 @@ def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, h
     assert 1 / 3 <= wide / high <= 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "猫",
+        "モナ・リザ",
+        "Щит и меч",
+        "قلعة",
+        "ภาษาไทย",
+        "한국어",
+        "हिन्दी",
+        "Ωμέγα",
+        "crème brûlée",
+        "🦒",
+        "👩\u200d🚀",
+    ],
+)
+def test_a_contact_sheet_shows_every_script(tmp_path: Path, text: str) -> None:
+    def line(title: str) -> bytes:
+        page = Image.new("RGB", (300, 40))
+        contact_sheet._write_line(page, (0, 0), title, 16, (255, 255, 255), 300)
+        return page.tobytes()
+
+    missing = "\U0010ffff" if text > "\uffff" else "\ufffe"
+    assert line(text) not in {line("?" * len(text)), line(missing * len(text)), line("")}
+    assert line(text) != line(text[:-1])
+
+
+@pytest.mark.parametrize("character", ["x", "猫", "é", "นี้", "👩\u200d🚀", "👍🏽"])
+def test_a_text_that_is_too_wide_is_cut_between_characters(character: str) -> None:
+    cut = contact_sheet._cut(character * 50, 16, 200)
+    assert cut.endswith("…")
+    assert len(cut) > 4
+    assert cut[:-1] == character * (len(cut[:-1]) // len(character))
+
+
 def gif_comment(data: bytes) -> str:
     with Image.open(BytesIO(data)) as image:
         comment: bytes = image.info["comment"]

@@ -2,8 +2,10 @@
 
 import math
 import unicodedata
+from bisect import bisect
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from functools import cache
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -28,6 +30,14 @@ COMPRESSION = 4
 
 TITLE, NOTE, LABEL = 26, 16, 14
 """Font sizes, in pixels."""
+
+FONTS = Path(__file__).parent / "fonts"
+"""GNU Unifont, which has the letters of all scripts, and emoji; it looks plain, so that others come first."""
+
+PLAIN = {*map(chr, range(32, 127)), "·", "…"}
+"""Characters that Pillow's own font has."""
+
+JOINER = "\u200d"
 
 
 def write(
@@ -67,17 +77,53 @@ def _write_line(
     page: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
 ) -> None:
     """Write a line of text whose top left is at `place`; text wider than `width` pixels is cut off."""
-    font = ImageFont.load_default(size)
-    text = _to_plain_letters(text)
     draw = ImageDraw.Draw(page)
-    cuts = chain([text], (text[:length].rstrip() + "…" for length in range(len(text) - 1, 0, -1)))
-    draw.text(place, next((cut for cut in cuts if draw.textlength(cut, font) <= width), ""), colour, font)
+    left, top = place
+    for part, font in _runs(_cut(text, size, width), size):
+        draw.text((left, top), part, colour, font)
+        left += round(font.getlength(part))
 
 
-def _to_plain_letters(text: str) -> str:
-    """Return a text without accents, and with ? for letters that the font does not have.
+def _cut(text: str, size: int, width: int) -> str:
+    """Return a text, or its beginning and an ellipsis if it is wider than `width` pixels."""
 
-    The exact prompts are in the metadata of the file.
-    """
-    letters = [unicodedata.normalize("NFKD", letter)[0] for letter in text]
-    return "".join(letter if letter.isascii() or letter in "·…" else "?" for letter in letters)
+    def fits(text: str) -> bool:
+        return sum(font.getlength(part) for part, font in _runs(text, size)) <= width
+
+    if fits(text):
+        return text
+    beginnings = [beginning.rstrip() + "…" for beginning in accumulate(_characters(text))]
+    kept = bisect(beginnings, False, key=lambda beginning: not fits(beginning))
+    return beginnings[kept - 1] if kept else ""
+
+
+def _characters(text: str) -> list[str]:
+    """Return a text in parts that readers take for one character: letters with their marks, joined emoji."""
+    parts = list[str]()
+    for letter in text:
+        joined = unicodedata.category(letter)[0] == "M" or unicodedata.category(letter) in {"Cf", "Sk"}
+        if parts and (joined or parts[-1].endswith(JOINER)):
+            parts[-1] += letter
+        else:
+            parts.append(letter)
+    return parts
+
+
+def _runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """Return a text in parts, each with a font that has its letters."""
+    if set(text) <= PLAIN:
+        return [(text, _font(None, size))]
+    return [
+        ("".join(part), _font(font, size))
+        for font, part in groupby(text, lambda letter: "unifont" if letter <= "\uffff" else "unifont_upper")
+    ]
+
+
+@cache
+def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont:
+    """Return a font of ours, or Pillow's own."""
+    if name is None:
+        own = ImageFont.load_default(size)
+        assert isinstance(own, ImageFont.FreeTypeFont)
+        return own
+    return ImageFont.truetype(FONTS / f"{name}.woff2", size)
