@@ -129,8 +129,8 @@ infra-images: .venv/infra .venv/docker .venv/kubernetes ## Build the image of th
 infra-kubernetes: .venv/infra .venv/kubernetes ## Test the Helm chart, without a cluster.
 	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/kubernetes
 
-infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, without a cloud.
-	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_google.py tests/infra/test_tasks.py tests/infra/test_cluster_playbook.py
+infra-cluster: .venv/infra .venv/kubernetes ## Test the playbooks of the cluster, and its restore, without a cloud.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest tests/infra/test_google.py tests/infra/test_tasks.py tests/infra/test_cluster_playbook.py tests/infra/test_cluster_restore.py
 
 ##@ This checkout
 

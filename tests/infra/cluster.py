@@ -1,4 +1,4 @@
-"""The API of a Kubernetes cluster in memory, as far as the playbooks and the stand-in of Helm need it."""
+"""The API of a Kubernetes cluster in memory, as far as the playbooks, Helm and kubectl need it in tests."""
 
 import json
 import re
@@ -14,8 +14,10 @@ from tests.serving import serving
 
 Object = dict[str, Any]
 
-KINDS = {"Namespace": "namespaces", "Secret": "secrets"}
-"""The plural of each kind."""
+KINDS = {("v1", "Namespace"), ("v1", "Secret"), ("v1", "Pod")}
+"""Version and name of the kinds that every cluster knows here."""
+
+NOT_IN_NAMESPACES = {"Namespace", "ComputeClass"}
 
 
 class Cluster:
@@ -26,6 +28,7 @@ class Cluster:
         """By path, like `api/v1/namespaces/momalisa/secrets/one`, in the order of their making."""
         self.changes: list[str] = []
         """Method and path of each request that changed something."""
+        self.kinds = set(KINDS)
         self.url = ""
 
     def one(self, kind: str, name: str) -> Object:
@@ -38,6 +41,11 @@ class Cluster:
     def answer(self, method: str, path: str, selector: str, body: Object | None) -> tuple[int, Object]:
         """Return the status and the body for a request."""
         path = path.strip("/")
+        if path.endswith("/scale"):
+            assert body
+            path = path.removesuffix("/scale")
+            _, answer = self.answer(method, path, selector, body)
+            return 200, {"kind": "Scale", "apiVersion": "autoscaling/v1", **_only(answer, "metadata", "spec")}
         if method == "GET":
             return self._read(path, selector)
         before = self.objects.get(path)
@@ -53,11 +61,11 @@ class Cluster:
         return status, answer
 
     def _read(self, path: str, selector: str) -> tuple[int, Object]:
-        if (discovered := _discovery(path)) is not None:
+        if (discovered := _discovery(path, self.kinds)) is not None:
             return 200, discovered
         if path in self.objects:
             return 200, self.objects[path]
-        if path.rpartition("/")[2] in KINDS.values():
+        if path.rpartition("/")[2] in {plural(kind) for _, kind in self.kinds}:
             inside = [each for name, each in self.objects.items() if name.rpartition("/")[0] == path]
             found = [each for each in inside if _selected(each["metadata"].get("labels", {}), selector)]
             return 200, {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
@@ -107,28 +115,52 @@ def _selected(labels: Object, selector: str) -> bool:
     return True
 
 
-def _discovery(path: str) -> Object | None:
+def plural(kind: str) -> str:
+    """Return the name of a kind in paths, as Kubernetes derives it."""
+    name = kind.lower()
+    if name.endswith("s"):
+        return f"{name}es"
+    return f"{name[:-1]}ies" if name.endswith("y") and name[-2] not in "aeiou" else f"{name}s"
+
+
+def _only(of: Object, *names: str) -> Object:
+    return {name: of[name] for name in names if name in of}
+
+
+def _discovery(path: str, kinds: set[tuple[str, str]]) -> Object | None:
     """Return what a client learns about the kinds that there are."""
     if path == "version":
         return {"major": "1", "minor": "33", "gitVersion": "v1.33.0"}
     if path == "api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "apis":
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
-    if path != "api/v1":
+        groups = [_group(version) for version in sorted({version for version, _ in kinds if "/" in version})]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+    version = path.removeprefix("apis/").removeprefix("api/")
+    known = sorted(kind for of, kind in kinds if of == version)
+    if not known:
         return None
     verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
     resources = [
         {
-            "name": plural,
+            "name": plural(kind),
             "singularName": kind.lower(),
             "kind": kind,
-            "namespaced": kind != "Namespace",
+            "namespaced": kind not in NOT_IN_NAMESPACES,
             "verbs": verbs,
         }
-        for kind, plural in KINDS.items()
+        for kind in known
     ]
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": resources}
+    if "Deployment" in known:
+        scale = {"group": "autoscaling", "version": "v1", "kind": "Scale", "name": "deployments/scale"}
+        resources.append({**scale, "singularName": "", "namespaced": True, "verbs": ["get", "patch", "update"]})
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+
+
+def _group(version: str) -> Object:
+    group, _, number = version.partition("/")
+    only = {"groupVersion": version, "version": number}
+    return {"name": group, "versions": [only], "preferredVersion": only}
 
 
 def _refused(code: int, reason: str, message: str) -> tuple[int, Object]:
