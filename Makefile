@@ -11,6 +11,7 @@ SEED ?=
 OUT ?=
 STEP ?=
 HOURS ?=
+ONLY ?=
 
 BIN := .venv/bin
 # Two test processes, each with its own services, since many tests wait; the tests of a file share services.
@@ -19,7 +20,7 @@ TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 NPM_INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts
 # Without bytecode caches each process compiles PyTorch's modules again, which takes ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
-export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILE_CACHE_DIR
+export PORT WORKERS FROM TO FRAMES SEED OUT STEP HOURS ONLY CONTINUE WALKS FAULTS OUTAGE LONG SHORT COMPILE_CACHE_DIR
 
 .PHONY: $(shell awk -F ':' '/^[a-z0-9-]+:.*## / { print $$1 }' Makefile)
 .DEFAULT_GOAL := help
@@ -76,6 +77,9 @@ bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md
 # libgomp's default spinning, also for the stock pipelines, though importing the worker would shorten it.
 bench-render: .venv/dev ## Compare rendering with other pipelines, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
 	GOMP_SPINCOUNT=300000 $(BIN)/python -m benchmarks.render $${SHORT:+--short}
+
+bench-gpu: .venv/dev ## Measure rendering on a GPU with large random models, for docs/quality.md: ONLY=sd15|sdxl|flux SHORT=
+	$(BIN)/python -m benchmarks.gpu $${ONLY:+"$$ONLY"} $${SHORT:+--short}
 
 bench-gif: .venv/dev ## Compare the GIF with ffmpeg's command line, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}

@@ -15,6 +15,8 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
+from momalisa.domain.spec import WalkSpec
+
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
 
@@ -35,6 +37,21 @@ class Job:
     def positions(self) -> list[float]:
         """The positions of the frames: equal steps from 0 to 1."""
         return [index / (self.frames - 1) for index in range(self.frames)]
+
+    @property
+    def spec(self) -> WalkSpec:
+        """The walk in our own terms."""
+        return WalkSpec(
+            prompts=self.prompts,
+            frames=self.frames,
+            seed=self.seed,
+            negative_prompt="",
+            steps=self.steps,
+            guidance=self.guidance,
+            width=self.size,
+            height=self.size,
+            fps=12,
+        )
 
 
 def load(model: str, dtype: torch.dtype = torch.float32) -> Any:

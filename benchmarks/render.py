@@ -19,13 +19,12 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import peers, quality
+from benchmarks import chip, peers, quality
 from benchmarks.peers import Job, Pictures
 from momalisa import description
 from momalisa.client import Client
 from momalisa.client import Walk as WalkAnswer
 from momalisa.domain import path
-from momalisa.domain.spec import WalkSpec
 from momalisa.local import stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
@@ -47,9 +46,6 @@ POLL_SECONDS = 0.1
 
 STEPS = 20
 """Denoising steps of a frame, as common with stock pipelines; the bundled model needs fewer."""
-
-SIDE, TRIES = 4096, 5
-"""Size of the matrices that measure the processor's speed, and number of products."""
 
 Contestant = Callable[[Job, Path], Pictures]
 """Renders a walk, leaves its frames as PNG files in a folder, and returns them."""
@@ -146,7 +142,7 @@ def _system_name(workers: int) -> str:
 
 def _worker(renderer: Renderer, job: Job, folder: Path) -> Pictures:
     """Render a walk as a worker does: chunk by chunk, coarse to fine."""
-    spec = _spec(job)
+    spec = job.spec
     found: dict[int, Pictures] = {}
     for chunk in path.chunks(job.frames, renderer.batch_size):
         rendering = renderer.render(spec, [job.positions[index] for index in chunk])
@@ -161,29 +157,9 @@ def _ceiling(job: Job) -> float:
     """Return the frames/s of a worker if it only computed large matrix products in its number format."""
     renderer = Renderer(settings().model, batch_size=settings().batch_size)
     with FlopCounterMode(display=False) as counter:
-        renderer.render(_spec(job), job.positions[: renderer.batch_size])
-    matrix = torch.randn(SIDE, SIDE, dtype=renderer.pipeline.unet.dtype)
-    seconds = []
-    for _ in range(TRIES):
-        start = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - start)
-    rate, work = 2 * SIDE**3 / min(seconds), float(counter.get_total_flops())
-    return rate / work * renderer.batch_size
-
-
-def _spec(job: Job) -> WalkSpec:
-    return WalkSpec(
-        prompts=job.prompts,
-        frames=job.frames,
-        seed=job.seed,
-        negative_prompt="",
-        steps=job.steps,
-        guidance=job.guidance,
-        width=job.size,
-        height=job.size,
-        fps=12,
-    )
+        renderer.render(job.spec, job.positions[: renderer.batch_size])
+    rate = chip.product_rate(renderer.device, renderer.denoiser.dtype)
+    return rate / float(counter.get_total_flops()) * renderer.batch_size
 
 
 def _wait_for_workers(system: LocalStack) -> None:

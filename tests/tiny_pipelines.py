@@ -30,7 +30,7 @@ def _clip_tokenizer() -> Any:
     return transformers.CLIPTokenizer.from_pretrained(Path(BUNDLED_MODEL) / "tokenizer")
 
 
-def _t5_tokenizer() -> Any:
+def t5_tokenizer() -> Any:
     letters = [(letter, -3.0) for letter in string.printable if letter.strip()]
     tokenizer = transformers.T5Tokenizer(
         vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters], extra_ids=0
@@ -300,7 +300,7 @@ def stable_diffusion_3() -> Any:
         text_encoder_2=_clip(transformers.CLIPTextModelWithProjection),
         tokenizer_2=_clip_tokenizer(),
         text_encoder_3=_t5(64),
-        tokenizer_3=_t5_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
     )
 
 
@@ -329,7 +329,7 @@ def flux(scheduler: Any = None, *, guidance: bool = True) -> Any:
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_t5(),
-        tokenizer_2=_t5_tokenizer(),
+        tokenizer_2=t5_tokenizer(),
     )
 
 
@@ -449,7 +449,7 @@ def pixart(kind: Any = diffusers.PixArtSigmaPipeline) -> Any:
         scheduler=diffusers.DPMSolverMultistepScheduler(),
         vae=autoencoder(),
         text_encoder=_t5(),
-        tokenizer=_t5_tokenizer(),
+        tokenizer=t5_tokenizer(),
     )
 
 
@@ -543,7 +543,7 @@ def chroma() -> Any:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=_flow_vae(),
         text_encoder=_t5(),
-        tokenizer=_t5_tokenizer(),
+        tokenizer=t5_tokenizer(),
     )
 
 

@@ -118,15 +118,13 @@ class Renderer:
         )
         self.render(spec, [0.0])
 
-    def compile(self, size: int, folder: Path) -> None:
+    def compile(self, size: int, folder: Path) -> bool:
         """Compile the denoiser for guided batches of `size` × `size` pixels, if possible (`compiled.py`).
 
-        The first time takes minutes; `folder` caches the compiled code.
+        The first time takes minutes; `folder` caches the compiled code. Returns whether it is compiled now.
         """
         if self.family.denoiser == "transformer":
-            if self.family.compiles:
-                compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
-            return
+            return self.family.compiles and compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
         calls: list[dict[str, Any]] = []
 
         def watch(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
@@ -135,7 +133,7 @@ class Renderer:
         watching = self.denoiser.register_forward_pre_hook(watch, with_kwargs=True)
         self.warm_up(size)
         watching.remove()
-        compile_for(self.denoiser, calls[0], folder)
+        return compile_for(self.denoiser, calls[0], folder)
 
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return warnings for users about how the model reads their prompts."""
