@@ -1,4 +1,7 @@
-"""`python -m worker render` or `python -m worker assemble`: run a worker for one kind of chunk, until SIGTERM."""
+"""`python -m worker render` or `python -m worker assemble`: run a worker for one kind of chunk, until SIGTERM.
+
+Where several GPUs are visible, it runs a render worker on each.
+"""
 
 import argparse
 import os
@@ -7,7 +10,8 @@ import sys
 from celery.bin.celery import celery
 
 from momalisa.domain.states import ChunkKind
-from worker.process import startup
+from momalisa.local import gpus
+from worker.process import fleet, startup
 
 
 def main() -> int:
@@ -16,6 +20,8 @@ def main() -> int:
     parser.add_argument("kind", choices=[kind.value for kind in ChunkKind], help="kind of chunk to work on")
     kind = ChunkKind(parser.parse_args().kind)
     try:
+        if kind == ChunkKind.RENDER and len(devices := gpus.visible()) > 1:
+            return fleet.run(devices)
         from momalisa.queue.celery_app import queue_name  # noqa: PLC0415
         from worker.tasks import app, worker  # noqa: PLC0415 - Celery would show a traceback of invalid settings
     except Exception as error:  # noqa: BLE001 - any error is explained

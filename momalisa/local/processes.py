@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 **as_user(self.user),
-                preexec_fn=self._die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+                preexec_fn=die_with_parent(self.stop_signal),  # noqa: PLW1509
             )
 
     def ended(self) -> int | None:
@@ -95,8 +96,16 @@ class Child:
         """Return the end of the program's log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
-    def _die_with_parent(self) -> None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self.stop_signal)
+
+def die_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+    """Return what a new process must call to get a signal when its parent dies; None where that is not possible."""
+    if sys.platform != "linux":
+        return None
+
+    def call() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, stop_signal)
+
+    return call
 
 
 def free_port(address: str = "127.0.0.1") -> int:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import MetricsHandler
+from prometheus_client.registry import Collector
 
 from momalisa.domain.states import ENDED
 from momalisa.errors import PortTakenError
@@ -58,9 +59,12 @@ WALKS_TO_REMOVE = Gauge(
     "momalisa_walks_to_remove", "Deleted and expired walks whose objects and rows are still there.", registry=None
 )
 WORKERS = Gauge(
-    "momalisa_workers", "Workers that were seen in the database within LEASE_SECONDS.", ["kind"], registry=None
+    "momalisa_workers",
+    "Workers that were seen in the database within LEASE_SECONDS.",
+    ["kind", "model"],
+    registry=None,
 )
-MESSAGES = Gauge("momalisa_messages", "Wake-up messages that wait in the broker.", ["kind"], registry=None)
+MESSAGES = Gauge("momalisa_messages", "Wake-up messages that wait in the broker.", ["kind", "model"], registry=None)
 WALK_SECONDS = Histogram(
     "momalisa_walk_seconds",
     "Time from the submission of a walk to its end.",
@@ -96,16 +100,17 @@ SIGNING_SECONDS = Histogram(
 CHUNK_SECONDS = Histogram(
     "momalisa_chunk_seconds",
     "Time from the claim of a chunk to the commit of its result.",
-    ["kind"],
+    ["kind", "model"],
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
     registry=None,
 )
 FRAMES_RENDERED = Counter(
-    "momalisa_frames_rendered_total", "Frames that were rendered and recorded.", registry=None
+    "momalisa_frames_rendered_total", "Frames that were rendered and recorded.", ["model"], registry=None
 )
 FRAMES_WASTED = Counter(
     "momalisa_frames_wasted_total",
     "Frames that were rendered and not recorded: lease lost, attempt failed, or recorded before.",
+    ["model"],
     registry=None,
 )
 LEASES_EXPIRED = Counter(
@@ -203,7 +208,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, metrics: Iterable[Metric], alive: HealthCheck, ready: HealthCheck) -> None:
+    def __init__(self, port: int, metrics: Iterable[Collector], alive: HealthCheck, ready: HealthCheck) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -247,7 +252,7 @@ class _Handler(MetricsHandler):
         self.wfile.write(body)
 
 
-def serve(metrics: Iterable[Metric], *, alive: HealthCheck, ready: HealthCheck) -> Server | None:
+def serve(metrics: Iterable[Collector], *, alive: HealthCheck, ready: HealthCheck) -> Server | None:
     """Serve `/metrics`, `/healthz` and `/readyz` on METRICS_PORT; returns None if it is unset.
 
     Args:

@@ -54,7 +54,7 @@ def test_the_cpu_renders_unless_the_gpu_does() -> None:
     with_gpu = services("gpu")
     assert "render" not in with_gpu
     devices = with_gpu["render-gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    assert devices == [{"driver": "nvidia", "count": -1, "capabilities": ["gpu"]}], "a worker is started on each"
 
 
 def test_the_images_of_the_release_are_pulled_or_built_for_the_cpu_or_cuda() -> None:

@@ -1,16 +1,23 @@
 """Several real Celery workers on one walk: they share it, and the result does not depend on their number."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from momalisa.client import Client, Walk
+from momalisa.db.models import Worker
+from momalisa.db.session import transaction
 from momalisa.local import stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
-from tests.conftest import wait_for_workers
+from momalisa.settings import ROOT, environment
+from tests.conftest import until, wait_for_workers
 from worker.media import encoders
 from worker.media.encoders import Picture
 
@@ -54,3 +61,29 @@ def test_any_number_of_workers_shares_the_chunks_and_gives_the_same_frames(tmp_p
     one, three = (frames_of(workers, tmp_path / f"{workers}") for workers in (1, 3))
     difference = np.abs(np.stack(one).astype(int) - np.stack(three).astype(int))
     assert difference.max() <= THREADS_TOLERANCE
+
+
+def test_each_gpu_of_a_container_has_a_worker_of_its_own(services: LocalStack, tmp_path: Path) -> None:
+    """There is no GPU here: the program that lists them is a stand-in, and the workers use the processor."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
+    program.chmod(0o755)
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "THREADS": "1", "METRICS_PORT": None}
+    environ = environment(**{**services.variables, **given, "DEVICE": None, "CUDA_VISIBLE_DEVICES": None})
+    fleet = subprocess.Popen([sys.executable, "-m", "worker", "render"], cwd=ROOT, env=environ)
+
+    def alive() -> list[str]:
+        with transaction() as session:
+            return [name for (name,) in session.query(Worker.name).all()]
+
+    try:
+        until(lambda: len(alive()) == 2, 120)
+        children = psutil.Process(fleet.pid).children()
+        assert sorted(each.environ()["CUDA_VISIBLE_DEVICES"] for each in children) == ["GPU-a", "GPU-b"]
+        assert {each.ppid() for name in alive() for each in [psutil.Process(int(name.split(":")[1]))]} == {
+            each.pid for each in children
+        }
+    finally:
+        fleet.terminate()
+        assert fleet.wait(30) == 0
+    assert alive() == []
