@@ -99,7 +99,7 @@ def _process(worker: Worker, claim: Claim, work: Work) -> bool:
         worker.failed_walks.clear()
         worker.health.record_success()
         seconds = time.monotonic() - started
-        metrics.record(metrics.CHUNK_SECONDS, seconds, kind=claim.kind)
+        metrics.record(metrics.CHUNK_SECONDS, seconds, kind=claim.kind, model=claim.model)
         log.info("chunk done", seconds=round(seconds, 3))
     except StoreBusyError as error:  # a slow statement may be slow each time, so the attempt counts
         _attempt_failed(worker, claim, error)
@@ -125,8 +125,8 @@ def _process(worker: Worker, claim: Claim, work: Work) -> bool:
         return False
     finally:
         if lease.rendered:
-            metrics.record(metrics.FRAMES_RENDERED, recorded)
-            metrics.record(metrics.FRAMES_WASTED, lease.rendered - recorded)
+            metrics.record(metrics.FRAMES_RENDERED, recorded, model=claim.model)
+            metrics.record(metrics.FRAMES_WASTED, lease.rendered - recorded, model=claim.model)
     if ready is not None:
         celery_app.publish(*ready)
     return succeeded

@@ -8,7 +8,7 @@ from celery import signals
 from momalisa.domain.states import ChunkKind
 from momalisa.queue import celery_app
 from momalisa.settings import settings
-from momalisa.telemetry import logging, tracing
+from momalisa.telemetry import logging, metrics, tracing
 from worker import assemble_task, render_task, runner
 from worker.process.consumer import consumer_class
 from worker.process.crash import pool_class
@@ -81,6 +81,7 @@ def _start_child(**_: Any) -> None:
         worker.crashes.report()
         if _kind() == ChunkKind.RENDER:
             worker.heartbeat.describe(model())
+            metrics.record(metrics.FRAMES_RENDERED, 0, model=settings().model_name)  # so that it is missed
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:

@@ -17,7 +17,7 @@ from momalisa.domain.states import ChunkKind, DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import OrphanScan
-from momalisa.queue import celery_app, fairness, reclaim, stats, workers
+from momalisa.queue import catalog, celery_app, fairness, reclaim, stats, workers
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
@@ -195,7 +195,7 @@ def expire() -> bool:
 
 
 def delete_old_records() -> None:
-    """Delete idempotency keys that have expired, and tombstones of walks that expired long ago.
+    """Delete expired idempotency keys, tombstones of walks that expired long ago, and models without workers.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -203,6 +203,7 @@ def delete_old_records() -> None:
     with transaction() as session:
         idempotency.delete_expired(session)
         retention.delete_old_tombstones(session)
+        catalog.delete_forgotten(session)
 
 
 def remove_walks() -> bool:
@@ -308,14 +309,14 @@ def update_gauges() -> None:
         ):
             gauge.clear()
         raise
-    for gauge in (metrics.CHUNKS, metrics.OLDEST_DUE_CHUNK_SECONDS):
+    for gauge in (metrics.CHUNKS, metrics.OLDEST_DUE_CHUNK_SECONDS, metrics.WORKERS):
         gauge.clear()  # of models that are no longer known
     for (kind, model, status), number in found.chunks.items():
         metrics.record(metrics.CHUNKS, number, kind=kind, model=model, status=status)
     for (kind, model), seconds in found.oldest_due_seconds.items():
         metrics.record(metrics.OLDEST_DUE_CHUNK_SECONDS, seconds, kind=kind, model=model)
-    for kind, number in found.workers.items():
-        metrics.record(metrics.WORKERS, number, kind=kind)
+    for (kind, model), number in found.workers.items():
+        metrics.record(metrics.WORKERS, number, kind=kind, model=model)
     metrics.record(metrics.CLAIMS_PAUSED, found.paused)
     metrics.record(metrics.WALKS_TO_REMOVE, found.to_remove)
     for gauge, walks in ((metrics.WALKS, found.walks), (metrics.WALKS_LAST_HOUR, found.walks_last_hour)):
@@ -324,7 +325,7 @@ def update_gauges() -> None:
 
 
 def update_message_gauges() -> None:
-    """Set the gauges of the broker, each over all models; they have no values while it is down.
+    """Set the gauges of the broker; they have no values while it is down.
 
     Raises:
         StoreUnavailableError: if PostgreSQL, which knows the models, cannot be reached.
@@ -337,15 +338,16 @@ def update_message_gauges() -> None:
         raise
     try:
         waiting = {
-            ChunkKind.RENDER: sum(celery_app.count_messages(ChunkKind.RENDER, model) for model in models),
-            ChunkKind.ASSEMBLE: celery_app.count_messages(ChunkKind.ASSEMBLE),
+            **{(ChunkKind.RENDER, model): celery_app.count_messages(ChunkKind.RENDER, model) for model in models},
+            (ChunkKind.ASSEMBLE, fairness.NO_MODEL): celery_app.count_messages(ChunkKind.ASSEMBLE),
         }
     except celery_app.BROKER_ERRORS:
         metrics.MESSAGES.clear()
         metrics.record(metrics.BROKER_FAILURES)
         return
-    for kind, number in waiting.items():
-        metrics.record(metrics.MESSAGES, number, kind=kind)
+    metrics.MESSAGES.clear()  # of models that are no longer known
+    for (kind, model), number in waiting.items():
+        metrics.record(metrics.MESSAGES, number, kind=kind, model=model)
 
 
 GAUGES: tuple[Task, ...] = (update_gauges, update_message_gauges)

@@ -4,17 +4,22 @@ Each function works inside the transaction of its caller (`db.session.transactio
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from momalisa import description
-from momalisa.db.models import KnownModel, Worker
+from momalisa.db.models import Chunk, KnownModel, Worker
 from momalisa.domain.model import Model
+from momalisa.domain.states import ChunkStatus
 from momalisa.errors import InvalidFieldError
 from momalisa.queue import workers
 from momalisa.settings import settings
+
+REMEMBERED = timedelta(days=30)
+"""Models are kept for so long after they were described last, when a worker started."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,19 @@ def report(session: Session, model: Model) -> None:
     values = {"description": model.model_dump(mode="json"), "described_at": func.now()}
     row = insert(KnownModel).values(name=model.name, **values)
     session.execute(row.on_conflict_do_update(index_elements=[KnownModel.name], set_=values))
+
+
+def delete_forgotten(session: Session) -> None:
+    """Remove models that were described over a month ago, have no worker now, and that no walk waits for."""
+    waiting = select(Chunk.model).where(Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
+    session.execute(
+        delete(KnownModel).where(
+            KnownModel.described_at < func.now() - REMEMBERED,
+            KnownModel.name != settings().model_name,
+            KnownModel.name.not_in(select(Worker.model)),
+            KnownModel.name.not_in(waiting),
+        )
+    )
 
 
 def offered(session: Session) -> Catalog:

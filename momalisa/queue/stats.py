@@ -28,8 +28,8 @@ class QueueStats:
     """Walks that ended within the last hour and have not been purged."""
     to_remove: int
     """Deleted and expired walks whose objects and rows are still there."""
-    workers: dict[ChunkKind, int]
-    """Workers that were seen within LEASE_SECONDS."""
+    workers: dict[tuple[ChunkKind, str], int]
+    """Workers that were seen within LEASE_SECONDS, by kind and model."""
 
 
 def collect(session: Session) -> QueueStats:
@@ -58,7 +58,8 @@ def collect(session: Session) -> QueueStats:
             counts[status] = number
     paused = bool(session.scalar(select(leases.paused())))
     to_remove = session.scalar(select(func.count()).select_from(Walk).where(text(f"({GONE})"))) or 0
-    return QueueStats(numbers, oldest, paused, walks, last_hour, to_remove, workers.count_by_kind(session))
+    alive = {**dict.fromkeys(needs, 0), **workers.count_alive(session)}
+    return QueueStats(numbers, oldest, paused, walks, last_hour, to_remove, alive)
 
 
 def models(session: Session) -> list[str]:

@@ -38,10 +38,11 @@ def count(model: str) -> Select[int]:
     return select(func.count()).where(Worker.model == model, *renders())
 
 
-def count_by_kind(session: Session) -> dict[ChunkKind, int]:
-    """Return the number of workers of each kind that were seen within LEASE_SECONDS."""
-    found = session.execute(select(Worker.kind, func.count()).where(_seen_recently()).group_by(Worker.kind))
-    return {**dict.fromkeys(ChunkKind, 0), **{ChunkKind(kind): number for kind, number in found}}
+def count_alive(session: Session) -> dict[tuple[ChunkKind, str], int]:
+    """Return the number of workers of each kind and model that were seen within LEASE_SECONDS."""
+    by = (Worker.kind, Worker.model)
+    found = session.execute(select(*by, func.count()).where(_seen_recently()).group_by(*by))
+    return {(ChunkKind(kind), model): number for kind, model, number in found}
 
 
 def renders() -> tuple[ColumnElement[bool], ...]:

@@ -4,18 +4,21 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import func, update
 
-from momalisa.db.models import Chunk, Walk, Worker
+from momalisa.db.models import Chunk, KnownModel, Walk, Worker
 from momalisa.db.session import transaction
 from momalisa.domain.model import Model
 from momalisa.domain.states import ChunkKind
 from momalisa.local.stack import LocalStack
-from momalisa.queue import catalog, leases, workers
+from momalisa.maintenance import reconciler
+from momalisa.queue import catalog, leases, stats, workers
 from momalisa.settings import ROOT, environment, settings
 from tests import tiny
 from tests.conftest import until
@@ -184,6 +187,24 @@ def test_a_walk_that_names_no_model_is_stored_with_the_default(api: TestClient) 
     with transaction() as session:
         [walk] = session.query(Walk).all()
         assert (walk.model, walk.spec.model) == ("momalisa-mini", "momalisa-mini")
+
+
+def test_a_model_that_no_worker_has_had_for_a_month_is_forgotten(api: TestClient) -> None:
+    for number, name in enumerate(("lately", "working", "awaited", "gone", settings().model_name)):
+        works(FLUX.model_copy(update={"name": name}), f"there:{number}")
+    make(api, model="awaited", width=512, height=512)
+    with transaction() as session:
+        for number in (0, 2, 3, 4):
+            workers.report_gone(session, f"there:{number}")
+        session.execute(
+            update(KnownModel)
+            .where(KnownModel.name != "lately")
+            .values(described_at=func.now() - catalog.REMEMBERED - timedelta(hours=1))
+        )
+    reconciler.delete_old_records()
+    with transaction() as session:
+        assert set(stats.models(session)) == {"lately", "working", "awaited", settings().model_name}
+        assert session.query(KnownModel).count() == 4
 
 
 def test_workers_with_different_models_render_side_by_side(

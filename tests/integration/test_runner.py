@@ -444,7 +444,8 @@ def frames() -> tuple[float, float]:
     registry.register(metrics.FRAMES_RENDERED)
     registry.register(metrics.FRAMES_WASTED)
     names = ("momalisa_frames_rendered_total", "momalisa_frames_wasted_total")
-    rendered, wasted = (registry.get_sample_value(name) or 0 for name in names)
+    labels = {"model": settings().model_name}
+    rendered, wasted = (registry.get_sample_value(name, labels) or 0 for name in names)
     return rendered, wasted
 
 

@@ -20,6 +20,7 @@ MakeSpec = Callable[..., WalkSpec]
 
 MANY = 10_000
 RENDER, ASSEMBLE = (ChunkKind.RENDER, "momalisa-mini"), (ChunkKind.ASSEMBLE, "")
+INK = (ChunkKind.RENDER, "ink")
 
 
 def take() -> stats.QueueStats:
@@ -63,13 +64,14 @@ def test_workers_that_were_seen_and_walks_to_remove_are_counted(services: LocalS
         walks = [service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)]
         session.execute(update(Walk).where(Walk.id == walks[0]).values(deleted_at=func.now()))
         session.execute(update(Walk).where(Walk.id == walks[1]).values(status=WalkStatus.EXPIRED))
-        for name, kind in (("a:1", ChunkKind.RENDER), ("b:1", ChunkKind.RENDER), ("c:1", ChunkKind.ASSEMBLE)):
-            workers.report_alive(session, name, kind, "a model")
+        for name, need in (("a:1", INK), ("b:1", INK), ("c:1", ASSEMBLE)):
+            workers.report_alive(session, name, *need)
         session.execute(
             update(Worker).where(Worker.name == "b:1").values(seen_at=func.now() - text("interval '1 hour'"))
         )
     found = take()
-    assert (found.to_remove, found.workers) == (2, {"render": 1, "assemble": 1})
+    assert found.to_remove == 2
+    assert found.workers == {RENDER: 0, INK: 1, ASSEMBLE: 1}
 
 
 def test_a_pause_is_reported(services: LocalStack) -> None:
