@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 sys.modules["worker.rendering.pipeline"] = sys.modules[__name__]
 
+from momalisa.domain.pins import MadeWith  # noqa: E402
 from momalisa.domain.spec import WalkSpec  # noqa: E402
 from momalisa.domain.states import Flag  # noqa: E402
 from worker.rendering import construction, families  # noqa: E402, F401 - once, and not in each child after the fork
@@ -50,7 +51,8 @@ class Renderer:
     """Like `worker.rendering.pipeline.Renderer`, with the methods that workers use."""
 
     def __init__(self, model: str, **_: Any) -> None:
-        self.revision = hashlib.sha256(model.encode()).hexdigest()
+        revision = hashlib.sha256(model.encode()).hexdigest()
+        self.made_with = MadeWith(revision=revision, dtype="uint8", device="simulated")
         self._spans = (SPANS / str(os.getpid())).open("a", buffering=1)
         self._random = random.Random(os.getpid())  # noqa: S311
         self._first = True

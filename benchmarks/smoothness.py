@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks import quality
 from momalisa import description
 from momalisa.domain import pacing
-from momalisa.domain.spec import WalkSpec, content_hash
+from momalisa.domain.spec import WalkSpec, content_hashes
 from momalisa.settings import ROOT, settings
 from worker.media.encoders import Picture, decode_png, encode_png
 from worker.media.metadata import frame_caption
@@ -69,7 +69,8 @@ class Studio:
     def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
         """Return the frames of a walk at some positions."""
         revision, size = self._renderer.revision, self._renderer.batch_size
-        paths = [self._folder / f"{content_hash(spec, position, revision, size)}.png" for position in wanted]
+        names = [content_hashes(spec, [position], revision, size)[0] for position in wanted]
+        paths = [self._folder / f"{name}.png" for name in names]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:
             for index, picture in zip(

@@ -1,5 +1,6 @@
 """Assembling a walk: its artifacts are made from its frames, and uploaded."""
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from momalisa.telemetry.logging import logger
 from worker.lease import Lease
 from worker.media import contact_sheet, encoders, gif
 from worker.media.encoders import Picture
-from worker.media.metadata import walk_caption
+from worker.media.metadata import walk_caption, walk_request
 from worker.recording import Record
 
 log = logger(__name__)
@@ -130,7 +131,9 @@ def _make_artifacts(
     shown = [fetched[frame.position] for frame in shown_frames(claim.frames)]
     positions = [frame.position for frame in claim.frames]
     order = sequence(positions, spec.timing.legs, hold=spec.hold, loop=spec.loop)
-    caption = walk_caption(spec, claim.model, positions)
+    assert claim.pins
+    caption = walk_caption(spec, claim.model, claim.pins)
+    again = json.dumps(walk_request(spec, claim.model, claim.pins), indent=1, ensure_ascii=False)
     middle = shown[len(shown) // 2].picture()
     height, width = middle.shape[:2]
 
@@ -142,7 +145,7 @@ def _make_artifacts(
                 yield picture
 
     def files() -> Iterator[tuple[str, bytes]]:
-        yield "walk.json", spec.model_dump_json(indent=2).encode()
+        yield "walk.json", again.encode()
         for index, frame in enumerate(shown):
             yield f"{index:03}.png", frame.file.read_bytes()
 

@@ -1,6 +1,6 @@
 """Rendering a claimed chunk: its frames are copied from another walk, or rendered and uploaded."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -26,38 +26,51 @@ log = logger(__name__)
 def render(lease: Lease) -> Record:
     """Copy the frames of a chunk that the walk can reuse from another walk, and render the rest.
 
-    All other frames are rendered as one batch, even those that are already recorded: the other frames in a batch
-    change pixels slightly, and an interrupted walk must look like one that was not interrupted.
+    All frames are rendered as one batch, even those that are copied or already recorded: the other frames in a
+    batch change pixels slightly, and an interrupted walk must look like one that was not interrupted.
     """
     claim = lease.claim
     copied: dict[ClaimedFrame, UploadedFrame | None] = {}
     batch = None
     if claim.from_walk is not None:
-        batch = _render(_request(claim, claim.frames, upload=False), lease)
+        batch = _render(_request(claim, ()), lease)
         copied = _copy_reusable(lease, claim.from_walk, dict(zip(claim.frames, batch.content_hashes, strict=True)))
     rest = [frame for frame in claim.frames if frame not in copied]
     if batch is None or rest:
-        batch = _render(_request(claim, rest, upload=True), lease)
+        batch = _render(_request(claim, rest), lease)
     made = [frame for frame in copied.values() if frame is not None] + batch.made
-    warnings = batch.warnings
+    made_with, batch_size, warnings = batch.made_with, batch.batch_size, batch.warnings + _differences(claim, batch)
 
     def record(session: Session) -> Ready | None:
-        ready = results.record_frames(session, claim, made)
+        ready = results.record_frames(session, claim, made, made_with, batch_size)
         results.add_warnings(session, claim, warnings)
         return ready
 
     return record
 
 
-def _request(claim: Claim, frames: Sequence[ClaimedFrame], *, upload: bool) -> RenderRequest:
-    """Return a request to render frames of a chunk; with `upload`, those not recorded yet are uploaded."""
+def _differences(claim: Claim, batch: Batch) -> list[str]:
+    """Return why frames may differ from those that the walk is pinned to, in sentences for visitors."""
+    if claim.pinned_to is None:
+        return []
+    found = claim.pinned_to.differences(batch.made_with)
+    if batch.batch_size < claim.batch_size:
+        found.append(
+            f"This walk was first made in batches of {claim.batch_size} frames, for which a worker has too little "
+            "memory: its pictures may differ from those."
+        )
+    return found
+
+
+def _request(claim: Claim, wanted: Collection[ClaimedFrame]) -> RenderRequest:
+    """Return a request to render a chunk, of which the wanted frames are uploaded unless they are recorded."""
     return RenderRequest(
         walk_id=claim.walk_id,
         secret=claim.secret,
         model=claim.model,
         spec=claim.spec,
-        positions=tuple(frame.position for frame in frames),
-        to_upload=frozenset(frame.position for frame in frames if upload and frame.missing),
+        positions=tuple(frame.position for frame in claim.frames),
+        to_upload=frozenset(frame.position for frame in wanted if frame.missing),
         batch_size=claim.batch_size,
     )
 

@@ -21,8 +21,10 @@ from pydantic import (
 
 from momalisa.db.models import Walk
 from momalisa.domain.model import Model
+from momalisa.domain.pins import Pins
 from momalisa.domain.spec import MAX_SEED, MAX_STOPS, SETTINGS, WalkSpec, value_type
 from momalisa.queue.catalog import Catalog
+from momalisa.settings import settings
 from momalisa.walks import confusables, moderation
 from momalisa.walks.service import NewWalk
 from momalisa.webhooks import sender
@@ -167,6 +169,11 @@ class WalkRequest(_Settings):  # which has a field for each setting
         "walk.canceled), signed according to Standard Webhooks.",
         examples=["https://example.com/hook"],
     )
+    pinned: Pins | None = Field(
+        None,
+        description="The frames of a walk to make again, as its `walk.json` has them: they are rendered at these "
+        "positions, in these batches.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -201,6 +208,16 @@ class WalkRequest(_Settings):  # which has a field for each setting
             raise ValueError(f"must be at least the number of prompts, {stops}, got {value}")
         return value
 
+    @field_validator("pinned")
+    @classmethod
+    def _pins_suit_the_walk(cls, value: Pins | None, others: ValidationInfo) -> Pins | None:
+        sent = others.data
+        if value is not None and sent.get("prompts") and "frames" in sent:
+            closed = sent.get("loop") == "closed"
+            if mistake := value.mistake(sent["frames"], len(sent["prompts"]) - (not closed), closed=closed):
+                raise ValueError(mistake)
+        return value
+
     def starting_from(self, walk: Walk) -> "WalkRequest":
         """Return the request with omitted fields taken from a walk.
 
@@ -232,7 +249,15 @@ class WalkRequest(_Settings):  # which has a field for each setting
                     for field, message in mistakes
                 ]
             )
-        return NewWalk(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(model.warnings(spec)))
+        warnings, pins = model.warnings(spec), self.pinned
+        most = settings().batch_size * model.max_size**2 // (spec.width * spec.height)
+        if pins is not None and any(batch.size > most for batch in pins.batches):
+            pins = pins.with_batches_of(most)
+            warnings.append(
+                f"This walk was first made in larger batches than this server makes, {most} frames at most: its "
+                "pictures may differ from those."
+            )
+        return NewWalk(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(warnings), pins)
 
     def _spec(self, model: Model) -> WalkSpec:
         defaults = {

@@ -26,8 +26,11 @@ export const refined = ({ id }, frames) => ({ from_walk: id, frames });
 
 export const MOST_FRAMES = 240;
 
-/** Frames of the next finer walk; null if there is none. */
-export const finer = (frames) => (frames < MOST_FRAMES ? Math.min(MOST_FRAMES, 2 * frames) : null);
+/** Frames of the next finer walk, which keeps those of this one if it can; null if there is none. */
+export function finer({ frames_total: frames, settings: { pacing, loop } }) {
+  const more = pacing === "linear" && loop !== "closed" ? 2 * frames - 1 : 2 * frames; // so that equal steps are halved
+  return frames < MOST_FRAMES ? Math.min(MOST_FRAMES, more) : null;
+}
 
 /** A field of the API as the form calls it: `prompts[1]` → {name: "stop", place: 1}. */
 export function fieldOf(field) {

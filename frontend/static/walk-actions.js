@@ -18,7 +18,7 @@ export class WalkActions {
   }
 
   template(walk) {
-    const more = finer(walk.frames_total);
+    const more = finer(walk);
     return html`<div class="actions">
         <a href=${`/?from=${walk.id}`}>${walk.done && walk.status !== "succeeded" ? "Try again" : "Remix"}</a>
         ${walk.status === "succeeded" && more

@@ -18,7 +18,10 @@ test("a refusal finds its field", () => {
 });
 
 test("a finer walk has twice the frames, up to the most", () => {
-  assert.deepEqual([24, 200, 240].map(finer), [48, 240, null]);
+  const of = (pacing, loop) => (frames_total) => finer({ frames_total, settings: { pacing, loop } });
+  assert.deepEqual([24, 200, 240].map(of("even", "none")), [48, 240, null]);
+  assert.deepEqual([24, 200, 240].map(of("linear", "none")), [47, 240, null]);
+  assert.deepEqual([24].map(of("linear", "closed")), [48]);
 });
 
 test("a refinement is the same walk with more frames", () => {

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
+from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import (
     ArtifactKind,
@@ -41,19 +43,24 @@ GONE = "deleted_at IS NOT NULL OR status = 'expired'"
 """Condition that the objects and the row of a walk have to be removed; literal SQL, as in its partial index."""
 
 
-class SpecType(TypeDecorator[WalkSpec]):
-    """A WalkSpec, stored as JSON."""
+class ModelType(TypeDecorator[Any]):
+    """A pydantic model, stored as JSON."""
 
     impl = JSONB
     cache_ok = True
 
-    def process_bind_param(self, value: WalkSpec | None, dialect: Dialect) -> Any:  # noqa: ARG002
-        """Turn a spec into JSON."""
+    def __init__(self, model: type[BaseModel]) -> None:
+        """Store instances of a model; None is NULL."""
+        super().__init__(none_as_null=True)
+        self.model = model
+
+    def process_bind_param(self, value: BaseModel | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Turn an instance into JSON."""
         return None if value is None else value.model_dump(mode="json")
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> WalkSpec | None:  # noqa: ARG002
-        """Turn JSON into a spec."""
-        return None if value is None else WalkSpec.model_validate(value)
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Turn JSON into an instance."""
+        return None if value is None else self.model.model_validate(value)
 
 
 def _enum(kind: type[StrEnum]) -> Enum:
@@ -85,7 +92,8 @@ class Base(DeclarativeBase):
         int: BigInteger(),
         str: Text(),
         bytes: LargeBinary(),
-        WalkSpec: SpecType(),
+        MadeWith: ModelType(MadeWith),
+        WalkSpec: ModelType(WalkSpec),
         list[str]: JSONB(),
         WalkStatus: _enum(WalkStatus),
         ChunkKind: _enum(ChunkKind),
@@ -119,7 +127,9 @@ class Walk(Base):
     """`from_walk`, if the viewer may see that walk (`walks.queries`)."""
     model: Mapped[str]
     batch_size: Mapped[int]
-    """Frames in a full chunk: BATCH_SIZE when it was created."""
+    """Frames in a full chunk: BATCH_SIZE when it was created, or that of the walk whose frames it keeps."""
+    made_with: Mapped[MadeWith | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """What rendered the walk that this one is pinned to (`domain.pins`); null if it is pinned to none."""
     frames_total: Mapped[int]
     frames_done: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="1")
@@ -197,6 +207,10 @@ class Chunk(Base):
     scheduled_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     """Number of claims that were not released."""
+    batch_size: Mapped[int | None]
+    """Frames that are rendered at once; less than planned once memory ran out. Null: that of the walk."""
+    made_with: Mapped[MadeWith | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """What rendered its frames, once they are recorded."""
     worker: Mapped[str | None]
     """Process that claimed it last, as host:pid."""
     secret: Mapped[str | None]

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil, dist, floor
 
-from momalisa.domain.path import Timing, apportion, leg, positions
+from momalisa.domain.path import Timing, apportion, chunks, leg, positions
+from momalisa.domain.pins import Batch
 from momalisa.domain.spec import WalkSpec
 
 GRID = 4096
@@ -49,16 +50,15 @@ def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> 
     Args:
         spec: the walk.
         size: frames in a batch.
-        kept: positions of existing frames, which become part of the walk.
+        kept: positions of existing frames. With even pacing they become part of the walk; with linear pacing they
+            do so only where a frame lies anyway.
     """
     timing = spec.timing
     if spec.pacing == "linear":
-        wanted = positions(spec.frames, timing)
-        count = spec.frames
-    else:
-        count = max(_probe_frames(spec.frames, timing, size), min(len(kept), spec.frames))
-        wanted = positions(count, Timing(weights=(1.0,) * len(timing.weights), closed=timing.closed))
-        wanted = [_snapped(position, timing.legs) for position in wanted]
+        return positions(spec.frames, timing)
+    count = max(_probe_frames(spec.frames, timing, size), min(len(kept), spec.frames))
+    wanted = positions(count, Timing(weights=(1.0,) * len(timing.weights), closed=timing.closed))
+    wanted = [_snapped(position, timing.legs) for position in wanted]
     if set(kept) <= set(wanted):
         return wanted
     known = sorted({*kept, *positions(timing.legs + (not timing.closed), timing)})
@@ -85,11 +85,19 @@ def plan_next_pass(spec: WalkSpec, recorded: Mapping[float, bytes | None], size:
         thumbnails.append(recorded[position] or (thumbnails[-1] if thumbnails else b""))
     if spec.timing.closed:
         known, thumbnails = [*known, 1.0], [*thumbnails, thumbnails[0]]
-    if spec.pacing == "linear":
-        distances = [b - a for a, b in pairwise(known)]
-    else:
-        distances = [distance(a, b) for a, b in pairwise(thumbnails)]
+    distances = [distance(a, b) for a, b in pairwise(thumbnails)]
     return subdivide(known, distances, count, spec.timing)
+
+
+def batches(positions: Sequence[float], size: int) -> list[Batch]:
+    """Return the frames of a pass as batches of at most `size`, coarse to fine.
+
+    Args:
+        positions: of the frames, in ascending order.
+        size: frames in a batch; shorter ones are padded.
+    """
+    orders = chunks(len(positions), size) if positions else []
+    return [Batch(size=size, positions=[positions[index] for index in order]) for order in orders]
 
 
 def distance(one: bytes, other: bytes) -> float:

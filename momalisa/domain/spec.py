@@ -178,15 +178,32 @@ def value_type(name: str) -> Any:
     return kinds[0] if NoneType in get_args(annotation) else annotation
 
 
-def content_hash(spec: WalkSpec, position: float, model: str, batch_size: int) -> str:
-    """Return the content hash of a frame: frames with equal hashes are the same picture, in whichever walks.
+def content_hashes(
+    spec: WalkSpec, positions: Sequence[float], model: str, batch_size: int | None = None
+) -> tuple[str, ...]:
+    """Return the content hashes of frames: frames with equal hashes are the same picture, in whichever walks.
+
+    The other frames in a batch change pixels slightly, so they are part of the hash.
 
     Args:
         spec: the walk.
-        position: of the frame.
+        positions: of the frames, in the order in which they are rendered.
         model: the revision of the model and its weights.
-        batch_size: how many frames are rendered at once.
+        batch_size: how many of them are rendered at once; None means all.
     """
+    size = batch_size or len(positions)
+    contents = [_content(spec, position) for position in positions]
+    sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
+    return tuple(
+        hashlib.sha256(
+            json.dumps([model, size, index % size, contents[index - index % size :][:size], sampling]).encode()
+        ).hexdigest()
+        for index in range(len(positions))
+    )
+
+
+def _content(spec: WalkSpec, position: float) -> list[object]:
+    """Return what distinguishes a frame from others of the same settings: the prompts around it, and its noise."""
     number, t = leg(position, len(spec.stops) - 1)
     start, end = spec.stops[number : number + 2]
     between = [start, end, spec.interpolation, round(t, 9)]
@@ -195,8 +212,7 @@ def content_hash(spec: WalkSpec, position: float, model: str, batch_size: int) -
     noise: list[float] = [spec.seed]
     if spec.seed_to is not None:
         noise += [spec.seed_to, round(seed_progress(position, closed=spec.timing.closed), 9)]
-    sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
-    return hashlib.sha256(json.dumps([model, batch_size, between, noise, sampling]).encode()).hexdigest()
+    return [between, noise]
 
 
 def file_name(prompts: Sequence[str], walk_id: object) -> str:

@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session, aliased
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Pause, Walk
 from momalisa.db.session import rowcount
+from momalisa.domain import pins
+from momalisa.domain.pins import MadeWith, Pins, RenderedFrame
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.errors import LeaseLostError
@@ -80,9 +82,13 @@ class Claim(Attempt):
     """The walk whose frames are reused where they are the same."""
     spec: WalkSpec
     batch_size: int
-    """Frames in a full chunk of the walk; a smaller chunk is padded to this size for rendering."""
+    """Frames that are rendered at once; a smaller chunk is padded to this size."""
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+    pins: Pins | None = None
+    """How the frames were rendered; of an assembly."""
+    pinned_to: MadeWith | None = None
+    """What rendered the walk that this one is pinned to."""
     recovery_seconds: float | None = None
     """Seconds since the previous lease was lost; None if it was not."""
     traceparent: str | None = None
@@ -121,12 +127,16 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
             secret=select(Walk.secret).where(Walk.id == found.walk_id).scalar_subquery(),
             attempts=Chunk.attempts + 1,
         )
-        .returning(Chunk.attempts, Chunk.error, Chunk.tenant)
+        .returning(Chunk.attempts, Chunk.error, Chunk.tenant, Chunk.batch_size)
     ).one()
-    columns = (Walk.spec, Walk.batch_size, Walk.model, Walk.owner, Walk.secret, Walk.from_walk, Walk.traceparent)
-    walk = session.execute(select(*columns, Walk.status).where(Walk.id == found.walk_id)).one()
+    columns = (Walk.spec, Walk.batch_size, Walk.made_with, Walk.model, Walk.owner, Walk.secret, Walk.from_walk)
+    walk = session.execute(select(*columns, Walk.traceparent, Walk.status).where(Walk.id == found.walk_id)).one()
     if walk.status == WalkStatus.QUEUED:
         _start_walk(session, found.walk_id)
+    if kind == ChunkKind.RENDER:
+        frames, how = _frames_of_chunk(session, found.walk_id, found.number), None
+    else:
+        frames, how = _frames_of_walk(session, found.walk_id)
     return Claim(
         walk_id=found.walk_id,
         number=found.number,
@@ -141,8 +151,10 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
         secret=walk.secret,
         from_walk=walk.from_walk,
         spec=walk.spec,
-        batch_size=walk.batch_size,
-        frames=_claimed_frames(session, found.walk_id, found.number if kind == ChunkKind.RENDER else None),
+        batch_size=chunk.batch_size or walk.batch_size,
+        frames=frames,
+        pins=how,
+        pinned_to=walk.made_with,
         recovery_seconds=None if found.recovery_seconds is None else max(0.0, float(found.recovery_seconds)),
         traceparent=walk.traceparent,
     )
@@ -179,12 +191,27 @@ def _start_walk(session: Session, walk_id: UUID) -> None:
     )
 
 
-def _claimed_frames(session: Session, walk_id: UUID, chunk: int | None) -> tuple[ClaimedFrame, ...]:
-    """Return the frames of a chunk, or of the whole walk if `chunk` is None, by position."""
-    frames = select(Frame).where(Frame.walk_id == walk_id).order_by(Frame.position)
-    if chunk is not None:
-        frames = frames.where(Frame.chunk == chunk)
-    return tuple(ClaimedFrame(frame.position, _stored(frame), frame.flagged) for frame in session.scalars(frames))
+def _frames_of_chunk(session: Session, walk_id: UUID, number: int) -> tuple[ClaimedFrame, ...]:
+    """Return the frames of a chunk, by position."""
+    frames = select(Frame).where(Frame.walk_id == walk_id, Frame.chunk == number).order_by(Frame.position)
+    return tuple(_claimed(frame) for frame in session.scalars(frames))
+
+
+def _frames_of_walk(session: Session, walk_id: UUID) -> tuple[tuple[ClaimedFrame, ...], Pins]:
+    """Return all frames of a walk, by position, and how they were rendered."""
+    rows = session.execute(
+        select(Frame, func.coalesce(Chunk.batch_size, Walk.batch_size).label("batch_size"), Chunk.made_with)
+        .join(Chunk, and_(Chunk.walk_id == Frame.walk_id, Chunk.number == Frame.chunk))
+        .join(Walk, Walk.id == Frame.walk_id)
+        .where(Frame.walk_id == walk_id)
+        .order_by(Frame.position)
+    ).all()
+    rendered = [RenderedFrame(row.Frame.chunk, row.Frame.position, row.batch_size, row.made_with) for row in rows]
+    return tuple(_claimed(row.Frame) for row in rows), pins.pins(rendered)
+
+
+def _claimed(frame: Frame) -> ClaimedFrame:
+    return ClaimedFrame(frame.position, _stored(frame), frame.flagged)
 
 
 def heartbeat(session: Session, claim: Claim) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Walk
 from momalisa.db.session import record_after_commit
-from momalisa.domain import path
+from momalisa.domain.pins import Batch
 from momalisa.domain.states import ACTIVE, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness
 from momalisa.settings import settings
@@ -36,16 +36,14 @@ def enqueue(
     walk_id: UUID,
     tenant: str,
     model: str,
-    positions: Sequence[float],
-    batch_size: int,
+    batches: Sequence[Batch],
     *,
     start: int = 0,
 ) -> Ready:
-    """Add frames to a walk as chunks, coarse to fine, at the next virtual times of its tenant.
+    """Add batches of frames to a walk as chunks, at the next virtual times of its tenant.
 
     `start` is the number of the first of these chunks: 0 for a new walk.
     """
-    batches = path.chunks(len(positions), batch_size)
     numbers = range(start, start + len(batches))
     times = fairness.next_virtual_times(session, tenant, model, len(batches))
     session.execute(
@@ -59,17 +57,18 @@ def enqueue(
                     "model": model,
                     "virtual_time": times.first + index,
                     "priority": fairness.NORMAL if index else times.priority,
+                    "batch_size": batch.size,
                 }
-                for index, number in enumerate(numbers)
+                for index, (number, batch) in enumerate(zip(numbers, batches, strict=True))
             ]
         )
     )
     session.execute(  # one statement for all rows: executemany would send one for each
         insert(Frame).values(
             [
-                {"walk_id": walk_id, "position": positions[index], "chunk": number}
-                for number, indices in zip(numbers, batches, strict=True)
-                for index in indices
+                {"walk_id": walk_id, "position": position, "chunk": number}
+                for number, batch in zip(numbers, batches, strict=True)
+                for position in batch.positions
             ]
         )
     )

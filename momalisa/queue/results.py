@@ -16,6 +16,7 @@ from momalisa.db import notifications
 from momalisa.db.models import Artifact, Chunk, Frame, Walk
 from momalisa.db.session import record_after_commit, rowcount
 from momalisa.domain import pacing
+from momalisa.domain.pins import MadeWith
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.queue import fairness, leases, lifecycle
 from momalisa.queue.leases import Claim
@@ -70,11 +71,24 @@ def add_warnings(session: Session, claim: Claim, warnings: Sequence[str]) -> Non
         )
 
 
-def record_frames(session: Session, claim: Claim, frames: Sequence[UploadedFrame | FlaggedFrame]) -> Ready | None:
+def record_frames(
+    session: Session,
+    claim: Claim,
+    frames: Sequence[UploadedFrame | FlaggedFrame],
+    made_with: MadeWith | None = None,
+    batch_size: int | None = None,
+) -> Ready | None:
     """Record the frames of a chunk, complete it, and enqueue what follows.
 
     The last frame of a pass is followed by the next pass, planned from the recorded frames; the last frame of the
     walk is followed by the assembly.
+
+    Args:
+        session: of the caller.
+        claim: of the chunk.
+        frames: what was made.
+        made_with: what rendered them.
+        batch_size: how many of them were rendered at once, if not as many as planned.
 
     Returns:
         The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
@@ -82,18 +96,21 @@ def record_frames(session: Session, claim: Claim, frames: Sequence[UploadedFrame
     Raises:
         LeaseLostError: if the lease is lost.
     """
-    leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DONE), finished_at=func.now())
+    rendered = {"made_with": made_with, "batch_size": batch_size or claim.batch_size}
+    leases.fenced_update(
+        session, claim, **lifecycle.release_values(ChunkStatus.DONE), **rendered, finished_at=func.now()
+    )
     new = _record(session, claim, frames) if frames else 0
-    missing, done, age = session.execute(
+    missing, done, size, age = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
         .values(frames_done=Walk.frames_done + new, **notifications.changed(session, claim.walk_id))
-        .returning(Walk.frames_total - Walk.frames_done, Walk.frames_done, lifecycle.age_seconds())
+        .returning(Walk.frames_total - Walk.frames_done, Walk.frames_done, Walk.batch_size, lifecycle.age_seconds())
     ).one()
     if 0 < new == done:
         record_after_commit(session, metrics.FIRST_FRAME_SECONDS, float(age))
     # The update locks the walk, so of two chunks that are recorded at once the second sees all frames.
-    return _next_pass(session, claim) if missing else _assembly(session, claim)
+    return _next_pass(session, claim, size) if missing else _assembly(session, claim)
 
 
 def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | FlaggedFrame]) -> int:
@@ -124,17 +141,15 @@ def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | Fla
     return rowcount(recorded)
 
 
-def _next_pass(session: Session, claim: Claim) -> Ready | None:
+def _next_pass(session: Session, claim: Claim, batch_size: int) -> Ready | None:
     mine = Frame.walk_id == claim.walk_id
     if session.scalars(select(Frame.position).where(mine, MISSING).limit(1)).first() is not None:
         return None
     recorded = session.execute(select(Frame.position, Frame.thumbnail).where(mine)).all()
     thumbnails: dict[float, bytes | None] = {frame.position: frame.thumbnail for frame in recorded}
-    positions = pacing.plan_next_pass(claim.spec, thumbnails, claim.batch_size)
+    batches = pacing.batches(pacing.plan_next_pass(claim.spec, thumbnails, batch_size), batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id)).scalar_one()
-    return lifecycle.enqueue(
-        session, claim.walk_id, claim.tenant, claim.model, positions, claim.batch_size, start=last + 1
-    )
+    return lifecycle.enqueue(session, claim.walk_id, claim.tenant, claim.model, batches, start=last + 1)
 
 
 def _assembly(session: Session, claim: Claim) -> Ready:

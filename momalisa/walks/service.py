@@ -16,8 +16,9 @@ from momalisa.db import notifications
 from momalisa.db.models import Chunk, IdempotencyKey, Walk
 from momalisa.db.session import rowcount, transaction
 from momalisa.domain import pacing
+from momalisa.domain.pins import Batch, Pins, RenderedFrame, in_batches
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import ChunkStatus, WalkStatus
+from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.errors import (
     IdempotencyKeyReusedError,
     InvalidFieldError,
@@ -50,6 +51,8 @@ class NewWalk:
     webhook_url: str | None = None
     warnings: tuple[str, ...] = ()
     """What a visitor should know about it at once."""
+    pins: Pins | None = None
+    """The batches that it is made of; None if they are planned."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def submit(
                     warnings=new.warnings,
                     walk_id=new_id,
                     source=source,
+                    pins=new.pins,
                 )
     viewer = owner if walk_id == new_id or known else None
     with transaction() as session:
@@ -179,13 +183,15 @@ def create(
     warnings: Sequence[str] = (),
     walk_id: UUID | None = None,
     source: Walk | None = None,
+    pins: Pins | None = None,
 ) -> Walk:
     """Write a walk with the chunks and frames of its first pass.
 
     If omitted, `tenant` is the owner and `walk_id` is random. `source` is the walk, with its frames, that this one
-    starts from: it reuses frames that are the same.
+    starts from: it reuses frames that are the same. With `pins`, it has exactly those batches.
     """
-    tenant = tenant or owner
+    tenant, model = tenant or owner, spec.model or settings().model_name
+    batch_size, batches = _first_batches(session, spec, model, source, pins)
     walk = Walk(
         id=walk_id or uuid4(),
         owner=owner,
@@ -193,8 +199,9 @@ def create(
         secret=bucket.new_secret(),
         spec=spec,
         from_walk=None if source is None else source.id,
-        model=spec.model or settings().model_name,
-        batch_size=settings().batch_size,
+        model=model,
+        batch_size=batch_size,
+        made_with=None if pins is None else pins.made_with,
         frames_total=spec.frames,
         deadline_at=None if deadline_seconds is None else func.now() + timedelta(seconds=deadline_seconds),
         webhook_url=webhook_url,
@@ -203,12 +210,41 @@ def create(
     )
     session.add(walk)
     session.flush()
-    kept: list[float] = []
-    if source is not None and source.model == walk.model and spec.refines(source.spec):
-        kept = [frame.position for frame in source.frames if frame.object is not None]
-    planned = pacing.plan_first_pass(spec, walk.batch_size, kept)
-    lifecycle.enqueue(session, walk.id, tenant, walk.model, planned, walk.batch_size)
+    lifecycle.enqueue(session, walk.id, tenant, model, batches)
     return walk
+
+
+def _first_batches(
+    session: Session, spec: WalkSpec, model: str, source: Walk | None, pins: Pins | None
+) -> tuple[int, list[Batch]]:
+    """Return the batch size of a new walk, and the batches of its first pass.
+
+    A walk that only adds frames to its source keeps the batches of that one whole, so that its frames are the same.
+    """
+    if pins is not None:
+        return max(batch.size for batch in pins.batches), pins.batches
+    size, kept = settings().batch_size, list[Batch]()
+    if source is not None and source.model == model and spec.refines(source.spec):
+        size, kept = source.batch_size, _rendered_batches(session, source)
+    positions = {position for batch in kept for position in batch.positions}
+    planned = pacing.plan_first_pass(spec, size, positions)
+    if not positions <= set(planned):  # with linear pacing, few numbers of frames have all of these positions
+        kept, positions = [], set()
+    new = [position for position in planned if position not in positions]
+    return size, kept + pacing.batches(new, size)
+
+
+def _rendered_batches(session: Session, walk: Walk) -> list[Batch]:
+    """Return the batches of a walk that are rendered, in the order in which they were planned."""
+    rendered = select(Chunk.number, Chunk.batch_size).where(
+        Chunk.walk_id == walk.id, Chunk.kind == ChunkKind.RENDER, Chunk.status == ChunkStatus.DONE
+    )
+    sizes = {number: size or walk.batch_size for number, size in session.execute(rendered)}
+    return in_batches(
+        RenderedFrame(frame.chunk, frame.position, sizes[frame.chunk])
+        for frame in walk.frames
+        if frame.chunk in sizes
+    )
 
 
 def cancel(session: Session, walk_id: UUID, *, owner: str | None) -> Walk:

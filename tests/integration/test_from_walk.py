@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.storage import bucket
@@ -26,7 +27,7 @@ Reply = dict[str, Any]
 class Painter:
     """A stand-in for the model: paints the position of each frame at once, and counts frames."""
 
-    revision = "painted"
+    made_with = MadeWith(revision="painted", dtype="uint8", device="brush")
 
     def __init__(self) -> None:
         self.painted: list[float] = []
@@ -97,17 +98,17 @@ def remove(api: TestClient, walk: Reply) -> None:
     bucket.delete_all(bucket.folder_name(walk["id"]))
 
 
-@pytest.mark.parametrize("pacing", ["even", "linear"])
-def test_going_from_16_to_48_frames_renders_32(
-    api: TestClient, make: Callable[..., Reply], painter: Painter, pacing: str
+@pytest.mark.parametrize(("pacing", "frames"), [("even", 48), ("linear", 46)])
+def test_refining_a_walk_renders_only_the_new_frames(
+    make: Callable[..., Reply], painter: Painter, pacing: str, frames: int
 ) -> None:
     coarse = make(pacing=pacing)
     assert len(painter.painted) == 16
-    fine = make(from_walk=coarse["id"], frames=48)
-    assert len(painter.painted) == 32
+    fine = make(from_walk=coarse["id"], frames=frames)
+    assert len(painter.painted) == frames - 16
     assert set(positions(coarse)) <= set(positions(fine))
     assert not set(painter.painted) & set(positions(coarse))
-    assert (fine["from_walk"], fine["progress"]["frames_done"]) == (coarse["id"], 48)
+    assert (fine["from_walk"], fine["progress"]["frames_done"]) == (coarse["id"], frames)
     for frame in fine["frames"]:
         assert picture(fine, frame["position"])[:, : round(frame["position"] * 64)].max(initial=0) == 0
 
@@ -139,13 +140,17 @@ def test_a_different_picture_is_rendered(make: Callable[..., Reply], painter: Pa
     assert len(painter.painted) == 16
 
 
-def test_adding_a_stop_keeps_equal_frames(make: Callable[..., Reply], painter: Painter) -> None:
-    """The old ends are the same pictures, at whatever position of the new walk."""
-    first = make()
-    make(from_walk=first["id"], prompts=["a cat", "a giraffe", "a battleship"], frames=17, pacing="linear")
-    assert 0.5 not in painter.painted
-    assert 1.0 not in painter.painted
-    assert 0.0 in painter.painted
+def test_a_batch_that_is_the_same_is_reused_in_another_walk(make: Callable[..., Reply], painter: Painter) -> None:
+    """Another easing changes only where frames lie after the first pass."""
+    first = make(frames=24, pacing="even")
+    make(from_walk=first["id"], easing="ease-in")
+    assert len(painter.painted) == 16
+
+
+def test_equal_frames_in_another_batch_are_rendered(make: Callable[..., Reply], painter: Painter) -> None:
+    """They would differ in the last bit from what the walk's own batch gives."""
+    make(from_walk=make(frames=8)["id"], prompts=["a giraffe", "a battleship", "a cat"])
+    assert len(painter.painted) == 8
 
 
 def test_the_source_may_be_deleted(api: TestClient, make: Callable[..., Reply]) -> None:
@@ -161,7 +166,7 @@ def test_missing_frames_of_the_source_are_rendered(make: Callable[..., Reply], p
     for name in objects(first)[:5]:
         bucket._bucket().delete_blob(name)
     second = make(from_walk=first["id"])
-    assert sorted(painter.painted) == positions(first)[:5]
+    assert sorted(painter.painted) == positions(first)  # both batches whole
     assert len(second["frames"]) == 16
 
 
@@ -169,7 +174,8 @@ def test_damaged_frames_of_the_source_are_rendered(make: Callable[..., Reply], p
     first = make()
     bucket._bucket().blob(objects(first)[3]).upload_from_string(b"damaged", "image/png")
     second = make(from_walk=first["id"])
-    assert painter.painted == [positions(first)[3]]
+    assert positions(first)[3] in painter.painted
+    assert len(painter.painted) == 8  # its batch
     assert picture(second, positions(second)[3]).shape == (64, 64, 3)
 
 

@@ -123,7 +123,7 @@ def test_a_database_of_an_unknown_version_is_refused(alembic: Config) -> None:
         )
     finally:
         with engine().begin() as connection:
-            connection.execute(stamp, {"revision": "0001"})
+            connection.execute(stamp, {"revision": "0002"})
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("The database is at revision 0020, which this version does not know")
     assert ".momalisa" in run.stderr

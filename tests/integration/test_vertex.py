@@ -372,6 +372,10 @@ def test_a_missing_endpoint_costs_no_attempt(rendered_by: Callable[..., Chunk], 
     assert (left.status, left.attempts, paused) == (ChunkStatus.QUEUED, 0, [5])
 
 
+MADE_WITH = {"revision": "r", "dtype": "float32", "device": "cpu"}
+PREDICTION = {"content_hash": "k", "warnings": [], "made_with": MADE_WITH, "batch_size": 8}
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -385,7 +389,7 @@ def test_a_missing_endpoint_costs_no_attempt(rendered_by: Callable[..., Chunk], 
         ((200, {}, b'{"predictions": [{"content_hash": 1}]}'), "response is invalid"),
         ((200, {}, b'{"predictions": []}'), "sent 0 predictions for 4 instances"),
         (
-            (200, {}, json.dumps({"predictions": [{"content_hash": "k", "warnings": []}] * 4}).encode()),
+            (200, {}, json.dumps({"predictions": [PREDICTION] * 4}).encode()),
             "not in our bucket",
         ),
         (None, "connection to the endpoint failed"),
@@ -482,7 +486,7 @@ def test_a_conflicting_object_stays_if_the_lease_is_lost(rendered_by: Callable[.
         bucket._bucket().blob(names[0]).upload_from_string(b"the other worker's")
         with transaction() as session:
             service.cancel(session, walk_id, owner="ann")
-        seen = {"content_hash": "k", "warnings": [], "conflict": True}
+        seen = {**PREDICTION, "conflict": True}
         return 200, {}, json.dumps({"predictions": [seen] * 4}).encode()
 
     with endpoint(say) as url:

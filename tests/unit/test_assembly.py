@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT
 from worker.media import contact_sheet, encoders, gif
@@ -33,7 +34,8 @@ SPEC = WalkSpec(
 )
 MAX_BYTES = 8_000_000
 
-ABOUT = walk_caption(SPEC, "momalisa-mini", [index / 19 for index in range(20)])
+PINS = Pins(batches=[Batch(size=20, positions=[index / 19 for index in range(20)])])
+ABOUT = walk_caption(SPEC, "momalisa-mini", PINS)
 
 
 def pictures(count: int, width: int = 96, height: int = 64) -> list[Picture]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 
-from momalisa.domain.spec import WalkSpec, content_hash
+from momalisa.domain.spec import WalkSpec, content_hashes
 from tests.tiny_pipelines import saved
 from tests.unit.test_families import difference
 from worker.cancellation import CancellationToken
@@ -115,10 +115,10 @@ def test_a_frame_of_a_halved_batch_has_another_content_hash(renderer: Renderer, 
         )
         return render_batch(renderer, wanted, Never()).content_hashes
 
-    assert hashes() == (content_hash(walk(), 0.5, renderer.revision, 8),)
+    assert hashes() == content_hashes(walk(), [0.5], renderer.revision, 8)
     limit_memory(renderer, 4, torch.OutOfMemoryError("CUDA out of memory"))
     renderer.render(walk(), POSITIONS)
-    assert hashes() == (content_hash(walk(), 0.5, renderer.revision, 4),)
+    assert hashes() == content_hashes(walk(), [0.5], renderer.revision, 4)
 
 
 def test_large_frames_are_decoded_one_by_one_and_the_largest_in_tiles(renderer: Renderer) -> None:

@@ -190,23 +190,19 @@ def test_a_plan_does_not_depend_on_the_order_of_frames(spec: MakeSpec) -> None:
     assert pacing.plan_next_pass(ordered, there, 8) == pacing.plan_next_pass(ordered, backwards, 8)
 
 
-@pytest.mark.parametrize("pace", ["even", "linear"])
-def test_a_refined_walk_keeps_all_frames(spec: MakeSpec, pace: str) -> None:
-    coarse, looks = spec(frames=16, pacing=pace), jump(0.4, 30)
+def test_a_refined_walk_keeps_all_frames(spec: MakeSpec) -> None:
+    coarse, looks = spec(frames=16, pacing="even"), jump(0.4, 30)
     kept = tuple(position for new in walked(coarse, looks) for position in new)
-    passes = walked(spec(frames=48, pacing=pace), looks, kept=kept)
+    passes = walked(spec(frames=48, pacing="even"), looks, kept=kept)
     found = [position for new in passes for position in new]
-    assert set(kept) <= set(found)
+    assert set(passes[0]) == set(kept)
     assert len(found) == len(set(found)) == 48
-    if pace == "even":
-        assert set(passes[0]) == set(kept)
 
 
-def test_a_refined_linear_walk_has_steps_as_equal_as_possible(spec: MakeSpec) -> None:
-    kept = tuple(index / 15 for index in range(16))
-    [found] = walked(spec(frames=48), bar, kept=kept)
-    sizes_ = [b - a for a, b in pairwise(found)]
-    assert (max(sizes_), min(sizes_)) == pytest.approx((1 / 45, 1 / 60), abs=1 / GRID)
+def test_a_refined_linear_walk_has_equal_steps(spec: MakeSpec) -> None:
+    for kept, frames in ((5, 12), (5, 9)):
+        [found] = walked(spec(frames=frames), bar, kept=tuple(index / (kept - 1) for index in range(kept)))
+        assert found == [index / (frames - 1) for index in range(frames)]
 
 
 def test_a_few_kept_frames_become_part_of_the_probe(spec: MakeSpec) -> None:

@@ -10,7 +10,7 @@ from api.schemas.views import WalkSettings
 from api.web import form
 from momalisa.cli import main
 from momalisa.domain import path
-from momalisa.domain.spec import SETTINGS, WalkSpec, content_hash, file_name, slug
+from momalisa.domain.spec import SETTINGS, WalkSpec, content_hashes, file_name, slug
 from momalisa.settings import ROOT
 
 MakeSpec = Callable[..., WalkSpec]
@@ -68,12 +68,20 @@ def test_the_number_of_shown_frames_is_known_in_advance(
     ],
 )
 def test_everything_that_decides_pixels_changes_the_hash(spec: MakeSpec, changes: dict[str, Any]) -> None:
-    assert content_hash(spec(), 0.25, "m", 8) != content_hash(spec(**changes), 0.25, "m", 8)
+    here = [0.25]
+    assert content_hashes(spec(), here, "m") != content_hashes(spec(**changes), here, "m")
 
 
-def test_another_model_position_or_batch_size_changes_the_hash(spec: MakeSpec) -> None:
-    others = [(0.25, "m", 8), (0.25, "n", 8), (0.5, "m", 8), (0.25, "m", 4)]
-    assert len({content_hash(spec(), *rest) for rest in others}) == len(others)
+def test_another_model_position_or_batch_changes_the_hash(spec: MakeSpec) -> None:
+    others = [([0.25, 1.0], "m", 8), ([0.25, 1.0], "n", 8), ([0.5, 1.0], "m", 8), ([0.25, 0.9], "m", 8)]
+    others += [([0.25, 1.0], "m", 4), ([1.0, 0.25], "m", 8)]
+    assert len({content_hashes(spec(), *rest)[0] for rest in others}) == len(others)
+
+
+def test_frames_of_one_chunk_that_are_rendered_in_two_batches_are_hashed_as_such(spec: MakeSpec) -> None:
+    whole = [0.0, 0.25, 0.5, 1.0]
+    apart = [content_hashes(spec(), half, "m", 2) for half in (whole[:2], whole[2:])]
+    assert content_hashes(spec(), whole, "m", 2) == apart[0] + apart[1]
 
 
 @pytest.mark.parametrize(
@@ -83,18 +91,18 @@ def test_another_model_position_or_batch_size_changes_the_hash(spec: MakeSpec) -
 def test_settings_that_only_place_or_show_frames_do_not_change_the_hash(
     spec: MakeSpec, changes: dict[str, Any]
 ) -> None:
-    assert content_hash(spec(), 0.25, "m", 8) == content_hash(spec(**changes), 0.25, "m", 8)
+    assert content_hashes(spec(), [0.25], "m") == content_hashes(spec(**changes), [0.25], "m")
 
 
 def test_a_stop_has_the_same_hash_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "b", "a"), interpolation="slerp", loop="closed")
-    assert content_hash(short, 0, "m", 8) == content_hash(long, 2 / 3, "m", 8)
-    assert content_hash(short, 1, "m", 8) == content_hash(long, 1 / 3, "m", 8)
+    assert content_hashes(short, [0], "m") == content_hashes(long, [2 / 3], "m")
+    assert content_hashes(short, [1], "m") == content_hashes(long, [1 / 3], "m")
 
 
 def test_a_leg_has_the_same_hashes_wherever_it_lies(spec: MakeSpec) -> None:
     short, long = spec(prompts=("a", "b")), spec(prompts=("c", "a", "b", "d"))
-    assert content_hash(short, 0.3, "m", 8) == content_hash(long, 1.3 / 3, "m", 8)
+    assert content_hashes(short, [0.3], "m") == content_hashes(long, [1.3 / 3], "m")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
@@ -124,14 +125,17 @@ def test_a_request_survives_conversion_of_numbers_to_doubles(spec: Callable[...,
     assert PredictRequest.model_validate_json(json.dumps(doubled(json.loads(sent.model_dump_json())))) == sent
 
 
+MADE_WITH = MadeWith(revision="r", dtype="float32", device="cpu")
+
+
 def test_every_instance_gets_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
     request = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
     made = UploadedFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
-    batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."])
+    batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."], MADE_WITH, 4)
     company, shown, conflicting, flagged = server.response(request, batch).predictions
     assert (company.object, company.flagged, company.conflict) == (None, None, False)
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
     assert (conflicting.object, conflicting.conflict) == (None, True)
     assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
     assert [frame.content_hash for frame in (company, shown, conflicting, flagged)] == ["a", "b", "c", "d"]
-    assert company.warnings == ["Long."]
+    assert (company.warnings, company.made_with, company.batch_size) == (["Long."], MADE_WITH, 4)

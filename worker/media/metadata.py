@@ -1,11 +1,11 @@
 """The metadata inside image and video files: prompts, seed, model, positions."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from momalisa.domain.path import leg, seed_progress
+from momalisa.domain.pins import Pins
 from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
 
 
@@ -23,11 +23,17 @@ class Caption:
         return _XMP.format(title=escape(self.title), details=escape(self.details)).encode()
 
 
-def walk_caption(spec: WalkSpec, model: str, positions: Sequence[float]) -> Caption:
-    """Return the caption of a walk: the model, the positions of its frames, and its settings."""
-    details = {"software": "MoMALisa", "model": model, "positions": list(positions)}
-    details |= spec.model_dump(mode="json", exclude={"model"})
-    return Caption(" to ".join(spec.prompts), json.dumps(details))
+def walk_request(spec: WalkSpec, model: str, pins: Pins) -> dict[str, object]:
+    """Return a request to the API that makes the same walk again: its settings, and what pins its frames."""
+    settings = spec.model_dump(mode="json", exclude_none=True)
+    return {**settings, "model": model, "pinned": pins.model_dump(mode="json")}
+
+
+def walk_caption(spec: WalkSpec, model: str, pins: Pins) -> Caption:
+    """Return the caption of a walk: what makes it again (`walk_request`)."""
+    return Caption(
+        " to ".join(spec.prompts), json.dumps({"software": "MoMALisa", **walk_request(spec, model, pins)})
+    )
 
 
 def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from momalisa.domain.spec import WalkSpec, content_hash
+from momalisa.domain.pins import MadeWith
+from momalisa.domain.spec import WalkSpec, content_hashes
 from momalisa.domain.states import Flag
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.storage import bucket
@@ -46,11 +47,14 @@ class Batch(NamedTuple):
     """The result of a render request."""
 
     content_hashes: tuple[str, ...]
-    """Of the frame at each position, whether uploaded or not (`spec.content_hash`)."""
+    """Of the frame at each position, whether uploaded or not (`spec.content_hashes`)."""
     made: list[UploadedFrame | FlaggedFrame]
     """The uploaded and the flagged frames among `to_upload`, in the order of their positions."""
     warnings: list[str]
     """For users, about how the model reads the prompts."""
+    made_with: MadeWith
+    batch_size: int
+    """How many frames are rendered at once: fewer than requested if memory ran out."""
 
 
 def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
@@ -62,16 +66,17 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
     """
     spec = request.spec
 
-    def content_hashes(batch_size: int) -> tuple[str, ...]:
-        return tuple(content_hash(spec, each, renderer.revision, batch_size) for each in request.positions)
+    def result(batch_size: int, made: list[UploadedFrame | FlaggedFrame]) -> Batch:
+        return Batch(hashes(batch_size), made, renderer.warnings(spec), renderer.made_with, batch_size)
 
-    warnings = renderer.warnings(spec)
+    def hashes(batch_size: int) -> tuple[str, ...]:
+        return content_hashes(spec, request.positions, renderer.made_with.revision, batch_size)
+
     if not request.to_upload:
-        return Batch(content_hashes(renderer.batch_that_fits(spec, request.batch_size)), [], warnings)
+        return result(renderer.batch_that_fits(spec, request.batch_size), [])
     started = time.monotonic()
     rendering = renderer.render(spec, list(request.positions), token.checkpoint, batch_size=request.batch_size)
     token.rendered, token.to_record = len(request.positions), len(request.to_upload)
-    hashes = content_hashes(rendering.batch_size)
     log.info("batch rendered", seconds=round(time.monotonic() - started, 3))
 
     def upload(
@@ -86,5 +91,7 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
         stored = bucket.upload(name, data, "image/png", check=token.checkpoint, confirm=token.verify)
         return UploadedFrame(position, stored, thumbnail(picture), content_hash)
 
-    uploads = token.run_concurrently(upload, request.positions, hashes, rendering.pictures, rendering.flags)
-    return Batch(hashes, [frame for frame in uploads if frame is not None], warnings)
+    uploads = token.run_concurrently(
+        upload, request.positions, hashes(rendering.batch_size), rendering.pictures, rendering.flags
+    )
+    return result(rendering.batch_size, [frame for frame in uploads if frame is not None])

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from momalisa.domain.families import FAMILIES
 from momalisa.domain.path import leg, seed_progress
+from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.settings import Offload
@@ -101,7 +102,22 @@ class Renderer:
         # Computed now: once a tokenizer was used, it is saved with the settings of its last call.
         self.revision = model_revision({**self.pipeline.components, "scheduler": self.own_scheduler})
         """The revision of the model (`model_revision`)."""
+        self.compiled = False
         memory.place(self.pipeline, self.device, offload)
+
+    @property
+    def made_with(self) -> MadeWith:
+        """What decides the pixels of frames besides their settings and batches."""
+        kind = self.device.type
+        name = (
+            torch.cuda.get_device_name(self.device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+        )
+        compiled = ", compiled" if self.compiled else ""
+        return MadeWith(
+            revision=self.revision,
+            dtype=str(self.denoiser.dtype).removeprefix("torch."),
+            device=f"{kind} {name}{compiled}, torch {torch.__version__}",
+        )
 
     def warm_up(self, size: int) -> None:
         """Render a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
@@ -124,7 +140,10 @@ class Renderer:
         The first time takes minutes; `folder` caches the compiled code. Returns whether it is compiled now.
         """
         if self.family.denoiser == "transformer":
-            return self.family.compiles and compile_blocks(self.denoiser, folder, lambda: self.warm_up(size))
+            self.compiled = self.family.compiles and compile_blocks(
+                self.denoiser, folder, lambda: self.warm_up(size)
+            )
+            return self.compiled
         calls: list[dict[str, Any]] = []
 
         def watch(part: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
@@ -133,7 +152,8 @@ class Renderer:
         watching = self.denoiser.register_forward_pre_hook(watch, with_kwargs=True)
         self.warm_up(size)
         watching.remove()
-        return compile_for(self.denoiser, calls[0], folder)
+        self.compiled = compile_for(self.denoiser, calls[0], folder)
+        return self.compiled
 
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return warnings for users about how the model reads their prompts."""

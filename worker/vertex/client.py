@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from momalisa import retry_after
 from momalisa.db import session
+from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.errors import RendererBusyError, RendererError
@@ -91,7 +92,9 @@ class Prediction(BaseModel):
 
     content_hash: str
     warnings: list[str]
-    """About the walk; the same for all instances."""
+    """About the walk, like the following two the same for all instances."""
+    made_with: MadeWith
+    batch_size: int
     object: str | None = None
     """`gs://` name of the frame, if it was uploaded."""
     bytes: int = 0
@@ -133,7 +136,8 @@ def render_batch(request: RenderRequest, token: CancellationToken) -> Batch:
         for position, prediction in zip(request.positions, predictions, strict=True)
         if position in request.to_upload
     ]
-    return Batch(tuple(prediction.content_hash for prediction in predictions), made, predictions[0].warnings)
+    hashes, first = tuple(prediction.content_hash for prediction in predictions), predictions[0]
+    return Batch(hashes, made, first.warnings, first.made_with, first.batch_size)
 
 
 def _made(request: RenderRequest, position: float, prediction: Prediction) -> UploadedFrame | FlaggedFrame:

@@ -248,7 +248,12 @@ def response(request: RenderRequest, batch: Batch) -> PredictResponse:
     made = {frame.position: frame for frame in batch.made}
 
     def prediction(position: float, content_hash: str) -> Prediction:
-        result = Prediction(content_hash=content_hash, warnings=batch.warnings)
+        result = Prediction(
+            content_hash=content_hash,
+            warnings=batch.warnings,
+            made_with=batch.made_with,
+            batch_size=batch.batch_size,
+        )
         match made.get(position):
             case UploadedFrame(stored=stored, thumbnail=thumbnail):
                 result.object = f"gs://{settings().bucket}/{stored.name}"
