@@ -186,7 +186,8 @@ def _labels(claim: Claim) -> list[str]:
 def _note(claim: Claim) -> str:
     """Return the settings of a walk in one line."""
     spec = claim.spec
-    settings = f"seed {spec.seed} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
+    seeds = f"seeds {', '.join(map(str, spec.seeds))}" if spec.seeds else f"seed {spec.seed}"
+    settings = f"{seeds} · {spec.steps} steps · guidance {spec.guidance:g} · {claim.model}"
     return f"{len(claim.frames)} frames · {settings}"
 
 

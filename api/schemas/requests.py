@@ -22,7 +22,19 @@ from pydantic import (
 from momalisa.db.models import Walk
 from momalisa.domain.model import Model
 from momalisa.domain.pins import Pins
-from momalisa.domain.spec import MAX_SEED, MAX_STOPS, SETTINGS, WalkSpec, value_type
+from momalisa.domain.spec import (
+    DRAWN_SEEDS,
+    FOR_EACH_STOP,
+    MAX_FRAMES,
+    MAX_STOPS,
+    SETTINGS,
+    LegFrames,
+    Seed,
+    WalkSpec,
+    completed,
+    replaced,
+    value_type,
+)
 from momalisa.queue.catalog import Catalog
 from momalisa.settings import settings
 from momalisa.walks import confusables, moderation
@@ -139,7 +151,14 @@ class _Stops(BaseModel):
     )
 
 
-_REQUEST_TYPES: dict[Any, Any] = {int: Whole, str: Text, tuple[float, ...]: list[Weight]}
+_REQUEST_TYPES: dict[Any, Any] = {
+    int: Whole,
+    str: Text,
+    tuple[float, ...]: list[Weight],
+    tuple[str, ...]: list[Text],
+    tuple[Seed, ...]: list[Seed],
+    tuple[LegFrames, ...]: list[Annotated[Whole, Field(ge=1, le=MAX_FRAMES)]],
+}
 """The type of a request's field, where it differs from that of `WalkSpec`."""
 
 
@@ -192,12 +211,12 @@ class WalkRequest(_Settings):  # which has a field for each setting
             raise ValueError("is required")
         return value
 
-    @field_validator("weights")
+    @field_validator(*FOR_EACH_STOP)
     @classmethod
-    def _one_for_each_prompt(cls, value: list[float] | None, others: ValidationInfo) -> list[float] | None:
+    def _one_for_each_prompt(cls, value: list[Any] | None, others: ValidationInfo) -> list[Any] | None:
         prompts = others.data.get("prompts")
         if value is not None and prompts is not None and len(value) != len(prompts):
-            raise ValueError(f"must have one number per prompt, {len(prompts)}, got {len(value)}")
+            raise ValueError(f"must have one per prompt, {len(prompts)}, got {len(value)}")
         return value
 
     @field_validator("frames")
@@ -226,12 +245,10 @@ class WalkRequest(_Settings):  # which has a field for each setting
         """
         given = self.model_dump(mode="json", exclude_unset=True)
         found = {**walk.spec.model_dump(mode="json"), "public": walk.public}
-        if len(given.get("prompts", found["prompts"])) != len(found["prompts"]):
-            del found["weights"]
         found["model"] = walk.model
         if given.get("model", walk.model) != walk.model:  # what suits one model need not suit another
             found = {name: value for name, value in found.items() if name not in MODEL_CHOOSES}
-        return WalkRequest.model_validate({**found, **given})
+        return WalkRequest.model_validate(replaced(found, given))
 
     def new_walk(self, catalog: Catalog) -> NewWalk:
         """Return the walk to create, with all choices made; with `from_walk`, call `starting_from` first.
@@ -240,15 +257,12 @@ class WalkRequest(_Settings):  # which has a field for each setting
             InvalidFieldError: if its model is not available.
             fastapi.exceptions.RequestValidationError: if the model cannot render it.
         """
-        model = catalog.choose(self.model_dump(include={"model"})["model"])
-        spec = self._spec(model)
-        if mistakes := model.mistakes(spec):
-            raise RequestValidationError(
-                [
-                    {"type": "value_error", "loc": ("body", field), "msg": message, "ctx": {"error": message}}
-                    for field, message in mistakes
-                ]
-            )
+        given = {name: getattr(self, name) for name in WalkSpec.model_fields.keys() & self.model_fields_set}
+        chosen, mistakes = completed({name: value for name, value in given.items() if value is not None})
+        _refuse(mistakes)
+        model = catalog.choose(chosen.get("model"))
+        spec = self._spec(model, chosen)
+        _refuse(model.mistakes(spec))
         warnings, pins = model.warnings(spec), self.pinned
         most = settings().batch_size * model.max_size**2 // (spec.width * spec.height)
         if pins is not None and any(batch.size > most for batch in pins.batches):
@@ -259,17 +273,28 @@ class WalkRequest(_Settings):  # which has a field for each setting
             )
         return NewWalk(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(warnings), pins)
 
-    def _spec(self, model: Model) -> WalkSpec:
-        defaults = {
+    def _spec(self, model: Model, chosen: dict[str, Any]) -> WalkSpec:
+        usual = {name: setting.default for name, setting in SETTINGS.items()}
+        of_model = {
             "model": model.name,
-            "seed": secrets.randbelow(MAX_SEED + 1),
+            "seed": secrets.randbelow(DRAWN_SEEDS),
             "steps": model.steps,
             "guidance": model.guidance,
             "width": model.size,
             "height": model.size,
         }
-        chosen = {name: getattr(self, name) for name in WalkSpec.model_fields}
-        return WalkSpec(**{name: defaults.get(name) if value is None else value for name, value in chosen.items()})
+        return WalkSpec(**{**usual, **of_model, **chosen})
+
+
+def _refuse(mistakes: list[tuple[str, str]]) -> None:
+    """Raise the mistakes of a request, if it has any, in the form of those that pydantic finds."""
+    if mistakes:
+        raise RequestValidationError(
+            [
+                {"type": "value_error", "loc": ("body", field), "msg": message, "ctx": {"error": message}}
+                for field, message in mistakes
+            ]
+        )
 
 
 class WalkChange(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, create_model
 from momalisa.db.models import Walk
 from momalisa.domain.model import Model
 from momalisa.domain.path import sequence
-from momalisa.domain.spec import SETTINGS, WalkSpec
+from momalisa.domain.spec import SETTINGS, field_type
 from momalisa.domain.states import ArtifactKind, WalkStatus
 from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
@@ -21,7 +21,7 @@ from momalisa.walks import relocation
 def _fields() -> dict[str, Any]:
     """Return a field for each setting that is not shown elsewhere in a walk."""
     return {
-        name: (WalkSpec.model_fields[name].annotation, Field(description=setting.in_response))
+        name: (field_type(name), Field(description=setting.in_response))
         for name, setting in SETTINGS.items()
         if name not in {"frames", "model"}
     }

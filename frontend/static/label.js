@@ -17,15 +17,16 @@ export const titleTemplate = ({ prompts }) =>
 export function facts(walk) {
   const { settings, model, created_at, finished_at } = walk;
   const date = finished_at ?? created_at;
-  const seeds = settings.seed_to === null || settings.seed_to === undefined ? settings.seed : `${settings.seed} to ${settings.seed_to}`;
+  const seeds = settings.seeds ?? [settings.seed, settings.seed_to].filter((seed) => seed !== null && seed !== undefined);
+  const leftOut = [settings.negative_prompt, ...(settings.negative_prompts ?? [])].filter(Boolean);
   const manner = Object.entries(WORDS).map(([name, words]) => words[settings[name]]).filter(Boolean).join(", ");
   return [
-    ["Seed", seeds],
+    [seeds.length > 2 ? "Seeds" : "Seed", seeds.join(" to ")],
     ["Size", `${settings.width} × ${settings.height}`],
     ["Model", model],
     ["Date", html`<time datetime=${date}>${longDate(date)}</time>`],
     ["Gait", manner],
-    ["Left out", settings.negative_prompt && html`<bdi>${settings.negative_prompt}</bdi>`],
+    ["Left out", leftOut.length ? leftOut.map((words, place) => html`${place ? ", " : nothing}<bdi>${words}</bdi>`) : undefined],
     ["Accession", accession(walk)],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "");
 }

@@ -1,6 +1,6 @@
 /** What the form says as the API wants it: empty fields are left to the server. */
 
-const NUMBERS = new Set(["frames", "seed", "seed_to", "steps", "guidance", "fps", "hold"]);
+const NUMBERS = new Set(["frames", "steps", "guidance", "fps", "hold"]); // seeds stay text: they may have 20 digits
 
 /**
  * The body of a request. `values` holds {prompts: [words], name: text, public: boolean}.

@@ -7,6 +7,11 @@ test("what is left empty is left to the server", () => {
   assert.deepEqual(bodyOf(values), { prompts: ["a fox", "", "a boat"], frames: 24, guidance: 4.5, width: 128, height: 192, public: true });
 });
 
+test("a seed keeps all its digits", () => {
+  const { seed, seed_to } = bodyOf({ prompts: ["a", "b"], seed: "18446744073709551615", seed_to: " 7 " });
+  assert.deepEqual([seed, seed_to], ["18446744073709551615", "7"]);
+});
+
 test("empty stops between others are passed over", () => {
   assert.deepEqual(bodyOf({ prompts: ["a", "b", " ", "c"] }).prompts, ["a", "b", "c"]);
 });

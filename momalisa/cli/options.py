@@ -23,12 +23,18 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def _option(name: str, setting: Setting) -> inspect.Parameter:
     kind = value_type(name)
     # The server validates values: it may accept more of them than this version knows.
-    typed: Any = kind if kind in {int, float} else list[float] if get_origin(kind) is tuple else str
+    typed: Any = list[_plain(get_args(kind)[0])] if get_origin(kind) is tuple else _plain(kind)  # type: ignore[misc]
     default = False if setting.default in {None, ""} else str(setting.default)
     option = typer.Option(help=f"{setting.description}{_values(kind, setting)}", show_default=default)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, option]
     )
+
+
+def _plain(kind: Any) -> type:
+    """Return the type of an option's values on the command line."""
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return plain if plain in {int, float} else str
 
 
 def _values(kind: Any, setting: Setting) -> str:

@@ -58,9 +58,10 @@ class Model(BaseModel):
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return what of a walk has no effect with this model, in sentences for visitors."""
         found = []
-        if spec.negative_prompt and self.negative_above is None:
-            found.append(f"{self.name} does not read negative prompts: “{spec.negative_prompt}” has no effect.")
-        elif spec.negative_prompt and self.negative_above is not None and spec.guidance <= self.negative_above:
+        negative = next(filter(None, spec.negatives), "")
+        if negative and self.negative_above is None:
+            found.append(f"{self.name} does not read negative prompts: “{negative}” has no effect.")
+        elif negative and self.negative_above is not None and spec.guidance <= self.negative_above:
             found.append(
                 f"With guidance {spec.guidance:g} a negative prompt has no effect: it needs more than "
                 f"{self.negative_above:g}."

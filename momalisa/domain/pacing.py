@@ -55,15 +55,16 @@ def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> 
     """
     timing = spec.timing
     if spec.pacing == "linear":
-        return positions(spec.frames, timing)
+        return positions(spec.frames, timing, spec.leg_frames)
     count = max(_probe_frames(spec.frames, timing, size), min(len(kept), spec.frames))
-    wanted = positions(count, Timing(weights=(1.0,) * len(timing.weights), closed=timing.closed))
+    steps = spec.leg_frames and apportion(spec.leg_frames, count - (not timing.closed), spec.leg_frames)
+    wanted = positions(count, Timing(weights=(1.0,) * len(timing.weights), closed=timing.closed), steps)
     wanted = [_snapped(position, timing.legs) for position in wanted]
     if set(kept) <= set(wanted):
         return wanted
     known = sorted({*kept, *positions(timing.legs + (not timing.closed), timing)})
     ends = [*known, 1.0] if timing.closed else known
-    new = subdivide(ends, [b - a for a, b in pairwise(ends)], max(count - len(known), 0), timing)
+    new = subdivide(ends, [b - a for a, b in pairwise(ends)], max(count - len(known), 0), timing, spec.leg_frames)
     return sorted([*known, *new])
 
 
@@ -86,7 +87,7 @@ def plan_next_pass(spec: WalkSpec, recorded: Mapping[float, bytes | None], size:
     if spec.timing.closed:
         known, thumbnails = [*known, 1.0], [*thumbnails, thumbnails[0]]
     distances = [distance(a, b) for a, b in pairwise(thumbnails)]
-    return subdivide(known, distances, count, spec.timing)
+    return subdivide(known, distances, count, spec.timing, spec.leg_frames)
 
 
 def batches(positions: Sequence[float], size: int) -> list[Batch]:
@@ -105,7 +106,13 @@ def distance(one: bytes, other: bytes) -> float:
     return dist(one, other) if one and other else 0.0
 
 
-def subdivide(known: Sequence[float], distances: Sequence[float], count: int, timing: Timing) -> list[float]:
+def subdivide(
+    known: Sequence[float],
+    distances: Sequence[float],
+    count: int,
+    timing: Timing,
+    leg_frames: Sequence[int] | None = None,
+) -> list[float]:
     """Return the positions of `count` new frames, in ascending order, that make the longest step shortest.
 
     Each gap between two known frames is cut into steps of equal time. The duration of a gap is the distance of its
@@ -116,6 +123,7 @@ def subdivide(known: Sequence[float], distances: Sequence[float], count: int, ti
         distances: between each known frame and the next.
         count: number of new frames.
         timing: of the walk.
+        leg_frames: the frames that each leg will have in the end; None if its gaps decide that.
     """
     legs: list[list[float]] = [[] for _ in range(timing.legs)]
     for position in known:
@@ -127,12 +135,30 @@ def subdivide(known: Sequence[float], distances: Sequence[float], count: int, ti
         ts = found if found[-1] == 1 else [*found, 1.0]
         lengths = [distances[len(gaps) + index] + even * (b - a) for index, (a, b) in enumerate(pairwise(ts))]
         gaps += _gaps(number, ts, lengths, timing)
-    parts = apportion([gap.duration for gap in gaps], len(gaps) + count, [gap.capacity for gap in gaps])
+    if leg_frames is None:
+        parts = _parts(gaps, count)
+    else:
+        of_legs = [[gap for gap in gaps if gap.leg == number] for number in range(timing.legs)]
+        left = [frames - len(there) for frames, there in zip(leg_frames, of_legs, strict=True)]
+        parts = [
+            part for there, new in zip(of_legs, _shares(left, count), strict=True) for part in _parts(there, new)
+        ]
     return [
         (gap.leg + point / GRID) / timing.legs
         for gap, steps in zip(gaps, parts, strict=True)
         for point in gap.points(steps, timing)
     ]
+
+
+def _parts(gaps: Sequence["_Gap"], count: int) -> list[int]:
+    """Return into how many steps gaps are cut by `count` new frames."""
+    return apportion([gap.duration for gap in gaps], len(gaps) + count, [gap.capacity for gap in gaps])
+
+
+def _shares(left: Sequence[int], count: int) -> list[int]:
+    """Divide `count` new frames among legs in proportion to the frames that are left to place there."""
+    most = [each + 1 for each in left]  # `apportion` gives each leg at least 1
+    return [part - 1 for part in apportion(left, len(left) + count, most)]
 
 
 @dataclass(frozen=True)

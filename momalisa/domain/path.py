@@ -70,11 +70,11 @@ class Timing:
         return start / max(start, end), end / max(start, end)
 
 
-def positions(frames: int, timing: Timing) -> list[float]:
+def positions(frames: int, timing: Timing, leg_frames: Sequence[int] | None = None) -> list[float]:
     """Return the positions of `frames` frames, in ascending order, with legs of equal length.
 
-    Every stop has a frame. The other frames are apportioned among the legs by their times, and on each leg are
-    equally far apart in time.
+    Every stop has a frame. The other frames are apportioned among the legs by their times, or as `leg_frames` says,
+    and on each leg are equally far apart in time.
 
     Raises:
         ValueError: if there are fewer than two stops, or fewer frames than stops.
@@ -84,7 +84,9 @@ def positions(frames: int, timing: Timing) -> list[float]:
         raise ValueError(f"a walk has at least 2 stops, not {len(timing.weights)}")
     if frames < stops:
         raise ValueError(f"a walk over {stops} stops has at least {stops} frames, not {frames}")
-    steps = apportion([timing.weight(leg) for leg in range(timing.legs)], frames - (not timing.closed))
+    steps = leg_frames or apportion(
+        [timing.weight(leg) for leg in range(timing.legs)], frames - (not timing.closed)
+    )
     found = [
         (leg + (timing.progress(leg, step / count) if step else 0.0)) / timing.legs
         for leg, count in enumerate(steps)

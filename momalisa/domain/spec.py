@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from momalisa.domain.path import Easing, Loop, Timing, leg, seed_progress
 
@@ -20,12 +21,45 @@ Interpolation = Literal["lerp", "slerp"]
 Scheduler = Literal["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"]
 """Deterministic samplers: they draw no noise after the initial one."""
 
-MAX_STOPS = 10
+MAX_STOPS, MAX_FRAMES = 10, 240
 
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**64 - 1
+"""The largest that PyTorch takes."""
 
-SAMPLING_SETTINGS = ("negative_prompt", "steps", "guidance", "scheduler", "width", "height")
+DRAWN_SEEDS = 2**32
+"""Seeds that are drawn are below this, so that they are easy to copy."""
+
+MAX_EXACT = 2**53 - 1
+"""The largest whole number that JavaScript keeps exactly."""
+
+SAMPLING_SETTINGS = ("steps", "guidance", "scheduler", "width", "height")
 """Settings that decide the pixels of every frame alike, apart from its prompts and its noise."""
+
+
+def _number(value: object) -> object:
+    """Accept digits and 7.0 as a seed."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Seed = Annotated[
+    int,
+    Field(ge=0, le=MAX_SEED),
+    BeforeValidator(_number),
+    PlainSerializer(lambda seed: str(seed) if seed > MAX_EXACT else seed, int | str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+                {"type": "string", "pattern": "^[0-9]{1,20}$"},
+            ]
+        }
+    ),
+]
+"""A seed; in JSON a string of digits if JavaScript would round the number."""
+
+LegFrames = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
 
 
 class Setting:
@@ -80,7 +114,15 @@ class WalkSpec(BaseModel):
             "none",
         ),
     ] = "none"
-    frames: Annotated[int, Setting("Number of frames to render; every stop has one.", 24, ge=2, le=240)]
+    frames: Annotated[int, Setting("Number of frames to render; every stop has one.", 24, ge=2, le=MAX_FRAMES)]
+    leg_frames: Annotated[
+        tuple[LegFrames, ...] | None,
+        Setting(
+            "Frames of each leg, instead of `frames`: from its stop to just before the next. The last stop is "
+            "one more, unless the walk is closed.",
+            max_length=MAX_STOPS,
+        ),
+    ] = None
     pacing: Annotated[
         Pacing, Setting("Steps of equal visible change, or equal steps between the prompts' embeddings.", "even")
     ] = "linear"
@@ -95,15 +137,30 @@ class WalkSpec(BaseModel):
         Interpolation, Setting("Path between two embeddings: a straight line (lerp) or an arc (slerp).", "lerp")
     ] = "lerp"
     seed: Annotated[
-        int, Setting("Seed of the noise that every frame starts from; random if omitted.", ge=0, le=MAX_SEED)
+        Seed,
+        Setting(
+            "Seed of the noise that every frame starts from, below 2⁶⁴; random if omitted. From 2⁵³ on it may be a "
+            "string of digits, because JavaScript rounds such numbers.",
+            in_response="A string of digits from 2⁵³ on, because JavaScript rounds such numbers.",
+        ),
     ]
     seed_to: Annotated[
-        int | None,
+        Seed | None,
+        Setting("Second seed, to whose noise the whole walk moves; the noise stays the same if omitted."),
+    ] = None
+    seeds: Annotated[
+        tuple[Seed, ...] | None,
         Setting(
-            "Second seed, to whose noise the walk moves; the noise stays the same if omitted.", ge=0, le=MAX_SEED
+            "A seed for each stop, instead of `seed` and `seed_to`: on each leg the noise moves from one to the "
+            "next.",
+            max_length=MAX_STOPS,
         ),
     ] = None
     negative_prompt: Annotated[str, Setting("What the pictures should not show.", "")]
+    negative_prompts: Annotated[
+        tuple[str, ...] | None,
+        Setting("The same for each stop, instead of `negative_prompt`.", max_length=MAX_STOPS),
+    ] = None
     steps: Annotated[int, Setting("Denoising steps of each frame.", ge=1, le=100)]
     guidance: Annotated[
         float, Setting("How closely the pictures follow the prompts.", ge=0, le=20, allow_inf_nan=False)
@@ -141,6 +198,30 @@ class WalkSpec(BaseModel):
         return self.prompts + self.prompts[:1] if self.loop == "closed" else self.prompts
 
     @property
+    def legs(self) -> int:
+        """Number of legs."""
+        return len(self.stops) - 1
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """The negative prompt of each stop, in the order of the walk."""
+        each = self.negative_prompts or (self.negative_prompt,) * len(self.prompts)
+        return each + each[:1] if self.loop == "closed" else each
+
+    def noise(self, position: float) -> "Noise":
+        """Return the noise of the frame at a position."""
+        if self.seeds is not None:
+            number, t = leg(position, self.legs)
+            seeds = self.seeds + self.seeds[:1]
+            start, end = seeds[number : number + 2]
+        else:
+            start, end = self.seed, self.seed if self.seed_to is None else self.seed_to
+            t = seed_progress(position, closed=self.timing.closed)
+        if t in {0, 1} or start == end:
+            return Noise(end if t == 1 else start)
+        return Noise(start, end, t)
+
+    @property
     def timing(self) -> Timing:
         """The speed of the walk along its path."""
         weights = self.weights or (1.0,) * len(self.prompts)
@@ -159,7 +240,20 @@ class WalkSpec(BaseModel):
         shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps}
         if not self.timing.closed and not other.timing.closed:
             shown["loop"] = self.loop
+        if self.leg_frames and other.leg_frames and len(self.leg_frames) == len(other.leg_frames):
+            if any(new < old for new, old in zip(self.leg_frames, other.leg_frames, strict=True)):
+                return False
+            shown["leg_frames"] = self.leg_frames
         return other.model_copy(update=shown) == self and self.frames >= other.frames
+
+
+class Noise(NamedTuple):
+    """The noise of a frame: that of a seed, or between those of two."""
+
+    start: int
+    end: int | None = None
+    t: float = 0.0
+    """How far it is from the first to the second, in [0, 1]."""
 
 
 SETTINGS: dict[str, Setting] = {
@@ -171,11 +265,70 @@ SETTINGS: dict[str, Setting] = {
 """By the name of the field."""
 
 
+def field_type(name: str) -> Any:
+    """Return the type of a field of `WalkSpec`."""
+    kind, *more = get_args(get_type_hints(WalkSpec, include_extras=True)[name])
+    more = [each for each in more if not isinstance(each, Setting)]
+    return Annotated[(kind, *more)] if more else kind
+
+
 def value_type(name: str) -> Any:
     """Return the type of a field of `WalkSpec`, apart from None."""
-    annotation = WalkSpec.model_fields[name].annotation
+    annotation = field_type(name)
     kinds = [each for each in get_args(annotation) if each is not NoneType]
     return kinds[0] if NoneType in get_args(annotation) else annotation
+
+
+FOR_EACH_STOP = ("weights", "seeds", "negative_prompts")
+"""Settings with a value for each prompt."""
+
+SHORT_FORMS = {"seeds": ("seed", "seed_to"), "negative_prompts": ("negative_prompt",), "leg_frames": ("frames",)}
+"""Settings with a value for each stop or leg, and those that they replace."""
+
+
+def replaced(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a walk, changed by given ones; what no longer suits those is left out."""
+    gone: set[str] = set()
+    for listed, short in SHORT_FORMS.items():
+        if given.get(listed) is not None:
+            gone |= {*short}
+        elif not given.keys().isdisjoint(short):
+            gone.add(listed)
+    now = {**settings, **given}
+    if len(now["prompts"]) != len(settings["prompts"]):
+        gone |= {*FOR_EACH_STOP}
+    if _legs(now) != _legs(settings):
+        gone.add("leg_frames")
+    return {**{name: value for name, value in settings.items() if name not in gone}, **given}
+
+
+def _legs(settings: Mapping[str, Any]) -> int:
+    return len(settings["prompts"]) - (settings.get("loop") != "closed")
+
+
+def completed(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return given settings with what follows from them, and what of them is a mistake: the field, and why."""
+    found, mistakes = dict(given), []
+    legs = _legs(given)
+    if (seeds := given.get("seeds")) is not None:
+        found["seed"] = seeds[0]
+        if given.get("seed", seeds[0]) != seeds[0]:
+            mistakes.append(
+                ("seed", f"must be left out beside seeds, or be the first of them, got {given['seed']}")
+            )
+        if given.get("seed_to") is not None:
+            mistakes.append(("seed_to", "must be left out beside seeds"))
+    if given.get("negative_prompts") is not None and given.get("negative_prompt"):
+        mistakes.append(("negative_prompt", "must be left out beside negative_prompts"))
+    if (steps := given.get("leg_frames")) is not None:
+        found["frames"] = total = sum(steps) + (given.get("loop") != "closed")
+        if len(steps) != legs:
+            mistakes.append(("leg_frames", f"must have one number per leg, {legs}, got {len(steps)}"))
+        elif total > MAX_FRAMES:
+            mistakes.append(("leg_frames", f"at most {MAX_FRAMES} frames in all, got {total}"))
+        elif given.get("frames", total) != total:
+            mistakes.append(("frames", f"must be left out beside leg_frames, or be {total}, got {given['frames']}"))
+    return found, mistakes
 
 
 def content_hashes(
@@ -204,15 +357,14 @@ def content_hashes(
 
 def _content(spec: WalkSpec, position: float) -> list[object]:
     """Return what distinguishes a frame from others of the same settings: the prompts around it, and its noise."""
-    number, t = leg(position, len(spec.stops) - 1)
-    start, end = spec.stops[number : number + 2]
-    between = [start, end, spec.interpolation, round(t, 9)]
-    if t in {0, 1}:
-        between = [end if t else start]
-    noise: list[float] = [spec.seed]
-    if spec.seed_to is not None:
-        noise += [spec.seed_to, round(seed_progress(position, closed=spec.timing.closed), 9)]
-    return [between, noise]
+    number, t = leg(position, spec.legs)
+    texts = list(zip(spec.stops, spec.negatives, strict=True))
+    start, end = texts[number : number + 2]
+    noise = spec.noise(position)
+    return [
+        [end if t else start] if t in {0, 1} else [start, end, spec.interpolation, round(t, 9)],
+        [*noise[:2], round(noise.t, 9)],
+    ]
 
 
 def file_name(prompts: Sequence[str], walk_id: object) -> str:

@@ -41,7 +41,10 @@ def test_a_walk_is_accepted_at_once_and_returned_completely(api: TestClient) -> 
         "interpolation": "lerp",
         "seed": 7,
         "seed_to": None,
+        "seeds": None,
+        "leg_frames": None,
         "negative_prompt": "",
+        "negative_prompts": None,
         "steps": 8,
         "guidance": 2.0,
         "scheduler": None,
@@ -82,7 +85,7 @@ def test_every_option_is_kept(api: TestClient) -> None:
         "seed": 0,
     }
     walk = make(api, **options, public=False)
-    assert walk["settings"] == options
+    assert walk["settings"] == options | dict.fromkeys(("seeds", "negative_prompts", "leg_frames"))
     assert walk["public"] is False
 
 
@@ -200,7 +203,18 @@ def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient
         ({"frames": 1}, "frames", "at least 2, got 1"),
         ({"frames": 241}, "frames", "at most 240, got 241"),
         ({"frames": "16"}, "frames", "must be a whole number"),
-        ({"weights": [1, 2, 3]}, "weights", "must have one number per prompt, 2, got 3"),
+        ({"weights": [1, 2, 3]}, "weights", "must have one per prompt, 2, got 3"),
+        ({"seeds": [1]}, "seeds", "must have one per prompt, 2, got 1"),
+        ({"seed": None, "seeds": [1, 2**64]}, "seeds[1]", "at most 18446744073709551615"),
+        ({"seeds": [1, 2]}, "seed", "must be left out beside seeds, or be the first of them, got 7"),
+        ({"seeds": [7, 2], "seed_to": 3}, "seed_to", "must be left out beside seeds"),
+        ({"negative_prompts": ["", "a" * 301]}, "negative_prompts[1]", "at most 300 characters, got 301"),
+        ({"negative_prompts": ["", ""], "negative_prompt": "red"}, "negative_prompt", "must be left out beside"),
+        ({"leg_frames": [15, 15]}, "leg_frames", "must have one number per leg, 1, got 2"),
+        ({"leg_frames": [15], "loop": "closed"}, "leg_frames", "must have one number per leg, 2, got 1"),
+        ({"leg_frames": [0]}, "leg_frames[0]", "at least 1, got 0"),
+        ({"leg_frames": [240], "frames": None}, "leg_frames", "at most 240 frames in all, got 241"),
+        ({"leg_frames": [9]}, "frames", "must be left out beside leg_frames, or be 10, got 16"),
         ({"weights": [1, 0]}, "weights[1]", "at least 0.01, got 0"),
         ({"pacing": "uneven"}, "pacing", "must be 'even' or 'linear', got 'uneven'"),
         ({"loop": "round"}, "loop", "must be 'none', 'pingpong' or 'closed', got 'round'"),
@@ -209,7 +223,9 @@ def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient
         ({"from_walk": "mine"}, "from_walk", "must be an id such as"),
         ({"frames": 2, "prompts": ["a", "b", "c"]}, "frames", "must be at least the number of prompts, 3, got 2"),
         ({"seed": -1}, "seed", "at least 0, got -1"),
-        ({"seed": 2**32}, "seed", "at most 4294967295"),
+        ({"seed": 2**64}, "seed", "at most 18446744073709551615"),
+        ({"seed": str(2**64)}, "seed", "at most 18446744073709551615"),
+        ({"seed": "seven"}, "seed", "must be a whole number"),
         ({"width": 100}, "width", "multiple of 8, got 100"),
         ({"width": 512}, "width", "momalisa-mini renders at most 256 pixels, got 512"),
         ({"height": 8}, "height", "at least 64"),

@@ -219,3 +219,41 @@ def test_distance_is_a_metric(a: bytes, b: bytes, c: bytes) -> None:
     assert (pacing.distance(a, b) == 0) == (a == b)
     assert pacing.distance(a, b) == pacing.distance(b, a)
     assert pacing.distance(a, c) <= pacing.distance(a, b) + pacing.distance(b, c) + 1e-9
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    st.sampled_from(["even", "linear"]),
+    st.booleans(),
+    sizes,
+    places,
+)
+def test_each_leg_gets_its_frames(
+    spec: MakeSpec, wanted: list[int], pace: str, closed: bool, size: int, at: float
+) -> None:
+    if closed and len(wanted) == 1:
+        wanted = [*wanted, 1]
+    ordered = spec(
+        prompts=("a",) * (len(wanted) + (not closed)),
+        leg_frames=tuple(wanted),
+        frames=sum(wanted) + (not closed),
+        loop="closed" if closed else "none",
+        pacing=pace,
+    )
+    found = sorted(position for new in walked(ordered, jump(at, 50), size) for position in new)
+    assert len(found) == len(set(found)) == ordered.frames
+    numbers = [leg(position, len(wanted)) for position in found]
+    assert [sum(number == each and t < 1 for number, t in numbers) for each in range(len(wanted))] == wanted
+
+
+def test_a_refined_walk_may_have_more_frames_on_each_leg(spec: MakeSpec) -> None:
+    looks = jump(0.4, 30)
+    coarse = spec(prompts=("a", "b", "c"), leg_frames=(10, 5), frames=16, pacing="even")
+    kept = tuple(position for new in walked(coarse, looks) for position in new)
+    fine = coarse.model_copy(update={"leg_frames": (12, 40), "frames": 53})
+    assert fine.refines(coarse)
+    found = [position for new in walked(fine, looks, kept=kept) for position in new]
+    assert set(kept) <= set(found)
+    assert sum(position < 0.5 for position in found) == 12
+    assert not coarse.refines(fine)
+    assert not fine.model_copy(update={"leg_frames": (9, 43)}).refines(coarse)

@@ -130,6 +130,29 @@ def test_the_seed_of_a_closed_walk_returns_to_its_start(renderer: Renderer, spec
     assert difference(start, end) <= BATCH_TOLERANCE
 
 
+def test_each_stop_may_have_a_seed_and_a_negative_prompt(renderer: Renderer, spec: MakeSpec) -> None:
+    stops = [("a cat", 1, ""), ("a castle", 2**64 - 1, "red"), ("a rocket", 3, "blue")]
+    prompts, seeds, negatives = zip(*stops, strict=True)
+    walk = spec(prompts=prompts, seeds=seeds, seed=1, negative_prompts=negatives)
+    pictures = renderer.render(walk, [0.0, 0.25, 0.5, 1.0]).pictures
+    for picture, (prompt, seed, negative) in zip(pictures[[0, 2, 3]], stops, strict=True):
+        [still] = renderer.render(spec(prompts=(prompt, "b"), seed=seed, negative_prompt=negative), [0.0]).pictures
+        assert difference(picture, still) <= BATCH_TOLERANCE
+    for changes in ({"seeds": (1, 5, 3)}, {"negative_prompts": ("", "green", "blue")}):
+        [other] = renderer.render(walk.model_copy(update=changes), [0.25]).pictures
+        assert difference(pictures[1], other) > 10
+
+
+def test_two_seeds_of_stops_are_the_same_as_a_seed_to_travel_to(renderer: Renderer, spec: MakeSpec) -> None:
+    for loop in ("none", "closed"):
+        short, long = spec(seed=1, seed_to=2, loop=loop), spec(seed=1, seeds=(1, 2), loop=loop)
+        assert [short.noise(place) for place in (0, 0.3, 0.7, 1)] == [
+            long.noise(place) for place in (0, 0.3, 0.7, 1)
+        ]
+    [one], [other] = (renderer.render(each, [0.3]).pictures for each in (short, long))
+    assert difference(one, other) == 0
+
+
 def test_slerp_gives_other_pictures_between_the_same_ends(renderer: Renderer, spec: MakeSpec) -> None:
     line = renderer.render(spec(), [0.0, 0.5, 1.0]).pictures
     arc = renderer.render(spec(interpolation="slerp"), [0.0, 0.5, 1.0]).pictures

@@ -57,7 +57,9 @@ def test_the_number_of_shown_frames_is_known_in_advance(
     [
         {"seed": 8},
         {"seed_to": 8},
+        {"seeds": (7, 8)},
         {"negative_prompt": "red"},
+        {"negative_prompts": ("", "red")},
         {"steps": 4},
         {"guidance": 4.5},
         {"scheduler": "euler"},

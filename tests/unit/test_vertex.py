@@ -111,7 +111,7 @@ def test_a_request_survives_conversion_of_numbers_to_doubles(spec: Callable[...,
     sent = PredictRequest(
         instances=[Instance(position=1 / 3, to_upload=True)],
         parameters=Parameters(
-            batch_size=8, walk_id=uuid4(), secret="s" * 32, model="m", spec=spec(seed=2**32 - 1), seconds=9
+            batch_size=8, walk_id=uuid4(), secret="s" * 32, model="m", spec=spec(seed=2**64 - 1), seconds=9
         ),
     )
 

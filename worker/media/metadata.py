@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from html import escape
 
-from momalisa.domain.path import leg, seed_progress
+from momalisa.domain.path import leg
 from momalisa.domain.pins import Pins
 from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
 
@@ -41,13 +41,32 @@ def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
 
     So the caption is right in every walk that reuses the frame.
     """
-    number, t = leg(position, len(spec.stops) - 1)
-    start, end = spec.stops[number : number + 2]
-    prompts = [end if t else start] if t in {0, 1} else [start, end]
-    settings = spec.model_dump(mode="json", include={"interpolation", "seed", *SAMPLING_SETTINGS})
-    if spec.seed_to is not None:
-        settings |= {"seed_to": spec.seed_to, "seed_progress": seed_progress(position, closed=spec.timing.closed)}
-    details = {"software": "MoMALisa", "model": model, "prompts": prompts, "t": round(t, 9), **settings}
+    number, t = leg(position, spec.legs)
+    around = slice(number, number + 2) if t not in {0, 1} else slice(number + int(t), number + int(t) + 1)
+    prompts, negatives = spec.stops[around], spec.negatives[around]
+    noise = spec.noise(position)
+    shown = spec.model_copy(
+        update={
+            "prompts": prompts,
+            "negative_prompt": negatives[0],
+            "negative_prompts": negatives if len(set(negatives)) > 1 else None,
+            "seed": noise.start,
+            "seed_to": noise.end,
+        }
+    )
+    names = {
+        "prompts",
+        "interpolation",
+        "seed",
+        "seed_to",
+        "negative_prompt",
+        "negative_prompts",
+        *SAMPLING_SETTINGS,
+    }
+    details = {"software": "MoMALisa", "model": model, "t": round(t, 9)}
+    details |= shown.model_dump(mode="json", include=names, exclude_none=True)
+    if noise.end is not None:
+        details["seed_progress"] = noise.t
     return Caption(" to ".join(prompts), json.dumps(details))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from momalisa.domain.spec import Noise
 from worker.rendering.embeddings import slerp
 
 
@@ -26,15 +27,20 @@ class TravellingNoise(TorchFunctionMode):
     `torch.randn` with the generators of the frames, and knows of no second ones.
     """
 
-    def __init__(self, seed: int, seed_to: int, progress: Sequence[float]) -> None:
-        """Make the generators of frames, each at its place in [0, 1] between the seeds."""
+    def __init__(self, noises: Sequence[Noise]) -> None:
+        """Make the generators of frames."""
         super().__init__()
-        self.generators = [seeded(seed_to if each == 1 else seed) for each in progress]
+        self.generators = [seeded(noise.start) for noise in noises]
         self._ends = {
-            generator: (seeded(seed_to), each)
-            for generator, each in zip(self.generators, progress, strict=True)
-            if each not in {0, 1}
+            generator: (seeded(noise.end), noise.t)
+            for generator, noise in zip(self.generators, noises, strict=True)
+            if noise.end is not None
         }
+
+    @property
+    def travels(self) -> bool:
+        """Whether any frame lies between two seeds; if not, the context does nothing."""
+        return bool(self._ends)
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: Any = (), named: dict[str, Any] | None = None

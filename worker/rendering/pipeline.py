@@ -10,7 +10,7 @@ the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from momalisa.domain.families import FAMILIES
-from momalisa.domain.path import leg, seed_progress
+from momalisa.domain.path import leg
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
@@ -34,7 +34,7 @@ from worker.rendering.compiled import compile_blocks, compile_for
 from worker.rendering.embeddings import Embedding
 from worker.rendering.layers import best_device
 from worker.rendering.loading import load_pipeline
-from worker.rendering.noise import TravellingNoise, seeded
+from worker.rendering.noise import TravellingNoise
 from worker.rendering.revision import model_revision
 from worker.rendering.samplers import make_sampler
 
@@ -160,7 +160,7 @@ class Renderer:
         tokenizer = getattr(self.pipeline, self.family.reader, None) or self.pipeline.tokenizer
         limit = self.known.tokens or tokenizer.model_max_length
         found = []
-        for prompt in dict.fromkeys(filter(None, [*spec.prompts, spec.negative_prompt])):
+        for prompt in dict.fromkeys(filter(None, [*spec.prompts, *spec.negatives])):
             ids = tokenizer(prompt, verbose=False).input_ids
             if len(ids) > limit:
                 read = tokenizer.decode(ids[: limit - 1], skip_special_tokens=True).strip()
@@ -218,22 +218,17 @@ class Renderer:
     ) -> Rendering:
         padded = positions + positions[-1:] * (size - len(positions))
         batch = embeddings.batch([self._embedding(spec, position) for position in padded])
-        noise: AbstractContextManager[object] = nullcontext()
-        generators = [seeded(spec.seed) for _ in padded]
-        if spec.seed_to is not None:
-            progress = [seed_progress(position, closed=spec.timing.closed) for position in padded]
-            noise = travelling = TravellingNoise(spec.seed, spec.seed_to, progress)
-            generators = travelling.generators
+        noise = TravellingNoise([spec.noise(position) for position in padded])
         check()
         self._check = check
         memory.fit_decoder(self.pipeline.vae, spec.width * spec.height)
         self.pipeline.scheduler = make_sampler(self.own_scheduler, spec.scheduler, spec.steps)
-        with noise:
+        with noise if noise.travels else nullcontext():
             result = self.pipeline(
                 **{name: tensor.to(self.device) for name, tensor in batch.items()},
                 **self.family.arguments,
                 **{self.family.guidance: spec.guidance},
-                generator=generators,
+                generator=noise.generators,
                 num_inference_steps=spec.steps,
                 width=spec.width,
                 height=spec.height,
@@ -246,12 +241,11 @@ class Renderer:
         return Rendering(pictures, flags, size)
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
-        stops = spec.stops
-        number, t = leg(position, len(stops) - 1)
+        number, t = leg(position, spec.legs)
         guided = families.guides(self.pipeline, spec.guidance)
-        negative = spec.negative_prompt if guided else None
-        start = self.encode(stops[number], negative)
-        end = self.encode(stops[number + 1], negative)
+        start, end = (
+            self.encode(spec.stops[stop], spec.negatives[stop] if guided else None) for stop in (number, number + 1)
+        )
         if t in {0, 1}:  # exactly the embedding of its prompt
             return end if t else start
         masked = self.family.padding == "masked"
