@@ -1,6 +1,7 @@
 """What a renderer does where memory is short, and on other devices than this machine's processors."""
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -166,6 +167,31 @@ def test_the_device_is_the_fastest_that_is_there(
 def test_transformers_never_compute_in_float16_by_themselves(denoiser: Any, dtype: torch.dtype) -> None:
     for device in ("cuda", "mps"):
         assert fastest_dtype(torch.device(device), denoiser) == dtype
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sana"])
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside samplers
+def test_no_float64_is_handed_to_the_device_since_mps_has_none(
+    name: str, tmp_path: Path, walk: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer(saved(name, tmp_path), batch_size=2, dtype="float32", device="cpu")
+    kind: Any = type(renderer.pipeline)
+    original, calls = kind.__call__, []
+
+    @wraps(original)
+    def called(pipeline: Any, **arguments: Any) -> Any:
+        calls.append(arguments)
+        return original(pipeline, **arguments)
+
+    monkeypatch.setattr(kind, "__call__", called)
+    noise: list[torch.dtype] = []
+    renderer.denoiser.register_forward_pre_hook(lambda _, inputs: noise.extend(each.dtype for each in inputs[:1]))
+    renderer.render(walk(interpolation="slerp", guidance=4.0, seed_to=8), POSITIONS[1:3])
+    [arguments] = calls
+    given = [each for each in arguments.values() if torch.is_tensor(each)]
+    assert {each.dtype for each in given} == {torch.float32}
+    assert {each.device.type for each in arguments["generator"]} == {"cpu"}, "other devices draw other noise"
+    assert torch.float64 not in noise
 
 
 def test_a_transformer_that_cannot_be_compiled_renders_as_it_is(tmp_path: Path, walk: MakeSpec) -> None:
