@@ -1,9 +1,10 @@
 """Models as they lie on people's disks: those that load, and what is said of those that do not."""
 
+import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.loaders import single_file_model, single_file_utils
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -20,6 +22,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.errors import ModelError
 from tests import tiny
 from tests.broken_models import POINTER
+from tests.tiny_pipelines import MAKERS, saved
 from worker.process.startup import explain
 from worker.rendering import single_file
 from worker.rendering.additions import NONE, Additions
@@ -316,6 +319,50 @@ def file(model: Path) -> Path:
 
 def test_a_single_file_with_a_configuration_beside_it_renders_the_same(model: Path, file: Path) -> None:
     assert np.array_equal(render(load(file)), render(load(model)))
+
+
+def without_weights(model: str, parts: Sequence[str]) -> Path:
+    """Take weights of some parts away, and return the folder."""
+    for part in parts:
+        for weights in (Path(model) / part).glob("*.safetensors"):
+            weights.unlink()
+    return Path(model)
+
+
+def test_stable_diffusion_3_as_one_file_with_all_parts_renders_the_same(tmp_path: Path) -> None:
+    pipeline = MAKERS["stable_diffusion_3"]()
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        torch.nn.init.eye_(encoder.text_projection.weight)  # as diffusers takes it to be, which such files lack
+    model = str(tmp_path / "stable_diffusion_3")
+    pipeline.save_pretrained(model)
+    expected = render(load(model))
+    file = tiny.stable_diffusion_3_file(Path(model), tmp_path / "stable_diffusion_3.safetensors")
+    without_weights(model, ["transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"])
+    assert np.array_equal(render(load(file)), expected)
+
+
+def test_flux_as_one_file_is_its_transformer_and_the_other_parts_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert = "convert_flux_transformer_checkpoint_to_diffusers"
+    known = dict(vars(single_file_utils))
+    code = inspect.getsource(known[convert])
+    assert code.count("inner_dim = 3072") == 1
+    exec(code.replace("inner_dim = 3072", "inner_dim = 32"), known)  # noqa: S102 - diffusers knows the real width only
+    ways: Any = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
+    monkeypatch.setitem(ways, "checkpoint_mapping_fn", known[convert])
+    model = saved("schnell", tmp_path)
+    expected = render(load(model))
+    file = tiny.flux_file(Path(model), tmp_path / "schnell.safetensors")
+    vae = tiny.copy(Path(model) / "vae", tmp_path / "vae")
+    without_weights(model, ["transformer"])
+    assert np.array_equal(render(load(file)), expected)
+    without_weights(model, ["vae"])
+    assert said(file) == f"{file} has no AutoencoderKL: name one in VAE, or put its weights into {model}/vae."
+    assert np.array_equal(render(load(file, Additions(vae=str(vae)))), expected)
+    without_weights(model, ["text_encoder_2"])
+    lacking = f"{file} has no T5EncoderModel: put its weights into {model}/text_encoder_2."
+    assert said(file, Additions(vae=str(vae))) == lacking
 
 
 def test_a_single_file_that_lacks_tensors_is_refused(file: Path, tmp_path: Path) -> None:

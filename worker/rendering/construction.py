@@ -43,7 +43,8 @@ def construct(place: Location, dtypes: Mapping[str, torch.dtype], additions: Add
     if place.is_file:
         file = sources.fetch_weights(place, "MODEL", allow_pickle=additions.allow_pickle)
         folder = single_file.configuration(file)
-        pipeline = single_file.load(file, folder, dtypes, _replaced(folder, dtypes, additions))
+        replaced = _replaced(folder, dtypes, additions)
+        pipeline = single_file.load(file, folder, dtypes, replaced, allow_pickle=additions.allow_pickle)
     else:
         folder = sources.fetch(place, allow_pickle=additions.allow_pickle)
         pipeline = _of_folder(folder, dtypes, additions)

@@ -7,49 +7,91 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
-from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
+from diffusers.loaders.single_file_utils import (
+    DIFFUSERS_DEFAULT_PIPELINE_PATHS,
+    infer_diffusers_model_type,
+    is_clip_model_in_single_file,
+    is_t5_in_single_file,
+)
 
 from momalisa import description
 from momalisa.description import INDEX, KNOWN, read_json
 from momalisa.errors import ModelError
 from momalisa.location import locate
 from worker.rendering import files, sources
-from worker.rendering.parts import class_of, refuse_other_weights, refuse_unfilled
+from worker.rendering.parts import class_of, load_part, refuse_other_weights, refuse_unfilled
+
+
+class NoPartError(ModelError):
+    """A file has no tensor of a part."""
 
 
 def load(
-    file: Path, folder: Path, dtypes: Mapping[str, torch.dtype], replaced: Mapping[str, torch.nn.Module]
+    file: Path,
+    folder: Path,
+    dtypes: Mapping[str, torch.dtype],
+    replaced: Mapping[str, torch.nn.Module],
+    *,
+    allow_pickle: bool,
 ) -> Any:
-    """Return the pipeline of a model that is one file.
+    """Return the pipeline of a model that is one file; parts that it has not are taken from the folder.
 
     Args:
         file: with the weights.
         folder: with the configuration.
         dtypes: number format of each part by its name, and under "default" that of all others.
-        replaced: parts that are not taken from the file.
+        replaced: parts that are taken from elsewhere.
+        allow_pickle: whether weights in the folder may be pickles.
 
     Raises:
-        ModelError: if the file lacks tensors of a part, or has them in another shape.
+        ModelError: if the file lacks tensors of a part, or has them in another shape; or nothing has the part.
     """
     index = read_json(folder / INDEX)
     header = files.check_file(file)
+    replaced = dict(replaced)
     for part, library, kind in files.parts(index):
-        if header and library == "diffusers" and kind in SINGLE_FILE_LOADABLE_CLASSES and part not in replaced:
+        if not header or part in replaced or class_of(library, kind) is None or part == "safety_checker":
+            continue
+        try:
             check_part(file, header, folder / part, kind)
+        except NoPartError:
+            weights = files.weights(
+                (each.name for each in (folder / part).iterdir()), str(folder / part), allow_pickle=allow_pickle
+            )
+            if weights is None:
+                raise
+            for name in weights.files:
+                files.check_file(folder / part / name)
+            dtype = dtypes.get(part, dtypes["default"])
+            replaced[part] = load_part(folder, part, library, kind, weights, dtype)
     without = {part: None for part in ("safety_checker", "feature_extractor") if part in index}
     pipeline = getattr(diffusers, str(index["_class_name"])).from_single_file(
         str(file), config=str(folder), local_files_only=True, **without, **replaced
     )
     for part, module in pipeline.components.items():
+        if isinstance(module, transformers.PreTrainedModel):
+            module.tie_weights()  # of T5, whose embeddings a file has once, under one of their two names
         if isinstance(module, torch.nn.Module):
             refuse_unfilled(file, module)
-            module.to(dtypes.get(part, dtypes["default"]))
+            module.to(dtypes.get(part, dtypes["default"])).eval()  # else T5 would drop out at random
     return pipeline
 
 
 def check_part(file: Path, header: Mapping[str, Any], config: Path, kind: str) -> None:
-    """Raise ModelError unless a file has each tensor of a part; nothing is read but its header."""
+    """Raise ModelError unless a file has each tensor of a part; nothing is read but its header.
+
+    Of text encoders it is only checked that they are there: `refuse_unfilled` finds what they lack.
+
+    Raises:
+        NoPartError: if it has none of them.
+    """
+    if kind not in SINGLE_FILE_LOADABLE_CLASSES:
+        sought: Any = SimpleNamespace(__name__=kind)
+        if not (is_clip_model_in_single_file(sought, header) or ("T5" in kind and is_t5_in_single_file(header))):
+            raise NoPartError(f"{file} has no {kind}: put its weights into {_beside(file, config)}.")
+        return
     known: Any = class_of("diffusers", kind)
     settings = read_json(config / "config.json")
     with torch.device("meta"):
@@ -63,8 +105,8 @@ def check_part(file: Path, header: Mapping[str, Any], config: Path, kind: str) -
     except KeyError as error:
         raise ModelError(f"{file} lacks tensors of {kind}, such as {error.args[0]}.") from None
     if not found.keys() & own.keys():
-        hint = ": name one in VAE" if config.name == "vae" else ""
-        raise ModelError(f"{file} has no {kind}{hint}.")
+        hint = f": name one in VAE, or put its weights into {_beside(file, config)}" if config.name == "vae" else ""
+        raise NoPartError(f"{file} has no {kind}{hint}.")
     info = {
         "mismatched_keys": [
             (name, found[name].shape, own[name].shape)
@@ -75,6 +117,11 @@ def check_part(file: Path, header: Mapping[str, Any], config: Path, kind: str) -
         "unexpected_keys": (),
     }
     refuse_other_weights(file, kind, len(own), info)
+
+
+def _beside(file: Path, config: Path) -> Path:
+    """Return the folder beside a file where the weights of a part may lie."""
+    return config if config.is_relative_to(file.parent) else file.with_suffix("") / config.name
 
 
 def configuration(file: Path) -> Path:
