@@ -18,7 +18,7 @@ class FieldError(BaseModel):
     """An error of a field of a request."""
 
     field: str = Field(examples=["prompts[0]"])
-    message: str = Field(examples=["at most 300 characters, got 400"])
+    message: str = Field(examples=["at most 2000 characters, got 2400"])
 
 
 def field_errors(found: Iterable[Mapping[str, Any]]) -> list[FieldError]:

@@ -41,7 +41,9 @@ from momalisa.walks import confusables, moderation
 from momalisa.walks.service import NewWalk
 from momalisa.webhooks import sender
 
-MAX_PROMPT = 300
+MAX_PROMPT = 2000
+"""Characters: more than most models read. How many words a model reads is up to its tokenizer; walks warn of it."""
+
 MAX_MODEL = 300
 """Characters."""
 
@@ -51,23 +53,32 @@ MAX_MARKS = 6
 MAX_FIELDS = 100
 """Fields in the body of a request, known or not."""
 
+UNREADABLE = frozenset({"Cc", "Cs", "Co"})
+"""Categories of control characters, lone surrogates and private characters. Not of unassigned ones: each Python has
+the table of its own year, and new emoji come every year."""
+
 DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
 
 
 def _readable(value: str) -> str:
-    """Refuse control characters, lone surrogates and unassigned code points.
+    """Refuse control characters, lone surrogates and private characters.
 
     Overrides of the writing direction are refused too, since they affect the text around a prompt.
     """
     for position, character in enumerate(value):
-        if unicodedata.category(character) in {"Cc", "Cs", "Cn"} or character in DIRECTION_OVERRIDES:
+        if unicodedata.category(character) in UNREADABLE or character in DIRECTION_OVERRIDES:
             raise ValueError(
-                "control characters, overrides of the writing direction and unassigned code points are not "
-                f"allowed, got U+{ord(character):04X} at character {position + 1}"
+                "control and private characters and overrides of the writing direction are not allowed, got "
+                f"U+{ord(character):04X} at character {position + 1}"
             )
     if confusables.max_stacked_marks(value) > MAX_MARKS:
         raise ValueError(f"at most {MAX_MARKS} combining marks are allowed on one letter")
     return value
+
+
+def _in_one_line(value: object) -> object:
+    """Return a text with each run of white space, such as line breaks, as one space, and none around it."""
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _visible(value: str) -> str:
@@ -90,17 +101,20 @@ def _whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+InOneLine = BeforeValidator(_in_one_line)
 Readable = AfterValidator(_readable)
 Prompt = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
+    StringConstraints(min_length=1, max_length=MAX_PROMPT),
+    InOneLine,
     Readable,
     AfterValidator(_visible),
     AfterValidator(_allowed),
 ]
 Text = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT),
+    StringConstraints(max_length=MAX_PROMPT),
+    InOneLine,
     Readable,
     AfterValidator(_allowed),  # it is shown beside the walk
 ]

@@ -87,7 +87,7 @@ def test_a_pingpong_walk_is_saved_and_another_walk_starts_from_it(system: LocalS
         (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
-        (["a cat", "x" * 400], "prompts[1]: at most 300 characters, got 400"),
+        (["a cat", "x" * 2001], "prompts[1]: at most 2000 characters, got 2001"),
         (
             ["a cat", "a castle", "--out=nowhere/cat.gif"],
             "cat.gif cannot be written: there is no folder nowhere.",

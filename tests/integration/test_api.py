@@ -95,8 +95,10 @@ def test_without_a_seed_a_random_one_is_used_and_returned(api: TestClient) -> No
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_spaces_around_a_prompt_are_removed(api: TestClient) -> None:
-    assert make(api, prompts=["  a cat ", "b" * 300 + "   "])["prompts"] == ["a cat", "b" * 300]
+def test_white_space_in_prompts_is_folded_into_spaces(api: TestClient) -> None:
+    walk = make(api, prompts=["  a\r\n\tcat ", "b" * 2000 + "   "], negative_prompt="\u3000rain,\u2028 \nfog\n")
+    assert walk["prompts"] == ["a cat", "b" * 2000]
+    assert walk["settings"]["negative_prompt"] == "rain, fog"
 
 
 @pytest.mark.parametrize("prompts", [["モナ・リザ", "叫び"], ["قطة", "قلعة"], ["a 🦒", "b 👩‍🚀"], ["é", "é"]])
@@ -195,10 +197,12 @@ def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient
         ({"prompts": None}, "prompts", "is required"),
         ({"prompts": ["a", ""]}, "prompts[1]", "must not be empty"),
         ({"prompts": ["a", "  "]}, "prompts[1]", "must not be empty"),
-        ({"prompts": ["a" * 400, "b"]}, "prompts[0]", "at most 300 characters, got 400"),
+        ({"prompts": ["a", " \n\t"]}, "prompts[1]", "must not be empty"),
+        ({"prompts": ["a" * 2001, "b"]}, "prompts[0]", "at most 2000 characters, got 2001"),
         ({"prompts": ["a\x07b", "b"]}, "prompts[0]", "U+0007 at character 2"),
         ({"prompts": ["a", "b\x00"]}, "prompts[1]", "U+0000 at character 2"),
         ({"prompts": ["a\u202eb", "b"]}, "prompts[0]", "U+202E at character 2"),
+        ({"prompts": ["a\ue000b", "b"]}, "prompts[0]", "U+E000 at character 2"),
         ({"prompts": ["a", 5]}, "prompts[1]", "must be a string"),
         ({"frames": 1}, "frames", "at least 2, got 1"),
         ({"frames": 241}, "frames", "at most 240, got 241"),
@@ -234,7 +238,7 @@ def test_a_walk_can_be_canceled_repeatedly_but_not_after_its_end(api: TestClient
         ({"guidance": 21}, "guidance", "at most 20"),
         ({"fps": 0}, "fps", "at least 1"),
         ({"fps": 61}, "fps", "at most 60"),
-        ({"negative_prompt": "x" * 301}, "negative_prompt", "at most 300"),
+        ({"negative_prompt": "x" * 2001}, "negative_prompt", "at most 2000"),
         ({"public": "yes"}, "public", "true or false"),
         ({"colour": "red"}, "colour", "unknown field"),
     ],
