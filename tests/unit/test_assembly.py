@@ -2,6 +2,7 @@ import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -287,6 +288,15 @@ def test_a_text_that_is_too_wide_is_cut_between_characters(character: str) -> No
     assert cut.endswith("…")
     assert len(cut) > 4
     assert cut[:-1] == character * (len(cut[:-1]) // len(character))
+
+
+def test_the_longest_prompts_are_cut_without_much_memory() -> None:
+    tracemalloc.start()
+    cut = contact_sheet._cut("a cat to " * 2222, 16, 480)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert cut.startswith("a cat to a cat to ")
+    assert peak < 2 * 2**20
 
 
 def gif_comment(data: bytes) -> str:

@@ -92,7 +92,8 @@ def _cut(text: str, size: int, width: int) -> str:
 
     if fits(text):
         return text
-    beginnings = [beginning.rstrip() + "…" for beginning in accumulate(_characters(text))]
+    shown = text[:width]  # which is more than fits: ten long prompts have 20,000 characters
+    beginnings = [beginning.rstrip() + "…" for beginning in accumulate(_characters(shown))]
     kept = bisect(beginnings, False, key=lambda beginning: not fits(beginning))
     return beginnings[kept - 1] if kept else ""
 
