@@ -40,6 +40,9 @@ STEPS = re.compile(r"(?<!\d)(\d\d?)[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 
 DISTILLED_STEPS = 4
 
+NOT_ITS_OWN = frozenset({"name", "pipeline", "sampler", "emphasis", "windows"})
+"""Fields that the file of a model may not set."""
+
 MOST_ABOUT = 300
 """Characters of a description that are taken from a card."""
 
@@ -71,6 +74,8 @@ def describe(name: str, folder: Path, also: Sequence[str] = ()) -> Model:
         "fewest_steps": family.fewest_steps,
         "most_steps": _most_steps(class_of_sampler, sampler),
         "negative_above": family.negative_above,
+        "emphasis": family.emphasis,
+        "windows": family.windows,
         "schedulers": SAMPLERS if family.samplers and _takes_others(class_of_sampler, sampler) else (),
         "tokens": family.tokens or _tokens(folder / "tokenizer"),
         **_distilled(kind, index, denoiser, class_of_sampler, sampler, (name, *also)),
@@ -127,6 +132,8 @@ def _like_stable_diffusion(name: str) -> dict[str, Any]:
         "multiple": family.multiple,
         "steps": family.steps,
         "guidance": family.guidance,
+        "emphasis": family.emphasis,
+        "windows": family.windows,
     }
     return _with_largest({"name": name, "pipeline": "", "schedulers": SAMPLERS, **fields})
 
@@ -238,7 +245,7 @@ def _own(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     given = read_json(file)
-    if unknown := given.keys() - (Model.model_fields.keys() - {"name", "pipeline", "sampler"}):
+    if unknown := given.keys() - (Model.model_fields.keys() - NOT_ITS_OWN):
         raise ModelError(f"{file} sets {', '.join(sorted(unknown))}, which a model does not have.")
     try:
         Model.model_validate({**_like_stable_diffusion(""), **given})

@@ -101,6 +101,8 @@ MODEL: dict[str, Any] = {
     "sampler": "DDIMScheduler",
     "schedulers": ["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"],
     "tokens": 32,
+    "windows": 8,
+    "emphasis": True,
     "default": True,
     "workers": 2,
 }

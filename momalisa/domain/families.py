@@ -6,6 +6,7 @@ are those of the pipeline's own `__call__`, except that 50 steps, the oldest hab
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from momalisa.errors import ModelError
 
@@ -29,12 +30,21 @@ class Family:
     tokens: int | None = None
     """How many tokens the pipeline reads, where that is not a matter of its tokenizer."""
     fewest_steps: int = 1
+    emphasis: bool = False
+    """Whether weights in prompts are read (`domain.prompts`)."""
+    windows: int = 1
+    """How many times so many tokens a prompt may have. A power of two: prompts of unequal length are repeated."""
 
+
+MOST_WINDOWS = 8
+"""Of CLIP, which reads about 55 words in each: enough for the 2,000 characters of a prompt in English."""
+
+_CLIP: dict[str, Any] = {"emphasis": True, "windows": MOST_WINDOWS}
 
 FAMILIES: dict[str, Family] = {
-    "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", 20, 7.5),
-    "StableDiffusionXLPipeline": Family("Stable Diffusion XL", 30, 5.0),
-    "LatentConsistencyModelPipeline": Family("LCM", 4, 8.5, negative_above=None, samplers=False),
+    "StableDiffusionPipeline": Family("Stable Diffusion 1 and 2", 20, 7.5, **_CLIP),
+    "StableDiffusionXLPipeline": Family("Stable Diffusion XL", 30, 5.0, **_CLIP),
+    "LatentConsistencyModelPipeline": Family("LCM", 4, 8.5, negative_above=None, samplers=False, **_CLIP),
     "StableDiffusion3Pipeline": Family("Stable Diffusion 3", 28, 7.0, multiple=16, samplers=False, tokens=256),
     "FluxPipeline": Family("FLUX.1", 28, 3.5, 1024, multiple=16, negative_above=None, samplers=False, tokens=512),
     "Flux2KleinPipeline": Family("FLUX.2 klein", 30, 4.0, 1024, multiple=16, samplers=False, tokens=512),

@@ -1,7 +1,11 @@
 """What a model can do, and what it is asked for where a walk leaves the choice to it."""
 
+from itertools import pairwise
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from momalisa.domain import prompts
+from momalisa.domain.prompts import quoted
 from momalisa.domain.spec import Scheduler, WalkSpec
 
 SMALLEST, LARGEST = 64, 2048
@@ -37,6 +41,12 @@ class Model(BaseModel):
     tokens: int | None = Field(
         None, description="How many tokens of a prompt it reads at once, with those that begin and end it."
     )
+    windows: int = Field(
+        1, ge=1, description="How many times so many tokens a prompt may have; it is read in so many windows."
+    )
+    emphasis: bool = Field(
+        False, description="Whether it reads weights in prompts, such as `(word:1.3)`, `(word)` and `[word]`."
+    )
 
     def mistakes(self, spec: WalkSpec) -> list[tuple[str, str]]:
         """Return what of a walk this model cannot do: the name of each field, and what it must be."""
@@ -60,7 +70,7 @@ class Model(BaseModel):
         found = []
         negative = next(filter(None, spec.negatives), "")
         if negative and self.negative_above is None:
-            found.append(f"{self.name} does not read negative prompts: “{negative}” has no effect.")
+            found.append(f"{self.name} does not read negative prompts: {quoted(negative)} has no effect.")
         elif negative and self.negative_above is not None and spec.guidance <= self.negative_above:
             found.append(
                 f"With guidance {spec.guidance:g} a negative prompt has no effect: it needs more than "
@@ -68,4 +78,24 @@ class Model(BaseModel):
             )
         if not self.guided and spec.guidance != self.guidance:
             found.append(f"{self.name} takes no guidance: {spec.guidance:g} has no effect.")
-        return found
+        return [*found, *self._literal(spec), *_still(spec)]
+
+    def _literal(self, spec: WalkSpec) -> list[str]:
+        """Return what in the prompts looks like instructions, but is read as words."""
+        given = dict.fromkeys([*spec.prompts, *spec.negatives])
+        weighted = [] if self.emphasis else filter(prompts.has_weights, given)
+        others = dict.fromkeys(other for prompt in given for other in prompts.other_syntax(prompt))
+        return [
+            *(f"{self.name} reads no weights: the brackets in {quoted(each)} are characters." for each in weighted),
+            *(f"{quoted(each)} is read as words: it is no instruction here." for each in others),
+        ]
+
+
+def _still(spec: WalkSpec) -> list[str]:
+    """Return for which legs both stops are the same."""
+    if spec.seed_to not in {None, spec.seed}:
+        return []
+    seeds = spec.seeds or (spec.seed,) * len(spec.prompts)
+    stops = zip(spec.stops, spec.negatives, seeds + seeds[:1], strict=False)  # which is one more, for a closed walk
+    same = dict.fromkeys(prompt for (prompt, *rest), end in pairwise(stops) if (prompt, *rest) == end)
+    return [f"Nothing changes from {quoted(each)} to {quoted(each)}." for each in same]

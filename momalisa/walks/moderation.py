@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Walk
+from momalisa.domain.prompts import words
 from momalisa.errors import WalkNotFoundError
 from momalisa.queue import lifecycle
 from momalisa.settings import settings
@@ -20,11 +21,14 @@ def find_banned(prompt: str) -> str | None:
     """Return the first word or phrase of the blocklist that a prompt contains, or None.
 
     Case, accents, the width of letters, look-alike letters of other scripts and invisible characters make no
-    difference. Only whole words match: "class" does not match a banned word that is a part of it.
+    difference, nor do weights within a word. Only whole words match: "class" does not match a banned word that is a
+    part of it.
     """
     blocklist = settings().blocklist
     pattern = None if blocklist is None else _pattern(blocklist)
-    found = pattern.search(confusables.skeleton(prompt)) if pattern else None
+    if pattern is None:
+        return None
+    found = pattern.search(confusables.skeleton(prompt)) or pattern.search(confusables.skeleton(words(prompt)))
     return found[0] if found else None
 
 

@@ -99,3 +99,16 @@ def test_a_walk_with_a_single_file_and_a_lora_does_so_too(fleet: Fleet) -> None:
     inked = stock_picture(stock, spec, SHORT, 7)
     stock.disable_lora()
     assert difference(inked, stock_picture(stock, spec, SHORT, 7)) > 4 * BATCH_TOLERANCE
+
+
+def test_long_and_weighted_prompts_are_read_or_the_walk_says_that_they_are_not(fleet: Fleet) -> None:
+    prompts = ["a (cat:1.3), " * 20, f"a dog {'with a hat ' * 100}"]
+    with Client(fleet.url) as client:
+        until(lambda: "'flux'" in str(client._request("GET", "/v1/models").json()), 120)
+        *_, turbo = client.walk(prompts, model="turbo", frames=3, steps=1)
+        *_, flux = client.walk(prompts, model="flux", frames=3, steps=1)
+    assert (turbo["status"], flux["status"]) == ("succeeded", "succeeded")
+    brackets, cut_off = flux["warnings"]
+    assert brackets.startswith("flux reads no weights: the brackets in “a (cat:1.3), a (cat:1.3)")
+    assert cut_off.startswith("The model reads a long prompt only up to “…")
+    assert [each[:24] for each in turbo["warnings"]] == [cut_off[:24]]  # that dog's; the cats fill three windows

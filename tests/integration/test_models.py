@@ -138,6 +138,45 @@ def test_what_has_no_effect_is_said(api: TestClient) -> None:
     assert make(api, negative_prompt="rain")["warnings"] == []
 
 
+def test_what_is_read_as_words_is_said(api: TestClient) -> None:
+    works(FLUX)
+    prompts = ["a (cat:1.3)", "a dog <lora:inks:0.8> BREAK [fog:rain:0.5]"]
+    words = [
+        "“<lora:inks:0.8>” is read as words: it is no instruction here.",
+        "“BREAK” is read as words: it is no instruction here.",
+        "“[fog:rain:0.5]” is read as words: it is no instruction here.",
+    ]
+    assert make(api, prompts=prompts)["warnings"] == words
+    assert make(api, prompts=prompts, model="flux")["warnings"] == [
+        "flux reads no weights: the brackets in “a (cat:1.3)” are characters.",
+        "flux reads no weights: the brackets in “a dog <lora:inks:0.8> BREAK [fog:rain:0.5]” are characters.",
+        *words,
+    ]
+
+
+def test_a_leg_on_which_nothing_changes_is_said(api: TestClient) -> None:
+    still = "Nothing changes from “a cat” to “a cat”."
+    same = {"prompts": ["a cat", "a  cat"]}
+    assert make(api, **same)["warnings"] == [still]
+    assert make(api, **same, seed_to=7)["warnings"] == [still]
+    assert make(api, **same, seed_to=8)["warnings"] == []
+    assert make(api, **same, seed=None, seeds=[7, 8])["warnings"] == []
+    assert make(api, **same, negative_prompts=["rain", "fog"])["warnings"] == []
+    assert make(api, prompts=["a cat", "a dog", "a dog", "a cat"], loop="closed")["warnings"] == [
+        "Nothing changes from “a dog” to “a dog”.",
+        still,
+    ]
+
+
+def test_models_say_how_they_read_prompts(api: TestClient) -> None:
+    works(FLUX)
+    listed = api.get("/v1/models").json()["models"]
+    assert [[each[name] for name in ("tokens", "windows", "emphasis")] for each in listed] == [
+        [32, 8, True],
+        [512, 1, False],
+    ]
+
+
 def test_a_remix_keeps_the_model_or_takes_the_defaults_of_another(api: TestClient) -> None:
     works(FLUX)
     source = make(api, model="flux", steps=9)

@@ -70,6 +70,8 @@ def blocklist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("uɡlу", "ugly"),
         ("υGLʏ", "ugly"),
         ("🅄🅖🅻ｙ", "ugly"),
+        ("an (ug:1.0)ly duck", "ugly"),
+        ("a (b:1)ad [wo]rd", "bad word"),
     ],
 )
 def test_a_prompt_with_a_banned_word_is_refused_with_its_field(
@@ -104,6 +106,7 @@ def test_negative_prompts_are_checked_too(api: TestClient, blocklist: Path) -> N
     [
         *("жираф на лугу", "ένα καράβι", "नमस्ते दुनिया", "ที่นี่ น้ำ", "👩‍🚀👨‍👩‍👧‍👦 🏳️‍🌈", "ญี่ปุ่น", "城堡", "שָׁלוֹם", "לְפַנֵּים"),
         *("tiếng Việt", "e\u0323\u0302", "1️⃣", "🏴\U000e0067\U000e0062\U000e007f"),
+        *("🩷 🪼 🫎 🫏 🪿 🫨 🪉", "\U0001faff", "\u0378"),  # not in the table of every Python
     ],
 )
 def test_prompts_in_all_scripts_are_accepted(api: TestClient, blocklist: Path, prompt: str) -> None:

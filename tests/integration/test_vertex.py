@@ -37,7 +37,7 @@ ENDPOINT = "projects/p/locations/us-central1/endpoints/7"
 ROUTE = f"/v1/{ENDPOINT}:predict"
 """The prediction route, as the platform's proxy calls it."""
 
-LONG = "so " * 90 + "old a tower"
+LONG = "so " * 300 + "old a tower"
 """A prompt longer than the model's limit, for which it warns."""
 
 

@@ -1,7 +1,8 @@
 """Every family of models, by tiny pipelines with random weights, held against the stock pipeline of diffusers."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -30,6 +31,12 @@ NEAR = 1e-4
 
 SHORT, LONG = "a cat", "a very long battleship with nine masts and a flag on every one of them"
 
+LONGER = "a very long and weathered battleship, with nine masts, and a flag, on every one of them, " * 3
+"""More than CLIP reads in one window, or in two."""
+
+CLIP = ("stable_diffusion", "stable_diffusion_xl", "lcm")
+"""A model of each kind that reads long and weighted prompts."""
+
 MakeSpec = Callable[..., WalkSpec]
 
 
@@ -39,6 +46,21 @@ class Subject(NamedTuple):
     renderer: Renderer
     stock: Any
     described: Model
+
+
+@contextmanager
+def recorded(pipeline: Any, denoiser: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Collect the embeddings that a pipeline gives to its denoiser at the first step, by name."""
+    found: dict[str, torch.Tensor] = {}
+
+    def record(part: Any, inputs: Any, named: dict[str, Any]) -> None:
+        for name, given in {**named, **(named.get("added_cond_kwargs") or {})}.items():
+            if torch.is_tensor(given) and name.endswith(("hidden_states", "projections", "embeds")):
+                found.setdefault(name, given.clone())
+
+    handle = getattr(pipeline, denoiser).register_forward_pre_hook(record, with_kwargs=True)
+    yield found
+    handle.remove()
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -152,3 +174,68 @@ def test_more_steps_than_a_model_knows_are_refused_before(subject: Subject, walk
     ordered = walk(steps=60)
     if not subject.described.mistakes(ordered):
         assert subject.renderer.render(ordered, [0.0], batch_size=1).flags == (None,)
+
+
+def test_a_short_prompt_without_weights_is_encoded_exactly_as_by_the_stock_pipeline(
+    subject: Subject, walk: MakeSpec
+) -> None:
+    ordered = walk(negative_prompt="red", guidance=7.5)
+    denoiser = subject.renderer.family.denoiser
+    with recorded(subject.renderer.pipeline, denoiser) as ours, recorded(subject.stock, denoiser) as theirs:
+        subject.renderer.render(ordered, [0.0], batch_size=1)
+        stock_picture(subject.stock, ordered, SHORT, ordered.seed)
+    assert ours.keys() == theirs.keys() != set()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("subject", CLIP, indirect=True, scope="module")
+def test_a_weight_of_one_is_none_and_others_change_the_picture(subject: Subject, walk: MakeSpec) -> None:
+    def rendered(prompt: str, **changes: Any) -> Pictures:
+        return subject.renderer.render(walk(prompts=(prompt, "a dog"), **changes), [0.0], batch_size=1).pictures
+
+    plain = rendered(SHORT)
+    assert difference(rendered("a (cat:1.0)"), plain) == 0
+    for weighted in ("a (cat:1.5)", "a [cat]"):
+        assert difference(rendered(weighted), plain) > 0
+    if subject.described.negative_above is not None:
+        negative = rendered(SHORT, negative_prompt="a red house")
+        assert difference(rendered(SHORT, negative_prompt="a (red:2) house"), negative) > 0
+
+
+@pytest.mark.parametrize("subject", CLIP, indirect=True, scope="module")
+def test_a_long_prompt_is_read_beyond_the_first_window(subject: Subject, walk: MakeSpec) -> None:
+    first, last = subject.renderer.render(walk(prompts=(LONGER, f"{LONGER} a cat")), [0.0, 1.0]).pictures
+    assert difference(first, last) > BATCH_TOLERANCE
+    assert subject.renderer.warnings(walk(prompts=(LONGER, SHORT))) == []
+
+
+@pytest.mark.parametrize("subject", CLIP, indirect=True, scope="module")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompts": (SHORT, LONGER)},
+        {"prompts": (LONGER, "a red rose in the rain, " * 7)},
+        {"prompts": (SHORT, LONG), "negative_prompt": LONGER},
+    ],
+)
+def test_a_walk_between_prompts_of_unequal_windows_has_no_jump(
+    subject: Subject, walk: MakeSpec, changes: dict[str, Any]
+) -> None:
+    ordered = walk(**changes)
+    start, near_start, middle = subject.renderer.render(ordered, [0.0, NEAR, 0.5]).pictures
+    _, near_end, end = subject.renderer.render(ordered, [0.5, 1 - NEAR, 1.0]).pictures
+    whole = mean_difference(start, end)
+    assert mean_difference(start, near_start) < whole / 20
+    assert mean_difference(end, near_end) < whole / 20
+    assert mean_difference(start, middle) > whole / 20
+    if ordered.prompts[0] == SHORT and not ordered.negative_prompt:  # which the stock pipeline can render
+        assert difference(start, stock_picture(subject.stock, ordered, SHORT, ordered.seed)) <= BATCH_TOLERANCE
+
+
+def test_what_a_family_does_not_read_is_said(subject: Subject, walk: MakeSpec) -> None:
+    weighted = subject.described.warnings(walk(prompts=("a (cat:1.3)", "a dog")))
+    too_long = subject.renderer.warnings(walk(prompts=("a cat " * 600, "a dog")))
+    assert any("reads no weights" in each for each in weighted) == (not subject.described.emphasis)
+    assert len(too_long) == 1
+    assert too_long[0].endswith(("a cat”.", "a”."))

@@ -13,10 +13,14 @@ Shape (rows, tokens, width); a pooled embedding has no tokens; a mask has no wid
 and 0 where it is padded.
 """
 
+PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 MASK, NEVER = "mask", 1e-30
 
 FULL_BIAS = 10_000
 """What models subtract from the attention to a token where their mask is 0; in proportion, where it is between."""
+
+TOKENS = 3
+"""Dimensions of an embedding of tokens; a pooled one has fewer."""
 
 PARALLEL = 0.9995
 """Cosine of an angle so small that the arc is treated as a line."""
@@ -37,7 +41,7 @@ def between(
         interpolation: between tokens.
         masked: whether the model leaves out what is masked; if not, masks are numbers like any others.
     """
-    start, end = _padded([start, end])
+    start, end = _of_one_length([start, end])
     interpolate = slerp if interpolation == "slerp" else lerp
     masks = [name for name in start if name.endswith(MASK)]
     found = {
@@ -56,8 +60,30 @@ def between(
 
 def batch(rows: Sequence[Embedding]) -> Embedding:
     """Return embeddings as the rows of a single one."""
-    padded = _padded(rows)
-    return {name: torch.cat([row[name] for row in padded]) for name in rows[0]}
+    alike = _of_one_length(rows)
+    return {name: torch.cat([row[name] for row in alike]) for name in rows[0]}
+
+
+def _of_one_length(embeddings: Sequence[Embedding]) -> list[Embedding]:
+    """Return embeddings with as many tokens each, which mean the same."""
+    masked = any(name.endswith(MASK) for name in embeddings[0])
+    return _padded(embeddings) if masked else _repeated(embeddings)
+
+
+def _repeated(embeddings: Sequence[Embedding]) -> list[Embedding]:
+    """Return embeddings repeated to the length of the longest, which is a multiple of all (`windows.py`).
+
+    To attention without positions, as in UNets, tokens that come n times each are the same as once: each weighs an
+    n-th. Padding instead would take weight from the prompt at once, and the walk would leave its stop with a jump.
+    """
+    longest = max(tensor.shape[1] for each in embeddings for tensor in each.values() if tensor.dim() == TOKENS)
+    return [
+        {
+            name: tensor.repeat(1, longest // tensor.shape[1], 1) if tensor.dim() == TOKENS else tensor
+            for name, tensor in each.items()
+        }
+        for each in embeddings
+    ]
 
 
 def _padded(embeddings: Sequence[Embedding]) -> list[Embedding]:

@@ -8,14 +8,15 @@ names a pipeline takes what its `encode_prompt` returns, and how it is guided. W
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from momalisa.domain import families as known
-from worker.rendering.embeddings import Embedding
+from worker.rendering import windows
+from worker.rendering.embeddings import NEGATIVE, PROMPT, Embedding
 
-PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 POOLED, NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
 MASK, NEGATIVE_MASK = "prompt_attention_mask", "negative_prompt_attention_mask"
 
@@ -95,10 +96,28 @@ def family_of(index: Mapping[str, Any], model: str) -> Family:
     return FAMILIES[kind]
 
 
+def _known(pipeline: Any) -> known.Family:
+    return known.FAMILIES[type(pipeline).__name__]
+
+
+def _tokenizer(pipeline: Any, family: Family) -> Any:
+    return getattr(pipeline, family.reader, None) or pipeline.tokenizer
+
+
 def guides(pipeline: Any, guidance: float) -> bool:
     """Return whether a negative prompt, if only an empty one, guides a pipeline at this guidance scale."""
-    above = known.FAMILIES[type(pipeline).__name__].negative_above
+    above = _known(pipeline).negative_above
     return above is not None and guidance > above and not pipeline.config.get("is_distilled", False)
+
+
+def cut_off(pipeline: Any, family: Family, prompt: str) -> str | None:
+    """Return the beginning of a prompt that a pipeline reads; None if it reads all."""
+    described, tokenizer = _known(pipeline), _tokenizer(pipeline, family)
+    if described.emphasis:
+        return windows.read(tokenizer, prompt, described.windows).cut_off
+    room = (described.tokens or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
+    rest = windows.tokens(tokenizer, prompt)[room:]
+    return prompt[: rest[0].start] if rest else None
 
 
 def encode(
@@ -113,10 +132,19 @@ def encode(
         negative_prompt: what to guide away from, "" for nothing particular; None without such guidance.
         device: where the pipeline computes.
     """
+
+    def stock(text: str, negative: str | None) -> Embedding:
+        return _encode(pipeline, family, text, negative, device)
+
+    described = _known(pipeline)
+    if described.emphasis:
+        read = partial(windows.read, _tokenizer(pipeline, family), most=described.windows)
+        negatives = None if negative_prompt is None else read(negative_prompt).windows
+        return windows.embed(stock, read(prompt).windows, negatives)
     apart = family.negative == "apart"
-    embedding = _encode(pipeline, family, prompt, None if apart else negative_prompt, device)
+    embedding = stock(prompt, None if apart else negative_prompt)
     if apart and negative_prompt is not None:
-        found = _encode(pipeline, family, negative_prompt or family.nothing, None, device)
+        found = stock(negative_prompt or family.nothing, None)
         embedding |= {f"negative_{name}": tensor for name, tensor in found.items()}
     return embedding
 

@@ -11,7 +11,8 @@ from momalisa.errors import ModelError
 from momalisa.location import locate
 from worker.rendering.additions import NONE, Additions
 from worker.rendering.construction import configuration, construct
-from worker.rendering.families import PROMPT, Family, family_of
+from worker.rendering.embeddings import PROMPT
+from worker.rendering.families import Family, family_of
 from worker.rendering.layers import fastest_dtype, keep_soft_masks, use_own_dtype, use_short_attention
 from worker.rendering.malloc import keep_memory
 from worker.rendering.samplers import refuse_unknown

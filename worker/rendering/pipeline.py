@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from momalisa.domain.families import FAMILIES
 from momalisa.domain.path import leg
 from momalisa.domain.pins import MadeWith
+from momalisa.domain.prompts import MOST_QUOTED
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.settings import Offload
@@ -157,15 +158,9 @@ class Renderer:
 
     def warnings(self, spec: WalkSpec) -> list[str]:
         """Return warnings for users about how the model reads their prompts."""
-        tokenizer = getattr(self.pipeline, self.family.reader, None) or self.pipeline.tokenizer
-        limit = self.known.tokens or tokenizer.model_max_length
-        found = []
-        for prompt in dict.fromkeys(filter(None, [*spec.prompts, *spec.negatives])):
-            ids = tokenizer(prompt, verbose=False).input_ids
-            if len(ids) > limit:
-                read = tokenizer.decode(ids[: limit - 1], skip_special_tokens=True).strip()
-                found.append(f"The model reads only the beginning of a long prompt: “{read}”.")
-        return found
+        given = dict.fromkeys([*spec.prompts, *spec.negatives])
+        read = (families.cut_off(self.pipeline, self.family, prompt) for prompt in given)
+        return [f"The model reads a long prompt only up to “{_last_words(each)}”." for each in read if each]
 
     def render(
         self,
@@ -254,6 +249,12 @@ class Renderer:
     def _encode(self, prompt: str, negative_prompt: str | None) -> Embedding:
         """Return the embedding of a prompt; `encode` caches it, so each walk computes it once per process."""
         return families.encode(self.pipeline, self.family, prompt, negative_prompt, self.device)
+
+
+def _last_words(text: str) -> str:
+    """Return the end of a text, whole words where it has some."""
+    end = text.rstrip()[-MOST_QUOTED:]
+    return end if len(end) < MOST_QUOTED else f"…{end.partition(' ')[2] or end}"
 
 
 def _flag(image: NDArray[np.float32], unsafe: bool) -> Flag | None:
