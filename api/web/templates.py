@@ -89,6 +89,7 @@ def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
             include={
                 *("name", "about", "steps", "fewest_steps", "most_steps"),
                 *("guidance", "guided", "negative_above", "schedulers"),
+                *("tokens", "windows"),
             }
         ),
         "sizes": _sizes(model),

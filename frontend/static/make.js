@@ -6,6 +6,7 @@ import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
 import { modelChoice } from "./model-choice.js";
 import { anotherPair } from "./pairs.js";
+import { lengthOf } from "./prompt-length.js";
 import { bodyOf, fieldOf } from "./request-body.js";
 import { secondsWords } from "./wait.js";
 
@@ -45,8 +46,12 @@ function fill(kept) {
   }
 }
 
+const lengthHere = (text) => lengthOf(text, model.chosen(), Number(list.dataset.most));
+
 function draw() {
-  const { frames, loop } = values();
+  const { frames, loop, negative_prompt: negative } = values();
+  list.lengthOf = (text) => lengthHere(text).words;
+  if (negative !== undefined) document.getElementById("negative_prompt-hint").textContent = lengthHere(negative).words;
   plan.update({ stops: list.stops, frames: Number(frames), loop });
   if (document.activeElement !== line) line.value = frames;
   line.setAttribute("aria-valuetext", `${frames} frames`);
@@ -96,10 +101,12 @@ function clearErrors() {
 
 /** Mistakes that need no server to be seen: [[field, message], …]. */
 function mistakes() {
-  const { prompts, frames } = values();
+  const { prompts, frames, negative_prompt: negative } = values();
   const found = [0, prompts.length - 1]
     .filter((place) => !prompts[place].trim())
     .map((place) => [`prompts[${place}]`, "Name an artwork: anything that you can say."]);
+  const texts = [...prompts.map((stop, place) => [`prompts[${place}]`, stop]), ["negative_prompt", negative ?? ""]];
+  found.push(...texts.filter(([, text]) => lengthHere(text).refused).map(([field]) => [field, "Shorten it, please."]));
   const stops = prompts.filter((stop) => stop.trim()).length;
   if (!/^\d+$/.test(frames) || Number(frames) < Math.max(2, stops) || Number(frames) > 240) {
     found.push(["frames", stops > 2 ? `A whole number from ${stops}, one for each stop, to 240.` : "A whole number from 2 to 240."]);

@@ -26,7 +26,7 @@ export const kept = (options, chosen) => (options.some(([value]) => value === ch
  * Lets a form choose among the models that the page names.
  *
  * `models` holds {name, about, sizes, schedulers, steps, fewest_steps, most_steps, guidance, guided, negative_above,
- * pace}, as the page's JSON has them.
+ * tokens, windows, pace}, as the page's JSON has them.
  */
 export function modelChoice(form, models) {
   const field = form.elements.namedItem("model");

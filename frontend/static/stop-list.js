@@ -13,7 +13,7 @@ const EXAMPLES = ["a giraffe", "a battleship"];
 class StopList extends HTMLElement {
   #stops = ["", ""];
   #errors = {};
-  #limit = 300;
+  #lengthOf = () => "";
   #dragged = null;
 
   connectedCallback() {
@@ -22,7 +22,6 @@ class StopList extends HTMLElement {
     const typedIn = inputs.indexOf(document.activeElement);
     const { selectionStart, selectionEnd } = inputs[typedIn] ?? {};
     this.#stops = inputs.map((input) => input.value);
-    this.#limit = inputs[0].maxLength;
     inputs.forEach((input, place) => {
       this.#errors[place] = input.parentElement.querySelector(".error").textContent;
     });
@@ -32,6 +31,12 @@ class StopList extends HTMLElement {
     if (typedIn < 0) return;
     this.focusOn(typedIn);
     document.activeElement.setSelectionRange(selectionStart, selectionEnd);
+  }
+
+  /** Sets the function that says of the words of a stop how long they are, if that matters. */
+  set lengthOf(lengthOf) {
+    this.#lengthOf = lengthOf;
+    this.#draw();
   }
 
   get stops() {
@@ -150,15 +155,16 @@ class StopList extends HTMLElement {
       <button type="button" class="grip" data-grip=${place} aria-label=${`Move ${words}: arrow keys, or drag`}
         @keydown=${(event) => this.#onGripKey(event, place)} @pointerdown=${(event) => this.#onGrip(event, place)}></button>
       <label for=${`stop-${place}`}>${nameOf(place, count)}</label>
-      <input id=${`stop-${place}`} name="prompts" dir="auto" maxlength=${this.#limit} autocomplete="off" autocapitalize="none"
+      <input id=${`stop-${place}`} name="prompts" dir="auto" autocomplete="off" autocapitalize="none"
         spellcheck="false" placeholder=${place === 0 ? EXAMPLES[0] : place === count - 1 ? EXAMPLES[1] : "anything"}
-        aria-describedby=${`stop-${place}-error`} aria-invalid=${error ? "true" : nothing} .value=${stop}
+        aria-describedby=${`stop-${place}-length stop-${place}-error`} aria-invalid=${error ? "true" : nothing} .value=${stop}
         @input=${(event) => this.#type(place, event.target.value)} />
       <span class="stop-actions">
         <button type="button" class="tiny" aria-label=${`Move ${words} up`} ?disabled=${place === 0} @click=${() => this.#move(place, place - 1)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 13V3M4 7l4-4 4 4" /></svg></button>
         <button type="button" class="tiny" aria-label=${`Move ${words} down`} ?disabled=${place === count - 1} @click=${() => this.#move(place, place + 1)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 3v10M4 9l4 4 4-4" /></svg></button>
         <button type="button" class="tiny" aria-label=${`Remove ${words}`} ?disabled=${count <= FEWEST} @click=${() => this.#remove(place)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4l8 8M12 4l-8 8" /></svg></button>
       </span>
+      <p class="hint" id=${`stop-${place}-length`}>${this.#lengthOf(stop)}</p>
       <p class="error" id=${`stop-${place}-error`} role="alert">${error ?? ""}</p>
     </li>`;
   }

@@ -6,7 +6,7 @@ from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
 from momalisa.queue import catalog, workers
-from tests.integration.test_models import FLUX
+from tests.integration.test_models import FLUX, works
 
 
 def test_a_model_brings_its_own_sizes_steps_and_fields(museum: str, quiet: Page) -> None:
@@ -44,3 +44,25 @@ def test_a_remix_keeps_a_size_that_the_form_does_not_list(museum: str, quiet: Pa
     quiet.goto(f"{museum}/?from={made.json()['id']}")
     expect(quiet.locator("#model")).to_have_value("flux")
     expect(quiet.locator("#size")).to_have_value("640x512")
+
+
+def test_the_form_says_how_much_of_a_prompt_the_model_reads_and_cuts_nothing(museum: str, quiet: Page) -> None:
+    works(FLUX)
+    quiet.goto(museum)
+    stop, length = quiet.locator("#stop-0"), quiet.locator("#stop-0-length")
+    expect(length).to_be_empty()
+    stop.fill("")
+    quiet.keyboard.insert_text("cat " * 40)
+    expect(length).to_have_text("About 40 tokens, read in 2 parts.")
+    quiet.get_by_text("Settings", exact=True).click()
+    quiet.locator("#model").select_option("flux")
+    expect(length).to_be_empty()
+    stop.fill("")
+    quiet.keyboard.insert_text("cat " * 525)
+    assert stop.input_value() == "cat " * 525
+    expect(length).to_have_text("2099 of at most 2000 characters.")
+    quiet.get_by_role("button", name="Make the walk").click()
+    expect(quiet.locator("#stop-0-error")).to_have_text("Shorten it, please.")
+    quiet.locator("#model").select_option("momalisa-mini")
+    quiet.locator("#negative_prompt").fill("rain " * 401)
+    expect(quiet.locator("#negative_prompt-hint")).to_have_text("2004 of at most 2000 characters.")
