@@ -62,7 +62,9 @@ def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
         return
     pixels = spec.width * spec.height
     work, work_budget = spec.frames * pixels * spec.steps, settings().pixel_steps_per_day
-    output, output_budget = spec.frames_shown * pixels, settings().output_pixels_per_day
+    large_width, large_height = spec.large_size or (0, 0)
+    output = spec.frames_shown * (pixels + large_width * large_height)
+    output_budget = settings().output_pixels_per_day
     for product, requested, budget in (
         ("frames × width × height × steps", work, work_budget),
         ("frames of the animation × width × height", output, output_budget),

@@ -53,6 +53,7 @@ class Artifact(TypedDict):
     bytes: int
     width: int
     height: int
+    enlarged_from: int | None
 
 
 class WalkError(TypedDict):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from momalisa.domain.path import leg, sequence
 from momalisa.domain.spec import file_name
-from momalisa.domain.states import ArtifactKind, Flag
+from momalisa.domain.states import ENLARGED, ArtifactKind, Flag
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
@@ -35,6 +35,8 @@ FILES = {
     ArtifactKind.MP4: ("walk.mp4", "video/mp4"),
     ArtifactKind.WEBP: ("walk.webp", "image/webp"),
     ArtifactKind.POSTER: ("poster.webp", "image/webp"),
+    ArtifactKind.LARGE: ("large.mp4", "video/mp4"),
+    ArtifactKind.LARGE_STILL: ("large.png", "image/png"),
     ArtifactKind.SHEET: ("sheet.png", "image/png"),
     ArtifactKind.ZIP: ("walk.zip", "application/zip"),
 }
@@ -150,6 +152,7 @@ def _make_artifacts(
             yield f"{index:03}.png", frame.file.read_bytes()
 
     frames = partial(pictures, order)
+    large = spec.large_size or (width, height)
     omissions = list[str]()
 
     def make(kind: ArtifactKind) -> UploadedArtifact:
@@ -163,13 +166,24 @@ def _make_artifacts(
                 omissions.extend(encoders.write_webp(path, frames, fps, caption))
             case ArtifactKind.POSTER:
                 encoders.write_poster(path, middle, caption)
+            case ArtifactKind.LARGE:
+                size = large
+                encoders.write_mp4(
+                    path, lambda: (encoders.enlarged(each, large) for each in frames()), fps, caption
+                )
+            case ArtifactKind.LARGE_STILL:
+                size = large
+                path.write_bytes(encoders.encode_png(encoders.enlarged(middle, large), caption))
             case ArtifactKind.SHEET:
                 size = contact_sheet.write(path, pictures(range(len(shown))), _labels(claim), _note(claim), caption)
             case ArtifactKind.ZIP:
                 encoders.write_zip(path, files())
         return UploadedArtifact(kind, _upload(lease, kind, path), *size)
 
-    return lease.run_concurrently(make, FILES), sorted(omissions)
+    if spec.large and not spec.large_size:
+        omissions.append(f"There are no large files, since the frames have {height} lines.")
+    kinds = [kind for kind in FILES if spec.large_size or kind not in ENLARGED]
+    return lease.run_concurrently(make, kinds), sorted(omissions)
 
 
 def _labels(claim: Claim) -> list[str]:
@@ -222,11 +236,14 @@ def _upload(lease: Lease, kind: ArtifactKind, path: Path) -> StoredObject:
     """Upload an artifact; browsers save it under a file name made of the prompts."""
     name, content_type = FILES[kind]
     claim = lease.claim
+    title = file_name(claim.spec.prompts, claim.walk_id)
+    if kind in ENLARGED:
+        title += f"-enlarged-from-{claim.spec.height}"
     return bucket.upload(
         bucket.artifact_name(claim.walk_id, claim.secret, name),
         path,
         content_type,
-        download_as=None if kind in STILLS else f"{file_name(claim.spec.prompts, claim.walk_id)}{path.suffix}",
+        download_as=None if kind in STILLS else f"{title}{path.suffix}",
         check=lease.checkpoint,
         confirm=lease.verify,
     )

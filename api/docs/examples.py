@@ -36,7 +36,9 @@ SUMMARY: dict[str, Any] = {
     "public": True,
     "progress": {"frames_done": 3, "frames_total": 3},
     "mine": False,
-    "artifacts": {"gif": {"url": f"{_BUCKET}/walk.gif", "bytes": 23456, "width": 128, "height": 128}},
+    "artifacts": {
+        "gif": {"url": f"{_BUCKET}/walk.gif", "bytes": 23456, "width": 128, "height": 128, "enlarged_from": None}
+    },
     "urls_expire_at": None,
     "warnings": [],
     "error": None,

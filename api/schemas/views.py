@@ -11,7 +11,7 @@ from momalisa.db.models import Walk
 from momalisa.domain.model import Model
 from momalisa.domain.path import sequence
 from momalisa.domain.spec import SETTINGS, field_type
-from momalisa.domain.states import ArtifactKind, WalkStatus
+from momalisa.domain.states import ENLARGED, ArtifactKind, WalkStatus
 from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.storage import bucket
@@ -76,6 +76,7 @@ class ArtifactView(BaseModel):
     bytes: int
     width: int
     height: int
+    enlarged_from: int | None = Field(description="Height of the frames, if it shows them enlarged; null if not.")
 
 
 class WalkError(BaseModel):
@@ -194,6 +195,7 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
                 bytes=artifact.bytes,
                 width=artifact.width,
                 height=artifact.height,
+                enlarged_from=walk.spec.height if artifact.kind in ENLARGED else None,
             )
             for artifact in walk.artifacts
         },

@@ -37,6 +37,7 @@ def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
     """
     stops = [stop.strip() for stop in form.get("prompts", [])]
     request: dict[str, Any] = {"prompts": [stop for index, stop in enumerate(stops) if stop or index < 2]}  # noqa: PLR2004
+    request["large"] = "large" in form
     for name, (*_, value) in form.items():
         text = value.strip()
         if name == "public":
@@ -46,7 +47,7 @@ def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
             request |= {"width": _number(width, int), "height": _number(height, int)}
         elif name in NUMBERS and text:
             request[name] = _number(text, NUMBERS[name])
-        elif name not in {"prompts", "size"} and text:
+        elif name not in {"prompts", "size", "large"} and text:
             request[name] = text
     return request
 

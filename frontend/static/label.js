@@ -1,8 +1,9 @@
 import { accession, kilobytes, longDate } from "./wording.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
-const DOWNLOADS = { gif: "GIF", webp: "WebP", mp4: "MP4", zip: "Frames", sheet: "Contact sheet", poster: "Still" };
+const DOWNLOADS = { gif: "GIF", webp: "WebP", mp4: "MP4", large: "Large MP4", large_still: "Large still", zip: "Frames", sheet: "Contact sheet", poster: "Still" };
 const FULL = { zip: "ZIP of all frames", poster: "Still picture" };
+const enlarged = ({ enlarged_from }) => (enlarged_from ? `, enlarged from ${enlarged_from}` : "");
 const WORDS = {
   loop: { pingpong: "to and fro", closed: "closed" },
   easing: { "ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends" },
@@ -38,7 +39,7 @@ export function downloadsTemplate({ artifacts = {} }) {
   const offered = Object.entries(DOWNLOADS).filter(([kind]) => artifacts[kind]?.url);
   if (!offered.length) return nothing;
   return html`<div class="downloads"><h2>Download</h2><ul>
-    ${offered.map(([kind, name]) => html`<li><a href=${artifacts[kind].url} download aria-label=${`${FULL[kind] ?? name}, ${kilobytes(artifacts[kind].bytes)}`}>${name}</a>
-      <span class="size" aria-hidden="true">${kilobytes(artifacts[kind].bytes)}</span></li>`)}
+    ${offered.map(([kind, name]) => html`<li><a href=${artifacts[kind].url} download aria-label=${`${FULL[kind] ?? name}${enlarged(artifacts[kind])}, ${kilobytes(artifacts[kind].bytes)}`}>${name}</a>
+      <span class="size" aria-hidden="true">${kilobytes(artifacts[kind].bytes)}${enlarged(artifacts[kind])}</span></li>`)}
   </ul></div>`;
 }

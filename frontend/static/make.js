@@ -25,7 +25,8 @@ let sent = ""; // the body that the key belongs to
 let countdown;
 
 const values = () => ({
-  ...Object.fromEntries([...new FormData(form)].filter(([name]) => name !== "prompts" && name !== "public")),
+  ...Object.fromEntries([...new FormData(form)].filter(([name]) => !["prompts", "public", "large"].includes(name))),
+  large: form.elements.large.checked,
   public: form.elements.public.checked,
   prompts: list.stops,
 });

@@ -192,6 +192,8 @@ def upgrade() -> None:
                 "mp4",
                 "webp",
                 "poster",
+                "large",
+                "large_still",
                 "sheet",
                 "zip",
                 name="artifactkind",

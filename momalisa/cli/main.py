@@ -63,8 +63,13 @@ _STATUS = {
 SUPERVISE_SECONDS = 2
 """Interval at which a system that was started for one walk is supervised."""
 
-_STILLS = {"poster": "-poster.webp", "sheet": "-sheet.png"}
-"""Suffixes of saved stills; other files have their kind as suffix."""
+_SUFFIXES = {
+    "poster": "-poster.webp",
+    "sheet": "-sheet.png",
+    "large": "-enlarged-from-{enlarged_from}.mp4",
+    "large_still": "-enlarged-from-{enlarged_from}.png",
+}
+"""Suffixes of saved files, with fields of the artifact; others have their kind as suffix."""
 
 
 @app.callback(invoke_without_command=True)
@@ -115,7 +120,7 @@ def walk(
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
-    """Create a walk, and save it as GIF and MP4."""
+    """Create a walk, and save it as GIF and MP4, and its large files."""
     with errors_as_sentences(exit_code_when_stopped=130):
         if not prompts and from_walk is None:
             fail("Name two or more stops, or a walk to start from with --from-walk.")
@@ -127,7 +132,8 @@ def walk(
             )
             gif = named if out else _unused(Path(f"{file_name(walk['prompts'], walk['id'])}.gif"))
             with _client(server.url) as client:
-                for kind, path in (("gif", gif), ("mp4", _unused(gif.with_suffix(".mp4")))):
+                for kind in filter(walk["artifacts"].get, ("gif", "mp4", "large", "large_still")):
+                    path = gif if kind == "gif" else _unused(gif.with_name(f"{gif.stem}{_suffix(walk, kind)}"))
                     artifact = client.save(walk, kind, path)
                     size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
                     tell(f"Saved {path} ({size}).")
@@ -174,7 +180,7 @@ def cancel(walk_id: Id, url: Url = None) -> None:
 def download(
     walk_id: Id,
     kind: Annotated[
-        str, typer.Option(help="gif, mp4, webp, poster, sheet (all frames on one page) or zip.")
+        str, typer.Option(help="gif, mp4, webp, poster, large, large_still, sheet (all frames on one page) or zip.")
     ] = "gif",
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default=False)] = None,
     url: Url = None,
@@ -185,11 +191,15 @@ def download(
         if kind not in found["artifacts"]:
             has = ", ".join(sorted(found["artifacts"])) or f"no files; its status is {found['status']}"
             fail(f"This walk has no {kind}; it has {has}.")
-        name = f"{file_name(found['prompts'], found['id'])}{_STILLS.get(kind, f'.{kind}')}"
-        path = out or _unused(Path(name))
+        path = out or _unused(Path(f"{file_name(found['prompts'], found['id'])}{_suffix(found, kind)}"))
         _check_writable(path)
         client.save(found, kind, path)
         tell(f"Saved {path}.")
+
+
+def _suffix(walk: Walk, kind: str) -> str:
+    """Return the end of the file name of an artifact."""
+    return _SUFFIXES.get(kind, f".{kind}").format(**walk["artifacts"][kind])
 
 
 def _writable_gif(out: Path) -> Path:

@@ -34,7 +34,7 @@ def _option(name: str, setting: Setting) -> inspect.Parameter:
 def _plain(kind: Any) -> type:
     """Return the type of an option's values on the command line."""
     plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return plain if plain in {int, float} else str
+    return plain if plain in {int, float, bool} else str
 
 
 def _values(kind: Any, setting: Setting) -> str:

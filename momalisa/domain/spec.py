@@ -26,6 +26,9 @@ MAX_STOPS, MAX_FRAMES = 10, 240
 MAX_SEED = 2**64 - 1
 """The largest that PyTorch takes."""
 
+LARGE_LINES, LARGE_WIDTH = 1080, 4096
+"""Height of a large file, and its maximum width, in pixels; common decoders of H.264 accept no wider one."""
+
 DRAWN_SEEDS = 2**32
 """Seeds that are drawn are below this, so that they are easy to copy."""
 
@@ -191,6 +194,12 @@ class WalkSpec(BaseModel):
         ),
     ]
     fps: Annotated[int, Setting("Frames per second of the animation.", 12, ge=1, le=60)]
+    large: Annotated[
+        bool,
+        Setting(
+            f"Whether to make an MP4 and a still of {LARGE_LINES} lines, too, enlarged from the frames.", False
+        ),
+    ] = False
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -229,6 +238,14 @@ class WalkSpec(BaseModel):
         return Timing(weights + weights[:1] if closed else weights, easing=self.easing, closed=closed)
 
     @property
+    def large_size(self) -> tuple[int, int] | None:
+        """Width and height of the large files; None if they are not asked for, or not larger than the frames."""
+        scale = min(LARGE_LINES / self.height, LARGE_WIDTH / self.width)
+        if not self.large or scale <= 1:
+            return None
+        return 2 * round(self.width * scale / 2), 2 * round(self.height * scale / 2)  # H.264 has even sides
+
+    @property
     def frames_shown(self) -> int:
         """Number of frames of the animation, which shows some rendered frames several times."""
         there = self.frames + self.hold * len(self.prompts)
@@ -237,7 +254,7 @@ class WalkSpec(BaseModel):
 
     def refines(self, other: "WalkSpec") -> bool:
         """Return whether this walk is the other one with at least as many frames, so that it can reuse all."""
-        shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps}
+        shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps, "large": self.large}
         if not self.timing.closed and not other.timing.closed:
             shown["loop"] = self.loop
         if self.leg_frames and other.leg_frames and len(self.leg_frames) == len(other.leg_frames):

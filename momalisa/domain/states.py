@@ -48,8 +48,14 @@ class ArtifactKind(StrEnum):
     MP4 = "mp4"
     WEBP = "webp"  # animated, in full colour
     POSTER = "poster"  # one frame, for lists
+    LARGE = "large"  # an MP4 of enlarged frames, if asked for
+    LARGE_STILL = "large_still"  # one enlarged frame
     SHEET = "sheet"  # contact sheet: all frames on one page, with their positions
     ZIP = "zip"  # the frames, and a walk.json that makes the same walk again
+
+
+ENLARGED = (ArtifactKind.LARGE, ArtifactKind.LARGE_STILL)
+"""Files of enlarged frames."""
 
 
 class Flag(StrEnum):

@@ -56,7 +56,10 @@ def test_files_have_names_of_their_own_and_overwrite_none(system: LocalStack, tm
 
     mine = tmp_path / "holiday.mp4"
     mine.write_text("mine")
-    run = momalisa("walk", "猫", "犬", *options, f"--out={mine.with_suffix('.gif')}", "--json")
+    run = momalisa("walk", "猫", "犬", "--large", *options, f"--out={mine.with_suffix('.gif')}", "--json")
+    assert {f"holiday-enlarged-from-128.{kind}" for kind in ("mp4", "png")} <= {
+        each.name for each in tmp_path.iterdir()
+    }
     assert (mine.read_text(), mine.with_name("holiday-2.mp4").exists()) == ("mine", True)
     walk = json.loads(run.stdout[run.stdout.index("\n{") :])["id"]
     for _ in range(2):

@@ -51,6 +51,7 @@ def test_a_walk_is_accepted_at_once_and_returned_completely(api: TestClient) -> 
         "width": 128,
         "height": 128,
         "fps": 12,
+        "large": False,
     }
     assert (walk["frames_total"], walk["model"], walk["public"]) == (16, "momalisa-mini", True)
     waiting_for = "No worker with the model momalisa-mini is running; the walk is waiting for one."
@@ -82,6 +83,7 @@ def test_every_option_is_kept(api: TestClient) -> None:
         "width": 64,
         "height": 256,
         "fps": 60,
+        "large": True,
         "seed": 0,
     }
     walk = make(api, **options, public=False)

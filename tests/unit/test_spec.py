@@ -36,6 +36,23 @@ def test_a_file_name_contains_the_prompts_in_any_script(prompts: list[str], expe
     assert slug(prompts) == expected
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (128, 128, (1080, 1080)),
+        (192, 128, (1620, 1080)),
+        (136, 128, (1148, 1080)),
+        (2048, 64, (4096, 128)),
+        (64, 1088, None),
+    ],
+)
+def test_large_files_have_1080_lines_as_far_as_decoders_allow(
+    spec: MakeSpec, width: int, height: int, expected: tuple[int, int] | None
+) -> None:
+    assert spec(width=width, height=height, large=True).large_size == expected
+    assert spec(width=width, height=height).large_size is None
+
+
 def test_walks_with_the_same_prompts_have_files_with_different_names() -> None:
     assert file_name(["a cat", "a dog"], UUID(int=1 << 127)) == "a-cat-to-a-dog-8000"
     assert file_name(["a cat", "a dog"], str(UUID(int=3 << 126))) == "a-cat-to-a-dog-c000"
@@ -112,7 +129,7 @@ def test_a_leg_has_the_same_hashes_wherever_it_lies(spec: MakeSpec) -> None:
     [
         ({"frames": 8}, True),
         ({"frames": 3}, False),
-        ({"hold": 2, "fps": 30, "loop": "pingpong"}, True),
+        ({"hold": 2, "fps": 30, "loop": "pingpong", "large": True}, True),
         ({"loop": "closed"}, False),
         ({"easing": "ease-in"}, False),
         ({"pacing": "even"}, False),

@@ -89,6 +89,12 @@ def write_mp4(path: Path, frames: Frames, fps: int, caption: Caption) -> None:
         container.mux(stream.encode(None))
 
 
+def enlarged(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Return a picture in another width and height, by Lanczos' filter."""
+    found: Picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    return found
+
+
 def write_webp(path: Path, frames: Frames, fps: int, caption: Caption) -> list[str]:
     """Write an animated WebP that loops for ever: like a GIF, but in full colour and smaller.
 
