@@ -21,6 +21,7 @@ from PIL import Image, ImageSequence
 from playwright.sync_api import BrowserType, Page
 
 from momalisa.domain.path import positions, sequence
+from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from tests.finished_walks import drawn
 from worker.media import encoders, gif
@@ -196,7 +197,7 @@ def test_all_readers_see_the_same_in_the_files_of_a_walk(
     places = positions(walk.frames, walk.timing)
     rendered = [drawn(walk, place) for place in places]
     order = sequence(places, walk.timing.legs, hold=walk.hold, loop=walk.loop)
-    caption = walk_caption(walk, "momalisa-mini", places)
+    caption = walk_caption(walk, "momalisa-mini", Pins(batches=[Batch(size=len(places), positions=places)]))
 
     def frames() -> Iterator[Picture]:
         return (rendered[index] for index in order)
