@@ -119,7 +119,7 @@ infra: infra-compose infra-ansible infra-kubernetes ## Test the deployments, in 
 infra-all: infra infra-instance infra-cluster infra-images ## Test the deployments, all of them.
 
 infra-compose: .venv/infra .venv/docker ## Run all of it in containers, on a Docker daemon of the tests' own; as root.
-	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py
+	$(BIN)/pytest tests/infra/test_nginx.py tests/infra/test_compose.py tests/infra/test_compose_instance.py
 
 infra-ansible: .venv/infra ## Test the playbooks, without a cloud.
 	$(BIN)/pytest tests/infra/test_ansible.py

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import cache, partial
@@ -104,12 +104,14 @@ def _signatures() -> Signatures:
     return Signatures()
 
 
-def urls(blobs: Iterable[Blob], expires_at: datetime) -> list[str]:
+def urls(blobs: Sequence[Blob], expires_at: datetime) -> list[str]:
     """Return the V4 signed URLs of objects, which expire at `expires_at`.
 
     Raises:
         StoreUnavailableError: if they cannot be signed.
     """
+    if not blobs:
+        return []  # even if there are no credentials
     try:
         return _signatures().urls(blobs, expires_at)
     except GoogleAuthError as error:

@@ -1,5 +1,6 @@
 """What the tests of deployments share."""
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,16 @@ def docker() -> Iterator[Docker]:
     """A Docker daemon of our own, with stand-ins for the images that cannot be pulled."""
     with started() as docker:
         yield docker
+
+
+@pytest.fixture(scope="session")
+def museum(docker: Docker) -> Iterator[Docker]:
+    """All services, two render workers among them, started by the one command."""
+    try:
+        docker.compose("up", "--detach", "--build", "--wait", "--scale", "render=2")
+        yield docker
+    except subprocess.CalledProcessError:
+        print(docker.compose("ps", "--all"), docker.compose("logs", "--tail", "30"), sep="\n")  # noqa: T201
+        raise
+    finally:
+        docker.compose("down", "--volumes")

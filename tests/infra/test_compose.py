@@ -7,11 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -24,10 +20,9 @@ from momalisa.client import Client
 from momalisa.local.processes import free_port
 from momalisa.settings import ROOT
 from tests.infra.docker import COMPOSE, STAND_INS, Docker
+from tests.infra.upgrades import IMAGES, VERSION, asked_all_the_time, containers, make_next_version, versions
 from tests.operations import commands
 
-IMAGES = "ghcr.io/momalisa/momalisa"
-VERSION = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
 URL = "http://127.0.0.1:8080"
 ONE_SHOTS = {"secrets", "migrate"}
 
@@ -131,26 +126,6 @@ def test_digests_that_renovate_adds_are_left_out_for_stand_ins(tmp_path: Path) -
     digest = f"@sha256:{'0' * 64}"
     found = Docker(tmp_path).differences({"redis": {"image": f"redis:8.2.2-alpine{digest}"}})
     assert found["redis"] == {"image": "redis:8.2.2-alpine"}
-
-
-@pytest.fixture(scope="session")
-def museum(docker: Docker) -> Iterator[Docker]:
-    """All services, two render workers among them, started by the one command."""
-    try:
-        docker.compose("up", "--detach", "--build", "--wait", "--scale", "render=2")
-        yield docker
-    except subprocess.CalledProcessError:
-        print(docker.compose("ps", "--all"), docker.compose("logs", "--tail", "30"), sep="\n")  # noqa: T201
-        raise
-    finally:
-        docker.compose("down", "--volumes")
-
-
-def containers(docker: Docker, service: str = "") -> list[dict[str, Any]]:
-    """Return what the daemon knows of the containers, of all services or of one."""
-    ids = docker.compose("ps", "--all", "--quiet", *([service] if service else [])).split()
-    found: list[dict[str, Any]] = json.loads(docker("inspect", *ids))
-    return found
 
 
 def service_of(container: dict[str, Any]) -> str:
@@ -309,64 +284,6 @@ def test_a_backup_is_restored_in_another_folder_under_another_name(museum: Docke
         assert museum.compose(*kept, **other) == museum.compose(*kept)
     finally:
         museum.compose("down", "--volumes", **other)
-
-
-@contextmanager
-def asked_all_the_time(url: str) -> Iterator[list[tuple[int | str, float]]]:
-    """Ask for a page and for walks five times a second; collect the statuses and the seconds."""
-    answers: list[tuple[int | str, float]] = []
-    end = threading.Event()
-
-    def ask(path: str) -> None:
-        begin = time.monotonic()
-        status: int | str
-        try:
-            answer = httpx.get(f"{url}{path}", timeout=90)
-            status = answer.status_code if answer.is_success else f"{answer.status_code}: {answer.text}"
-        except httpx.HTTPError as error:
-            status = repr(error)
-        answers.append((status, time.monotonic() - begin))
-
-    def ask_on() -> None:
-        with ThreadPoolExecutor(64) as pool:
-            for number in range(10_000):
-                pool.submit(ask, ("/gallery", "/v1/walks")[number % 2])
-                if end.wait(0.2):
-                    return
-
-    asking = threading.Thread(target=ask_on)
-    asking.start()
-    try:
-        yield answers
-    finally:
-        end.set()
-        asking.join()
-
-
-def make_next_version(docker: Docker, folder: Path, version: str, before: str) -> None:
-    """Make the images of a version that differs from the one before by a slow migration, as if they were pulled."""
-    made = folder / version
-    made.mkdir()
-    down = "0001" if before == VERSION else before.replace(".", "_")
-    (made / f"{version}.py").write_text(
-        f"""from alembic import op
-revision, down_revision = "{version.replace(".", "_")}", "{down}"
-def upgrade():
-    op.execute("SELECT pg_sleep(5)")
-    op.execute("CREATE TABLE made_by_{version.replace(".", "_")} ()")
-"""
-    )
-    (made / "Dockerfile").write_text(
-        f"FROM {IMAGES}-api:{before}\nCOPY {version}.py /app/migrations/versions/\nENV MOMALISA_VERSION={version}\n"
-    )
-    docker("build", "--tag", f"{IMAGES}-api:{version}", str(made))
-    docker("tag", f"{IMAGES}-worker-cpu:{before}", f"{IMAGES}-worker-cpu:{version}")
-
-
-def versions(docker: Docker) -> set[str]:
-    """Return the versions of our images that run."""
-    images = {container["Config"]["Image"] for container in containers(docker)}
-    return {image.rpartition(":")[2] for image in images if image.startswith(IMAGES)}
 
 
 @pytest.mark.parametrize(

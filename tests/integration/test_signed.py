@@ -143,6 +143,16 @@ def test_while_iam_is_down_clients_are_asked_to_retry(
     until(lambda: api.get("/v1/walks").status_code == 200)  # signatures that were under way are still refused
 
 
+def test_a_page_without_files_needs_no_credentials(
+    api: TestClient, iam_service: Iam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise google.auth.exceptions.DefaultCredentialsError
+
+    monkeypatch.setattr(google.auth, "default", refuse)
+    assert api.get("/v1/walks").status_code == 200
+
+
 def test_no_other_service_is_called_within_a_transaction() -> None:
     counters = limits._counters("redis://127.0.0.1:1/0", "")
     asked = (
