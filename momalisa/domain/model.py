@@ -11,6 +11,9 @@ from momalisa.domain.spec import Scheduler, WalkSpec
 SMALLEST, LARGEST = 64, 2048
 """Width and height of any frame, in pixels."""
 
+MOST_NAMED = 10
+"""Instructions of other programs in the warnings of a walk."""
+
 MOST_STEPS = 100
 """Denoising steps of any frame."""
 
@@ -84,10 +87,13 @@ class Model(BaseModel):
         """Return what in the prompts looks like instructions, but is read as words."""
         given = dict.fromkeys([*spec.prompts, *spec.negatives])
         weighted = [] if self.emphasis else filter(prompts.has_weights, given)
-        others = dict.fromkeys(other for prompt in given for other in prompts.other_syntax(prompt))
+        others = list(dict.fromkeys(other for prompt in given for other in prompts.other_syntax(prompt)))
         return [
-            *(f"{self.name} reads no weights: the brackets in {quoted(each)} are characters." for each in weighted),
-            *(f"{quoted(each)} is read as words: it is no instruction here." for each in others),
+            *(
+                f"{self.name} reads no weights: it takes the brackets in {quoted(each)} literally."
+                for each in weighted
+            ),
+            *(f"{quoted(each)} is read as words, not as an instruction." for each in others[:MOST_NAMED]),
         ]
 
 

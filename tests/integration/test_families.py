@@ -109,6 +109,6 @@ def test_long_and_weighted_prompts_are_read_or_the_walk_says_that_they_are_not(f
         *_, flux = client.walk(prompts, model="flux", frames=3, steps=1)
     assert (turbo["status"], flux["status"]) == ("succeeded", "succeeded")
     brackets, cut_off = flux["warnings"]
-    assert brackets.startswith("flux reads no weights: the brackets in “a (cat:1.3), a (cat:1.3)")
+    assert brackets.startswith("flux reads no weights: it takes the brackets in “a (cat:1.3), a (cat:1.3)")
     assert cut_off.startswith("The model reads a long prompt only up to “…")
     assert [each[:24] for each in turbo["warnings"]] == [cut_off[:24]]  # that dog's; the cats fill three windows

@@ -142,14 +142,14 @@ def test_what_is_read_as_words_is_said(api: TestClient) -> None:
     works(FLUX)
     prompts = ["a (cat:1.3)", "a dog <lora:inks:0.8> BREAK [fog:rain:0.5]"]
     words = [
-        "“<lora:inks:0.8>” is read as words: it is no instruction here.",
-        "“BREAK” is read as words: it is no instruction here.",
-        "“[fog:rain:0.5]” is read as words: it is no instruction here.",
+        "“<lora:inks:0.8>” is read as words, not as an instruction.",
+        "“BREAK” is read as words, not as an instruction.",
+        "“[fog:rain:0.5]” is read as words, not as an instruction.",
     ]
     assert make(api, prompts=prompts)["warnings"] == words
     assert make(api, prompts=prompts, model="flux")["warnings"] == [
-        "flux reads no weights: the brackets in “a (cat:1.3)” are characters.",
-        "flux reads no weights: the brackets in “a dog <lora:inks:0.8> BREAK [fog:rain:0.5]” are characters.",
+        "flux reads no weights: it takes the brackets in “a (cat:1.3)” literally.",
+        "flux reads no weights: it takes the brackets in “a dog <lora:inks:0.8> BREAK [fog:rain:0.5]” literally.",
         *words,
     ]
 
