@@ -251,7 +251,8 @@ class Bench:
     def _timed(self, render: Callable[[], object]) -> tuple[list[float], int | None]:
         """Return the seconds that each round takes, after one that is not measured, and the most memory taken."""
         is_cuda = self.device.type == "cuda"
-        render()
+        if not self.short:
+            render()
         if is_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         seconds = []

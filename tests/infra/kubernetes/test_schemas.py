@@ -171,6 +171,7 @@ def test_helm_finds_nothing_to_complain_of(path: Path) -> None:
         ("ingress.kind=apache", 'ingress.kind must be one of the following: "none", "gateway", "nginx", "generic"'),
         ("ingres.kind=nginx", "Additional property ingres is not allowed"),
         ("render.pools.main.gpus=one", "render.pools.main.gpus: Invalid type. Expected: integer, given: string"),
+        ("render.pools.main.gpus=2", "render.pools.main.gpus: Must be less than or equal to 1"),
         ("render.defaults.gpu=1", "Additional property gpu is not allowed"),
         ("image.digests.api=latest", "image.digests.api: Does not match pattern"),
         ("settings.BUCKET=other", 'settings: Property name of "BUCKET" does not match'),
