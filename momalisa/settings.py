@@ -311,8 +311,8 @@ class Settings(BaseSettings):
         ge=1,
         le=65535,
         description="Port on which a process serves `/metrics`, `/healthz` and `/readyz`; unset means none. "
-        "`momalisa up` uses it for the API, and the ports after it for the other processes; so does a render worker "
-        "for those on each of several GPUs.",
+        "`momalisa up` uses it for the API, and the ports after it for the other processes; a render worker on "
+        "several GPUs uses those after it, too.",
     )
     metrics_host: str = Field(
         "0.0.0.0",  # noqa: S104 - probes and Prometheus call from other machines

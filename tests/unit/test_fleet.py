@@ -133,6 +133,7 @@ def test_a_gpu_that_does_not_work_ends_no_other_worker(start: Callable[[], Fleet
     fleet = start()
     until(lambda: fleet.get("/readyz") == (503, "GPU-b: its worker has ended; the log says why."), 20)
     until(lambda: fleet.figures("momalisa_frames_rendered_total") == {"GPU-a": 3}, 20)
+    assert fleet.get("/healthz") == (200, "ok")
     assert fleet.process.poll() is None
 
 

@@ -129,10 +129,15 @@ def run(gpus: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
 
-    def failure(path: str) -> str | None:
-        return " ".join(filter(None, (member.failure(path) for member in members))) or None
+    def failures(path: str, *, of_ended: bool) -> str | None:
+        asked = [member for member in members if of_ended or member.code() is None]
+        return " ".join(filter(None, (member.failure(path) for member in asked))) or None
 
-    metrics.serve([Metrics(members)], alive=lambda: failure("/healthz"), ready=lambda: failure("/readyz"))
+    metrics.serve(
+        [Metrics(members)],
+        alive=lambda: failures("/healthz", of_ended=False),  # for the sake of one GPU, not all are to be restarted
+        ready=lambda: failures("/readyz", of_ended=True),
+    )
     log.info("a worker for each GPU", gpus=list(gpus))
     for member in members:
         member.start()
