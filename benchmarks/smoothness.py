@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from benchmarks import quality
 from momalisa import description
 from momalisa.domain import pacing
-from momalisa.domain.spec import WalkSpec, content_hashes
+from momalisa.domain.content import content_hashes
+from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT, settings
 from worker.media.encoders import Picture, decode_png, encode_png
 from worker.media.metadata import frame_caption

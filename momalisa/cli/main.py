@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from momalisa import __version__
-from momalisa.cli import admin
+from momalisa.cli import admin, request
 from momalisa.cli.options import with_settings
 from momalisa.cli.terminal import Stopped, console, errors_as_sentences, fail, print_json, tell
 from momalisa.client import ApiError, Client, Walk
@@ -42,15 +42,13 @@ Port = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option(help="URL of the server; or MOMALISA_URL; default: the one on this machine.", show_default=False),
+    typer.Option(metavar="URL", help="The server, or MOMALISA_URL; else this machine's.", show_default=False),
 ]
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        min=1, max=64, help="Number of render workers; or WORKERS.", show_default="one for each GPU, or 2"
-    ),
+    typer.Option(metavar="N", min=1, max=64, help="Render workers, or WORKERS.", show_default="one a GPU, or 2"),
 ]
 
 _STATUS = {
@@ -107,29 +105,36 @@ def walk(
     prompts: Annotated[list[str] | None, typer.Argument(help="Two or more stops.", show_default=False)] = None,
     from_walk: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="A walk to start from: omitted options are taken from it."),
+        typer.Option(metavar="ID", help="A walk to start from.", rich_help_panel="Start"),
     ] = None,
-    out: Annotated[
+    like: Annotated[
         Path | None,
         typer.Option(
-            help="GIF file to write, beside which the MP4 is; by default both have new names, made of the prompts."
+            metavar="FILE", help="A GIF, MP4, WebP, PNG or ZIP of a walk to make.", rich_help_panel="Start"
         ),
     ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", metavar="FILE", help="JSON with fields of the API.", rich_help_panel="Start"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="GIF to write, and MP4 beside it.")] = None,
+    public: Annotated[
+        bool | None, typer.Option("--public/--private", help="Whether the gallery shows it.", show_default="public")
+    ] = None,
+    deadline_seconds: Annotated[int | None, typer.Option(metavar="N", help="Fail after so many seconds.")] = None,
+    webhook_url: Annotated[str | None, typer.Option(metavar="URL", help="What to call when it ends.")] = None,
     url: Url = None,
     workers: Workers = None,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
-    """Create a walk, and save it as GIF and MP4, and its large files."""
+    """Create a walk, and save it as GIF and MP4, and its large files. Options change what it starts from."""
     with errors_as_sentences(exit_code_when_stopped=130):
-        if not prompts and from_walk is None:
-            fail("Name two or more stops, or a walk to start from with --from-walk.")
+        fields = {"public": public, "deadline_seconds": deadline_seconds, "webhook_url": webhook_url, **options}
+        body = request.body(prompts or [], fields, from_walk=from_walk, like=like, settings_file=settings_file)
         named = _writable_gif(out or Path("walk.gif"))
-        chosen = {"from_walk": from_walk, **options}
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
-            walk = _create(
-                server, prompts or None, {name: value for name, value in chosen.items() if value not in (None, [])}
-            )
+            walk = _create(server, body)
             gif = named if out else _unused(Path(f"{file_name(walk['prompts'], walk['id'])}.gif"))
             with _client(server.url) as client:
                 for kind in filter(walk["artifacts"].get, ("gif", "mp4", "large", "large_still")):
@@ -225,11 +230,11 @@ def _unused(path: Path) -> Path:
     return free
 
 
-def _create(server: "_Server", prompts: list[str] | None, options: dict[str, Any]) -> Walk:
+def _create(server: "_Server", body: dict[str, Any]) -> Walk:
     """Create a walk, and wait for it with a progress bar; Ctrl-C offers to cancel it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _client(server.url) as client, Progress(*columns, console=console) as progress:
-        walk = client.submit(prompts, **options)
+        walk = client.submit(**{"prompts": None, **body})
         task = progress.add_task("", total=walk["frames_total"])
         try:
             for seen in client.watch(walk, seconds=SUPERVISE_SECONDS if server.ours else None):

@@ -313,7 +313,7 @@ class Frame(Base):
     thumbnail: Mapped[Bytes | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """The picture in 32 × 32 pixels, from which later frames are placed (`pacing`)."""
     content_hash: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    """Equal for equal pictures (`spec.content_hash`), so that another walk can reuse the frame."""
+    """Equal for equal pictures (`domain.content`), so that another walk can reuse the frame."""
 
     __table_args__ = (
         ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),

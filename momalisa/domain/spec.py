@@ -1,7 +1,5 @@
 """The settings of a walk, each declared once; the API and the command line derive from the declarations."""
 
-import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -69,18 +67,20 @@ class Setting:
     """How a client sets a field of `WalkSpec`; the request, the response and the command line derive from it."""
 
     def __init__(
-        self, description: str, default: object = None, *, in_response: str | None = None, **limits: Any
+        self, description: str, default: object = None, *, help: str, in_response: str | None = None, **limits: Any
     ) -> None:
         """Describe a setting.
 
         Args:
-            description: what it does, for users.
+            description: what it does, for users of the API.
             default: the value if a request omits it; None if the server chooses.
+            help: what it does, in a few words for the command line.
             in_response: its description in responses, if its name does not say enough.
             limits: of the value, as `pydantic.Field` takes them.
         """
         self.description = description
         self.default = default
+        self.help = help
         self.in_response = in_response
         self.limits = limits
 
@@ -96,7 +96,7 @@ class WalkSpec(BaseModel):
 
     model: Annotated[
         str,
-        Setting("Name of the model, one of `GET /v1/models`; the default one if omitted."),
+        Setting("Name of the model, one of `GET /v1/models`; the default one if omitted.", help="The model."),
     ] = ""
     """Also in a column of its own, where it is never empty (`Walk.model`)."""
     prompts: tuple[str, ...]
@@ -106,6 +106,7 @@ class WalkSpec(BaseModel):
         Setting(
             "How long the walk lingers at each stop: one number per prompt, of which only the ratios matter. Equal "
             "if omitted.",
+            help="How long to linger at each stop.",
             max_length=MAX_STOPS,
         ),
     ] = None
@@ -115,68 +116,117 @@ class WalkSpec(BaseModel):
             "What follows the last stop: the first frame again (none), all frames in reverse (pingpong), or a leg "
             "back to the first stop (closed).",
             "none",
+            help="What follows the last stop.",
         ),
     ] = "none"
-    frames: Annotated[int, Setting("Number of frames to render; every stop has one.", 24, ge=2, le=MAX_FRAMES)]
+    frames: Annotated[
+        int,
+        Setting(
+            "Number of frames to render; every stop has one.", 24, help="Frames to render.", ge=2, le=MAX_FRAMES
+        ),
+    ]
     leg_frames: Annotated[
         tuple[LegFrames, ...] | None,
         Setting(
             "Frames of each leg, instead of `frames`: from its stop to just before the next. The last stop is "
             "one more, unless the walk is closed.",
+            help="Frames of each leg, instead.",
             max_length=MAX_STOPS,
         ),
     ] = None
     pacing: Annotated[
-        Pacing, Setting("Steps of equal visible change, or equal steps between the prompts' embeddings.", "even")
+        Pacing,
+        Setting(
+            "Steps of equal visible change, or equal steps between the prompts' embeddings.",
+            "even",
+            help="Equal steps to the eye, or in embeddings.",
+        ),
     ] = "linear"
     easing: Annotated[
-        Easing, Setting("Speed on each leg: constant, or slow at its start, at its end, or at both.", "linear")
+        Easing,
+        Setting(
+            "Speed on each leg: constant, or slow at its start, at its end, or at both.",
+            "linear",
+            help="Speed on each leg.",
+        ),
     ] = "linear"
     hold: Annotated[
         int,
-        Setting("Extra frames for which each stop is shown; no more frames are rendered.", 0, ge=0, le=100),
+        Setting(
+            "Extra frames for which each stop is shown; no more frames are rendered.",
+            0,
+            help="Frames for which a stop stays.",
+            ge=0,
+            le=100,
+        ),
     ] = 0
     interpolation: Annotated[
-        Interpolation, Setting("Path between two embeddings: a straight line (lerp) or an arc (slerp).", "lerp")
+        Interpolation,
+        Setting(
+            "Path between two embeddings: a straight line (lerp) or an arc (slerp).",
+            "lerp",
+            help="Straight, or on the arc.",
+        ),
     ] = "lerp"
     seed: Annotated[
         Seed,
         Setting(
             "Seed of the noise that every frame starts from, below 2⁶⁴; random if omitted. From 2⁵³ on it may be a "
             "string of digits, because JavaScript rounds such numbers.",
+            help="Seed of the noise.",
             in_response="A string of digits from 2⁵³ on, because JavaScript rounds such numbers.",
         ),
     ]
     seed_to: Annotated[
         Seed | None,
-        Setting("Second seed, to whose noise the whole walk moves; the noise stays the same if omitted."),
+        Setting(
+            "Second seed, to whose noise the whole walk moves; the noise stays the same if omitted.",
+            help="Seed to move to.",
+        ),
     ] = None
     seeds: Annotated[
         tuple[Seed, ...] | None,
         Setting(
             "A seed for each stop, instead of `seed` and `seed_to`: on each leg the noise moves from one to the "
             "next.",
+            help="A seed for each stop, instead.",
             max_length=MAX_STOPS,
         ),
     ] = None
-    negative_prompt: Annotated[str, Setting("What the pictures should not show.", "")]
+    negative_prompt: Annotated[str, Setting("What the pictures should not show.", "", help="What not to show.")]
     negative_prompts: Annotated[
         tuple[str, ...] | None,
-        Setting("The same for each stop, instead of `negative_prompt`.", max_length=MAX_STOPS),
+        Setting(
+            "A negative prompt for each stop, instead of `negative_prompt`.",
+            help="The same for each stop; repeat it.",
+            max_length=MAX_STOPS,
+        ),
     ] = None
-    steps: Annotated[int, Setting("Denoising steps of each frame.", ge=1, le=100)]
+    steps: Annotated[int, Setting("Denoising steps of each frame.", help="Denoising steps.", ge=1, le=100)]
     guidance: Annotated[
-        float, Setting("How closely the pictures follow the prompts.", ge=0, le=20, allow_inf_nan=False)
+        float,
+        Setting(
+            "How closely the pictures follow the prompts.",
+            help="How closely to follow the prompts.",
+            ge=0,
+            le=20,
+            allow_inf_nan=False,
+        ),
     ]
     """Scale of classifier-free guidance; 1 or less means none."""
     scheduler: Annotated[
         Scheduler | None,
-        Setting("The sampler; the model's own if omitted.", in_response="Null means the model's own."),
+        Setting(
+            "The sampler; the model's own if omitted.",
+            help="The sampler.",
+            in_response="Null means the model's own.",
+        ),
     ] = None
     width: Annotated[
         int,
         Setting(
             "Width in pixels; the model's native size if omitted.",
+            help="Width of a frame in pixels.",
             in_response="Pixels.",
             ge=64,
             le=2048,
@@ -187,17 +237,20 @@ class WalkSpec(BaseModel):
         int,
         Setting(
             "Height in pixels; the model's native size if omitted.",
+            help="Height of a frame in pixels.",
             in_response="Pixels.",
             ge=64,
             le=2048,
             multiple_of=8,
         ),
     ]
-    fps: Annotated[int, Setting("Frames per second of the animation.", 12, ge=1, le=60)]
+    fps: Annotated[int, Setting("Frames per second of the animation.", 12, help="Frames per second.", ge=1, le=60)]
     large: Annotated[
         bool,
         Setting(
-            f"Whether to make an MP4 and a still of {LARGE_LINES} lines, too, enlarged from the frames.", False
+            f"Whether to make an MP4 and a still of {LARGE_LINES} lines, too, enlarged from the frames.",
+            False,
+            help=f"Make files of {LARGE_LINES} lines, too.",
         ),
     ] = False
 
@@ -296,6 +349,9 @@ def value_type(name: str) -> Any:
     return kinds[0] if NoneType in get_args(annotation) else annotation
 
 
+SHOWN = frozenset({"fps", "hold", "large"})
+"""Settings that only say how frames are shown, so that a walk with others keeps its pins."""
+
 FOR_EACH_STOP = ("weights", "seeds", "negative_prompts")
 """Settings with a value for each prompt."""
 
@@ -304,23 +360,32 @@ SHORT_FORMS = {"seeds": ("seed", "seed_to"), "negative_prompts": ("negative_prom
 
 
 def replaced(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a walk, changed by given ones; what no longer suits those is left out."""
+    """Return the settings of a walk, which may be pinned, changed by given ones.
+
+    What no longer suits those is left out: pins, short forms of lists, lists for other stops.
+    """
     gone: set[str] = set()
     for listed, short in SHORT_FORMS.items():
         if given.get(listed) is not None:
             gone |= {*short}
         elif not given.keys().isdisjoint(short):
             gone.add(listed)
+    if (given.keys() & {"prompts", *SETTINGS}) - SHOWN:
+        gone.add("pinned")
     now = {**settings, **given}
-    if len(now["prompts"]) != len(settings["prompts"]):
+    if _stops(now) != _stops(settings):
         gone |= {*FOR_EACH_STOP}
     if _legs(now) != _legs(settings):
         gone.add("leg_frames")
     return {**{name: value for name, value in settings.items() if name not in gone}, **given}
 
 
+def _stops(settings: Mapping[str, Any]) -> int:
+    return len(settings.get("prompts") or ())
+
+
 def _legs(settings: Mapping[str, Any]) -> int:
-    return len(settings["prompts"]) - (settings.get("loop") != "closed")
+    return _stops(settings) - (settings.get("loop") != "closed")
 
 
 def completed(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -346,42 +411,6 @@ def completed(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
         elif given.get("frames", total) != total:
             mistakes.append(("frames", f"must be left out beside leg_frames, or be {total}, got {given['frames']}"))
     return found, mistakes
-
-
-def content_hashes(
-    spec: WalkSpec, positions: Sequence[float], model: str, batch_size: int | None = None
-) -> tuple[str, ...]:
-    """Return the content hashes of frames: frames with equal hashes are the same picture, in whichever walks.
-
-    The other frames in a batch change pixels slightly, so they are part of the hash.
-
-    Args:
-        spec: the walk.
-        positions: of the frames, in the order in which they are rendered.
-        model: the revision of the model and its weights.
-        batch_size: how many of them are rendered at once; None means all.
-    """
-    size = batch_size or len(positions)
-    contents = [_content(spec, position) for position in positions]
-    sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
-    return tuple(
-        hashlib.sha256(
-            json.dumps([model, size, index % size, contents[index - index % size :][:size], sampling]).encode()
-        ).hexdigest()
-        for index in range(len(positions))
-    )
-
-
-def _content(spec: WalkSpec, position: float) -> list[object]:
-    """Return what distinguishes a frame from others of the same settings: the prompts around it, and its noise."""
-    number, t = leg(position, spec.legs)
-    texts = list(zip(spec.stops, spec.negatives, strict=True))
-    start, end = texts[number : number + 2]
-    noise = spec.noise(position)
-    return [
-        [end if t else start] if t in {0, 1} else [start, end, spec.interpolation, round(t, 9)],
-        [*noise[:2], round(noise.t, 9)],
-    ]
 
 
 def file_name(prompts: Sequence[str], walk_id: object) -> str:

@@ -38,7 +38,7 @@ class UploadedFrame(NamedTuple):
     thumbnail: bytes
     """The picture in 32 × 32 pixels, from which later frames are placed (`pacing`)."""
     content_hash: str
-    """Equal for equal pictures (`spec.content_hash`)."""
+    """Equal for equal pictures (`domain.content`)."""
 
 
 class FlaggedFrame(NamedTuple):

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 
-from momalisa.domain.spec import WalkSpec, content_hashes
+from momalisa.domain.content import content_hashes
+from momalisa.domain.spec import WalkSpec
 from tests.tiny_pipelines import saved
 from tests.unit.test_families import difference
 from worker.cancellation import CancellationToken

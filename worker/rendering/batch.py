@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from momalisa.domain.content import content_hashes
 from momalisa.domain.pins import MadeWith
-from momalisa.domain.spec import WalkSpec, content_hashes
+from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.storage import bucket
@@ -47,7 +48,7 @@ class Batch(NamedTuple):
     """The result of a render request."""
 
     content_hashes: tuple[str, ...]
-    """Of the frame at each position, whether uploaded or not (`spec.content_hashes`)."""
+    """Of the frame at each position, whether uploaded or not (`domain.content`)."""
     made: list[UploadedFrame | FlaggedFrame]
     """The uploaded and the flagged frames among `to_upload`, in the order of their positions."""
     warnings: list[str]

@@ -1,0 +1,44 @@
+"""What a frame shows, as a hash."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from momalisa.domain.path import leg
+from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
+
+
+def content_hashes(
+    spec: WalkSpec, positions: Sequence[float], model: str, batch_size: int | None = None
+) -> tuple[str, ...]:
+    """Return the content hashes of frames: frames with equal hashes are the same picture, in whichever walks.
+
+    The other frames in a batch change pixels slightly, so they are part of the hash.
+
+    Args:
+        spec: the walk.
+        positions: of the frames, in the order in which they are rendered.
+        model: the revision of the model and its weights.
+        batch_size: how many of them are rendered at once; None means all.
+    """
+    size = batch_size or len(positions)
+    contents = [_content(spec, position) for position in positions]
+    sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
+    return tuple(
+        hashlib.sha256(
+            json.dumps([model, size, index % size, contents[index - index % size :][:size], sampling]).encode()
+        ).hexdigest()
+        for index in range(len(positions))
+    )
+
+
+def _content(spec: WalkSpec, position: float) -> list[object]:
+    """Return what distinguishes a frame from others of the same settings: the prompts around it, and its noise."""
+    number, t = leg(position, spec.legs)
+    texts = list(zip(spec.stops, spec.negatives, strict=True))
+    start, end = texts[number : number + 2]
+    noise = spec.noise(position)
+    return [
+        [end if t else start] if t in {0, 1} else [start, end, spec.interpolation, round(t, 9)],
+        [*noise[:2], round(noise.t, 9)],
+    ]
