@@ -1,7 +1,9 @@
 import "./motion.js";
 import "./plan-drawing.js";
 import "./stop-list.js";
+import { announce } from "./announce.js";
 import { ApiError, createWalk, newKey } from "./api.js";
+import { changed, formValues, settingsOf } from "./carried.js";
 import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
 import { modelChoice } from "./model-choice.js";
@@ -23,6 +25,7 @@ const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that as
 let key = newKey();
 let sent = ""; // the body that the key belongs to
 let countdown;
+let carried = null; // the settings of a file that was put here, and what the form asked for then
 
 const values = () => ({
   ...Object.fromEntries([...new FormData(form)].filter(([name]) => !["prompts", "public", "large"].includes(name))),
@@ -41,6 +44,7 @@ function fill(kept) {
     if (name === "prompts") list.stops = value;
     else if (field?.type === "hidden") continue;
     else if (field?.type === "checkbox") field.checked = value;
+    else if (name === "size" && value && ![...field.options].some((option) => option.value === value)) field.add(new Option(value.replace("x", " × "), value, false, true));
     else if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
     else if (field instanceof HTMLElement) field.value = value;
     if (name === "model") model.offer();
@@ -150,7 +154,8 @@ async function send() {
     found.forEach(([field, message]) => blame(field, message));
     return form.querySelector("[aria-invalid=true]")?.focus();
   }
-  const body = bodyOf(values(), { usual: usually(), seed });
+  const asked = bodyOf(values(), { usual: usually(), seed });
+  const body = carried ? changed(carried.settings, carried.filled, asked) : asked;
   if (JSON.stringify(body) !== sent) [key, sent] = [newKey(), JSON.stringify(body)]; // the same walk sent twice is one walk
   draft.keep(values());
   submit.setAttribute("aria-disabled", "true");
@@ -186,6 +191,34 @@ form.addEventListener("keydown", (event) => {
 addEventListener("pageshow", () => {
   submit.textContent = usual; // back from the walk, the page is as it was left: sending
   submit.removeAttribute("aria-disabled");
+});
+
+/** Fills the form with the settings that a file of a walk carries. */
+async function take(file) {
+  clearErrors();
+  const settings = settingsOf(new Uint8Array(await file.arrayBuffer()));
+  if (!settings) return blame("", `${file.name} carries no settings of a walk. Choose a file that was made here.`);
+  const names = [...form.elements].map(({ name }) => name).filter((name) => name && !["prompts", "public", "from_walk", "size"].includes(name));
+  fill(formValues(settings, names));
+  carried = { settings, filled: bodyOf(values(), { usual: usually(), seed }) };
+  draft.keep(values());
+  draw();
+  announce(`The form has the settings of ${file.name}.`);
+}
+
+const like = document.getElementById("like");
+like.addEventListener("change", () => {
+  if (like.files.length) take(like.files[0]);
+  like.value = ""; // so that the same file can be chosen again
+});
+document.getElementById("like-button").hidden = false;
+document.getElementById("like-button").addEventListener("click", () => like.click());
+const withFile = (event) => event.dataTransfer?.types.includes("Files");
+form.addEventListener("dragover", (event) => withFile(event) && event.preventDefault());
+form.addEventListener("drop", (event) => {
+  if (!withFile(event)) return;
+  event.preventDefault();
+  take(event.dataTransfer.files[0]);
 });
 
 const another = document.getElementById("another");
