@@ -51,16 +51,16 @@ def count_request(scope: Scope, tenant: str) -> None:
         _take(scope, RateLimitItemPerMinute(limit, namespace="requests"), tenant, cost)
 
 
-def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
-    """Count a walk that a tenant submits, and put what remains into the response headers.
+def count_walk(scope: Scope, tenant: str, spec: WalkSpec, count: int = 1) -> None:
+    """Count `count` walks like this one that a tenant submits, and put what remains into the response headers.
 
     Raises:
-        InvalidFieldError: if the walk alone exceeds a daily budget.
+        InvalidFieldError: if the walks alone exceed a daily budget.
         LimitExceededError: if the rate limit or a daily budget is exceeded.
     """
     if not settings().rate_limits:
         return
-    pixels = spec.width * spec.height
+    pixels = count * spec.width * spec.height
     work, work_budget = spec.frames * pixels * spec.steps, settings().pixel_steps_per_day
     large_width, large_height = spec.large_size or (0, 0)
     output = spec.frames_shown * (pixels + large_width * large_height)
@@ -71,7 +71,7 @@ def count_walk(scope: Scope, tenant: str, spec: WalkSpec) -> None:
     ):
         if requested > budget:
             raise InvalidFieldError("frames", f"{product} may be at most {budget} per day, got {requested}")
-    _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant)
+    _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant, count)
     _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), tenant, work)
     _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), tenant, output)
 

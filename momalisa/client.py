@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 from uuid import uuid4
 
 import httpx
@@ -86,6 +86,8 @@ class Walk(TypedDict):
     started_at: str | None
     finished_at: str | None
     urls: dict[str, str]
+    variations: NotRequired[list["Walk"]]
+    """In the answer to a request for several walks: all but the first."""
 
 
 class Page(TypedDict):

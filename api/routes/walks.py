@@ -130,10 +130,11 @@ async def create_walk(
     caller: Submitter,
     idempotent: IdempotencyKey,
     seconds: PreferWait,
-) -> views.WalkView:
+) -> views.SubmittedWalk:
     """Queue a walk and respond at once; its frames are rendered in batches, coarse to fine.
 
-    With `Prefer: wait=N` the response shows the walk when it is done, or its state after N seconds.
+    With `Prefer: wait=N` the response shows the walk when it is done, or its state after N seconds. Of variations,
+    that is the first.
     """
     walk, viewer = await run_in_threadpool(submit, body, request, response, afterwards, base, caller, idempotent)
     if not seconds:
@@ -142,10 +143,10 @@ async def create_walk(
     # Workers must be woken before the response; a hanging broker takes time from the wait only.
     await asyncio.gather(long_polling.until_done(request, walk.id, viewer, seconds), afterwards())
     afterwards.tasks.clear()
-    walk = await run_in_threadpool(_read, walk.id, base, viewer.owner)
-    if walk.done:
+    seen = await run_in_threadpool(_read, walk.id, base, viewer.owner)
+    if seen.done:
         del response.headers["Retry-After"]
-    return walk
+    return views.SubmittedWalk(**dict(seen), variations=walk.variations)
 
 
 def submit(
@@ -156,12 +157,13 @@ def submit(
     base: str,
     caller: access.Owner,
     idempotent: tuple[str, bytes] | None = None,
-) -> tuple[views.WalkView, access.Caller]:
+) -> tuple[views.SubmittedWalk, access.Caller]:
     """Submit a walk, and return it with the caller who may view it."""
+    count = body.variations or 1
 
     def prepare(source: Walk | None, on_offer: catalog.Catalog) -> service.NewWalk:
         new = (body if source is None else _merged(body, source)).new_walk(on_offer)
-        limits.count_walk(request.scope, caller.tenant, new.spec)
+        limits.count_walk(request.scope, caller.tenant, new.spec, count)
         return new
 
     submitted = service.submit(
@@ -170,17 +172,20 @@ def submit(
         tenant=caller.tenant,
         known=caller.known,
         from_walk=body.from_walk,
+        count=count,
         idempotent=idempotent
         and idempotency.identify(
             *idempotent, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
         ),
     )
-    walk = views.view(submitted.walk, submitted.estimate, base, viewer=submitted.viewer)
+    made = [(submitted.walk, submitted.estimate), *submitted.variations]
+    first, *others = (views.view(each, ahead, base, viewer=submitted.viewer) for each, ahead in made)
+    walk = views.SubmittedWalk(**dict(first), variations=others)
     if submitted.new:
         access.set_visitor_cookie(request, response, caller)
-        log.info("walk queued", walk=str(walk.id), frames=walk.frames_total)
+        log.info("walk queued", walk=str(walk.id), frames=walk.frames_total, walks=count)
         # After the response: a hanging broker must not delay it.
-        chunks = len({frame.chunk for frame in submitted.walk.frames})
+        chunks = sum(len({frame.chunk for frame in each.frames}) for each, _ in made)
         afterwards.add_task(celery_app.publish, ChunkKind.RENDER, chunks, walk.model)
     response.headers["Location"] = walk.urls.self
     response.headers["Retry-After"] = "1"

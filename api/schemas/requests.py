@@ -50,6 +50,8 @@ MAX_MODEL = 300
 MAX_MARKS = 6
 """Combining marks on one letter; no language stacks more."""
 
+MAX_VARIATIONS = 10
+
 MAX_FIELDS = 100
 """Fields in the body of a request, known or not."""
 
@@ -125,6 +127,9 @@ WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterV
 NULL_MEANS_DEFAULT = frozenset(name for name, setting in SETTINGS.items() if setting.default is None)
 """Fields where null means the default, even with `from_walk`. In other fields null is the same as omitted."""
 
+
+DRAWN = ("seed", "seeds", "pinned")
+"""Fields that suit a single walk, and not its variations."""
 
 MODEL_CHOOSES = frozenset({"steps", "guidance", "scheduler", "width", "height"})
 """Fields whose defaults and limits depend on the model."""
@@ -202,6 +207,12 @@ class WalkRequest(_Settings):  # which has a field for each setting
         "walk.canceled), signed according to Standard Webhooks.",
         examples=["https://example.com/hook"],
     )
+    variations: Whole | None = Field(
+        None,
+        ge=2,
+        le=MAX_VARIATIONS,
+        description="How many walks to make that differ in their seeds, which are drawn. The answer lists them.",
+    )
     pinned: Pins | None = Field(
         None,
         description="The frames of a walk to make again, as its `walk.json` has them: they are rendered at these "
@@ -262,6 +273,8 @@ class WalkRequest(_Settings):  # which has a field for each setting
         found["model"] = walk.model
         if given.get("model", walk.model) != walk.model:  # what suits one model need not suit another
             found = {name: value for name, value in found.items() if name not in MODEL_CHOOSES}
+        if self.variations is not None:
+            found = {name: value for name, value in found.items() if name not in DRAWN}
         return WalkRequest.model_validate(replaced(found, given))
 
     def new_walk(self, catalog: Catalog) -> NewWalk:
@@ -273,6 +286,9 @@ class WalkRequest(_Settings):  # which has a field for each setting
         """
         given = {name: getattr(self, name) for name in WalkSpec.model_fields.keys() & self.model_fields_set}
         chosen, mistakes = completed({name: value for name, value in given.items() if value is not None})
+        if self.variations is not None:
+            sent = [name for name in DRAWN if getattr(self, name) is not None]
+            mistakes += [(name, "must be left out with variations, whose seeds are drawn") for name in sent]
         _refuse(mistakes)
         model = catalog.choose(chosen.get("model"))
         spec = self._spec(model, chosen)
@@ -285,19 +301,31 @@ class WalkRequest(_Settings):  # which has a field for each setting
                 f"This walk was first made in larger batches than this server makes, {most} frames at most: its "
                 "pictures may differ from those."
             )
-        return NewWalk(spec, self.public, self.deadline_seconds, self.webhook_url, tuple(warnings), pins)
+        return NewWalk(
+            spec,
+            self.public,
+            self.deadline_seconds,
+            self.webhook_url,
+            tuple(warnings),
+            pins,
+            tuple(spec.model_copy(update={"seed": _drawn_seed()}) for _ in range(1, self.variations or 1)),
+        )
 
     def _spec(self, model: Model, chosen: dict[str, Any]) -> WalkSpec:
         usual = {name: setting.default for name, setting in SETTINGS.items()}
         of_model = {
             "model": model.name,
-            "seed": secrets.randbelow(DRAWN_SEEDS),
+            "seed": _drawn_seed(),
             "steps": model.steps,
             "guidance": model.guidance,
             "width": model.size,
             "height": model.size,
         }
         return WalkSpec(**{**usual, **of_model, **chosen})
+
+
+def _drawn_seed() -> int:
+    return secrets.randbelow(DRAWN_SEEDS)
 
 
 def _refuse(mistakes: list[tuple[str, str]]) -> None:

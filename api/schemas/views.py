@@ -132,6 +132,14 @@ class WalkView(WalkSummary):
     )
 
 
+class SubmittedWalk(WalkView):
+    """A walk in the answer to its request."""
+
+    variations: list[WalkView] = Field(
+        [], description="The other walks of a request for variations, each like this one but for its seed."
+    )
+
+
 class WalkPage(BaseModel):
     """Walks, newest first."""
 

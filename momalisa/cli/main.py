@@ -117,6 +117,10 @@ def walk(
         Path | None,
         typer.Option("--settings", metavar="FILE", help="JSON with fields of the API.", rich_help_panel="Start"),
     ] = None,
+    variations: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Walks to make, with drawn seeds.", rich_help_panel="Start"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="GIF to write, and MP4 beside it.")] = None,
     public: Annotated[
         bool | None, typer.Option("--public/--private", help="Whether the gallery shows it.", show_default="public")
@@ -130,22 +134,31 @@ def walk(
 ) -> None:
     """Create a walk, and save it as GIF and MP4, and its large files. Options change what it starts from."""
     with errors_as_sentences(exit_code_when_stopped=130):
-        fields = {"public": public, "deadline_seconds": deadline_seconds, "webhook_url": webhook_url, **options}
+        fields = {
+            **options,
+            "variations": variations,
+            "public": public,
+            "deadline_seconds": deadline_seconds,
+            "webhook_url": webhook_url,
+        }
         body = request.body(prompts or [], fields, from_walk=from_walk, like=like, settings_file=settings_file)
+        if out and body.get("variations"):
+            fail("--out names one file, and variations are several walks: leave one of them out.")
         named = _writable_gif(out or Path("walk.gif"))
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
-            walk = _create(server, body)
-            gif = named if out else _unused(Path(f"{file_name(walk['prompts'], walk['id'])}.gif"))
+            walks = _create(server, body)
             with _client(server.url) as client:
-                for kind in filter(walk["artifacts"].get, ("gif", "mp4", "large", "large_still")):
-                    path = gif if kind == "gif" else _unused(gif.with_name(f"{gif.stem}{_suffix(walk, kind)}"))
-                    artifact = client.save(walk, kind, path)
-                    size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
-                    tell(f"Saved {path} ({size}).")
-        for warning in walk["warnings"]:
+                for walk in walks:
+                    gif = named if out else _unused(Path(f"{file_name(walk['prompts'], walk['id'])}.gif"))
+                    for kind in filter(walk["artifacts"].get, ("gif", "mp4", "large", "large_still")):
+                        path = gif if kind == "gif" else _unused(gif.with_name(f"{gif.stem}{_suffix(walk, kind)}"))
+                        artifact = client.save(walk, kind, path)
+                        size = f"{artifact['width']} × {artifact['height']}, {artifact['bytes'] / 1000:.0f} kB"
+                        tell(f"Saved {path} ({size}).")
+        for warning in dict.fromkeys(warning for walk in walks for warning in walk["warnings"]):
             tell(f"Note: {warning}")
         if as_json:
-            print_json(walk)
+            print_json(walks if len(walks) > 1 else walks[0])
 
 
 @app.command()
@@ -230,37 +243,44 @@ def _unused(path: Path) -> Path:
     return free
 
 
-def _create(server: "_Server", body: dict[str, Any]) -> Walk:
-    """Create a walk, and wait for it with a progress bar; Ctrl-C offers to cancel it."""
+def _create(server: "_Server", body: dict[str, Any]) -> list[Walk]:
+    """Create a walk or its variations, and wait for them with progress bars; Ctrl-C offers to cancel them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _client(server.url) as client, Progress(*columns, console=console) as progress:
         walk = client.submit(**{"prompts": None, **body})
-        task = progress.add_task("", total=walk["frames_total"])
+        walks = [walk, *walk.get("variations", ())]
+        tasks = [progress.add_task(_STATUS["queued"], total=each["frames_total"]) for each in walks]
+        done = list[Walk]()
         try:
-            for seen in client.watch(walk, seconds=SUPERVISE_SECONDS if server.ours else None):
-                server.supervise()
-                walk = seen
-                progress.update(
-                    task,
-                    completed=walk["progress"]["frames_done"],
-                    description=_STATUS.get(walk["status"], walk["status"]),
-                )
+            for each, task in zip(walks, tasks, strict=True):
+                for seen in client.watch(each, seconds=SUPERVISE_SECONDS if server.ours else None):
+                    server.supervise()
+                    progress.update(
+                        task,
+                        completed=seen["progress"]["frames_done"],
+                        description=_STATUS.get(seen["status"], seen["status"]),
+                    )
+                done.append(seen)
         except Stopped:
             progress.stop()
             # A system that was started for this walk stops with it, and a script cannot be asked.
-            if server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True):
-                _cancel_at_once(client, walk["id"])
-            else:
-                tell(f"The walk continues; see `momalisa status {walk['id']}`.")
+            cancel = server.ours or not sys.stdin.isatty() or typer.confirm("Cancel the walk, too?", default=True)
+            for each in walks[len(done) :]:
+                if cancel:
+                    _cancel_at_once(client, each["id"])
+                else:
+                    tell(f"The walk continues; see `momalisa status {each['id']}`.")
             raise
         except LocalSystemError:
             progress.stop()
-            _cancel_at_once(client, walk["id"])  # the next system would continue it, but not download it
+            for each in walks[len(done) :]:  # the next system would continue it, but not download it
+                _cancel_at_once(client, each["id"])
             raise
-    if walk["status"] != "succeeded":
-        reason = walk["error"]["message"] if walk["error"] else f"Its status is {walk['status']}."
-        fail(f"The walk did not succeed. {reason}")
-    return walk
+    for each in done:
+        if each["status"] != "succeeded":
+            reason = each["error"]["message"] if each["error"] else f"Its status is {each['status']}."
+            fail(f"The walk did not succeed. {reason}")
+    return done
 
 
 def _cancel_at_once(client: Client, walk_id: str) -> None:

@@ -4,9 +4,10 @@ Each function but `submit` works inside the transaction of its caller (`session.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select, update
@@ -53,14 +54,18 @@ class NewWalk:
     """What a visitor should know about it at once."""
     pins: Pins | None = None
     """The batches that it is made of; None if they are planned."""
+    variations: tuple[WalkSpec, ...] = ()
+    """More walks of the same request, which are the same in all else."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A walk that was submitted."""
+    """A walk that was submitted, with its variations."""
 
     walk: Walk
     estimate: Estimate
+    variations: tuple[tuple[Walk, Estimate], ...]
+    """The other walks of the request that are still there."""
     viewer: str | None
     """Who may view it in the response: its owner, or None if the request does not prove to come from the owner."""
     new: bool
@@ -75,6 +80,7 @@ def submit(
     known: bool,
     from_walk: UUID | None = None,
     idempotent: IdempotentRequest | None = None,
+    count: int = 1,
 ) -> Submission:
     """Create a walk, or return the one that the same request created before; in transactions of its own.
 
@@ -88,6 +94,7 @@ def submit(
         known: whether the request identified its owner; if not, a new owner was generated for it.
         from_walk: the walk to start from.
         idempotent: the request with its idempotency key, if it has one.
+        count: of the walks that the request makes: one and its variations.
 
     Raises:
         InvalidFieldError: if `owner` may not start from `from_walk`.
@@ -99,31 +106,47 @@ def submit(
         walk_id = None if idempotent is None else idempotency.find(session, idempotent)
         if walk_id is None:
             source = None if from_walk is None else _source(session, from_walk, owner)
-            _check_waiting(session, tenant)
+            _check_waiting(session, tenant, count)
             on_offer = catalog.offered(session)
     if walk_id is None:
         new = prepare(source, on_offer)
         with transaction() as session:
             walk_id = new_id if idempotent is None else idempotency.remember(session, idempotent, new_id)
             if walk_id == new_id:
-                _check_waiting(session, tenant)
-                create(
-                    session,
-                    new.spec,
-                    public=new.public,
-                    owner=owner,
-                    tenant=tenant,
-                    deadline_seconds=new.deadline_seconds,
-                    webhook_url=new.webhook_url,
-                    warnings=new.warnings,
-                    walk_id=new_id,
-                    source=source,
-                    pins=new.pins,
-                )
+                _check_waiting(session, tenant, count)
+                for each, spec in zip(_ids(new_id, count), (new.spec, *new.variations), strict=True):
+                    create(
+                        session,
+                        spec,
+                        public=new.public,
+                        owner=owner,
+                        tenant=tenant,
+                        deadline_seconds=new.deadline_seconds,
+                        webhook_url=new.webhook_url,
+                        warnings=new.warnings,
+                        walk_id=each,
+                        source=source,
+                        pins=new.pins,
+                    )
     viewer = owner if walk_id == new_id or known else None
     with transaction() as session:
         walk = _submitted(session, walk_id, viewer)
-        return Submission(walk, estimate.estimate(session, walk), viewer, new=walk_id == new_id)
+        others = []
+        for each in _ids(walk_id, count)[1:]:
+            with suppress(WalkNotFoundError, WalkExpiredError):
+                others.append(queries.get(session, each, viewer=viewer))
+        return Submission(
+            walk,
+            estimate.estimate(session, walk),
+            tuple((other, estimate.estimate(session, other)) for other in others),
+            viewer,
+            new=walk_id == new_id,
+        )
+
+
+def _ids(first: UUID, count: int) -> list[UUID]:
+    """Return the ids of the walks of one request, which follow from that of the first."""
+    return [first, *(uuid5(first, str(number)) for number in range(1, count))]
 
 
 def _source(session: Session, walk_id: UUID, viewer: str) -> Walk:
@@ -143,8 +166,8 @@ def _submitted(session: Session, walk_id: UUID, viewer: str | None) -> Walk:
         ) from None
 
 
-def _check_waiting(session: Session, tenant: str) -> None:
-    """Refuse a walk of a tenant that has MAX_WAITING_WALKS in the queue.
+def _check_waiting(session: Session, tenant: str, count: int) -> None:
+    """Refuse `count` more walks of a tenant that would then have more than MAX_WAITING_WALKS in the queue.
 
     All other submissions of the tenant wait here until the transaction ends, so that two of them cannot both take
     the last place.
@@ -155,9 +178,10 @@ def _check_waiting(session: Session, tenant: str) -> None:
     if not settings().rate_limits:
         return
     waiting = _count_waiting(session, tenant)
-    if waiting >= settings().max_waiting_walks:
+    if waiting + count > settings().max_waiting_walks:
+        most = settings().max_waiting_walks
         raise LimitExceededError(
-            f"{waiting} of your walks are waiting for workers, which is the maximum.",
+            f"{waiting} of your walks are waiting for workers, and at most {most} may.",
             retry_after=WAITING_RETRY_SECONDS,
         )
 
