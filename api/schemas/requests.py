@@ -23,6 +23,7 @@ from momalisa.db.models import Walk
 from momalisa.domain.model import Model
 from momalisa.domain.pins import Pins
 from momalisa.domain.spec import (
+    DRAWN,
     DRAWN_SEEDS,
     FOR_EACH_STOP,
     MAX_FRAMES,
@@ -127,9 +128,6 @@ WebhookUrl = Annotated[str, StringConstraints(max_length=sender.MAX_URL), AfterV
 NULL_MEANS_DEFAULT = frozenset(name for name, setting in SETTINGS.items() if setting.default is None)
 """Fields where null means the default, even with `from_walk`. In other fields null is the same as omitted."""
 
-
-DRAWN = ("seed", "seeds", "pinned")
-"""Fields that suit a single walk, and not its variations."""
 
 MODEL_CHOOSES = frozenset({"steps", "guidance", "scheduler", "width", "height"})
 """Fields whose defaults and limits depend on the model."""
@@ -273,8 +271,6 @@ class WalkRequest(_Settings):  # which has a field for each setting
         found["model"] = walk.model
         if given.get("model", walk.model) != walk.model:  # what suits one model need not suit another
             found = {name: value for name, value in found.items() if name not in MODEL_CHOOSES}
-        if self.variations is not None:
-            found = {name: value for name, value in found.items() if name not in DRAWN}
         return WalkRequest.model_validate(replaced(found, given))
 
     def new_walk(self, catalog: Catalog) -> NewWalk:

@@ -359,6 +359,10 @@ SHORT_FORMS = {"seeds": ("seed", "seed_to"), "negative_prompts": ("negative_prom
 """Settings with a value for each stop or leg, and those that they replace."""
 
 
+DRAWN = ("seed", "seeds", "pinned")
+"""What suits a single walk, and not its variations."""
+
+
 def replaced(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a walk, which may be pinned, changed by given ones.
 
@@ -372,6 +376,8 @@ def replaced(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
             gone.add(listed)
     if (given.keys() & {"prompts", *SETTINGS}) - SHOWN:
         gone.add("pinned")
+    if given.get("variations") is not None:
+        gone |= {*DRAWN}
     now = {**settings, **given}
     if _stops(now) != _stops(settings):
         gone |= {*FOR_EACH_STOP}

@@ -83,10 +83,33 @@ def test_a_pingpong_walk_is_saved_and_another_walk_starts_from_it(system: LocalS
     assert other["settings"] == {**made["settings"], "hold": 0, "easing": "ease-in"}
 
 
+def test_a_walk_is_made_again_from_its_files_and_in_variations(system: LocalStack, tmp_path: Path) -> None:
+    options = [f"--url={system.url}", "--json"]
+    first = momalisa("walk", "a cat", "a castle", "--frames=4", "--steps=1", f"--out={tmp_path / 'cat'}", *options)
+    made = json.loads(first.stdout[first.stdout.index("\n{") :])
+    for like in ("cat.gif", "cat.mp4"):
+        again = momalisa("walk", f"--like={tmp_path / like}", f"--out={tmp_path / 'again'}", *options)
+        assert again.returncode == 0, again.stderr
+        other = json.loads(again.stdout[again.stdout.index("\n{") :])
+        assert (other["prompts"], other["settings"], other["warnings"]) == (made["prompts"], made["settings"], [])
+        assert (tmp_path / "again.gif").read_bytes() == (tmp_path / "cat.gif").read_bytes()
+    several = subprocess.run(
+        [sys.executable, "-m", "momalisa", "walk", f"--like={tmp_path / 'cat.gif'}", "--variations=2", *options],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    walks = json.loads(several.stdout[several.stdout.index("\n[") :])
+    assert len({walk["settings"]["seed"] for walk in walks}) == 2
+    assert len([*tmp_path.glob("a-cat-to-a-castle-*.gif")]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Name two or more stops, or a walk to start from with --from-walk."),
+        ([], "Name two or more stops, or something to start from: --from-walk, --like or --settings."),
         (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
         (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
