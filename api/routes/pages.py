@@ -47,11 +47,17 @@ MAX_LENGTH = 100
 
 
 def _make_page(
-    values: dict[str, Any], *, errors: dict[str, str] | None = None, source: UUID | None = None, **more: Any
+    values: dict[str, Any],
+    *,
+    errors: dict[str, str] | None = None,
+    source: UUID | None = None,
+    settings_: dict[str, Any] | None = None,
+    **more: Any,
 ) -> HTMLResponse:
     choices = _choices()
     names = [choice["name"] for choice in choices]
     if values.get("model") not in names:  # the walk to start from was made with a model that is not here any more
+        settings_ = None
         gone = {"model", "size", *(requests.MODEL_CHOOSES if values.get("model") else ())}
         values = {name: value for name, value in values.items() if name not in gone or (errors and name != "model")}
     return templates.page(
@@ -63,6 +69,7 @@ def _make_page(
         unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
         fields=templates.fields(),
         models=choices,
+        settings=settings_,
     )
 
 
@@ -93,7 +100,7 @@ def home(
         "size": f"{walk.spec.width}x{walk.spec.height}",
         "public": walk.public,
     }
-    return _make_page(values, source=walk.id)
+    return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model})
 
 
 async def _sent(request: Request) -> dict[str, list[str]]:

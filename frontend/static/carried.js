@@ -102,7 +102,7 @@ const FOR_EACH_STOP = ["weights", "seeds", "negative_prompts"];
 const SHORT_FORMS = { seeds: ["seed", "seed_to"], negative_prompts: ["negative_prompt"], leg_frames: ["frames"] };
 
 /**
- * The request for the walk of a file, changed by the form since it was filled: `filled` and `now` are what the form
+ * The request for a walk like another, changed by the form since it was filled: `filled` and `now` are what the form
  * asked for then and asks for now. What no longer suits the changes is left out, as by the API (`domain/spec.py`).
  */
 export function changed(settings, filled, now) {
@@ -116,5 +116,6 @@ export function changed(settings, filled, now) {
   if ((now.loop === "closed") !== (filled.loop === "closed")) gone.add("leg_frames");
   const kept = Object.entries(settings).filter(([field]) => !gone.has(field) && !edited.includes(field));
   const changes = edited.filter((field) => field in now).map((field) => [field, now[field]]);
-  return { ...Object.fromEntries(kept), ...Object.fromEntries(changes), public: now.public };
+  const always = { public: now.public, ...(now.from_walk && { from_walk: now.from_walk }) };
+  return { ...Object.fromEntries(kept), ...Object.fromEntries(changes), ...always };
 }

@@ -25,7 +25,7 @@ const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that as
 let key = newKey();
 let sent = ""; // the body that the key belongs to
 let countdown;
-let carried = null; // the settings of a file that was put here, and what the form asked for then
+let carried = null; // the settings of the source or of a file that was put here, and what the form asked for then
 
 const values = () => ({
   ...Object.fromEntries([...new FormData(form)].filter(([name]) => !["prompts", "public", "large"].includes(name))),
@@ -197,7 +197,7 @@ addEventListener("pageshow", () => {
 async function take(file) {
   clearErrors();
   const settings = settingsOf(new Uint8Array(await file.arrayBuffer()));
-  if (!settings) return blame("", `${file.name} carries no settings of a walk. Choose a file that was made here.`);
+  if (!settings) return blame("", `There are no settings of a walk in ${file.name}. Choose a file that was made here.`);
   const names = [...form.elements].map(({ name }) => name).filter((name) => name && !["prompts", "public", "from_walk", "size"].includes(name));
   fill(formValues(settings, names));
   carried = { settings, filled: bodyOf(values(), { usual: usually(), seed }) };
@@ -231,6 +231,8 @@ another.addEventListener("click", () => {
 });
 
 line.hidden = false;
+const ofSource = document.getElementById("settings");
+if (ofSource) carried = { settings: JSON.parse(ofSource.textContent), filled: bodyOf(values(), { usual: usually(), seed }) };
 const kept = draft.read();
 model.offer();
 if (kept && !new URLSearchParams(location.search).has("to")) fill(kept);

@@ -50,10 +50,31 @@ def test_a_file_is_changed_in_the_form(museum: str, quiet: Page, tmp_path: Path)
         assert (walk.spec.frames, walk.spec.seeds, walk.batch_size) == (12, SPEC.seeds, 8)
 
 
+def test_a_remix_keeps_what_the_form_does_not_show(museum: str, quiet: Page) -> None:
+    order = {"prompts": ["a", "b"], "seeds": [7, 8], "negative_prompts": ["red", ""], "leg_frames": [5], "steps": 3}
+    source = quiet.request.post(f"{museum}/v1/walks", data=order).json()["id"]
+    for field, value, lists in (
+        ("fps", "9", ((7, 8), ("red", ""), (5,))),
+        ("seed", "9", (None, ("red", ""), (5,))),
+        ("frames", "9", ((7, 8), ("red", ""), None)),
+    ):
+        quiet.goto(f"{museum}/?from={source}")
+        if field != "frames":
+            quiet.get_by_text("Settings", exact=True).click()
+        quiet.locator(f"#{field}").fill(value)
+        quiet.get_by_role("button", name="Make the walk").click()
+        quiet.wait_for_url("**/walks/*")
+        with transaction() as session:
+            walk = session.get_one(Walk, quiet.url.rpartition("/")[2])
+            spec = walk.spec
+        assert (str(getattr(spec, field)), str(walk.from_walk)) == (value, source)
+        assert (spec.seeds, spec.negative_prompts, spec.leg_frames) == lists
+
+
 def test_a_file_of_others_is_refused_by_a_sentence(museum: str, quiet: Page, tmp_path: Path) -> None:
     (tmp_path / "cat.gif").write_bytes(b"GIF89a")
     quiet.goto(museum)
     quiet.set_input_files("#like", tmp_path / "cat.gif")
     expect(quiet.locator("#form-error")).to_have_text(
-        "cat.gif carries no settings of a walk. Choose a file that was made here."
+        "There are no settings of a walk in cat.gif. Choose a file that was made here."
     )
