@@ -13,13 +13,14 @@ from PIL import Image, ImageSequence
 
 from benchmarks import quality
 from benchmarks.peers import Pictures
+from benchmarks.smoothness import FRAMES_TO_CACHE, Studio
 from momalisa import description
 from momalisa.domain import path
 from momalisa.domain.spec import WalkSpec
 from momalisa.settings import settings
 from worker.media import gif
 from worker.media.metadata import Caption
-from worker.rendering.pipeline import Renderer
+from worker.rendering.loaded import renderer
 
 FRAMES, FPS = 24, 12
 
@@ -67,13 +68,13 @@ class Measured(NamedTuple):
 def main() -> None:
     """Render, encode with both, and write the table."""
     short = quality.parser("benchmarks.gif", __doc__).parse_args().short
-    renderer = Renderer(settings().model, batch_size=settings().batch_size)
+    studio = Studio(renderer(), FRAMES_TO_CACHE)
     rows = dict[str, list[Measured]]()
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as name:
         ours, theirs = Path(name) / "ours.gif", Path(name) / "theirs.gif"
         for prompts in WALKS[:1] if short else WALKS:
             spec = _spec(prompts, 2 if short else description.of_settings().steps)
-            pictures = renderer.render(spec, path.positions(FRAMES, spec.timing)).pictures
+            pictures = np.stack(studio.frames(spec, path.positions(FRAMES, spec.timing)))
             gif.write(ours, pictures.__iter__, FPS, Caption("", ""), settings().gif_max_bytes)
             _encode_with_ffmpeg(pictures, Path(name), theirs)
             rows[" → ".join(prompts)] = [_measure(each, pictures) for each in (ours, theirs)]
