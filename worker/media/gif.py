@@ -1,8 +1,8 @@
 """Writing the frames of a walk as a GIF: its palette, its frame times and its size.
 
 The palette is Pillow's: the colours that cover those of the frames best, then k-means. So a hue that only a few
-frames have gets its share, which ffmpeg's palettegen denies it. ffmpeg's paletteuse dithers, by Burkes' method:
-of those that it has, it deviates little and takes few bytes (`benchmarks.gif`).
+frames have gets its share, which ffmpeg's palettegen denies it. ffmpeg's paletteuse dithers, by Sierra's method
+of three rows: of those that it has, it keeps means best for its bytes (`benchmarks.gif`).
 """
 
 import math
@@ -176,7 +176,7 @@ class _Paletteuse:
         self._graph = av.filter.Graph()
         self._source = _source(self._graph, picture)
         colours = _source(self._graph, palette)
-        paletteuse = self._graph.add("paletteuse", "dither=burkes:diff_mode=rectangle")
+        paletteuse = self._graph.add("paletteuse", "dither=sierra3:diff_mode=rectangle")
         self._source.link_to(paletteuse, 0, 0)
         colours.link_to(paletteuse, 0, 1)
         paletteuse.link_to(self._graph.add("buffersink"))
