@@ -134,6 +134,17 @@ def test_a_gif_that_is_too_large_gets_fewer_frames_and_then_fewer_colours(
     assert sum(duration for _, duration in gif_frames(path)) == 2000
 
 
+def test_a_gif_keeps_the_colours_of_all_frames_though_one_has_a_hue_of_its_own(tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64] / 64
+    reds = [np.stack([120 + 135 * x, 60 * y + index * 4, 40 + 60 * (1 - x) * y], axis=-1) for index in range(23)]
+    blue = np.stack([20 + 60 * x, 90 + 100 * y, 140 + 110 * x], axis=-1)
+    originals = [picture.astype(np.uint8) for picture in (*reds, blue)]
+    gif.write(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT, MAX_BYTES)
+    seen = np.stack([picture for picture, _ in gif_frames(tmp_path / "walk.gif")])
+    blocks = (seen - np.stack(originals).astype(float)).reshape(24, 16, 4, 16, 4, 3).mean(axis=(2, 4))
+    assert (np.abs(blocks).max(axis=-1) > 15).mean() <= 0.005
+
+
 def test_a_gif_keeps_equal_frames(tmp_path: Path) -> None:
     still = pictures(1) * 6
     gif.write(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT, MAX_BYTES)
