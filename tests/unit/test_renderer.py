@@ -146,9 +146,8 @@ def test_each_stop_may_have_a_seed_and_a_negative_prompt(renderer: Renderer, spe
 def test_two_seeds_of_stops_are_the_same_as_a_seed_to_travel_to(renderer: Renderer, spec: MakeSpec) -> None:
     for loop in ("none", "closed"):
         short, long = spec(seed=1, seed_to=2, loop=loop), spec(seed=1, seeds=(1, 2), loop=loop)
-        assert [short.noise(place) for place in (0, 0.3, 0.7, 1)] == [
-            long.noise(place) for place in (0, 0.3, 0.7, 1)
-        ]
+        places = (0, 0.3, 0.5, 1)  # a closed walk says on its way back from which seed to which, and means the same
+        assert [short.noise(place) for place in places] == [long.noise(place) for place in places]
     [one], [other] = (renderer.render(each, [0.3]).pictures for each in (short, long))
     assert difference(one, other) == 0
 
