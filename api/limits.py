@@ -63,7 +63,7 @@ def count_walk(scope: Scope, tenant: str, spec: WalkSpec, count: int = 1) -> Non
     pixels = count * spec.width * spec.height
     work, work_budget = spec.frames * pixels * spec.steps, settings().pixel_steps_per_day
     large_width, large_height = spec.large_size or (0, 0)
-    output = spec.frames_shown * (pixels + large_width * large_height)
+    output = spec.frames_shown * (pixels + count * large_width * large_height)
     output_budget = settings().output_pixels_per_day
     for product, requested, budget in (
         ("frames × width × height × steps", work, work_budget),

@@ -203,6 +203,14 @@ def test_shown_frames_have_a_budget_besides_rendered_ones(api: TestClient, limit
     assert (alone.status_code, alone.json()["errors"][0]["field"]) == (422, "frames")
 
 
+def test_large_files_of_every_variation_count_as_shown_pixels(api: TestClient, limit: Limit) -> None:
+    order = {"prompts": ["a", "b"], "frames": 2, "steps": 1, "width": 128, "height": 128, "large": True}
+    shown = 3 * 2 * (128 * 128 + 1080 * 1080)
+    limit(output_pixels_per_day=shown + 7)
+    answer = api.post("/v1/walks", json={**order, "variations": 3})
+    assert '"output-pixels";r=7;t=' in answer.headers["ratelimit"]
+
+
 def test_a_walk_that_exceeds_a_daily_budget_is_refused_for_good(api: TestClient, limit: Limit) -> None:
     limit(pixel_steps_per_day=1000)
     answer = api.post("/v1/walks", json=ORDER)
