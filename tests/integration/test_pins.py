@@ -80,7 +80,7 @@ changes = st.sampled_from(
 
 
 @hypothesis_settings(
-    max_examples=5,
+    max_examples=4,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
