@@ -178,7 +178,7 @@ def shoot(photographer: Photographer, client: Client, system: LocalStack) -> Non
     photographer.page("walk", walk, partial(_show, frames=48, at=0.42))
     photographer.page("gallery", "/gallery")
     photographer.page("about", "/about", _show_figure)
-    photographer.state("settings", "/", lambda page: page.get_by_text("Settings").click())
+    photographer.state("settings", "/", lambda page: page.get_by_text("Settings", exact=True).click())
     photographer.state("refused", "/", _refuse)
     photographer.state("ten-stops", "/", _name_ten)
     for name, path in special.items():

@@ -119,13 +119,13 @@ def test_at_most_ten_stops_can_be_added(website: Page) -> None:
 def test_the_form_survives_a_reload(website: Page) -> None:
     name_stops(website, "a comet", "a kettle")
     website.locator("#frames").fill("77")
-    website.get_by_text("Settings").click()
+    website.get_by_text("Settings", exact=True).click()
     website.locator("#seed").fill("12")
     website.get_by_label("Hang it in the gallery").uncheck()
     website.reload()
     expect_stops(website, "a comet", "a kettle")
     expect(website.locator("#frames")).to_have_value("77")
-    website.get_by_text("Settings").click()
+    website.get_by_text("Settings", exact=True).click()
     expect(website.locator("#seed")).to_have_value("12")
     expect(website.get_by_label("Hang it in the gallery")).not_to_be_checked()
 
@@ -140,7 +140,7 @@ def test_another_random_pair_can_be_requested(website: Page) -> None:
 def test_control_and_enter_send_the_form_with_its_settings(website: Page) -> None:
     name_stops(website, "a fox", "a boat")
     website.locator("#frames").fill("2")
-    website.get_by_text("Settings").click()
+    website.get_by_text("Settings", exact=True).click()
     website.locator("#seed").fill("4242")
     website.locator("#steps").fill("1")
     website.locator("#seed").press("Control+Enter")
