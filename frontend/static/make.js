@@ -178,6 +178,11 @@ form.addEventListener("input", ({ target }) => {
   draft.keep(values());
   draw();
 });
+form.addEventListener("change", ({ target }) => {
+  if (target.name !== "model") return; // which has changed other fields since its "input"
+  draft.keep(values());
+  draw();
+});
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   send();
