@@ -192,8 +192,6 @@ def upgrade() -> None:
                 "mp4",
                 "webp",
                 "poster",
-                "large",
-                "large_still",
                 "sheet",
                 "zip",
                 name="artifactkind",

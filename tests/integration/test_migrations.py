@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from fastapi.testclient import TestClient
-from sqlalchemy import Column, Integer, inspect, text
+from sqlalchemy import Column, Enum, Integer, inspect, text
 
 from momalisa.db.models import Base
 from momalisa.db.session import engine
@@ -30,6 +31,19 @@ def test_the_models_equal_the_migrated_schema(alembic: Config) -> None:
     with engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_constraints_of_enumerations_allow_the_values_of_the_models(alembic: Config) -> None:
+    """Alembic does not compare them."""
+    enumerations = 0
+    for table in Base.metadata.sorted_tables:
+        rules = {rule["name"]: rule["sqltext"] for rule in inspect(engine()).get_check_constraints(table.name)}
+        for column in table.columns:
+            if isinstance(column.type, Enum):
+                enumerations += 1
+                allowed = rules[f"{table.name}_{column.type.name}_check"]
+                assert set(re.findall(r"'([^']+)'", allowed)) == set(column.type.enums)
+    assert enumerations
 
 
 def test_every_migration_can_be_undone_and_repeated(alembic: Config) -> None:
@@ -114,6 +128,7 @@ def broken(before: dict[str, Table], after: dict[str, Table]) -> list[str]:
 
 
 def test_a_database_of_an_unknown_version_is_refused(alembic: Config) -> None:
+    head = ScriptDirectory.from_config(alembic).get_current_head()
     stamp = text("UPDATE alembic_version SET version_num = :revision")
     with engine().begin() as connection:
         connection.execute(stamp, {"revision": "0020"})  # the last one before 0.1.0
@@ -123,7 +138,7 @@ def test_a_database_of_an_unknown_version_is_refused(alembic: Config) -> None:
         )
     finally:
         with engine().begin() as connection:
-            connection.execute(stamp, {"revision": "0002"})
+            connection.execute(stamp, {"revision": head})
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("The database is at revision 0020, which this version does not know")
     assert ".momalisa" in run.stderr

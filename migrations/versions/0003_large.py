@@ -1,0 +1,26 @@
+"""Large files of a walk."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+BEFORE = ("gif", "mp4", "webp", "poster", "sheet", "zip")
+LARGE = ("large", "large_still")
+
+
+def upgrade() -> None:
+    _allow(*BEFORE, *LARGE)
+
+
+def downgrade() -> None:
+    op.execute("DELETE FROM artifacts WHERE kind LIKE 'large%'")
+    _allow(*BEFORE)
+
+
+def _allow(*kinds: str) -> None:
+    name = op.f("artifacts_artifactkind_check")
+    op.drop_constraint(name, "artifacts", type_="check")
+    op.create_check_constraint(name, "artifacts", f"kind IN {kinds}")
