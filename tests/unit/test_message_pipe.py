@@ -37,13 +37,13 @@ def test_forwarded_values_equal_recorded_ones(forwarded: list[tuple[str, float, 
     for metric in kinds:
         registry.register(metric)
     names = [
-        ("momalisa_chunk_seconds_sum", {"kind": "render"}),
-        ("momalisa_frames_rendered_total", {}),
+        ("momalisa_chunk_seconds_sum", {"kind": "render", "model": "a"}),
+        ("momalisa_frames_rendered_total", {"model": "a"}),
         ("momalisa_gpu_memory_bytes", {"state": "peak"}),
     ]
     before = [registry.get_sample_value(*name) or 0 for name in names]
-    metrics.record(metrics.CHUNK_SECONDS, 2.5, kind="render")
-    metrics.record(metrics.FRAMES_RENDERED, 8)
+    metrics.record(metrics.CHUNK_SECONDS, 2.5, kind="render", model="a")
+    metrics.record(metrics.FRAMES_RENDERED, 8, model="a")
     metrics.record(metrics.GPU_MEMORY_BYTES, 7, state="peak")
     assert [registry.get_sample_value(*name) or 0 for name in names] == before
     for name, value, labels in json.loads(json.dumps(forwarded)):
