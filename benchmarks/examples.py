@@ -20,6 +20,9 @@ ORDERS: list[dict[str, Any]] = [
     {"prompts": ["an apple", "a planet", "a full moon"], "seed": 7, "loop": "closed", "hold": 4},
     {"prompts": ["an owl", "an alarm clock"], "seed": 7, "loop": "pingpong", "hold": 4},
     {"prompts": ["a cat", "a castle"], "seed": 7, "easing": "ease-in-out"},
+    {"prompts": ["a dolphin", "a rocket"], "seeds": [7, 11]},
+    {"prompts": ["a tomato", "a frog", "a blueberry"], "seeds": [7, 11, 13], "loop": "closed", "hold": 4},
+    {"prompts": ["a penguin", "a piano"], "seeds": [3, 5], "loop": "pingpong", "hold": 4},
 ]
 
 FRAMES = 48
