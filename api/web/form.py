@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import parse_qs
 
+from api.schemas import requests
 from momalisa.domain import spec
 from momalisa.errors import InvalidRequestError
 
@@ -12,7 +13,7 @@ NUMBERS: dict[str, type[int] | type[float]] = {
 """The types of numeric settings, by name."""
 
 MAX_FIELDS = 100
-MAX_LENGTH = 400
+MAX_LENGTH = requests.MAX_PROMPT + 100
 """Characters of a value that are kept: more than any field accepts, so that its error can be shown."""
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas.requests import WalkRequest
+from api.schemas.requests import MAX_PROMPT, WalkRequest
 from api.schemas.views import WalkSettings
 from api.web import form
 from momalisa.cli import main
@@ -165,6 +165,12 @@ def test_every_setting_can_be_requested_and_is_shown() -> None:
     assert WalkSettings.model_fields.keys() == SETTINGS.keys() - {"frames", "model"}
     assert SETTINGS.keys() <= inspect.signature(main.walk).parameters.keys()
     assert form.NUMBERS["guidance"] is float
+
+
+def test_the_plain_form_cuts_no_prompt_that_is_accepted_or_refused() -> None:
+    for length in (401, MAX_PROMPT, MAX_PROMPT + 1):
+        sent = form.walk_request(form.read(f"prompts={'a' * length}&prompts=b".encode()))
+        assert sent["prompts"] == ["a" * length, "b"]
 
 
 def test_a_setting_is_declared_in_one_file() -> None:
