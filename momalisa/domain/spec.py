@@ -130,7 +130,7 @@ class WalkSpec(BaseModel):
         Setting(
             "Frames of each leg, instead of `frames`: from its stop to just before the next. The last stop is "
             "one more, unless the walk is closed.",
-            help="Frames of each leg, instead.",
+            help="Frames of each leg, instead of --frames.",
             max_length=MAX_STOPS,
         ),
     ] = None
@@ -189,7 +189,7 @@ class WalkSpec(BaseModel):
         Setting(
             "A seed for each stop, instead of `seed` and `seed_to`: on each leg the noise moves from one to the "
             "next.",
-            help="A seed for each stop, instead.",
+            help="A seed for each stop, instead of --seed.",
             max_length=MAX_STOPS,
         ),
     ] = None
@@ -198,7 +198,7 @@ class WalkSpec(BaseModel):
         tuple[str, ...] | None,
         Setting(
             "A negative prompt for each stop, instead of `negative_prompt`.",
-            help="The same for each stop; repeat it.",
+            help="What not to show at each stop; once per stop.",
             max_length=MAX_STOPS,
         ),
     ] = None
