@@ -3,9 +3,9 @@ import "./plan-drawing.js";
 import "./stop-list.js";
 import { announce } from "./announce.js";
 import { ApiError, createWalk, newKey } from "./api.js";
-import { changed, formValues, settingsOf } from "./carried.js";
 import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
+import { changed, formValues, settingsOf } from "./file-settings.js";
 import { modelChoice } from "./model-choice.js";
 import { anotherPair } from "./pairs.js";
 import { lengthOf } from "./prompt-length.js";
@@ -202,7 +202,7 @@ addEventListener("pageshow", () => {
 async function take(file) {
   clearErrors();
   const settings = settingsOf(new Uint8Array(await file.arrayBuffer()));
-  if (!settings) return blame("", `There are no settings of a walk in ${file.name}. Choose a file that was made here.`);
+  if (!settings) return blame("", `There are no settings of a whole walk in ${file.name}. Choose a file of a walk that was made here.`);
   const names = [...form.elements].map(({ name }) => name).filter((name) => name && !["prompts", "public", "from_walk", "size"].includes(name));
   fill(formValues(settings, names));
   carried = { settings, filled: bodyOf(values(), { usual: usually(), seed }) };

@@ -1,7 +1,7 @@
 """The settings of a walk, read back from the files that it left.
 
 Each file holds them as a JSON object (`worker/media/metadata.py`): a GIF in its comment, an MP4 in its tags, a WebP
-as XMP, a PNG in a text chunk, a ZIP as `walk.json`. `frontend/static/carried.js` reads the same in a browser.
+as XMP, a PNG in a text chunk, a ZIP as `walk.json`. `frontend/static/file-settings.js` reads the same in a browser.
 """
 
 import json
@@ -44,9 +44,19 @@ def settings_of(path: Path) -> dict[str, Any]:
         found = json.loads(_text(data))
     except DAMAGED:
         found = None
-    if not isinstance(found, dict) or not isinstance(found.get("prompts"), list):
-        raise NoSettingsError(f"{path} has no settings of a walk. Name a file that MoMALisa made, or a walk.json.")
+    if not isinstance(found, dict) or not _of_whole_walk(found):
+        raise NoSettingsError(
+            f"{path} has no settings of a whole walk. Name the GIF, MP4, WebP or ZIP of one, or its walk.json."
+        )
     return {name: value for name, value in found.items() if name in FIELDS}
+
+
+def _of_whole_walk(found: dict[str, Any]) -> bool:
+    """Return whether these are the settings of a walk, not of a single frame, which has one prompt or two."""
+    prompts = found.get("prompts")
+    if not isinstance(prompts, list) or len(prompts) < 2:  # noqa: PLR2004
+        return False
+    return all(isinstance(each, str) for each in prompts) and "frames" in found
 
 
 def _text(data: bytes) -> bytes | str:

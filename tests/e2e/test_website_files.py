@@ -76,5 +76,5 @@ def test_a_file_of_others_is_refused_by_a_sentence(museum: str, quiet: Page, tmp
     quiet.goto(museum)
     quiet.set_input_files("#like", tmp_path / "cat.gif")
     expect(quiet.locator("#form-error")).to_have_text(
-        "There are no settings of a walk in cat.gif. Choose a file that was made here."
+        "There are no settings of a whole walk in cat.gif. Choose a file of a walk that was made here."
     )

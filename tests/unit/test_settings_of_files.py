@@ -37,18 +37,19 @@ def test_a_damaged_file_is_refused_or_read(file: Path, tmp_path: Path, cut: floa
         assert settings_of(damaged)["prompts"]
 
 
-def test_a_frame_gives_its_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [1.0, 0.5])
+def test_a_frame_is_not_taken_for_a_walk(tmp_path: Path, position: float) -> None:
     path = tmp_path / "000.png"
-    path.write_bytes(encoders.encode_png(SHOWN[0], frame_caption(SPEC, "momalisa-mini", 1.0)))
-    found = settings_of(path)
-    assert (found["prompts"], found["seed"]) == ([SPEC.prompts[1]], 8)
+    path.write_bytes(encoders.encode_png(SHOWN[0], frame_caption(SPEC, "momalisa-mini", position)))
+    with pytest.raises(NoSettingsError, match="has no settings of a whole walk"):
+        settings_of(path)
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])
 def test_a_file_of_others_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"theirs.{kind}"
     Image.fromarray(SHOWN[0]).save(path)
-    with pytest.raises(NoSettingsError, match="has no settings of a walk"):
+    with pytest.raises(NoSettingsError, match="has no settings of a whole walk"):
         settings_of(path)
 
 
@@ -56,5 +57,5 @@ def test_a_file_of_others_is_refused(tmp_path: Path, kind: str) -> None:
 def test_anything_else_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "anything"
     path.write_bytes(data)
-    with pytest.raises(NoSettingsError, match="has no settings of a walk"):
+    with pytest.raises(NoSettingsError, match="has no settings of a whole walk"):
         settings_of(path)

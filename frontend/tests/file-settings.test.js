@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { changed, formValues, settingsOf } from "../static/carried.js";
+import { changed, formValues, settingsOf } from "../static/file-settings.js";
 
 const saved = { prompts: ["a cat", "a dog"], frames: 2, seed: 7, seeds: [7, "18446744073709551615"], pinned: { batches: [] }, width: 64, height: 96 };
 const bytes = (words) => new TextEncoder().encode(words);
@@ -11,6 +11,13 @@ test("a walk.json is its settings; what no request takes is left out", () => {
 
 test("a file of others carries none", () => {
   for (const words of ["", "{}", "7", "GIF89a", "\u0089PNG", "RIFF....WEBP", "....ftypisom", "PK\u0003\u0004"]) assert.equal(settingsOf(bytes(words)), null);
+});
+
+test("a frame is not taken for a walk", () => {
+  const frame = { prompts: ["a cat", "a dog"], t: 0.5, seed: 7, width: 64, height: 96 };
+  for (const found of [frame, { ...saved, prompts: ["a cat"] }, { ...saved, prompts: ["a cat", 7] }]) {
+    assert.equal(settingsOf(bytes(JSON.stringify(found))), null);
+  }
 });
 
 test("the form is emptied where a file says nothing", () => {

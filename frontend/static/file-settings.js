@@ -80,11 +80,14 @@ const FIELDS = new Set([
   "seed", "seed_to", "seeds", "negative_prompt", "negative_prompts", "steps", "guidance", "scheduler", "width", "height", "large",
 ]);
 
-/** What a request may take from a file's bytes, or null if it carries no settings of a walk. */
+/** Whether settings are those of a walk, not of a single frame, which has one prompt or two. */
+const ofWholeWalk = ({ prompts, frames }) => Array.isArray(prompts) && prompts.length > 1 && prompts.every((each) => typeof each === "string") && frames !== undefined;
+
+/** What a request may take from a file's bytes, or null if it carries no settings of a whole walk. */
 export function settingsOf(bytes) {
   try {
     const found = JSON.parse(carriedText(bytes));
-    return Array.isArray(found.prompts) ? Object.fromEntries(Object.entries(found).filter(([field]) => FIELDS.has(field))) : null;
+    return ofWholeWalk(found) ? Object.fromEntries(Object.entries(found).filter(([field]) => FIELDS.has(field))) : null;
   } catch {
     return null;
   }
