@@ -110,7 +110,7 @@ def walk(
     like: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A GIF, MP4, WebP, PNG or ZIP of a walk to make.", rich_help_panel="Start"
+            metavar="FILE", help="A GIF, MP4, WebP, PNG or ZIP of a walk to make again.", rich_help_panel="Start"
         ),
     ] = None,
     settings_file: Annotated[
@@ -121,11 +121,11 @@ def walk(
         int | None,
         typer.Option(metavar="N", help="Walks to make, with drawn seeds.", rich_help_panel="Start"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="GIF to write, and MP4 beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="GIF to write; the MP4 goes beside it.")] = None,
     public: Annotated[
         bool | None, typer.Option("--public/--private", help="Whether the gallery shows it.", show_default="public")
     ] = None,
-    deadline_seconds: Annotated[int | None, typer.Option(metavar="N", help="Fail after so many seconds.")] = None,
+    deadline_seconds: Annotated[int | None, typer.Option(metavar="N", help="Fail after this many seconds.")] = None,
     webhook_url: Annotated[str | None, typer.Option(metavar="URL", help="What to call when it ends.")] = None,
     url: Url = None,
     workers: Workers = None,
@@ -148,7 +148,7 @@ def walk(
         with _signals_raised(), _server(url or settings().momalisa_url, workers) as server:
             walks = _create(server, body)
             with _client(server.url) as client:
-                for walk in walks:
+                for walk in filter(_succeeded, walks):
                     gif = named if out else _unused(Path(f"{file_name(walk['prompts'], walk['id'])}.gif"))
                     for kind in filter(walk["artifacts"].get, ("gif", "mp4", "large", "large_still")):
                         path = gif if kind == "gif" else _unused(gif.with_name(f"{gif.stem}{_suffix(walk, kind)}"))
@@ -159,6 +159,8 @@ def walk(
             tell(f"Note: {warning}")
         if as_json:
             print_json(walks if len(walks) > 1 else walks[0])
+        if failed := [walk for walk in walks if not _succeeded(walk)]:
+            fail("\n".join(map(_failure, failed)))
 
 
 @app.command()
@@ -276,11 +278,17 @@ def _create(server: "_Server", body: dict[str, Any]) -> list[Walk]:
             for each in walks[len(done) :]:  # the next system would continue it, but not download it
                 _cancel_at_once(client, each["id"])
             raise
-    for each in done:
-        if each["status"] != "succeeded":
-            reason = each["error"]["message"] if each["error"] else f"Its status is {each['status']}."
-            fail(f"The walk did not succeed. {reason}")
     return done
+
+
+def _succeeded(walk: Walk) -> bool:
+    return bool(walk["status"] == "succeeded")
+
+
+def _failure(walk: Walk) -> str:
+    """Return why a walk did not succeed."""
+    reason = walk["error"]["message"] if walk["error"] else f"Its status is {walk['status']}."
+    return f"Walk {walk['id']} did not succeed. {reason}"
 
 
 def _cancel_at_once(client: Client, walk_id: str) -> None:

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from typer.testing import CliRunner
 
 from api.schemas.requests import WalkRequest
 from momalisa.cli import main, request
 from momalisa.cli.options import PANELS
+from momalisa.client import Client
 from momalisa.domain.spec import SETTINGS
 from momalisa.settings import ROOT
 
@@ -74,7 +77,7 @@ def test_a_file_of_settings_need_not_name_prompts(tmp_path: Path) -> None:
     [
         (
             ["--like=README.md"],
-            "README.md has no settings of a walk. Name a file that MoMALisa made, or a walk.json.",
+            "README.md has no settings of a whole walk. Name the GIF, MP4, WebP or ZIP of one, or its walk.json.",
         ),
         (["--like=nowhere.gif"], "nowhere.gif cannot be read: No such file or directory."),
         (["--settings=README.md"], "README.md is not JSON: Expecting value: line 1 column 1 (char 0)."),
@@ -92,3 +95,34 @@ def test_numbers_of_stops_are_separated_by_commas() -> None:
     refused = run("a", "b", "--seeds=1,two")
     assert refused.returncode == 2
     assert "numbers such as 1,2,3 are needed, got 1,two" in refused.stderr
+
+
+def test_variations_that_succeeded_are_saved_beside_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gif = {"url": "/walk.gif", "bytes": 6, "width": 64, "height": 64, "enlarged_from": None}
+    common = {
+        "prompts": ["a", "b"],
+        "frames_total": 2,
+        "progress": {"frames_done": 2},
+        "done": True,
+        "warnings": [],
+    }
+    failed = {**common, "id": "1", "status": "failed", "error": {"message": "The model is gone."}, "artifacts": {}}
+    made = {**common, "id": "2", "status": "succeeded", "error": None, "artifacts": {"gif": gif}}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(202, json={**failed, "variations": [made]})
+        return httpx.Response(200, content=b"GIF89a")
+
+    def client(url: str) -> Client:
+        made = Client(url)
+        made._http = httpx.Client(base_url=url, transport=httpx.MockTransport(answer))
+        return made
+
+    monkeypatch.setattr(main, "_client", client)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(main.app, ["walk", "a", "b", "--variations=2", "--url=http://server"])
+    assert (ended.exit_code, ended.stderr) == (1, "Walk 1 did not succeed. The model is gone.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a-to-b-2.gif"]
