@@ -22,10 +22,10 @@ from starlette.types import Scope
 from api.response_headers import response_headers
 from momalisa import broker
 from momalisa.db import session
-from momalisa.domain.spec import WalkSpec
 from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
+from momalisa.walks.service import NewWalk
 
 log = logger(__name__)
 
@@ -51,8 +51,19 @@ def count_request(scope: Scope, tenant: str) -> None:
         _take(scope, RateLimitItemPerMinute(limit, namespace="requests"), tenant, cost)
 
 
-def count_walk(scope: Scope, tenant: str, spec: WalkSpec, count: int = 1) -> None:
-    """Count `count` walks like this one that a tenant submits, and put what remains into the response headers.
+def check_variations(count: int) -> None:
+    """Refuse a request for so many walks that it could never succeed.
+
+    Raises:
+        InvalidFieldError: if the walks alone exceed the rate limit or MAX_WAITING_WALKS.
+    """
+    most = min(settings().max_waiting_walks, settings().submissions_per_minute)
+    if settings().rate_limits and count > most:
+        raise InvalidFieldError("variations", f"at most {most} here, got {count}")
+
+
+def count_walk(scope: Scope, tenant: str, new: NewWalk) -> None:
+    """Count a walk that a tenant submits, with its variations, and put what remains into the response headers.
 
     Raises:
         InvalidFieldError: if the walks alone exceed a daily budget.
@@ -60,17 +71,20 @@ def count_walk(scope: Scope, tenant: str, spec: WalkSpec, count: int = 1) -> Non
     """
     if not settings().rate_limits:
         return
+    spec, count = new.spec, 1 + len(new.variations)
     pixels = count * spec.width * spec.height
-    work, work_budget = spec.frames * pixels * spec.steps, settings().pixel_steps_per_day
+    # A batch with fewer positions than its size is padded: each of its pictures takes the same work.
+    rendered = spec.frames if new.pins is None else sum(batch.size for batch in new.pins.batches)
+    work, work_budget = rendered * pixels * spec.steps, settings().pixel_steps_per_day
     large_width, large_height = spec.large_size or (0, 0)
     output = spec.frames_shown * (pixels + count * large_width * large_height)
     output_budget = settings().output_pixels_per_day
-    for product, requested, budget in (
-        ("frames × width × height × steps", work, work_budget),
-        ("frames of the animation × width × height", output, output_budget),
+    for field, product, requested, budget in (
+        ("frames" if new.pins is None else "pinned", "frames × width × height × steps", work, work_budget),
+        ("frames", "frames of the animation × width × height", output, output_budget),
     ):
         if requested > budget:
-            raise InvalidFieldError("frames", f"{product} may be at most {budget} per day, got {requested}")
+            raise InvalidFieldError(field, f"{product} may be at most {budget} per day, got {requested}")
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant, count)
     _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), tenant, work)
     _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), tenant, output)

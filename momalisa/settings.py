@@ -259,7 +259,7 @@ class Settings(BaseSettings):
         20_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Work per 24 hours: frames × width × height × denoising steps.",
+        description="Work per 24 hours: rendered pictures × width × height × denoising steps.",
     )
     output_pixels_per_day: int = Field(
         2_000_000_000,

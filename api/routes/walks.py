@@ -160,10 +160,11 @@ def submit(
 ) -> tuple[views.SubmittedWalk, access.Caller]:
     """Submit a walk, and return it with the caller who may view it."""
     count = body.variations or 1
+    limits.check_variations(count)
 
     def prepare(source: Walk | None, on_offer: catalog.Catalog) -> service.NewWalk:
         new = (body if source is None else _merged(body, source)).new_walk(on_offer)
-        limits.count_walk(request.scope, caller.tenant, new.spec, count)
+        limits.count_walk(request.scope, caller.tenant, new)
         return new
 
     submitted = service.submit(

@@ -181,7 +181,7 @@ def _check_waiting(session: Session, tenant: str, count: int) -> None:
     if waiting + count > settings().max_waiting_walks:
         most = settings().max_waiting_walks
         raise LimitExceededError(
-            f"{waiting} of your walks are waiting for workers, and at most {most} may.",
+            f"{waiting} of your walks are waiting for workers; with {count} more there would be more than {most}.",
             retry_after=WAITING_RETRY_SECONDS,
         )
 
@@ -250,11 +250,11 @@ def _first_batches(
     size, kept = settings().batch_size, list[Batch]()
     if source is not None and source.model == model and spec.refines(source.spec):
         size, kept = source.batch_size, _rendered_batches(session, source)
-    positions = {position for batch in kept for position in batch.positions}
-    planned = pacing.plan_first_pass(spec, size, positions)
-    if not positions <= set(planned):  # with linear pacing, few numbers of frames have all of these positions
-        kept, positions = [], set()
-    new = [position for position in planned if position not in positions]
+    kept_positions = {position for batch in kept for position in batch.positions}
+    planned = pacing.plan_first_pass(spec, size, kept_positions)
+    if not kept_positions <= set(planned):  # with linear pacing, few numbers of frames have all of these positions
+        kept, kept_positions = [], set()
+    new = [position for position in planned if position not in kept_positions]
     return size, kept + pacing.batches(new, size)
 
 

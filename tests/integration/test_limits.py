@@ -192,6 +192,17 @@ def test_a_day_has_a_budget_of_pixels_and_steps(api: TestClient, limit: Limit) -
     assert_refused(api.post("/v1/walks", json={**ORDER, "frames": 2, "steps": 1}), "pixel-steps")
 
 
+def test_pins_count_as_the_pictures_that_are_rendered(api: TestClient, limit: Limit) -> None:
+    work = 2 * 64 * 128 * 128  # since the batches are padded
+    limit(pixel_steps_per_day=work + 7, batch_size=64)
+    pinned = {"batches": [{"size": 64, "positions": [0]}, {"size": 64, "positions": [1]}]}
+    order = {**ORDER, "frames": 2, "steps": 1, "width": 128, "height": 128, "pinned": pinned}
+    assert '"pixel-steps";r=7;t=' in api.post("/v1/walks", json=order).headers["ratelimit"]
+    limit(pixel_steps_per_day=work - 1, batch_size=64)
+    refused = api.post("/v1/walks", json=order)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "pinned")
+
+
 def test_shown_frames_have_a_budget_besides_rendered_ones(api: TestClient, limit: Limit) -> None:
     size = {"frames": 4, "steps": 1, "width": 128, "height": 128}
     limit(output_pixels_per_day=30 * 128 * 128)

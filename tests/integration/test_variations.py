@@ -48,12 +48,26 @@ def test_variations_of_a_walk_keep_all_but_its_seeds(api: TestClient) -> None:
 def test_variations_count_as_many_walks_in_all_limits(api: TestClient, limit: Any) -> None:
     limit(max_waiting_walks=4)
     assert api.post("/v1/walks", json=ORDER).status_code == 202
-    assert_refused(api.post("/v1/walks", json=ORDER), "3 of your walks are waiting for workers, and at most 4 may.")
-    limit(max_waiting_walks=100, submissions_per_minute=2)
-    assert_refused(api.post("/v1/walks", json=ORDER), "at most 2")
+    assert_refused(api.post("/v1/walks", json=ORDER), "3 of your walks are waiting for workers; with 3 more")
+    limit(max_waiting_walks=100, submissions_per_minute=5)
+    assert api.post("/v1/walks", json=ORDER).status_code == 202
+    assert_refused(api.post("/v1/walks", json=ORDER), "at most 5")
     limit(submissions_per_minute=100, pixel_steps_per_day=3 * 4 * 2 * 128 * 128 - 1)
     assert api.post("/v1/walks", json=ORDER).json()["errors"][0]["field"] == "frames"
-    assert len(api.get("/v1/walks").json()["walks"]) == 3
+    assert len(api.get("/v1/walks").json()["walks"]) == 6
+
+
+@pytest.mark.parametrize("setting", ["max_waiting_walks", "submissions_per_minute"])
+def test_variations_that_a_limit_never_allows_are_refused_for_good(
+    api: TestClient, limit: Any, setting: str
+) -> None:
+    limit(**{setting: 2})
+    refused = api.post("/v1/walks", json=ORDER)
+    assert (refused.status_code, refused.json()["errors"]) == (
+        422,
+        [{"field": "variations", "message": "at most 2 here, got 3"}],
+    )
+    assert api.post("/v1/walks", json={**ORDER, "variations": 2}).status_code == 202
 
 
 @pytest.mark.parametrize(
