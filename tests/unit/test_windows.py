@@ -77,3 +77,11 @@ def test_the_vectors_of_a_textual_inversion_have_the_weight_of_its_word() -> Non
     assert len(window.weights) == len(stock)
     heavy = [name for name, weight in zip(stock, window.weights, strict=True) if weight == 1.3]
     assert heavy == ["<ink>", "<ink>_1", "<ink>_2"]
+
+
+def test_a_textual_inversion_wider_than_a_window_is_cut_between_characters() -> None:
+    tokenizer = stable_diffusion().tokenizer
+    tokenizer.add_tokens(["<ink>", *(f"<ink>_{number}" for number in range(1, 9))])
+    parts = split(tokenizer, "<ink> cat", 5)
+    assert "".join(parts) == "<ink> cat"
+    assert all(count(tokenizer, part) <= 5 for part in parts)

@@ -109,7 +109,7 @@ def _cut(text: str, starts: Sequence[int]) -> int:
     """Return where to cut a text: at one of the starts of tokens, the later the better."""
     commas = [start for start in starts[-BACKTRACK:] if text[:start].rstrip().endswith(",")]
     spaces = [start for start in starts if text[:start][-1:].isspace()]
-    return max(1, *(commas or spaces or starts)[-1:])
+    return max([1, *(commas or spaces or starts)[-1:]])
 
 
 def embed(encode: Encode, prompt: Sequence[Window], negative: Sequence[Window] | None) -> Embedding:
