@@ -69,8 +69,8 @@ class Studio:
 
     def frames(self, spec: WalkSpec, wanted: Sequence[float]) -> list[Picture]:
         """Return the frames of a walk at some positions."""
-        revision, size = self._renderer.revision, self._renderer.batch_size
-        names = [content_hashes(spec, [position], revision, size)[0] for position in wanted]
+        made_with, size = self._renderer.made_with.model_dump_json(), self._renderer.batch_size
+        names = [content_hashes(spec, [position], made_with, size)[0] for position in wanted]
         paths = [self._folder / f"{name}.png" for name in names]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         if missing:

@@ -9,7 +9,7 @@ from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
 
 
 def content_hashes(
-    spec: WalkSpec, positions: Sequence[float], model: str, batch_size: int | None = None
+    spec: WalkSpec, positions: Sequence[float], made_with: str, batch_size: int | None = None
 ) -> tuple[str, ...]:
     """Return the content hashes of frames: frames with equal hashes are the same picture, in whichever walks.
 
@@ -18,7 +18,7 @@ def content_hashes(
     Args:
         spec: the walk.
         positions: of the frames, in the order in which they are rendered.
-        model: the revision of the model and its weights.
+        made_with: what renders them: the revision of the model, the number format and the device, as text.
         batch_size: how many of them are rendered at once; None means all.
     """
     size = batch_size or len(positions)
@@ -26,7 +26,7 @@ def content_hashes(
     sampling = [getattr(spec, name) for name in SAMPLING_SETTINGS]
     return tuple(
         hashlib.sha256(
-            json.dumps([model, size, index % size, contents[index - index % size :][:size], sampling]).encode()
+            json.dumps([made_with, size, index % size, contents[index - index % size :][:size], sampling]).encode()
         ).hexdigest()
         for index in range(len(positions))
     )

@@ -153,6 +153,17 @@ def test_equal_frames_in_another_batch_are_rendered(make: Callable[..., Reply], 
     assert len(painter.painted) == 8
 
 
+@pytest.mark.parametrize("other", [{"revision": "other"}, {"dtype": "float16"}, {"device": "pencil"}])
+def test_frames_of_another_kind_are_rendered(
+    make: Callable[..., Reply], painter: Painter, other: dict[str, str]
+) -> None:
+    """Otherwise `walk.json` would say that they were made with what only copied them."""
+    first = make()
+    painter.made_with = painter.made_with.model_copy(update=other)
+    make(from_walk=first["id"])
+    assert len(painter.painted) == 16
+
+
 def test_the_source_may_be_deleted(api: TestClient, make: Callable[..., Reply]) -> None:
     first = make()
     second = make(from_walk=first["id"])

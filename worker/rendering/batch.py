@@ -71,7 +71,7 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
         return Batch(hashes(batch_size), made, renderer.warnings(spec), renderer.made_with, batch_size)
 
     def hashes(batch_size: int) -> tuple[str, ...]:
-        return content_hashes(spec, request.positions, renderer.made_with.revision, batch_size)
+        return content_hashes(spec, request.positions, renderer.made_with.model_dump_json(), batch_size)
 
     if not request.to_upload:
         return result(renderer.batch_that_fits(spec, request.batch_size), [])
