@@ -1,7 +1,7 @@
 """A cluster is backed up and restored by the commands of docs/operations.md.
 
 Kubernetes' API is in memory and there are no pods; kubectl and Helm are the real ones. In place of gcloud a script
-writes down what it is called for.
+writes down what it is called for. That an upgrade migrates first, by a hook, is for `kubernetes/test_workloads.py`.
 """
 
 import os

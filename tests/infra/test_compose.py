@@ -287,13 +287,22 @@ def test_a_backup_is_restored_in_another_folder_under_another_name(museum: Docke
 
 
 @pytest.mark.parametrize(
-    ("heading", "before", "after", "most_seconds"),
-    [("Upgrade containers", VERSION, "7.0.1", 60), ("Upgrade containers without a pause", "7.0.1", "7.0.2", 5)],
+    ("heading", "before", "after", "migration_seconds", "most_seconds"),
+    [
+        ("Upgrade containers", VERSION, "7.0.1", 5, 60),
+        ("Upgrade containers without a pause", "7.0.1", "7.0.2", 20, 15),
+    ],
 )
 def test_an_upgrade_with_a_migration_fails_no_request_and_loses_no_walk(
-    museum: Docker, tmp_path: Path, heading: str, before: str, after: str, most_seconds: float
+    museum: Docker,
+    tmp_path: Path,
+    heading: str,
+    before: str,
+    after: str,
+    migration_seconds: int,
+    most_seconds: float,
 ) -> None:
-    make_next_version(museum, tmp_path, after, before)
+    make_next_version(museum, tmp_path, after, before, migration_seconds)
     (nginx,) = containers(museum, "nginx")
     with Client(URL) as client, asked_all_the_time(URL) as answers:
         walk = client.submit(["a giraffe", "a battleship"], frames=48, steps=6)
@@ -310,6 +319,7 @@ def test_an_upgrade_with_a_migration_fails_no_request_and_loses_no_walk(
 
 
 def test_a_version_is_left_for_the_one_before(museum: Docker) -> None:
+    assert versions(museum) == {"7.0.2"}
     museum.shell(commands("Go back"), MOMALISA_VERSION=VERSION)
     assert museum.compose("exec", "--no-TTY", "api", "printenv", "MOMALISA_VERSION").strip() == VERSION
     assert httpx.get(f"{URL}/v1/walks", timeout=30).is_success

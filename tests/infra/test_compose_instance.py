@@ -6,7 +6,6 @@ There is no Google here, so the bucket cannot be reached and nothing is rendered
 import json
 import os
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,15 +16,15 @@ import jinja2
 import pytest
 import yaml
 
-from momalisa.local.processes import Child, free_port
+from momalisa.local.processes import free_port
 from momalisa.settings import ROOT
 from tests.infra.docker import STAND_INS, Docker
+from tests.infra.nginx import serving, weaknesses
 from tests.infra.upgrades import IMAGES, VERSION, asked_all_the_time, make_next_version, versions
 from tests.operations import commands
 
 ANSIBLE = ROOT / "infra" / "ansible"
 NEXT = "8.0.1"
-STOP_SECONDS = 30
 NGINX = """
 load_module modules/ngx_http_js_module.so;
 pid {folder}/pid;
@@ -41,7 +40,7 @@ http {{
 def templated(name: str, **variables: Any) -> str:
     """Return what Ansible makes of a template."""
     templates = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
-    templates.filters["to_json"] = json.dumps
+    templates.filters |= {"to_json": json.dumps, "dirname": os.path.dirname}
     text = (ANSIBLE / "templates" / name).read_text()
     return templates.from_string(text).render(lookup=lambda _, path: Path(path).read_text().rstrip(), **variables)
 
@@ -112,18 +111,37 @@ def instance(museum: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         instance.compose("down", "--volumes")
 
 
+def website(folder: Path, *, tls: bool) -> str:
+    """Return what the playbook writes for the VM's own NGINX."""
+    return templated(
+        "nginx.conf.j2",
+        tls=tls,
+        domain="walks.example" if tls else "",
+        certificate=f"{folder}/fullchain.pem",
+        webroot=folder,
+        checkout=ROOT,
+        hold=ROOT / "infra" / "nginx" / "hold.js",
+    )
+
+
+def configured(folder: Path, site: str) -> Path:
+    """Write a configuration that includes this one, and return its file."""
+    (folder / "momalisa.conf").write_text(site)
+    file = folder / "nginx.conf"
+    file.write_text(NGINX.format(folder=folder))
+    return file
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_the_configuration_of_the_vm_has_no_known_weakness(tmp_path: Path, *, tls: bool) -> None:
+    assert weaknesses(configured(tmp_path, website(tmp_path, tls=tls))) == []
+
+
 @pytest.fixture
 def url(instance: Instance, tmp_path: Path) -> Iterator[str]:
     """The address of the VM's own NGINX, without TLS."""
     port = free_port()
-    site = templated(
-        "nginx.conf.j2",
-        tls=False,
-        domain="",
-        webroot=tmp_path,
-        checkout=ROOT,
-        hold=ROOT / "infra" / "nginx" / "hold.js",
-    )
+    site = website(tmp_path, tls=False)
     for theirs, ours in {
         "listen 80 ": f"listen 127.0.0.1:{port} ",
         "listen [::]:80 default_server;": "",
@@ -131,17 +149,8 @@ def url(instance: Instance, tmp_path: Path) -> Iterator[str]:
     }.items():
         assert theirs in site
         site = site.replace(theirs, ours)
-    (tmp_path / "momalisa.conf").write_text(site)
-    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path))
-    nginx = Child(
-        "nginx", ["nginx", "-c", str(tmp_path / "nginx.conf"), "-g", "user root; daemon off;"], tmp_path / "log"
-    )
-    nginx.start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        nginx.signal_stop()
-        nginx.wait_stopped(time.monotonic() + STOP_SECONDS)
+    with serving(configured(tmp_path, site), "user root; daemon off;", f"http://127.0.0.1:{port}") as url:
+        yield url
 
 
 def test_an_upgrade_of_the_vm_fails_no_request(instance: Instance, url: str, tmp_path: Path) -> None:
@@ -181,6 +190,7 @@ def test_a_backup_of_the_vm_is_restored_by_the_commands_for_containers(instance:
 
 
 def test_the_vm_goes_back_to_the_version_before(instance: Instance) -> None:
+    assert versions(instance.docker, **instance.variables) == {NEXT}
     instance.describe(VERSION)
     instance.docker.shell(commands("Go back"), **instance.variables)
     assert instance.compose("exec", "--no-TTY", "api", "printenv", "MOMALISA_VERSION").strip() == VERSION

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,9 @@ from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
+from tests.infra.nginx import START_SECONDS, answers, serving, weaknesses
 
 NGINX = ROOT / "infra" / "nginx"
-START_SECONDS = 30
 HELD_SECONDS = 12
 
 SECURITY = ("content-security-policy", "referrer-policy", "x-content-type-options")
@@ -66,10 +65,7 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_configuration_has_no_known_weakness(tmp_path: Path) -> None:
-    # The visitor's own Host header is passed on: URLs are made of it, which he alone gets to see.
-    gixy = [str(Path(sys.executable).parent / "gixy"), "--format", "json", "--skips", "host_spoofing"]
-    found = subprocess.run([*gixy, configured(tmp_path)], check=False, stdout=subprocess.PIPE, text=True).stdout
-    assert json.loads(found) == []
+    assert weaknesses(configured(tmp_path)) == []
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +89,8 @@ def url(system: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     bucket = urlsplit(system.variables["BUCKET_ENDPOINT"]).netloc
     file = configured(folder, port=port, api=urlsplit(system.url).netloc, bucket=bucket)
     user = "user root; " if os.geteuid() == 0 else ""
-    nginx = Child("nginx", ["nginx", "-c", str(file), "-g", f"{user}daemon off;"], folder / "log")
-    nginx.start()
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not answers(f"http://127.0.0.1:{port}/healthz"):
-            assert nginx.ended() is None, nginx.last_lines()
-            assert time.monotonic() < deadline, nginx.last_lines()
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        nginx.signal_stop()
-        nginx.wait_stopped(time.monotonic() + START_SECONDS)
+    with serving(file, f"{user}daemon off;", f"http://127.0.0.1:{port}") as url:
+        yield url
 
 
 def status_of_the_very_path(url: str, path: str) -> int:
@@ -112,14 +98,6 @@ def status_of_the_very_path(url: str, path: str) -> int:
     with httpx.Client() as client:
         request = httpx.Request("GET", url, extensions={"target": path.encode()})
         return client.send(request).status_code
-
-
-def answers(url: str) -> bool:
-    """Tell whether there is a server at a URL, and all is well with it."""
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/docs", "/openapi.json", "/healthz", "/v1/walks"])

@@ -65,7 +65,7 @@ def migrations() -> ScriptDirectory:
     return ScriptDirectory.from_config(Config(ROOT / "alembic.ini"))
 
 
-def make_next_version(docker: Docker, folder: Path, version: str, before: str) -> None:
+def make_next_version(docker: Docker, folder: Path, version: str, before: str, migration_seconds: int = 5) -> None:
     """Make the images of a version that differs from the one before by a slow migration, as if they were pulled."""
     made = folder / version
     made.mkdir()
@@ -74,7 +74,7 @@ def make_next_version(docker: Docker, folder: Path, version: str, before: str) -
         f"""from alembic import op
 revision, down_revision = "{version.replace(".", "_")}", "{down}"
 def upgrade():
-    op.execute("SELECT pg_sleep(5)")
+    op.execute("SELECT pg_sleep({migration_seconds})")
     op.execute("CREATE TABLE made_by_{version.replace(".", "_")} ()")
 """
     )
