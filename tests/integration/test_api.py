@@ -13,15 +13,13 @@ from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.conftest import clear_caches, render_a_chunk
+from tests.integration.conftest import accepted
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "pacing": "linear"}
 
 
 def make(api: TestClient, **changes: Any) -> dict[str, Any]:
-    answer = api.post("/v1/walks", json={**ORDER, **changes})
-    assert answer.status_code == 202, answer.text
-    walk: dict[str, Any] = answer.json()
-    return walk
+    return accepted(api, {**ORDER, **changes})
 
 
 def test_a_walk_is_accepted_at_once_and_returned_completely(api: TestClient) -> None:

@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessor
 from momalisa.domain.states import ChunkKind
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
+from tests.integration.conftest import accepted, completed
 from worker import assemble_task, render_task, runner
 from worker.media import encoders
 from worker.process.worker import Worker
@@ -135,11 +136,7 @@ def test_an_evenly_paced_walk_continues_despite_flagged_frames(
 ) -> None:
     walk = make({0})  # keeps its safety checker
     order = {"prompts": ["a cat", "a castle"], "frames": 12, "steps": 1, "seed": 7, "pacing": "even"}
-    walk = api.post("/v1/walks", json=order).raise_for_status().json()
-    while not walk["done"]:
-        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
-        runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
-        walk = api.get(f"/v1/walks/{walk['id']}").json()
-    assert (walk["status"], walk["progress"]["frames_done"]) == ("succeeded", 12)
+    walk = completed(api, accepted(api, order))
+    assert walk["progress"]["frames_done"] == 12
     assert walk["frames"][0]["flagged"]
     assert all(frame["url"] for frame in walk["frames"])

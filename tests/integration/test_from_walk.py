@@ -14,7 +14,9 @@ from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.storage import bucket
-from worker import assemble_task, render_task, runner
+from tests.conftest import until
+from tests.integration.conftest import accepted, completed
+from worker import render_task, runner
 from worker.media.encoders import Picture, decode_png
 from worker.process.worker import Worker
 from worker.rendering.pipeline import Rendering
@@ -67,22 +69,14 @@ def make(api: TestClient, painter: Painter) -> Callable[..., Reply]:
     """Submit a walk and complete it; `painter` counts the rendered frames."""
 
     def make_walk(**order: Any) -> Reply:
-        answer = api.post("/v1/walks", json=order if "from_walk" in order else {**ORDER, **order})
-        assert answer.status_code == 202, answer.text
-        return finish(api, painter, answer.json()["id"])
+        return finish(api, painter, accepted(api, order if "from_walk" in order else {**ORDER, **order}))
 
     return make_walk
 
 
-def finish(api: TestClient, painter: Painter, walk_id: str) -> Reply:
+def finish(api: TestClient, painter: Painter, walk: Reply) -> Reply:
     painter.painted = []
-    walk: Reply = {"status": None, "done": False}
-    while not walk["done"]:
-        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
-        runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
-        walk = api.get(f"/v1/walks/{walk_id}").json()
-    assert walk["status"] == "succeeded"
-    return walk
+    return completed(api, walk)
 
 
 def positions(walk: Reply) -> list[float]:
@@ -196,7 +190,7 @@ def test_a_source_that_is_deleted_during_the_copy_is_rendered(
     first = make()
     second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
     remove(api, first)
-    assert len(finish(api, painter, second["id"])["frames"]) == 16
+    assert len(finish(api, painter, second)["frames"]) == 16
     assert len(painter.painted) == 16
 
 
@@ -206,10 +200,17 @@ def test_a_reused_frame_that_is_lost_is_copied_again(
     first = make()
     second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
     painter.painted = []
-    while (seen := api.get(f"/v1/walks/{second['id']}").json())["status"] != "assembling":
+    seen = second
+
+    def rendered() -> bool:
+        nonlocal seen
         runner.run(Worker(), ChunkKind.RENDER, render_task.render)
+        seen = api.get(f"/v1/walks/{second['id']}").json()
+        return bool(seen["status"] == "assembling")
+
+    until(rendered)
     bucket._bucket().delete_blob(objects(seen)[4])
-    finish(api, painter, second["id"])
+    finish(api, painter, second)
     assert painter.painted == []
 
 
@@ -231,7 +232,7 @@ def test_a_walk_that_became_private_is_no_source(
     second = api.post("/v1/walks", json={"from_walk": first["id"]}).json()
     with transaction() as session:
         session.execute(update(Walk).where(Walk.id == first["id"]).values(public=False))
-    finish(api, painter, second["id"])
+    finish(api, painter, second)
     assert len(painter.painted) == 16
 
 

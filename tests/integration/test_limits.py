@@ -7,10 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
-import redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from httpx2 import Response
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -20,32 +18,8 @@ from api.problems import handlers
 from momalisa import description
 from momalisa.queue import celery_app
 from momalisa.settings import settings
+from tests.integration.conftest import Limit, assert_refused
 from tests.integration.test_access import ORDER, new_key, somebody, submit
-
-Limit = Callable[..., None]
-
-
-@pytest.fixture
-def limit(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Limit:
-    """Turn limits on, with nothing counted yet."""
-    broker = redis.Redis.from_url(settings().broker_url)
-    for key in broker.scan_iter(f"{settings().queue_prefix}limits:*"):
-        broker.delete(key)
-    broker.close()
-
-    def set_limits(**changes: Any) -> None:
-        for name, value in {"rate_limits": "on", **changes}.items():
-            monkeypatch.setenv(name.upper(), str(value))
-        settings.cache_clear()
-
-    return set_limits
-
-
-def assert_refused(answer: Response, words: str) -> None:
-    assert (answer.status_code, answer.json()["type"]) == (429, "/problems/limit-exceeded"), answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert int(answer.headers["retry-after"]) > 0
-    assert words in answer.json()["detail"]
 
 
 def test_requests_are_counted_for_each_key_and_for_each_address(api: TestClient, limit: Limit) -> None:

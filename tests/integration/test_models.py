@@ -22,6 +22,7 @@ from momalisa.queue import catalog, leases, stats, workers
 from momalisa.settings import ROOT, environment, settings
 from tests import tiny
 from tests.conftest import until
+from tests.integration.conftest import accepted
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "seed": 7}
 
@@ -53,10 +54,7 @@ def listed(api: TestClient) -> list[tuple[str, bool, int]]:
 
 
 def make(api: TestClient, **fields: Any) -> dict[str, Any]:
-    answer = api.post("/v1/walks", json={**ORDER, **fields})
-    assert answer.status_code == 202, answer.text
-    walk: dict[str, Any] = answer.json()
-    return walk
+    return accepted(api, {**ORDER, **fields})
 
 
 def errors(api: TestClient, **fields: Any) -> dict[str, str]:

@@ -14,12 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from momalisa.db.session import transaction
-from momalisa.domain.states import ArtifactKind, ChunkKind
+from momalisa.domain.states import ArtifactKind
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries
-from worker import assemble_task, render_task, runner
-from worker.process.worker import Worker
+from tests.integration.conftest import accepted, completed
+from worker import assemble_task, render_task
 from worker.rendering.pipeline import Renderer
 
 Reply = dict[str, Any]
@@ -38,15 +38,7 @@ def make(api: TestClient, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -
     def make_walk(body: Reply, batch_size: int = 4) -> Reply:
         monkeypatch.setenv("BATCH_SIZE", str(batch_size))
         settings.cache_clear()
-        answer = api.post("/v1/walks", json=body)
-        assert answer.status_code == 202, answer.text
-        walk: Reply = answer.json()
-        while not walk["done"]:
-            runner.run(Worker(), ChunkKind.RENDER, render_task.render)
-            runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
-            walk = api.get(f"/v1/walks/{walk['id']}").json()
-        assert walk["status"] == "succeeded"
-        return walk
+        return completed(api, accepted(api, body))
 
     return make_walk
 

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
+from tests.integration.conftest import accepted
 
 Reply = dict[str, Any]
 
@@ -15,10 +16,7 @@ ORDER = {"prompts": ["a giraffe", "a battleship", "a rose"], "steps": 2, "width"
 
 
 def make(api: TestClient, **order: Any) -> Reply:
-    answer = api.post("/v1/walks", json=order if "from_walk" in order else {**ORDER, **order})
-    assert answer.status_code == 202, answer.text
-    walk: Reply = answer.json()
-    return walk
+    return accepted(api, order if "from_walk" in order else {**ORDER, **order})
 
 
 def test_a_walk_may_have_a_seed_and_a_negative_prompt_for_each_stop(api: TestClient) -> None:

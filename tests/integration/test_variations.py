@@ -6,9 +6,7 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.integration.test_limits import assert_refused, limit
-
-__all__ = ["limit"]
+from tests.integration.conftest import Limit, assert_refused
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "steps": 2, "variations": 3}
 
@@ -45,7 +43,7 @@ def test_variations_of_a_walk_keep_all_but_its_seeds(api: TestClient) -> None:
         assert walk["settings"] == source["settings"] | {"seed": walk["settings"]["seed"], "seeds": None}
 
 
-def test_variations_count_as_many_walks_in_all_limits(api: TestClient, limit: Any) -> None:
+def test_variations_count_as_many_walks_in_all_limits(api: TestClient, limit: Limit) -> None:
     limit(max_waiting_walks=4)
     assert api.post("/v1/walks", json=ORDER).status_code == 202
     assert_refused(api.post("/v1/walks", json=ORDER), "3 of your walks are waiting for workers; with 3 more")

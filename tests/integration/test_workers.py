@@ -85,5 +85,10 @@ def test_each_gpu_of_a_container_has_a_worker_of_its_own(services: LocalStack, t
         }
     finally:
         fleet.terminate()
-        assert fleet.wait(30) == 0
+        try:
+            code = fleet.wait(60)
+        except subprocess.TimeoutExpired:
+            fleet.kill()
+            code = fleet.wait()
+    assert code == 0
     assert alive() == []

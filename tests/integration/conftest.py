@@ -1,0 +1,62 @@
+"""What several integration tests need."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from fastapi.testclient import TestClient
+from httpx2 import Response
+
+from momalisa.domain.states import ChunkKind
+from momalisa.settings import settings
+from worker import assemble_task, render_task, runner
+from worker.process.worker import Worker
+
+Reply = dict[str, Any]
+Limit = Callable[..., None]
+
+
+def accepted(api: TestClient, order: Reply) -> Reply:
+    """Submit a walk, which must be accepted, and return it."""
+    answer = api.post("/v1/walks", json=order)
+    assert answer.status_code == 202, answer.text
+    walk: Reply = answer.json()
+    return walk
+
+
+def completed(api: TestClient, walk: Reply, seconds: float = 120) -> Reply:
+    """Render and assemble a walk in this process until it is done, and return it."""
+    deadline = time.monotonic() + seconds
+    while not walk["done"]:
+        assert time.monotonic() < deadline, (walk["status"], walk["progress"])
+        runner.run(Worker(), ChunkKind.RENDER, render_task.render)
+        runner.run(Worker(), ChunkKind.ASSEMBLE, assemble_task.assemble)
+        walk = api.get(f"/v1/walks/{walk['id']}").json()
+    assert walk["status"] == "succeeded", walk["error"]
+    return walk
+
+
+@pytest.fixture
+def limit(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Limit:
+    """Turn limits on, with nothing counted yet."""
+    broker = redis.Redis.from_url(settings().broker_url)
+    for key in broker.scan_iter(f"{settings().queue_prefix}limits:*"):
+        broker.delete(key)
+    broker.close()
+
+    def set_limits(**changes: Any) -> None:
+        for name, value in {"rate_limits": "on", **changes}.items():
+            monkeypatch.setenv(name.upper(), str(value))
+        settings.cache_clear()
+
+    return set_limits
+
+
+def assert_refused(answer: Response, words: str) -> None:
+    """Check that a limit refuses a request, and says which."""
+    assert (answer.status_code, answer.json()["type"]) == (429, "/problems/limit-exceeded"), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) > 0
+    assert words in answer.json()["detail"]
