@@ -22,13 +22,16 @@ export function bodyOf({ prompts, ...values }, { usual = {}, seed = 0 } = {}) {
 }
 
 /** The same walk with more frames, of which those that are there already are not painted again. */
-export const refined = ({ id }, frames) => ({ from_walk: id, frames });
+export const refined = ({ id, settings: { leg_frames: legs } }, frames) =>
+  ({ from_walk: id, ...(legs ? { leg_frames: legs.map((each) => 2 * each) } : { frames }) });
 
 export const MOST_FRAMES = 240;
 
 /** Frames of the next finer walk, which keeps those of this one if it can; null if there is none. */
-export function finer({ frames_total: frames, settings: { pacing, loop } }) {
-  const more = pacing === "linear" && loop !== "closed" ? 2 * frames - 1 : 2 * frames; // so that equal steps are halved
+export function finer({ frames_total: frames, settings: { pacing, loop, leg_frames: legs } }) {
+  const halved = legs || pacing === "linear"; // each leg has twice its steps
+  const more = halved && loop !== "closed" ? 2 * frames - 1 : 2 * frames;
+  if (legs && more > MOST_FRAMES) return null;
   return frames < MOST_FRAMES ? Math.min(MOST_FRAMES, more) : null;
 }
 

@@ -27,10 +27,13 @@ test("a finer walk has twice the frames, up to the most", () => {
   assert.deepEqual([24, 200, 240].map(of("even", "none")), [48, 240, null]);
   assert.deepEqual([24, 200, 240].map(of("linear", "none")), [47, 240, null]);
   assert.deepEqual([24].map(of("linear", "closed")), [48]);
+  const byLegs = (frames_total, loop) => finer({ frames_total, settings: { pacing: "even", loop, leg_frames: [1] } });
+  assert.deepEqual([byLegs(16, "none"), byLegs(15, "closed"), byLegs(120, "closed"), byLegs(121, "none")], [31, 30, 240, null]);
 });
 
 test("a refinement is the same walk with more frames", () => {
-  assert.deepEqual(refined({ id: "x" }, 48), { from_walk: "x", frames: 48 });
+  assert.deepEqual(refined({ id: "x", settings: { leg_frames: null } }, 48), { from_walk: "x", frames: 48 });
+  assert.deepEqual(refined({ id: "x", settings: { leg_frames: [10, 5] } }, 31), { from_walk: "x", leg_frames: [20, 10] });
 });
 
 test("a remix says what its empty fields mean, since what it leaves out is as it was", () => {

@@ -92,13 +92,21 @@ def remove(api: TestClient, walk: Reply) -> None:
     bucket.delete_all(bucket.folder_name(walk["id"]))
 
 
-@pytest.mark.parametrize(("pacing", "frames"), [("even", 48), ("linear", 46)])
+@pytest.mark.parametrize(
+    ("before", "after", "frames"),
+    [
+        ({"pacing": "even"}, {"frames": 48}, 48),
+        ({"pacing": "linear"}, {"frames": 46}, 46),
+        ({"pacing": "even", "leg_frames": [15]}, {"leg_frames": [30]}, 31),
+        ({"pacing": "linear", "leg_frames": [15]}, {"leg_frames": [30]}, 31),
+    ],
+)
 def test_refining_a_walk_renders_only_the_new_frames(
-    make: Callable[..., Reply], painter: Painter, pacing: str, frames: int
+    make: Callable[..., Reply], painter: Painter, before: dict[str, Any], after: dict[str, Any], frames: int
 ) -> None:
-    coarse = make(pacing=pacing)
+    coarse = make(**before)
     assert len(painter.painted) == 16
-    fine = make(from_walk=coarse["id"], frames=frames)
+    fine = make(from_walk=coarse["id"], **after)
     assert len(painter.painted) == frames - 16
     assert set(positions(coarse)) <= set(positions(fine))
     assert not set(painter.painted) & set(positions(coarse))
