@@ -93,6 +93,14 @@ export function settingsOf(bytes) {
   }
 }
 
+const SUIT_THE_MODEL = new Set(["pinned", "model", "steps", "guidance", "scheduler", "width", "height"]);
+
+/** Settings without those that suit their model, if it is none of `models`, [{name}, …]. */
+export function settingsFor(models, settings) {
+  if (settings.model === undefined || models.some(({ name }) => name === settings.model)) return settings;
+  return Object.fromEntries(Object.entries(settings).filter(([field]) => !SUIT_THE_MODEL.has(field)));
+}
+
 /** Settings as the form has them: text, and "" where they say nothing. */
 export function formValues(settings, names) {
   const shown = (value) => (typeof value === "boolean" ? value : String(value ?? "")); // a box is ticked or not
@@ -106,7 +114,8 @@ const SHORT_FORMS = { seeds: ["seed", "seed_to"], negative_prompts: ["negative_p
 
 /**
  * The request for a walk like another, changed by the form since it was filled: `filled` and `now` are what the form
- * asked for then and asks for now. What no longer suits the changes is left out, as by the API (`domain/spec.py`).
+ * asked for then and asks for now. What no longer suits the changes is left out, as by the API (`domain/spec.py`);
+ * where the settings say nothing, it is what the form shows.
  */
 export function changed(settings, filled, now) {
   const same = (field) => JSON.stringify(filled[field]) === JSON.stringify(now[field]);
@@ -118,7 +127,5 @@ export function changed(settings, filled, now) {
   if (now.prompts.length !== settings.prompts.length) for (const field of [...FOR_EACH_STOP, "leg_frames"]) gone.add(field);
   if ((now.loop === "closed") !== (filled.loop === "closed")) gone.add("leg_frames");
   const kept = Object.entries(settings).filter(([field]) => !gone.has(field) && !edited.includes(field));
-  const changes = edited.filter((field) => field in now).map((field) => [field, now[field]]);
-  const always = { public: now.public, ...(now.from_walk && { from_walk: now.from_walk }) };
-  return { ...Object.fromEntries(kept), ...Object.fromEntries(changes), ...always };
+  return { ...now, ...Object.fromEntries(kept) };
 }

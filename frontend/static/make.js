@@ -5,7 +5,7 @@ import { announce } from "./announce.js";
 import { ApiError, createWalk, newKey } from "./api.js";
 import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
-import { changed, formValues, settingsOf } from "./file-settings.js";
+import { changed, formValues, settingsFor, settingsOf } from "./file-settings.js";
 import { modelChoice } from "./model-choice.js";
 import { anotherPair } from "./pairs.js";
 import { lengthOf } from "./prompt-length.js";
@@ -17,9 +17,10 @@ const list = form.querySelector("stop-list");
 const plan = document.querySelector("plan-drawing");
 const submit = form.querySelector("[type=submit]");
 const line = document.getElementById("frames-line");
-const source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
-const draft = draftOf(source);
-const model = modelChoice(form, JSON.parse(document.getElementById("models").textContent));
+let source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
+let draft = draftOf(source);
+const models = JSON.parse(document.getElementById("models").textContent);
+const model = modelChoice(form, models);
 const usual = submit.textContent;
 const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that asks for a new one
 let key = newKey();
@@ -33,6 +34,9 @@ const values = () => ({
   public: form.elements.public.checked,
   prompts: list.stops,
 });
+
+/** Keeps the draft; a remix gets the settings of its source from the page. */
+const keep = () => draft.keep(source ? values() : { ...values(), carried });
 
 /** What the number fields mean that are empty and may not be null. */
 const usually = () => Object.fromEntries(["fps", "hold"].map((name) => [name, Number(form.elements[name].placeholder)]));
@@ -157,12 +161,13 @@ async function send() {
   const asked = bodyOf(values(), { usual: usually(), seed });
   const body = carried ? changed(carried.settings, carried.filled, asked) : asked;
   if (JSON.stringify(body) !== sent) [key, sent] = [newKey(), JSON.stringify(body)]; // the same walk sent twice is one walk
-  draft.keep(values());
+  keep();
   submit.setAttribute("aria-disabled", "true");
   submit.textContent = "Sending";
   try {
     const { body: walk } = await createWalk(body, key);
     if (source) draft.drop(); // a remix that was made is a walk of its own
+    else draft.keep(values()); // the next walk has what the form shows, and nothing else of the file
     location.assign(`/walks/${walk.id}`);
   } catch (error) {
     submit.textContent = usual;
@@ -175,12 +180,12 @@ async function send() {
 form.addEventListener("input", ({ target }) => {
   if (target === line) form.elements.frames.value = line.value;
   if (target.matches("input, select") && target.name !== "prompts") clear(target === line ? form.elements.frames : target);
-  draft.keep(values());
+  keep();
   draw();
 });
 form.addEventListener("change", ({ target }) => {
   if (target.name !== "model") return; // which has changed other fields since its "input"
-  draft.keep(values());
+  keep();
   draw();
 });
 form.addEventListener("submit", (event) => {
@@ -198,16 +203,27 @@ addEventListener("pageshow", () => {
   submit.removeAttribute("aria-disabled");
 });
 
+/** Makes the form one for a new walk instead of a remix. */
+function leaveSource() {
+  form.elements.from_walk.remove();
+  source = null;
+  draft = draftOf(null);
+  history.replaceState(null, "", "/"); // so that a reload shows this form again
+}
+
 /** Fills the form with the settings that a file of a walk carries. */
 async function take(file) {
   clearErrors();
-  const settings = settingsOf(new Uint8Array(await file.arrayBuffer()));
-  if (!settings) return blame("", `There are no settings of a whole walk in ${file.name}. Choose a file of a walk that was made here.`);
+  const found = settingsOf(new Uint8Array(await file.arrayBuffer()));
+  if (!found) return blame("", `There are no settings of a whole walk in ${file.name}. Choose a file of a walk that was made here.`);
+  const settings = settingsFor(models, found);
+  if (source) leaveSource();
   const names = [...form.elements].map(({ name }) => name).filter((name) => name && !["prompts", "public", "from_walk", "size"].includes(name));
   fill(formValues(settings, names));
   carried = { settings, filled: bodyOf(values(), { usual: usually(), seed }) };
-  draft.keep(values());
+  keep();
   draw();
+  if (settings !== found) blame("", `The model of ${file.name}, ${found.model}, is not here; this walk would have the form’s.`);
   announce(`The form has the settings of ${file.name}.`);
 }
 
@@ -231,7 +247,7 @@ another.hidden = Boolean(source);
 another.addEventListener("click", () => {
   const stops = list.stops;
   list.stops = anotherPair([stops[0], stops.at(-1)], Math.random());
-  draft.keep(values());
+  keep();
   draw();
 });
 
@@ -240,6 +256,8 @@ const ofSource = document.getElementById("settings");
 if (ofSource) carried = { settings: JSON.parse(ofSource.textContent), filled: bodyOf(values(), { usual: usually(), seed }) };
 const kept = draft.read();
 model.offer();
-if (kept && !new URLSearchParams(location.search).has("to")) fill(kept);
-else if (!source && list.stops.every((stop) => !stop)) list.stops = ["a giraffe", "a battleship"];
+if (kept && !new URLSearchParams(location.search).has("to")) {
+  fill(kept);
+  carried = kept.carried ?? carried;
+} else if (!source && list.stops.every((stop) => !stop)) list.stops = ["a giraffe", "a battleship"];
 draw();

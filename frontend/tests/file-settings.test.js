@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { changed, formValues, settingsOf } from "../static/file-settings.js";
+import { changed, formValues, settingsFor, settingsOf } from "../static/file-settings.js";
 
 const saved = { prompts: ["a cat", "a dog"], frames: 2, seed: 7, seeds: [7, "18446744073709551615"], pinned: { batches: [] }, width: 64, height: 96 };
 const bytes = (words) => new TextEncoder().encode(words);
@@ -22,6 +22,18 @@ test("a frame is not taken for a walk", () => {
 
 test("the form is emptied where a file says nothing", () => {
   assert.deepEqual(formValues(saved, ["seed", "seed_to"]), { seed: "7", seed_to: "", size: "64x96", prompts: saved.prompts });
+});
+
+test("settings of a model that is not here are left to the model that is", () => {
+  const made = { ...saved, model: "theirs", steps: 3, guidance: 2, scheduler: "ddim" };
+  const { prompts, frames, seed, seeds } = saved;
+  assert.deepEqual(settingsFor([{ name: "ours" }, { name: "theirs" }], made), made);
+  assert.deepEqual(settingsFor([{ name: "ours" }], made), { prompts, frames, seed, seeds });
+});
+
+test("where a file says nothing, the form is asked", () => {
+  const filled = { prompts: saved.prompts, frames: 2, model: "ours", public: true };
+  assert.deepEqual(changed(saved, filled, filled), { ...saved, model: "ours", public: true });
 });
 
 test("what is not edited is asked for as the file has it", () => {

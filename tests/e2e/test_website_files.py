@@ -1,6 +1,7 @@
 """The form takes the settings of a file that is chosen or dropped."""
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,44 @@ def test_a_remix_keeps_what_the_form_does_not_show(museum: str, quiet: Page) -> 
             spec = walk.spec
         assert (str(getattr(spec, field)), str(walk.from_walk)) == (value, source)
         assert (spec.seeds, spec.negative_prompts, spec.leg_frames) == lists
+
+
+def test_a_file_replaces_the_source_of_a_remix_and_outlives_a_reload(
+    museum: str, quiet: Page, tmp_path: Path
+) -> None:
+    order = {"prompts": ["a", "b"], "seed_to": 8, "leg_frames": [5], "steps": 3}
+    source = quiet.request.post(f"{museum}/v1/walks", data=order).json()["id"]
+    saved = {"prompts": ["a", "b"], "frames": 4, "seed": 7, "weights": [1, 2], "negative_prompts": ["red", ""]}
+    (tmp_path / "walk.json").write_text(json.dumps(saved))
+    quiet.goto(f"{museum}/?from={source}")
+    quiet.set_input_files("#like", tmp_path / "walk.json")
+    expect(quiet.locator("#frames")).to_have_value("4")
+    quiet.reload()
+    expect(quiet.locator("#frames")).to_have_value("4")
+    quiet.get_by_role("button", name="Make the walk").click()
+    quiet.wait_for_url("**/walks/*")
+    with transaction() as session:
+        walk = session.get_one(Walk, quiet.url.rpartition("/")[2])
+        assert (walk.from_walk, walk.spec.seed_to, walk.spec.leg_frames) == (None, None, None)
+        assert (walk.spec.weights, walk.spec.negative_prompts) == ((1, 2), ("red", ""))
+
+
+def test_a_file_of_a_model_that_is_not_here_is_made_with_the_one_that_is(
+    museum: str, quiet: Page, tmp_path: Path
+) -> None:
+    WRITERS["walk.json"](tmp_path / "walk.json")
+    saved = json.loads((tmp_path / "walk.json").read_text())
+    (tmp_path / "walk.json").write_text(json.dumps({**saved, "model": "theirs"}))
+    quiet.goto(museum)
+    quiet.set_input_files("#like", tmp_path / "walk.json")
+    expect(quiet.locator("#form-error")).to_have_text(
+        "The model of walk.json, theirs, is not here; this walk would have the form’s."
+    )
+    quiet.get_by_role("button", name="Make the walk").click()
+    quiet.wait_for_url("**/walks/*")
+    with transaction() as session:
+        [walk] = session.query(Walk).all()
+        assert (walk.spec.prompts, walk.spec.seeds, walk.model) == (SPEC.prompts, SPEC.seeds, "momalisa-mini")
 
 
 def test_a_file_of_others_is_refused_by_a_sentence(museum: str, quiet: Page, tmp_path: Path) -> None:
