@@ -2,15 +2,21 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from momalisa.cli.files import NoSettingsError, settings_of
-from tests.carrying_files import BODY, SHOWN, SPEC, WRITERS
+from api.schemas.requests import MODEL_CHOOSES
+from momalisa.cli.files import FIELDS, NoSettingsError, settings_of
+from momalisa.domain.spec import FOR_EACH_STOP, SHORT_FORMS, SHOWN
+from momalisa.settings import ROOT
+from tests.carrying_files import BODY, SPEC, WRITERS
+from tests.carrying_files import SHOWN as PICTURES
 from worker.media import encoders
 from worker.media.metadata import frame_caption
 
@@ -40,7 +46,7 @@ def test_a_damaged_file_is_refused_or_read(file: Path, tmp_path: Path, cut: floa
 @pytest.mark.parametrize("position", [1.0, 0.5])
 def test_a_frame_is_not_taken_for_a_walk(tmp_path: Path, position: float) -> None:
     path = tmp_path / "000.png"
-    path.write_bytes(encoders.encode_png(SHOWN[0], frame_caption(SPEC, "momalisa-mini", position)))
+    path.write_bytes(encoders.encode_png(PICTURES[0], frame_caption(SPEC, "momalisa-mini", position)))
     with pytest.raises(NoSettingsError, match="has no settings of a whole walk"):
         settings_of(path)
 
@@ -48,7 +54,7 @@ def test_a_frame_is_not_taken_for_a_walk(tmp_path: Path, position: float) -> Non
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])
 def test_a_file_of_others_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"theirs.{kind}"
-    Image.fromarray(SHOWN[0]).save(path)
+    Image.fromarray(PICTURES[0]).save(path)
     with pytest.raises(NoSettingsError, match="has no settings of a whole walk"):
         settings_of(path)
 
@@ -59,3 +65,20 @@ def test_anything_else_is_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(NoSettingsError, match="has no settings of a whole walk"):
         settings_of(path)
+
+
+def constant(script: str, name: str) -> Any:
+    """Return a constant of a script: an array, a set of one, or an object."""
+    found = re.search(rf"^const {name} = (?:new Set\()?([\[{{].*?[\]}}])\)?;$", script, re.MULTILINE | re.DOTALL)
+    assert found, name
+    quoted = re.sub(r"(\w+):", r'"\1":', found[1])
+    return json.loads(re.sub(r",\s*([\]}])", r"\1", quoted))
+
+
+def test_the_browser_takes_the_same_from_a_file() -> None:
+    script = (ROOT / "frontend" / "static" / "file-settings.js").read_text()
+    assert sorted(constant(script, "FIELDS")) == sorted(FIELDS)
+    assert set(constant(script, "SHOWN")) == {*SHOWN, "public"}
+    assert constant(script, "FOR_EACH_STOP") == [*FOR_EACH_STOP]
+    assert constant(script, "SHORT_FORMS") == {listed: [*short] for listed, short in SHORT_FORMS.items()}
+    assert set(constant(script, "SUIT_THE_MODEL")) == {*MODEL_CHOOSES, "model", "pinned"}
