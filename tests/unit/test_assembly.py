@@ -151,6 +151,18 @@ def test_a_gif_keeps_equal_frames(tmp_path: Path) -> None:
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
+def test_the_palette_of_a_long_gif_is_sampled_evenly_in_little_memory() -> None:
+    shown = (np.full((256, 512, 3), index, np.uint8) for index in range(256))
+    tracemalloc.start()
+    samples, count = gif._samples(lambda: shown)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    of_each = np.bincount(np.array(samples)[0, :, 0], minlength=256)
+    assert (count, samples.width <= gif.SAMPLED_IN_ALL) == (256, True)
+    assert of_each.min() > 0.9 * of_each.max()
+    assert peak < 10e6
+
+
 @pytest.mark.parametrize(("side", "pictures"), [(16, 4), (512, 16)])
 def test_the_palette_of_a_gif_has_every_colour_of_a_still_picture(tmp_path: Path, side: int, pictures: int) -> None:
     colours = np.random.default_rng(7).integers(0, 256, (16, 14, 3), dtype=np.uint8)  # at most 224 of them
