@@ -16,6 +16,9 @@ from momalisa.domain.spec import MAX_FRAMES
 
 MAX_BATCH = 64
 
+MAX_MADE_WITH = 1000
+"""Characters of each text of `MadeWith`."""
+
 DIGITS = 9
 """Digits after the point in which positions differ."""
 
@@ -36,9 +39,9 @@ class MadeWith(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    revision: str = Field(max_length=1000, description="Hash of all weights and settings of the model.")
-    dtype: str = Field(max_length=1000, description="Number format of the denoiser.")
-    device: str = Field(max_length=1000, description="The kind of processor.")
+    revision: str = Field(max_length=MAX_MADE_WITH, description="Hash of all weights and settings of the model.")
+    dtype: str = Field(max_length=MAX_MADE_WITH, description="Number format of the denoiser.")
+    device: str = Field(max_length=MAX_MADE_WITH, description="The kind of processor.")
 
     def differences(self, now: "MadeWith") -> list[str]:
         """Return how frames made now may differ from those that were made with this, in sentences for visitors.
@@ -105,10 +108,13 @@ class RenderedFrame(NamedTuple):
 
 
 def pins(frames: Sequence[RenderedFrame]) -> Pins:
-    """Return the pins of all frames of a walk; if workers of several kinds rendered it, all of those are named."""
+    """Return the pins of all frames of a walk; if workers of several kinds rendered it, those are named.
+
+    As many of them as MAX_MADE_WITH allows.
+    """
     kinds = {frame.made_with for frame in frames} - {None}
     names = MadeWith.model_fields
-    joined = {name: ", ".join(sorted({getattr(kind, name) for kind in kinds})) for name in names}
+    joined = {name: ", ".join(sorted({getattr(kind, name) for kind in kinds}))[:MAX_MADE_WITH] for name in names}
     return Pins(batches=in_batches(frames), made_with=MadeWith(**joined) if kinds else None)
 
 
