@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     gif_max_bytes: int = Field(
         8_000_000,
         ge=100_000,
-        description="Maximum size of a GIF, as chats have one; a larger one gets fewer frames a second, and then "
+        description="Maximum size of a GIF, since chats refuse larger ones; one that is larger gets fewer frames a second, then "
         "fewer colours.",
     )
 

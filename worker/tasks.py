@@ -81,7 +81,7 @@ def _start_child(**_: Any) -> None:
         worker.crashes.report()
         if _kind() == ChunkKind.RENDER:
             worker.heartbeat.describe(model())
-            metrics.record(metrics.FRAMES_RENDERED, 0, model=settings().model_name)  # so that it is missed
+            metrics.record(metrics.FRAMES_RENDERED, 0, model=settings().model_name)  # so that an alert notices if it stays at 0
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:

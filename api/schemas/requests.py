@@ -23,11 +23,11 @@ from momalisa.db.models import Walk
 from momalisa.domain.model import Model
 from momalisa.domain.pins import Pins
 from momalisa.domain.spec import (
-    DRAWN,
     DRAWN_SEEDS,
     FOR_EACH_STOP,
     MAX_FRAMES,
     MAX_STOPS,
+    OF_ONE_WALK,
     SETTINGS,
     LegFrames,
     Seed,
@@ -239,7 +239,7 @@ class WalkRequest(_Settings):  # which has a field for each setting
     def _one_for_each_prompt(cls, value: list[Any] | None, others: ValidationInfo) -> list[Any] | None:
         prompts = others.data.get("prompts")
         if value is not None and prompts is not None and len(value) != len(prompts):
-            raise ValueError(f"must have one per prompt, {len(prompts)}, got {len(value)}")
+            raise ValueError(f"must have one value per prompt: {len(prompts)}, got {len(value)}")
         return value
 
     @field_validator("frames")
@@ -247,7 +247,7 @@ class WalkRequest(_Settings):  # which has a field for each setting
     def _every_stop_has_a_frame(cls, value: int, others: ValidationInfo) -> int:
         stops = len(others.data.get("prompts") or ())
         if value < stops:
-            raise ValueError(f"must be at least the number of prompts, {stops}, got {value}")
+            raise ValueError(f"must be at least the number of prompts: {stops}, got {value}")
         return value
 
     @field_validator("pinned")
@@ -283,7 +283,7 @@ class WalkRequest(_Settings):  # which has a field for each setting
         given = {name: getattr(self, name) for name in WalkSpec.model_fields.keys() & self.model_fields_set}
         chosen, mistakes = completed({name: value for name, value in given.items() if value is not None})
         if self.variations is not None:
-            sent = [name for name in DRAWN if getattr(self, name) is not None]
+            sent = [name for name in OF_ONE_WALK if getattr(self, name) is not None]
             mistakes += [(name, "must be left out with variations, whose seeds are drawn") for name in sent]
         _refuse(mistakes)
         model = catalog.choose(chosen.get("model"))

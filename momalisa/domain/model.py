@@ -45,7 +45,7 @@ class Model(BaseModel):
         None, description="How many tokens of a prompt it reads at once, with those that begin and end it."
     )
     windows: int = Field(
-        1, ge=1, description="How many times so many tokens a prompt may have; it is read in so many windows."
+        1, ge=1, description="How many windows of that many tokens a prompt may fill."
     )
     emphasis: bool = Field(
         False, description="Whether it reads weights in prompts, such as `(word:1.3)`, `(word)` and `[word]`."

@@ -359,7 +359,7 @@ SHORT_FORMS = {"seeds": ("seed", "seed_to"), "negative_prompts": ("negative_prom
 """Settings with a value for each stop or leg, and those that they replace."""
 
 
-DRAWN = ("seed", "seeds", "pinned")
+OF_ONE_WALK = ("seed", "seeds", "pinned")
 """What suits a single walk, and not its variations."""
 
 
@@ -377,7 +377,7 @@ def replaced(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     if (given.keys() & {"prompts", *SETTINGS}) - SHOWN:
         gone.add("pinned")
     if given.get("variations") is not None:
-        gone |= {*DRAWN}
+        gone |= {*OF_ONE_WALK}
     now = {**settings, **given}
     if _stops(now) != _stops(settings):
         gone |= {*FOR_EACH_STOP}
@@ -411,7 +411,7 @@ def completed(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
     if (steps := given.get("leg_frames")) is not None:
         found["frames"] = total = sum(steps) + (given.get("loop") != "closed")
         if len(steps) != legs:
-            mistakes.append(("leg_frames", f"must have one number per leg, {legs}, got {len(steps)}"))
+            mistakes.append(("leg_frames", f"must have one number per leg: {legs}, got {len(steps)}"))
         elif total > MAX_FRAMES:
             mistakes.append(("leg_frames", f"at most {MAX_FRAMES} frames in all, got {total}"))
         elif given.get("frames", total) != total:

@@ -256,6 +256,6 @@ def test_an_expired_walk_is_no_source(api: TestClient, make: Callable[..., Reply
 def test_an_invalid_combination_is_refused_with_its_field(api: TestClient, make: Callable[..., Reply]) -> None:
     first = make(weights=[1, 2])
     refused = api.post("/v1/walks", json={"from_walk": first["id"], "weights": [1, 2, 3]})
-    assert refused.json()["errors"] == [{"field": "weights", "message": "must have one per prompt, 2, got 3"}]
+    assert refused.json()["errors"] == [{"field": "weights", "message": "must have one value per prompt: 2, got 3"}]
     longer = api.post("/v1/walks", json={"from_walk": first["id"], "prompts": ["a", "b", "c"]})
     assert (longer.status_code, longer.json()["settings"]["weights"]) == (202, None)
