@@ -186,8 +186,8 @@ class Settings(BaseSettings):
     gif_max_bytes: int = Field(
         8_000_000,
         ge=100_000,
-        description="Maximum size of a GIF, since chats refuse larger ones; one that is larger gets fewer frames a second, then "
-        "fewer colours.",
+        description="Maximum size of a GIF, since chats refuse larger ones; one that is larger gets fewer frames a "
+        "second, and then fewer colours.",
     )
 
     # Rendering by Vertex AI. The playbook deploy-vertex.yml, or operators.

@@ -81,7 +81,8 @@ def _start_child(**_: Any) -> None:
         worker.crashes.report()
         if _kind() == ChunkKind.RENDER:
             worker.heartbeat.describe(model())
-            metrics.record(metrics.FRAMES_RENDERED, 0, model=settings().model_name)  # so that an alert notices if it stays at 0
+            # So that an alert notices if it stays at 0:
+            metrics.record(metrics.FRAMES_RENDERED, 0, model=settings().model_name)
         if loads:
             renderer()
     if _kind() == ChunkKind.RENDER:

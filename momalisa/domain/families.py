@@ -33,7 +33,7 @@ class Family:
     emphasis: bool = False
     """Whether weights in prompts are read (`domain.prompts`)."""
     windows: int = 1
-    """How many windows of that many tokens a prompt may fill. A power of two: prompts of unequal length are repeated."""
+    """How many windows of that many tokens a prompt may fill. A power of two: shorter prompts are repeated."""
 
 
 MOST_WINDOWS = 8

@@ -44,9 +44,7 @@ class Model(BaseModel):
     tokens: int | None = Field(
         None, description="How many tokens of a prompt it reads at once, with those that begin and end it."
     )
-    windows: int = Field(
-        1, ge=1, description="How many windows of that many tokens a prompt may fill."
-    )
+    windows: int = Field(1, ge=1, description="How many windows of that many tokens a prompt may fill.")
     emphasis: bool = Field(
         False, description="Whether it reads weights in prompts, such as `(word:1.3)`, `(word)` and `[word]`."
     )

@@ -42,7 +42,7 @@ SAMPLED_PIXELS, SAMPLED_IN_ALL = 1 << 14, 1 << 18
 """Pixels of each picture, and of all, that the palette is computed from: equally good, and faster."""
 
 THINNING = 3
-"""Of so many sampled pixels one is kept when there are too many. Two would keep only some columns of most pictures."""
+"""One of so many sampled pixels is kept when there are too many; with two, only some columns would be left."""
 
 CONVERGED = 1000
 """k-means ends when fewer than one in so many pixels change their colour."""
