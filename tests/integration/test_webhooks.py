@@ -338,7 +338,7 @@ def test_a_slow_receiver_times_out_and_is_retried(
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[threading.Event], receiver.Answer],
 ) -> None:
-    monkeypatch.setenv("WEBHOOK_TIMEOUT_SECONDS", "1")
+    monkeypatch.setenv("WEBHOOK_TIMEOUT_SECONDS", "2")
     settings.cache_clear()
     stop = threading.Event()
     hook.answers = [answer(stop)]
