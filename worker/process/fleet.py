@@ -9,8 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from types import FrameType
+from typing import TypeVar
 
 import httpx
 from prometheus_client.metrics_core import Metric
@@ -26,6 +29,8 @@ log = logging.logger(__name__)
 COMMAND = (sys.executable, "-m", "worker", "render")
 
 RESTART_SECONDS, POLL_SECONDS = 5.0, 0.2
+
+T = TypeVar("T")
 
 ANSWER_SECONDS = 1.0
 """Timeout of a worker that is asked for its health or its metrics."""
@@ -72,7 +77,7 @@ class Member:
         Raises:
             httpx.HTTPError: if it does not answer.
         """
-        return httpx.get(f"http://127.0.0.1:{self._port}{path}", timeout=ANSWER_SECONDS, trust_env=False)
+        return _client().get(f"http://127.0.0.1:{self._port}{path}")
 
     def failure(self, path: str) -> str | None:
         """Return what is wrong with the worker according to a health check of its own, or None."""
@@ -84,6 +89,26 @@ class Member:
             return f"{self.gpu}: its worker does not answer."
         return None if answer.is_success else f"{self.gpu}: {answer.text.strip()}"
 
+    def metrics(self) -> list[Metric]:
+        """Return the metrics of the worker; if it does not give them, that it is not ready."""
+        try:
+            return list(text_string_to_metric_families(self.get("/metrics").raise_for_status().text))
+        except (httpx.HTTPError, ValueError):
+            [silent] = metrics.WORKER_READY.describe()
+            silent.add_sample(silent.name, {}, 0)
+            return [silent]
+
+
+@cache
+def _client() -> httpx.Client:
+    return httpx.Client(timeout=ANSWER_SECONDS, trust_env=False)
+
+
+def _ask(members: Sequence[Member], question: Callable[[Member], T]) -> list[T]:
+    """Ask all members at once, so that several silent ones take no longer than one."""
+    with ThreadPoolExecutor(max(1, len(members))) as pool:
+        return list(pool.map(question, members))
+
 
 class Metrics(Collector):
     """The metrics of all workers, with the label `gpu`."""
@@ -94,13 +119,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of the workers, without those of their processes; a silent one is not ready."""
         merged: dict[str, Metric] = {}
-        for member in self._members:
-            try:
-                families = list(text_string_to_metric_families(member.get("/metrics").text))
-            except httpx.HTTPError:
-                [silent] = metrics.WORKER_READY.describe()
-                silent.add_sample(silent.name, {}, 0)
-                families = [silent]
+        for member, families in zip(self._members, _ask(self._members, Member.metrics), strict=True):
             for family in families:
                 if family.name.startswith("momalisa_"):
                     same = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
@@ -131,11 +150,12 @@ def run(gpus: Sequence[str]) -> int:
 
     def failures(path: str, *, of_ended: bool) -> str | None:
         asked = [member for member in members if of_ended or member.code() is None]
-        return " ".join(filter(None, (member.failure(path) for member in asked))) or None
+        return " ".join(filter(None, _ask(asked, lambda member: member.failure(path)))) or None
 
     metrics.serve(
         [Metrics(members)],
-        alive=lambda: failures("/healthz", of_ended=False),  # for the sake of one GPU, not all are to be restarted
+        # A worker that has ended is restarted alone; one that hangs, with all others:
+        alive=lambda: failures("/healthz", of_ended=False),
         ready=lambda: failures("/readyz", of_ended=True),
     )
     log.info("a worker for each GPU", gpus=list(gpus))
