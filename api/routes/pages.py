@@ -21,13 +21,14 @@ from api.web import form, templates
 from momalisa import description
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
-from momalisa.domain.spec import MAX_STOPS
+from momalisa.domain.spec import MAX_STOPS, SHORT_FORMS
 from momalisa.domain.states import WalkStatus
 from momalisa.errors import (
     InvalidFieldError,
     LimitExceededError,
     StoreUnavailableError,
     UnauthorizedError,
+    WalkExpiredError,
     WalkNotFoundError,
 )
 from momalisa.queue import catalog, estimate
@@ -108,6 +109,25 @@ async def _sent(request: Request) -> dict[str, list[str]]:
     return form.read(await request.body())
 
 
+def _request(body: dict[str, Any], viewer: str | None) -> requests.WalkRequest:
+    """Return the request of a form, validated.
+
+    The form always sends frames and a seed. For a remix they are left out where they are those of its source, which
+    may have lists instead, for its legs and stops, that the form does not show.
+    """
+    asked = requests.WalkRequest.model_validate(body)
+    if asked.from_walk is None:
+        return asked
+    try:
+        with transaction() as session:
+            source = queries.get(session, asked.from_walk, viewer=viewer)
+    except (WalkNotFoundError, WalkExpiredError):
+        return asked  # its submission is refused
+    short = {name for names in SHORT_FORMS.values() for name in names}
+    same = {name for name in short if getattr(asked, name) == getattr(source.spec, name)}
+    return requests.WalkRequest.model_validate({name: value for name, value in body.items() if name not in same})
+
+
 @router.post("/walks")
 def make(
     request: Request,
@@ -122,7 +142,7 @@ def make(
     values = {**{name: last for name, (*_, last) in sent.items()}, "prompts": body["prompts"][:MAX_STOPS]}
     values["public"] = body.get("public", False)
     try:
-        walk_request = requests.WalkRequest.model_validate(body)
+        walk_request = _request(body, caller.owner)
         owner = access.submitter(caller)
         walk, _ = submit(walk_request, request, response, afterwards, base, owner)
     except (ValidationError, RequestValidationError) as error:

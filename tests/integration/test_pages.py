@@ -176,6 +176,29 @@ def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
     assert re.search(r'name="seed" type="number" value="7"', page)
 
 
+def test_a_remix_without_scripts_keeps_lists_that_the_form_does_not_show(api: TestClient) -> None:
+    order = {"prompts": ["a fox", "a boat"], "seeds": [7, 8], "negative_prompts": ["red", ""], "leg_frames": [3]}
+    source = api.post("/v1/walks", json=order).json()["id"]
+    shown = {"from_walk": source, "prompts": ["a fox", "a boat"], "frames": "4", "seed": "7", "fps": "9"}
+    lists = ("seeds", "negative_prompts", "leg_frames")
+    for changes, expected in (
+        ({}, [[7, 8], ["red", ""], [3]]),
+        ({"frames": "5"}, [[7, 8], ["red", ""], None]),
+        ({"seed": "9"}, [None, ["red", ""], [3]]),
+    ):
+        made = api.post("/walks", data={**shown, **changes}, follow_redirects=False)
+        found = api.get(made.headers["Location"].replace("/walks/", "/v1/walks/")).json()["settings"]
+        assert [found[name] for name in lists] == expected
+        assert found["fps"] == 9
+
+
+def test_a_remix_without_scripts_of_a_walk_that_is_gone_says_so(api: TestClient) -> None:
+    form = {"from_walk": "00000000-0000-4000-8000-000000000000", "prompts": ["a fox", "a boat"], "frames": "4"}
+    answer = api.post("/walks", data=form)
+    assert answer.status_code == 422
+    assert "There is no walk 00000000-0000-4000-8000-000000000000" in answer.text
+
+
 def modules(name: str) -> set[str]:
     """Return the names of all modules that a module loads, directly or not."""
     script = (FRONTEND / "static" / name).read_text()
