@@ -52,5 +52,5 @@ def renderer() -> "Renderer":
     if folder := settings().compile_cache_dir:
         loaded.compile(model().size, folder)
     loaded.warm_up(model().size)
-    log.info("model loaded", revision=loaded.revision)
+    log.info("model loaded", revision=loaded.made_with.revision)
     return loaded
