@@ -80,8 +80,13 @@ def count_walk(scope: Scope, tenant: str, new: NewWalk) -> None:
     output = spec.frames_shown * (pixels + count * large_width * large_height)
     output_budget = settings().output_pixels_per_day
     for field, product, requested, budget in (
-        ("frames" if new.pins is None else "pinned", "frames × width × height × steps", work, work_budget),
-        ("frames", "frames of the animation × width × height", output, output_budget),
+        (
+            "frames" if new.pins is None else "pinned",
+            "rendered pictures × width × height × steps",
+            work,
+            work_budget,
+        ),
+        ("frames", "frames of the animation × width × height, with those of large files,", output, output_budget),
     ):
         if requested > budget:
             raise InvalidFieldError(field, f"{product} may be at most {budget} per day, got {requested}")

@@ -139,9 +139,12 @@ def _make_artifacts(
     middle = shown[len(shown) // 2].picture()
     height, width = middle.shape[:2]
 
-    def pictures(indices: Iterable[int]) -> Iterator[Picture]:
+    def pictures(indices: Iterable[int], size: tuple[int, int] | None = None) -> Iterator[Picture]:
+        """Yield frames, enlarged if there is a size; one that is held is decoded and enlarged once."""
         for index, times in groupby(indices):
             picture = shown[index].picture()
+            if size is not None:
+                picture = encoders.enlarged(picture, size)
             for _ in times:
                 lease.checkpoint()
                 yield picture
@@ -168,9 +171,7 @@ def _make_artifacts(
                 encoders.write_poster(path, middle, caption)
             case ArtifactKind.LARGE:
                 size = large
-                encoders.write_mp4(
-                    path, lambda: (encoders.enlarged(each, large) for each in frames()), fps, caption
-                )
+                encoders.write_mp4(path, partial(pictures, order, large), fps, caption)
             case ArtifactKind.LARGE_STILL:
                 size = large
                 path.write_bytes(encoders.encode_png(encoders.enlarged(middle, large), caption))
@@ -191,7 +192,7 @@ def _labels(claim: Claim) -> list[str]:
     stops = claim.spec.stops
     labels = []
     for frame in claim.frames:
-        number, t = leg(frame.position, len(stops) - 1)
+        number, t = leg(frame.position, claim.spec.legs)
         stop = stops[number + int(t)] if t in {0, 1} else ""
         labels.append(f"{frame.position:.3f} {'(replaced) ' if frame.flagged else ''}{stop}".rstrip())
     return labels

@@ -33,8 +33,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _option(name: str, setting: Setting, panel: str) -> inspect.Parameter:
     kind = value_type(name)
-    each = _plain(get_args(kind)[0] if get_origin(kind) is tuple else kind)
     several = get_origin(kind) is tuple
+    each = _plain(get_args(kind)[0] if several else kind)
     # The server validates values: it may accept more of them than this version knows.
     typed: Any = list[str] if several else each
     shown = setting.default not in {None, ""} and setting.default is not False and get_origin(kind) is not Literal

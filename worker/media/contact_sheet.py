@@ -102,7 +102,8 @@ def _characters(text: str) -> list[str]:
     """Return a text in parts that readers take for one character: letters with their marks, joined emoji."""
     parts = list[str]()
     for letter in text:
-        joined = unicodedata.category(letter)[0] == "M" or unicodedata.category(letter) in {"Cf", "Sk"}
+        category = unicodedata.category(letter)
+        joined = category[0] == "M" or category in {"Cf", "Sk"}
         if parts and (joined or parts[-1].endswith(JOINER)):
             parts[-1] += letter
         else:
