@@ -265,7 +265,7 @@ class FramePlayer extends HTMLElement {
     const [width, height] = [wide * enlarge, high * enlarge];
     if (canvas.width !== width || canvas.height !== height) {
       Object.assign(canvas, { width, height });
-      canvas.classList.toggle("tall", high > wide);
+      this.style.setProperty("--ratio", width / height);
     }
     const pen = canvas.getContext("2d");
     pen.imageSmoothingQuality = "high";

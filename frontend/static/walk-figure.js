@@ -142,12 +142,13 @@ class WalkFigure extends HTMLElement {
     const side = Math.floor(width / this.#count);
     if (canvas.width !== width || canvas.height !== side) Object.assign(canvas, { width, height: side });
     const pen = canvas.getContext("2d");
+    const onLine = this.querySelector(".walker");
     const gap = Math.max(2, Math.round(side * 0.03));
     pen.clearRect(0, 0, width, side);
     this.#points.forEach((t, place) => {
       this.#picture(pen, t, place * side, 0, side - gap);
       if (Math.abs(t - this.#t) > 1e-9) return;
-      pen.fillStyle = getComputedStyle(this).getPropertyValue("--dot");
+      pen.fillStyle = getComputedStyle(onLine).fill;
       pen.fillRect(place * side, side - 3 * devicePixelRatio, side - gap, 3 * devicePixelRatio);
     });
   }
