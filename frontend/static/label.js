@@ -1,9 +1,12 @@
 import { accession, kilobytes, longDate } from "./wording.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
-const DOWNLOADS = { gif: "GIF", webp: "WebP", mp4: "MP4", large: "Large MP4", large_still: "Large still", zip: "Frames", sheet: "Contact sheet", poster: "Still" };
-const FULL = { zip: "ZIP of all frames", poster: "Still picture" };
-const enlarged = ({ enlarged_from }) => (enlarged_from ? `, enlarged from ${enlarged_from}` : "");
+/** The files in the order in which they are offered, in plain words; walk.html has the same for readers without scripts. */
+const DOWNLOADS = {
+  mp4: "Film (MP4)", gif: "Animation (GIF)", webp: "Animation (WebP)", large: "Large film (MP4)",
+  poster: "Still (WebP)", large_still: "Large still (PNG)", sheet: "Contact sheet (PNG)", zip: "Frames (ZIP)",
+};
+const sizeOf = ({ bytes, height, enlarged_from }) => `${kilobytes(bytes)}${enlarged_from ? `, ${height} pixels high, enlarged from ${enlarged_from}` : ""}`;
 const WORDS = {
   loop: { pingpong: "to and fro", closed: "closed" },
   easing: { "ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends" },
@@ -39,7 +42,7 @@ export function downloadsTemplate({ artifacts = {} }) {
   const offered = Object.entries(DOWNLOADS).filter(([kind]) => artifacts[kind]?.url);
   if (!offered.length) return nothing;
   return html`<div class="downloads"><h2>Download</h2><ul>
-    ${offered.map(([kind, name]) => html`<li><a href=${artifacts[kind].url} download aria-label=${`${FULL[kind] ?? name}${enlarged(artifacts[kind])}, ${kilobytes(artifacts[kind].bytes)}`}>${name}</a>
-      <span class="size" aria-hidden="true">${kilobytes(artifacts[kind].bytes)}${enlarged(artifacts[kind])}</span></li>`)}
+    ${offered.map(([kind, name]) => html`<li><a href=${artifacts[kind].url} download>${name}<span class="visually-hidden">, ${sizeOf(artifacts[kind])}</span></a>
+      <span class="size" aria-hidden="true">${sizeOf(artifacts[kind])}</span></li>`)}
   </ul></div>`;
 }

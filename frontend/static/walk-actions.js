@@ -1,15 +1,24 @@
 import { announce } from "./announce.js";
 import { ApiError, cancelWalk, changeWalk, createWalk, deleteWalk, newKey } from "./api.js";
+import { commandOf, embedOf } from "./recipe.js";
 import { finer, refined } from "./request-body.js";
 import { html, nothing } from "./vendor/lit-html.js";
 import { secondsWords } from "./wait.js";
+import { titleOf } from "./wording.js";
 
-/** What can be done with a walk: remix, refine, copy its address, and, if it is one's own, show it to all or not, cancel or remove it. */
+const COPIED = { link: "The link to this walk is copied.", recipe: "The command that makes this walk is copied.", embed: "The code to embed this walk is copied." };
+const COPIED_FOR = 4000; // milliseconds for which a button says so
+
+const addressOf = (walk) => new URL(walk.urls.web, location.href).href;
+
+/** What can be done with a walk: make another of it, share it, and, if it is one's own, show it to all or not, cancel or remove it. */
 export class WalkActions {
   #asked = ""; // the action that waits to be confirmed
-  #busy = "";
+  #busy = false;
   #error = "";
-  #copied = false;
+  #copied = ""; // what was copied a moment ago
+  #reset; // the timer that forgets it
+  #embedding = false; // whether the code to embed the walk is shown
   #keys = new Map(); // frames → the key of the refinement that was asked for
 
   /** `changed()` asks for a new drawing, `changed(walk)` tells what has become of the walk. */
@@ -19,15 +28,23 @@ export class WalkActions {
 
   template(walk) {
     const more = finer(walk);
+    const there = walk.status === "succeeded";
+    const plain = (words, act) => html`<button type="button" class="plain" @click=${act}>${words}</button>`;
+    const copy = (what, words, done, text) => plain(this.#copied === what ? done : words, () => this.#copy(what, text()));
     return html`<div class="actions">
-        <a href=${`/?from=${walk.id}`}>${walk.done && walk.status !== "succeeded" ? "Try again" : "Remix"}</a>
-        ${walk.status === "succeeded" && more
-          ? html`<button type="button" class="plain" @click=${() => this.#refine(walk, more)}>Refine to ${more} frames</button>`
-          : nothing}
-        <button type="button" class="plain" @click=${() => this.#copy()}>${this.#copied ? "Link copied" : "Copy link"}</button>
-        ${walk.mine ? html`<button type="button" class="plain" @click=${() => this.#show(walk)}>${walk.public ? "Make private" : "Make public"}</button>` : nothing}
+        <a href=${`/?from=${walk.id}`}>${walk.done && !there ? "Try again" : "Remix"}</a>
+        ${there && more ? plain(`Refine to ${more} frames`, () => this.#refine(walk, more)) : nothing}
+        ${navigator.share ? plain("Share", () => this.#share(walk)) : nothing}
+        ${copy("link", "Copy link", "Link copied", () => addressOf(walk))}
+        ${copy("recipe", "Copy recipe", "Recipe copied", () => commandOf(walk))}
+        ${there && walk.public ? html`<button type="button" class="plain" aria-expanded=${this.#embedding} @click=${() => this.#embed()}>Embed</button>` : nothing}
+        ${walk.mine ? plain(walk.public ? "Make private" : "Make public", () => this.#show(walk)) : nothing}
         ${walk.mine ? this.#own(walk) : nothing}
       </div>
+      ${there && walk.public && this.#embedding
+        ? html`<div class="embedding"><textarea class="snippet" rows="4" readonly aria-label="Code to embed this walk" .value=${embedOf(walk, addressOf(walk))} @focus=${({ target }) => target.select()}></textarea>
+            ${copy("embed", "Copy code", "Code copied", () => embedOf(walk, addressOf(walk)))}</div>`
+        : nothing}
       <p class="error" role="alert">${this.#error}</p>`;
   }
 
@@ -51,15 +68,39 @@ export class WalkActions {
     document.querySelector(action ? ".confirm-yes" : ".danger")?.focus();
   }
 
-  async #copy() {
+  #embed() {
+    this.#embedding = !this.#embedding;
+    this.changed();
+    document.querySelector(".snippet")?.focus();
+  }
+
+  async #copy(what, text) {
+    this.#error = "";
     try {
-      await navigator.clipboard.writeText(location.href);
-      this.#copied = true;
-      announce("The link to this walk is copied.");
+      await navigator.clipboard.writeText(text);
+      this.#copied = what;
+      announce(COPIED[what]);
+      clearTimeout(this.#reset);
+      this.#reset = setTimeout(() => {
+        this.#copied = "";
+        this.changed();
+      }, COPIED_FOR);
     } catch {
-      this.#error = `The browser does not let this page copy. The link is ${location.href}`;
+      this.#error = `The browser does not let this page copy. Copy it from here:\n${text}`;
     }
     this.changed();
+  }
+
+  /** Shares the film where that can be read and shared, or else the link, or else copies it. */
+  async #share(walk) {
+    const [title, url] = [titleOf(walk), addressOf(walk)];
+    const film = await filmOf(walk);
+    const files = film && navigator.canShare?.({ files: [film] }) ? { files: [film], text: `${title} ${url}` } : { url };
+    try {
+      await navigator.share({ title, ...files });
+    } catch (error) {
+      if (error.name !== "AbortError") await this.#copy("link", url); // AbortError: the visitor thought better of it
+    }
   }
 
   async #refine(walk, frames) {
@@ -107,4 +148,13 @@ export class WalkActions {
       this.changed();
     }
   }
+}
+
+/** The MP4 as a file, or null: pages may read files of their own origin only (Content-Security-Policy). */
+async function filmOf({ artifacts: { mp4 }, prompts }) {
+  if (!mp4 || new URL(mp4.url, location.href).origin !== location.origin) return null;
+  const answer = await fetch(mp4.url).catch(() => null); // it is in the browser's cache since it was played
+  if (!answer?.ok) return null;
+  const name = prompts.join(" to ").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80);
+  return new File([await answer.blob()], `${name}.mp4`, { type: "video/mp4" });
 }

@@ -107,9 +107,16 @@ class WalkView extends HTMLElement {
     return announce(countWords({ frames_done: Math.ceil((quarters * frames_total) / 4), frames_total }));
   }
 
+  /** Draws the page; if that takes away what had the focus, such as "Yes", the first action has it then. */
   #draw() {
     clearTimeout(this.#tick);
-    if (this.#gone) return this.#drawGone();
+    const focused = this.contains(document.activeElement);
+    if (this.#gone) this.#drawGone();
+    else this.#drawWalk();
+    if (focused && !this.contains(document.activeElement)) this.querySelector(".actions a")?.focus();
+  }
+
+  #drawWalk() {
     const walk = this.#walk;
     const title = titleOf(walk);
     document.title = `${title} · MoMALisa`;

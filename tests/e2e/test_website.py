@@ -1,6 +1,10 @@
 """Making and watching walks on the website, with the whole system."""
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,12 @@ from PIL import Image
 from playwright.sync_api import Page, Response, Route, expect
 
 from momalisa.local.stack import LocalStack
+from momalisa.settings import ROOT, environment
 from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import DONE
 
 Finished = Callable[..., dict[str, Any]]
+MODULES = environment(PYTHONPATH=str(ROOT))
 ADDRESS = re.compile(r"/walks/[0-9a-f-]{36}$")
 
 
@@ -204,13 +210,44 @@ def test_a_refinement_is_the_same_walk_with_twice_the_frames(website: Page, fini
     expect(website.locator(".facts")).to_contain_text("5")
 
 
-def test_the_link_to_a_walk_is_copied(website: Page, system: LocalStack, finished: Finished) -> None:
+def test_a_walk_is_copied_as_a_link_a_recipe_and_code_to_embed(
+    website: Page, system: LocalStack, finished: Finished, tmp_path: Path
+) -> None:
     website.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=system.url)
-    walk = finished("a fox", "a boat")
+    website.clock.install()
+    walk = finished("a fox's den", "a boat", seed=5, fps=7, negative_prompt="mist")
     website.goto(walk["urls"]["web"])
-    website.get_by_role("button", name="Copy link").click()
-    expect(website.get_by_role("button", name="Link copied")).to_be_visible()
-    assert website.evaluate("navigator.clipboard.readText()") == walk["urls"]["web"]
+    copied: dict[str, str] = {}
+    for name, done in (("Copy link", "Link"), ("Copy recipe", "Recipe"), ("Copy code", "Code")):
+        if done == "Code":
+            website.get_by_role("button", name="Embed").click()
+            expect(website.get_by_label("Code to embed this walk")).to_be_focused()
+        website.get_by_role("button", name=name).click()
+        expect(website.get_by_role("button", name=f"{done} copied")).to_be_visible()
+        copied[done] = website.evaluate("navigator.clipboard.readText()")
+        website.clock.fast_forward(5000)
+        expect(website.get_by_role("button", name=name)).to_be_visible()  # ready for the next time
+    assert copied["Link"] == walk["urls"]["web"]
+    assert f'<iframe src="{walk["urls"]["web"]}/embed" title="a fox\'s den → a boat"' in copied["Code"]
+
+    command, *arguments = shlex.split(copied["Recipe"])
+    assert command == "momalisa"
+    run = [sys.executable, "-m", "momalisa", *arguments, "--url", system.url, "--json", "--out", "again.gif"]
+    said = subprocess.run(run, cwd=tmp_path, env=MODULES, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said[said.index("{") :])["settings"] == walk["settings"]
+
+
+def test_a_film_is_shared_where_that_is_possible_and_else_its_link(website: Page, finished: Finished) -> None:
+    """Chromium for Linux has no share sheet, so this one only notes what it gets."""
+    website.add_init_script("""
+        navigator.share = async ({ files, url }) => { globalThis.shared = files?.[0].name ?? url; };
+        navigator.canShare = () => !location.href.endsWith("#");
+    """)
+    walk = finished("a fox", "a boat")
+    for address, shared in ((walk["urls"]["web"], "a-fox-to-a-boat.mp4"), ("#", walk["urls"]["web"])):
+        website.goto(walk["urls"]["web"] + (address if address == "#" else ""))
+        website.get_by_role("button", name="Share").click()
+        website.wait_for_function("(shared) => globalThis.shared === shared", arg=shared)
 
 
 def test_only_the_owner_of_a_walk_can_remove_it(website: Page, finished: Finished) -> None:
@@ -258,9 +295,9 @@ def test_a_running_walk_can_be_canceled(website: Page) -> None:
     website.get_by_role("button", name="No").click()
     expect(website.get_by_role("button", name="Cancel")).to_be_focused()
     website.get_by_role("button", name="Cancel").click()
-    website.get_by_role("button", name="Yes").click()
+    website.get_by_role("button", name="Yes").press("Enter")
     expect(website.get_by_text("This walk was canceled").first).to_be_visible()
-    expect(website.get_by_role("link", name="Try again")).to_be_visible()
+    expect(website.get_by_role("link", name="Try again")).to_be_focused()  # "Yes" is gone
 
 
 @pytest.mark.parametrize("reduced", [False, True])
