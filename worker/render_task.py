@@ -94,11 +94,19 @@ def _copy_reusable(
         found = queries.reusable_frames(session, source, list(content_hashes.values()), viewer=claim.owner)
 
     def copy(frame: ClaimedFrame) -> UploadedFrame | None:
-        original, thumbnail = found[content_hashes[frame]]
+        original = found[content_hashes[frame]]
         stored = bucket.copy(
-            original, bucket.frame_name(claim.walk_id, claim.secret, frame.position), check=lease.checkpoint
+            original.stored, bucket.frame_name(claim.walk_id, claim.secret, frame.position), check=lease.checkpoint
         )
-        return None if stored is None else UploadedFrame(frame.position, stored, thumbnail, content_hashes[frame])
+        if stored is None:
+            return None
+        made = UploadedFrame(frame.position, stored, original.thumbnail, content_hashes[frame], copied=True)
+        return made._replace(
+            interpolated=original.interpolated,
+            latents=original.latents,
+            check=original.check,
+            error=original.error,
+        )
 
     reusable = [frame for frame in content_hashes if content_hashes[frame] in found]
     missing = [frame for frame in reusable if frame.missing]

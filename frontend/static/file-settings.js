@@ -108,7 +108,7 @@ export function formValues(settings, names) {
   return { ...values, size: settings.width ? `${settings.width}x${settings.height}` : "", prompts: settings.prompts };
 }
 
-const SHOWN = new Set(["fps", "hold", "large", "public"]);
+const KEEPS_PINS = new Set(["exact", "fps", "hold", "large", "public"]);
 const FOR_EACH_STOP = ["weights", "seeds", "negative_prompts"];
 const SHORT_FORMS = { seeds: ["seed", "seed_to"], negative_prompts: ["negative_prompt"], leg_frames: ["frames"] };
 
@@ -120,7 +120,7 @@ const SHORT_FORMS = { seeds: ["seed", "seed_to"], negative_prompts: ["negative_p
 export function changed(settings, filled, now) {
   const same = (field) => JSON.stringify(filled[field]) === JSON.stringify(now[field]);
   const edited = Object.keys({ ...filled, ...now }).filter((field) => !same(field));
-  const gone = new Set(edited.some((field) => !SHOWN.has(field)) ? ["pinned"] : []);
+  const gone = new Set(edited.some((field) => !KEEPS_PINS.has(field)) ? ["pinned"] : []);
   for (const [listed, short] of Object.entries(SHORT_FORMS)) {
     if (short.some((field) => edited.includes(field))) gone.add(listed);
   }

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
+from momalisa.domain.dense import Check
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import (
@@ -33,6 +34,7 @@ from momalisa.domain.states import (
     ChunkStatus,
     DeliveryStatus,
     Flag,
+    Made,
     WalkStatus,
     WebhookEvent,
 )
@@ -92,6 +94,7 @@ class Base(DeclarativeBase):
         int: BigInteger(),
         str: Text(),
         bytes: LargeBinary(),
+        Check: ModelType(Check),
         MadeWith: ModelType(MadeWith),
         WalkSpec: ModelType(WalkSpec),
         list[str]: JSONB(),
@@ -195,6 +198,10 @@ class Chunk(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     """Order within the walk; chunk 0 spans the whole walk."""
     kind: Mapped[ChunkKind]
+    interpolated: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether its frames lie between those of earlier passes, and are only decoded (`domain.dense`)."""
+    pass_start: Mapped[int] = mapped_column(server_default="0")
+    """Number of the first chunk of its pass: chunks before that may be interpolated between."""
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     tenant: Mapped[str]
     """Unit of fairness and limits: `key:ID` or `address:NETWORK`, never a visitor's cookie."""
@@ -314,6 +321,25 @@ class Frame(Base):
     """The picture in 32 × 32 pixels, from which later frames are placed (`pacing`)."""
     content_hash: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
     """Equal for equal pictures (`domain.content`), so that another walk can reuse the frame."""
+    interpolated: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it was interpolated between others, and not denoised (`domain.dense`)."""
+    copied: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it was copied from another walk."""
+    latents: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether its object carries its latents, so that other frames can be interpolated from it."""
+    check: Mapped[Check | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    """How well interpolation over the gap that it was rendered in would have worked; null if that is unknown."""
+    error: Mapped[float | None]
+    """How much an interpolated frame is expected to differ from a denoised one (`dense.Error.mean`), if known."""
+
+    @property
+    def made(self) -> Made | None:
+        """How it was made; None if it is still to be made, or must not be shown."""
+        if self.object is None or self.flagged is not None:
+            return None
+        if self.copied:
+            return Made.COPIED
+        return Made.INTERPOLATED if self.interpolated else Made.DENOISED
 
     __table_args__ = (
         ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),

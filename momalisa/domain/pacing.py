@@ -42,7 +42,9 @@ BASE = 0.02
 """Share of a leg's length that is spread evenly over it, so that a gap between equal pictures has a length too."""
 
 
-def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:
+def plan_first_pass(
+    spec: WalkSpec, size: int, kept: Collection[float] = (), most: int | None = None
+) -> list[float]:
     """Return the positions of the first pass, in ascending order.
 
     With linear pacing that is every frame; otherwise it is a probe in equal steps, of about a third of the frames.
@@ -52,11 +54,12 @@ def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> 
         size: frames in a batch.
         kept: positions of existing frames. With even pacing they become part of the walk; with linear pacing they
             do so only where a frame lies anyway.
+        most: maximum number of frames of a probe, apart from those that it needs and existing ones.
     """
     timing = spec.timing
     if spec.pacing == "linear":
         return positions(spec.frames, timing, spec.leg_frames)
-    count = max(_probe_frames(spec.frames, timing, size), min(len(kept), spec.frames))
+    count = max(_probe_frames(spec.frames, timing, size, most), min(len(kept), spec.frames))
     steps = spec.leg_frames and apportion(spec.leg_frames, count - (not timing.closed), spec.leg_frames)
     wanted = positions(count, Timing(weights=(1.0,) * len(timing.weights), closed=timing.closed), steps)
     wanted = [_snapped(position, timing.legs) for position in wanted]
@@ -248,11 +251,12 @@ def _slopes(progress: Sequence[float], ts: Sequence[float]) -> list[float]:
     return [secants[0], *inner, secants[-1]]
 
 
-def _probe_frames(frames: int, timing: Timing, size: int) -> int:
+def _probe_frames(frames: int, timing: Timing, size: int, most: int | None) -> int:
     """Return the number of frames of the first pass: a third, in whole batches; at least one within each leg."""
     least = 2 * timing.legs + (not timing.closed)
     whole = ceil(frames / 3 / size) * size
-    return min(max(least, whole if whole < frames else ceil(frames / 2)), frames)
+    wanted = whole if whole < frames else ceil(frames / 2)
+    return min(max(least, wanted if most is None else min(wanted, most)), frames)
 
 
 def _frames_after_next_pass(done: int, frames: int, size: int) -> int:

@@ -32,6 +32,16 @@ class Batch(BaseModel):
     positions: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         min_length=1, max_length=MAX_BATCH, description="Of its frames, in ascending order."
     )
+    interpolated: bool = Field(
+        False, description="Whether its frames are interpolated between those of earlier batches that are not."
+    )
+
+    @property
+    def mistake(self) -> str | None:
+        """What of it is wrong; None if nothing is."""
+        if len(self.positions) > self.size:
+            return f"has {len(self.positions)} positions, and its size is {self.size}"
+        return None if self.positions == sorted(self.positions) else "has positions that are not in ascending order"
 
 
 class MadeWith(BaseModel):
@@ -74,16 +84,25 @@ class Pins(BaseModel):
 
     def with_batches_of(self, most: int) -> "Pins":
         """Return the pins with batches of at most `most` frames: larger ones are divided."""
-        batches = [part for batch in self.batches for part in _divided(batch.positions, min(batch.size, most))]
+        batches = [
+            part
+            for batch in self.batches
+            for part in _divided(batch.positions, min(batch.size, most), interpolated=batch.interpolated)
+        ]
+        return Pins(batches=batches, made_with=self.made_with)
+
+    def denoised(self) -> "Pins":
+        """Return the pins of the same frames with none interpolated."""
+        batches = [Batch(size=batch.size, positions=batch.positions) for batch in self.batches]
         return Pins(batches=batches, made_with=self.made_with)
 
     def mistake(self, frames: int, legs: int, *, closed: bool) -> str | None:
         """Return why a walk with so many frames and legs cannot be pinned like this, or None if it can."""
         for index, batch in enumerate(self.batches):
-            if len(batch.positions) > batch.size:
-                return f"batch {index} has {len(batch.positions)} positions, and its size is {batch.size}"
-            if batch.positions != sorted(batch.positions):
-                return f"the positions of batch {index} must be in ascending order"
+            if mistake := batch.mistake:
+                return f"batch {index} {mistake}"
+        if self.batches[0].interpolated:
+            return "batch 0 cannot be interpolated, since there are no frames before it"
         there = self.positions
         if len(there) != frames:
             return f"has {len(there)} positions for {frames} frames; leave it out to have other frames"
@@ -104,6 +123,8 @@ class RenderedFrame(NamedTuple):
     chunk: int
     position: float
     batch_size: int
+    interpolated: bool = False
+    """Whether its chunk is one of interpolated frames."""
     made_with: MadeWith | None = None
 
 
@@ -121,13 +142,15 @@ def pins(frames: Sequence[RenderedFrame]) -> Pins:
 def in_batches(frames: Iterable[RenderedFrame]) -> list[Batch]:
     """Return frames as the batches in which they were rendered: a chunk is one, or several if memory ran out."""
     batches = []
-    for (_, size), chunk in groupby(sorted(frames), key=lambda frame: (frame.chunk, frame.batch_size)):
-        batches += _divided([frame.position for frame in chunk], size)
+    for (_, size, interpolated), chunk in groupby(
+        sorted(frames), key=lambda frame: (frame.chunk, frame.batch_size, frame.interpolated)
+    ):
+        batches += _divided([frame.position for frame in chunk], size, interpolated=interpolated)
     return batches
 
 
-def _divided(positions: Sequence[float], size: int) -> list[Batch]:
+def _divided(positions: Sequence[float], size: int, *, interpolated: bool) -> list[Batch]:
     return [
-        Batch(size=size, positions=list(positions[start : start + size]))
+        Batch(size=size, positions=list(positions[start : start + size]), interpolated=interpolated)
         for start in range(0, len(positions), size)
     ]

@@ -19,7 +19,7 @@ Interpolation = Literal["lerp", "slerp"]
 Scheduler = Literal["ddim", "deis", "dpmpp_2m", "euler", "heun", "pndm", "unipc"]
 """Deterministic samplers: they draw no noise after the initial one."""
 
-MAX_STOPS, MAX_FRAMES = 10, 240
+MAX_STOPS, MAX_FRAMES = 10, 960
 
 MAX_SEED = 2**64 - 1
 """The largest that PyTorch takes."""
@@ -134,6 +134,15 @@ class WalkSpec(BaseModel):
             max_length=MAX_STOPS,
         ),
     ] = None
+    exact: Annotated[
+        bool,
+        Setting(
+            "Whether to denoise every frame. If not, frames of a dense walk (48 or more) are interpolated between "
+            "denoised ones wherever a check shows that they hardly differ; see `made` of each frame.",
+            False,
+            help="Denoise every frame.",
+        ),
+    ] = True
     pacing: Annotated[
         Pacing,
         Setting(
@@ -307,7 +316,7 @@ class WalkSpec(BaseModel):
 
     def refines(self, other: "WalkSpec") -> bool:
         """Return whether this walk is the other one with at least as many frames, so that it can reuse all."""
-        shown: dict[str, object] = {"frames": self.frames, "hold": self.hold, "fps": self.fps, "large": self.large}
+        shown: dict[str, object] = {name: getattr(self, name) for name in ("frames", *KEEPS_PINS)}
         if not self.timing.closed and not other.timing.closed:
             shown["loop"] = self.loop
         if self.leg_frames and other.leg_frames and len(self.leg_frames) == len(other.leg_frames):
@@ -349,8 +358,8 @@ def value_type(name: str) -> Any:
     return kinds[0] if NoneType in get_args(annotation) else annotation
 
 
-SHOWN = frozenset({"fps", "hold", "large"})
-"""Settings that only say how frames are shown, so that a walk with others keeps its pins."""
+KEEPS_PINS = frozenset({"exact", "fps", "hold", "large"})
+"""Settings that a pinned walk may change: how frames are shown, and whether interpolated ones are denoised."""
 
 FOR_EACH_STOP = ("weights", "seeds", "negative_prompts")
 """Settings with a value for each prompt."""
@@ -374,7 +383,7 @@ def replaced(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
             gone |= {*short}
         elif not given.keys().isdisjoint(short):
             gone.add(listed)
-    if (given.keys() & {"prompts", *SETTINGS}) - SHOWN:
+    if (given.keys() & {"prompts", *SETTINGS}) - KEEPS_PINS:
         gone.add("pinned")
     if given.get("variations") is not None:
         gone |= {*OF_ONE_WALK}

@@ -34,11 +34,23 @@ class ChunkKind(StrEnum):
 class ChunkStatus(StrEnum):
     """The status of a chunk."""
 
+    WAITING = "waiting"  # for the frames of earlier passes, between which it interpolates
     QUEUED = "queued"  # can be claimed once `scheduled_at` is past
     LEASED = "leased"  # claimed by the worker that holds `lease_token`
     DONE = "done"  # its result is recorded
     FAILED = "failed"  # out of attempts; its walk failed, too
     DROPPED = "dropped"  # its walk ended first
+
+
+UNFINISHED = (ChunkStatus.WAITING, ChunkStatus.QUEUED, ChunkStatus.LEASED)
+
+
+class Made(StrEnum):
+    """How a frame was made."""
+
+    DENOISED = "denoised"  # by the model
+    INTERPOLATED = "interpolated"  # decoded from latents between those of denoised frames (`domain.dense`)
+    COPIED = "copied"  # from another walk, which has the same frame
 
 
 class ArtifactKind(StrEnum):

@@ -81,6 +81,7 @@ def retry(session: Session, walk_id: UUID) -> None:
         )
     )
     if renders:
+        lifecycle.settle_waiting(session, walk_id)
         _assign_virtual_times(session, renders)
 
 

@@ -7,10 +7,23 @@ worker is fenced: it takes effect only while the chunk still has the lease token
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Exists, Interval, Select, and_, any_, case, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Exists,
+    Interval,
+    Select,
+    and_,
+    any_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
@@ -50,6 +63,14 @@ class ClaimedFrame:
         return self.stored is None and self.flagged is None
 
 
+class Key(NamedTuple):
+    """A recorded frame with latents, between which others are interpolated."""
+
+    position: float
+    stored: StoredObject
+    content_hash: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """A claim of a chunk: the part that is needed to report how it ended."""
@@ -85,6 +106,10 @@ class Claim(Attempt):
     """Frames that are rendered at once; a smaller chunk is padded to this size."""
     frames: tuple[ClaimedFrame, ...]
     """By position: the chunk's own frames, or all frames of the walk for an assembly."""
+    interpolated: bool = False
+    """Whether the frames are interpolated between the keys."""
+    keys: tuple[Key, ...] = ()
+    """The frames of earlier passes that have latents, by position; for a closed walk, the first again at 1."""
     pins: Pins | None = None
     """How the frames were rendered; of an assembly."""
     pinned_to: MadeWith | None = None
@@ -127,7 +152,9 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
             secret=select(Walk.secret).where(Walk.id == found.walk_id).scalar_subquery(),
             attempts=Chunk.attempts + 1,
         )
-        .returning(Chunk.attempts, Chunk.error, Chunk.tenant, Chunk.batch_size)
+        .returning(
+            *(Chunk.attempts, Chunk.error, Chunk.tenant, Chunk.batch_size, Chunk.interpolated, Chunk.pass_start)
+        )
     ).one()
     columns = (Walk.spec, Walk.batch_size, Walk.made_with, Walk.model, Walk.owner, Walk.secret, Walk.from_walk)
     walk = session.execute(select(*columns, Walk.traceparent, Walk.status).where(Walk.id == found.walk_id)).one()
@@ -153,6 +180,8 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
         spec=walk.spec,
         batch_size=chunk.batch_size or walk.batch_size,
         frames=frames,
+        interpolated=chunk.interpolated,
+        keys=_keys(session, found.walk_id, walk.spec, chunk.pass_start) if chunk.pass_start else (),
         pins=how,
         pinned_to=walk.made_with,
         recovery_seconds=None if found.recovery_seconds is None else max(0.0, float(found.recovery_seconds)),
@@ -197,16 +226,35 @@ def _frames_of_chunk(session: Session, walk_id: UUID, number: int) -> tuple[Clai
     return tuple(_claimed(frame) for frame in session.scalars(frames))
 
 
+def _keys(session: Session, walk_id: UUID, spec: WalkSpec, pass_start: int) -> tuple[Key, ...]:
+    """Return the frames of earlier passes that others can be interpolated between."""
+    of_walk = and_(Frame.walk_id == walk_id, Frame.chunk < pass_start)
+    columns = (Frame.position, Frame.object, Frame.bytes, Frame.crc32c, Frame.content_hash)
+    rows = session.execute(select(*columns).where(of_walk, Frame.latents).order_by(Frame.position))
+    keys = [Key(row.position, StoredObject(row.object, row.bytes, row.crc32c), row.content_hash) for row in rows]
+    if spec.timing.closed and keys and keys[0].position == 0:
+        keys.append(keys[0]._replace(position=1.0))
+    return tuple(keys)
+
+
 def _frames_of_walk(session: Session, walk_id: UUID) -> tuple[tuple[ClaimedFrame, ...], Pins]:
     """Return all frames of a walk, by position, and how they were rendered."""
     rows = session.execute(
-        select(Frame, func.coalesce(Chunk.batch_size, Walk.batch_size).label("batch_size"), Chunk.made_with)
+        select(
+            Frame,
+            func.coalesce(Chunk.batch_size, Walk.batch_size).label("batch_size"),
+            Chunk.interpolated,
+            Chunk.made_with,
+        )
         .join(Chunk, and_(Chunk.walk_id == Frame.walk_id, Chunk.number == Frame.chunk))
         .join(Walk, Walk.id == Frame.walk_id)
         .where(Frame.walk_id == walk_id)
         .order_by(Frame.position)
     ).all()
-    rendered = [RenderedFrame(row.Frame.chunk, row.Frame.position, row.batch_size, row.made_with) for row in rows]
+    rendered = [
+        RenderedFrame(row.Frame.chunk, row.Frame.position, row.batch_size, row.interpolated, row.made_with)
+        for row in rows
+    ]
     return tuple(_claimed(row.Frame) for row in rows), pins.pins(rendered)
 
 

@@ -4,22 +4,26 @@ Each function works inside the transaction of its caller (`db.session.transactio
 one order, chunks by number and then the walk, so that transactions cannot deadlock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Walk
 from momalisa.db.session import record_after_commit
 from momalisa.domain.pins import Batch
-from momalisa.domain.states import ACTIVE, ChunkKind, ChunkStatus, WalkStatus
+from momalisa.domain.states import ACTIVE, UNFINISHED, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
+
+MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
+"""The condition that a frame is still to be made."""
 
 
 class Ready(NamedTuple):
@@ -39,12 +43,21 @@ def enqueue(
     batches: Sequence[Batch],
     *,
     start: int = 0,
+    errors: Mapping[float, float] | None = None,
 ) -> Ready:
     """Add batches of frames to a walk as chunks, at the next virtual times of its tenant.
 
-    `start` is the number of the first of these chunks: 0 for a new walk.
+    Args:
+        session: of the caller.
+        walk_id: of the walk.
+        tenant: of the chunks.
+        model: of the walk.
+        batches: each becomes a chunk; interpolated ones wait for those before them (`settle_waiting`).
+        start: number of the first of these chunks: 0 for a new walk.
+        errors: the expected error of interpolated frames, by position, where it is known.
     """
     numbers = range(start, start + len(batches))
+    errors = errors or {}
     times = fairness.next_virtual_times(session, tenant, model, len(batches))
     session.execute(
         insert(Chunk).values(
@@ -53,26 +66,59 @@ def enqueue(
                     "walk_id": walk_id,
                     "number": number,
                     "kind": ChunkKind.RENDER,
+                    "interpolated": batch.interpolated,
+                    "pass_start": pass_start,
                     "tenant": tenant,
                     "model": model,
                     "virtual_time": times.first + index,
                     "priority": fairness.NORMAL if index else times.priority,
                     "batch_size": batch.size,
                 }
-                for index, (number, batch) in enumerate(zip(numbers, batches, strict=True))
+                for index, (number, batch, pass_start) in enumerate(
+                    zip(numbers, batches, _pass_starts(batches, start), strict=True)
+                )
             ]
         )
     )
     session.execute(  # one statement for all rows: executemany would send one for each
         insert(Frame).values(
             [
-                {"walk_id": walk_id, "position": position, "chunk": number}
+                {"walk_id": walk_id, "position": position, "chunk": number, "error": errors.get(position)}
                 for number, batch in zip(numbers, batches, strict=True)
                 for position in batch.positions
             ]
         )
     )
     return Ready(ChunkKind.RENDER, len(batches), model)
+
+
+def _pass_starts(batches: Sequence[Batch], start: int) -> list[int]:
+    """Return for each batch the number of the first chunk of its pass: of those in a row that are made alike."""
+    firsts = [start]
+    for index, (before, batch) in enumerate(pairwise(batches), start + 1):
+        firsts.append(firsts[-1] if before.interpolated == batch.interpolated else index)
+    return firsts
+
+
+def settle_waiting(session: Session, walk_id: UUID) -> int:
+    """Let interpolated chunks of a walk wait while frames of earlier passes are missing, and queue the others.
+
+    Returns:
+        The number of its interpolated chunks that are queued.
+    """
+    earlier = and_(Frame.walk_id == Chunk.walk_id, Frame.chunk < Chunk.pass_start)
+    missing = select(Frame.position).where(earlier, MISSING).correlate(Chunk).exists()
+    settled = session.execute(
+        update(Chunk)
+        .where(
+            Chunk.walk_id == walk_id,
+            Chunk.interpolated,
+            Chunk.status.in_([ChunkStatus.WAITING, ChunkStatus.QUEUED]),
+        )
+        .values(status=case((missing, ChunkStatus.WAITING), else_=ChunkStatus.QUEUED))
+        .returning(Chunk.status)
+    )
+    return sum(status == ChunkStatus.QUEUED for status in settled.scalars())
 
 
 def release_values(status: ChunkStatus) -> dict[str, object]:
@@ -120,7 +166,7 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
     record_end(session, status, ended)
     session.execute(
         update(Chunk)
-        .where(Chunk.walk_id == walk_id, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
+        .where(Chunk.walk_id == walk_id, Chunk.status.in_(UNFINISHED))
         .values(**release_values(ChunkStatus.DROPPED), finished_at=func.now())
     )
     deliveries.enqueue(session, walk_id, status)

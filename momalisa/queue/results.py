@@ -15,19 +15,18 @@ from sqlalchemy.orm import Session
 from momalisa.db import notifications
 from momalisa.db.models import Artifact, Chunk, Frame, Walk
 from momalisa.db.session import record_after_commit, rowcount
-from momalisa.domain import pacing
+from momalisa.domain import passes
+from momalisa.domain.dense import Check
+from momalisa.domain.passes import Recorded
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
 from momalisa.queue import fairness, leases, lifecycle
 from momalisa.queue.leases import Claim
-from momalisa.queue.lifecycle import Ready
+from momalisa.queue.lifecycle import MISSING, Ready
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
-
-MISSING = and_(Frame.object.is_(None), Frame.flagged.is_(None))
-"""The condition that a frame is still to be rendered."""
 
 
 class UploadedFrame(NamedTuple):
@@ -39,6 +38,14 @@ class UploadedFrame(NamedTuple):
     """The picture in 32 × 32 pixels, from which later frames are placed (`pacing`)."""
     content_hash: str
     """Equal for equal pictures (`domain.content`)."""
+    interpolated: bool = False
+    copied: bool = False
+    latents: bool = False
+    """Whether the object carries its latents."""
+    check: Check | None = None
+    """Of a denoised frame between frames of earlier passes that have latents."""
+    error: float | None = None
+    """Of a copy of an interpolated frame: the expected error, as recorded there."""
 
 
 class FlaggedFrame(NamedTuple):
@@ -123,18 +130,27 @@ def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | Fla
         Frame.flagged,
         Frame.thumbnail,
         Frame.content_hash,
+        Frame.interpolated,
+        Frame.copied,
+        Frame.latents,
+        Frame.check,
+        Frame.error,
     )
     rows = [
-        (frame.position, None, None, None, frame.flag, None, None)
+        (frame.position, None, None, None, frame.flag, None, None, claim.interpolated, False, False, None, None)
         if isinstance(frame, FlaggedFrame)
-        else (frame.position, *astuple(frame.stored), None, frame.thumbnail, frame.content_hash)
+        else (
+            *(frame.position, *astuple(frame.stored), None, frame.thumbnail, frame.content_hash),
+            *(frame.interpolated, frame.copied, frame.latents, frame.check, frame.error),
+        )
         for frame in frames
     ]
     new = values(*(column(each.key, each.type) for each in columns), name="new").data(rows).c
     recorded = session.execute(
         update(Frame)
         .where(Frame.walk_id == claim.walk_id, Frame.position == new.position, MISSING)
-        .values({each: cast(new[each.key], each.type) for each in columns[1:]})  # NULLs alone would be text
+        .values({each: cast(new[each.key], each.type) for each in columns[1:-1]})  # NULLs alone would be text
+        .values(error=func.coalesce(cast(new.error, Frame.error.type), Frame.error))
         .values(rendered_at=case((new.object.is_not(None), func.now())))
         .execution_options(synchronize_session=False)
     )
@@ -143,13 +159,31 @@ def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | Fla
 
 def _next_pass(session: Session, claim: Claim, batch_size: int) -> Ready | None:
     mine = Frame.walk_id == claim.walk_id
-    if session.scalars(select(Frame.position).where(mine, MISSING).limit(1)).first() is not None:
-        return None
-    recorded = session.execute(select(Frame.position, Frame.thumbnail).where(mine)).all()
-    thumbnails: dict[float, bytes | None] = {frame.position: frame.thumbnail for frame in recorded}
-    batches = pacing.batches(pacing.plan_next_pass(claim.spec, thumbnails, batch_size), batch_size)
+    missing = session.scalars(
+        select(Chunk.status)
+        .join(Frame, and_(Frame.walk_id == Chunk.walk_id, Frame.chunk == Chunk.number))
+        .where(mine, MISSING)
+        .distinct()
+    ).all()
+    if missing:
+        queued = 0 if set(missing) - {ChunkStatus.WAITING} else lifecycle.settle_waiting(session, claim.walk_id)
+        return Ready(ChunkKind.RENDER, queued, claim.model) if queued else None
+    columns = (Frame.thumbnail, Frame.latents, Frame.interpolated, Frame.check)
+    recorded = {
+        row.position: Recorded(row.thumbnail, row.latents, row.interpolated, row.check)
+        for row in session.execute(select(Frame.position, *columns).where(mine))
+    }
+    planned = passes.plan_next_pass(claim.spec, recorded, batch_size)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id)).scalar_one()
-    return lifecycle.enqueue(session, claim.walk_id, claim.tenant, claim.model, batches, start=last + 1)
+    return lifecycle.enqueue(
+        session,
+        claim.walk_id,
+        claim.tenant,
+        claim.model,
+        planned.batches,
+        start=last + 1,
+        errors=planned.errors,
+    )
 
 
 def _assembly(session: Session, claim: Claim) -> Ready:
@@ -268,6 +302,7 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
     )
     cleared = ("object", "bytes", "crc32c", "rendered_at", "thumbnail", "content_hash")
     session.execute(update(Frame).where(lost).values(dict.fromkeys(cleared)))
+    lifecycle.settle_waiting(session, claim.walk_id)
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id)

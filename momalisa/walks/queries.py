@@ -6,6 +6,7 @@ Each function works inside the transaction of its caller (`session.transaction`)
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, tuple_
@@ -14,6 +15,7 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from momalisa import api_keys
 from momalisa.db.models import Frame, Tombstone, Walk
+from momalisa.domain.dense import Check
 from momalisa.domain.states import WalkStatus
 from momalisa.errors import WalkExpiredError, WalkNotFoundError
 from momalisa.settings import settings
@@ -149,21 +151,42 @@ def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
     return exists().where(Tombstone.walk_id == walk_id, could_see)
 
 
+class ReusableFrame(NamedTuple):
+    """A frame that another walk can copy, as it was recorded (`db.models.Frame`)."""
+
+    stored: StoredObject
+    thumbnail: bytes
+    interpolated: bool
+    latents: bool
+    check: Check | None
+    error: float | None
+
+
 def reusable_frames(
     session: Session, walk_id: UUID, hashes: Sequence[str], *, viewer: str
-) -> dict[str, tuple[StoredObject, bytes]]:
-    """Return the objects and thumbnails of the frames of a walk that have one of these content hashes, by hash.
+) -> dict[str, ReusableFrame]:
+    """Return the frames of a walk that have one of these content hashes, by hash.
 
     The result is empty if the viewer may not see the walk, or it has expired.
     """
     found = session.execute(
-        select(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail)
+        select(
+            *(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail),
+            *(Frame.interpolated, Frame.latents, Frame.check, Frame.error),
+        )
         .join(Walk, Walk.id == Frame.walk_id)
         .where(Frame.walk_id == walk_id, Frame.content_hash.in_(hashes), Frame.object.is_not(None))
         .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
     )
     return {
-        frame.content_hash: (StoredObject(frame.object, frame.bytes, frame.crc32c), frame.thumbnail)
+        frame.content_hash: ReusableFrame(
+            StoredObject(frame.object, frame.bytes, frame.crc32c),
+            frame.thumbnail,
+            frame.interpolated,
+            frame.latents,
+            frame.check,
+            frame.error,
+        )
         for frame in found
     }
 

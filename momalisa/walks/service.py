@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, IdempotencyKey, Walk
 from momalisa.db.session import rowcount, transaction
-from momalisa.domain import pacing
+from momalisa.domain import pacing, passes
 from momalisa.domain.pins import Batch, Pins, RenderedFrame, in_batches
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
@@ -235,23 +235,26 @@ def create(
     session.add(walk)
     session.flush()
     lifecycle.enqueue(session, walk.id, tenant, model, batches)
+    lifecycle.settle_waiting(session, walk.id)
     return walk
 
 
 def _first_batches(
     session: Session, spec: WalkSpec, model: str, source: Walk | None, pins: Pins | None
 ) -> tuple[int, list[Batch]]:
-    """Return the batch size of a new walk, and the batches of its first pass.
+    """Return the batch size of a new walk, and the batches of its first pass, or all that it is pinned to.
 
     A walk that only adds frames to its source keeps the batches of that one whole, so that its frames are the same.
     """
     if pins is not None:
-        return max(batch.size for batch in pins.batches), pins.batches
+        pinned = pins.denoised() if spec.exact else pins
+        return max(batch.size for batch in pinned.batches), pinned.batches
     size, kept = settings().batch_size, list[Batch]()
     if source is not None and source.model == model and spec.refines(source.spec):
         size, kept = source.batch_size, _rendered_batches(session, source)
+        kept = [batch for batch in kept if not (spec.exact and batch.interpolated)]
     kept_positions = {position for batch in kept for position in batch.positions}
-    planned = pacing.plan_first_pass(spec, size, kept_positions)
+    planned = passes.plan_first_pass(spec, size, kept_positions)
     if not kept_positions <= set(planned):  # with linear pacing, few numbers of frames have all of these positions
         kept, kept_positions = [], set()
     new = [position for position in planned if position not in kept_positions]
@@ -260,14 +263,14 @@ def _first_batches(
 
 def _rendered_batches(session: Session, walk: Walk) -> list[Batch]:
     """Return the batches of a walk that are rendered, in the order in which they were planned."""
-    rendered = select(Chunk.number, Chunk.batch_size).where(
+    rendered = select(Chunk.number, Chunk.batch_size, Chunk.interpolated).where(
         Chunk.walk_id == walk.id, Chunk.kind == ChunkKind.RENDER, Chunk.status == ChunkStatus.DONE
     )
-    sizes = {number: size or walk.batch_size for number, size in session.execute(rendered)}
+    chunks = {number: (size or walk.batch_size, between) for number, size, between in session.execute(rendered)}
     return in_batches(
-        RenderedFrame(frame.chunk, frame.position, sizes[frame.chunk])
+        RenderedFrame(frame.chunk, frame.position, *chunks[frame.chunk])
         for frame in walk.frames
-        if frame.chunk in sizes
+        if frame.chunk in chunks
     )
 
 

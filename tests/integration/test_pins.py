@@ -161,7 +161,7 @@ def batches(*positions: list[float], size: int = 4) -> list[Reply]:
             batches([0, 1]),
             "must have a position at each stop, and a closed walk none",
         ),
-        ({"frames": 3}, batches([0, 1, 0.5]), "the positions of batch 0 must be in ascending order"),
+        ({"frames": 3}, batches([0, 1, 0.5]), "batch 0 has positions that are not in ascending order"),
         ({"frames": 3}, batches([0, 0.5, 1], size=2), "batch 0 has 3 positions, and its size is 2"),
     ],
 )

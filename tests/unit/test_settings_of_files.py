@@ -13,7 +13,7 @@ from PIL import Image
 
 from api.schemas.requests import MODEL_CHOOSES
 from momalisa.cli.files import FIELDS, NoSettingsError, settings_of
-from momalisa.domain.spec import FOR_EACH_STOP, SHORT_FORMS, SHOWN
+from momalisa.domain.spec import FOR_EACH_STOP, KEEPS_PINS, SHORT_FORMS
 from momalisa.settings import ROOT
 from tests.carrying_files import BODY, SPEC, WRITERS
 from tests.carrying_files import SHOWN as PICTURES
@@ -78,7 +78,7 @@ def constant(script: str, name: str) -> Any:
 def test_the_browser_takes_the_same_from_a_file() -> None:
     script = (ROOT / "frontend" / "static" / "file-settings.js").read_text()
     assert sorted(constant(script, "FIELDS")) == sorted(FIELDS)
-    assert set(constant(script, "SHOWN")) == {*SHOWN, "public"}
+    assert set(constant(script, "KEEPS_PINS")) == {*KEEPS_PINS, "public"}
     assert constant(script, "FOR_EACH_STOP") == [*FOR_EACH_STOP]
     assert constant(script, "SHORT_FORMS") == {listed: [*short] for listed, short in SHORT_FORMS.items()}
     assert set(constant(script, "SUIT_THE_MODEL")) == {*MODEL_CHOOSES, "model", "pinned"}
