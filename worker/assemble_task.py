@@ -23,7 +23,7 @@ from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry.logging import logger
 from worker.lease import Lease
-from worker.media import contact_sheet, encoders, gif
+from worker.media import card, contact_sheet, encoders, gif
 from worker.media.encoders import Picture
 from worker.media.metadata import walk_caption, walk_request
 from worker.recording import Record
@@ -35,6 +35,7 @@ FILES = {
     ArtifactKind.MP4: ("walk.mp4", "video/mp4"),
     ArtifactKind.WEBP: ("walk.webp", "image/webp"),
     ArtifactKind.POSTER: ("poster.webp", "image/webp"),
+    ArtifactKind.CARD: ("card.jpg", "image/jpeg"),
     ArtifactKind.LARGE: ("large.mp4", "video/mp4"),
     ArtifactKind.LARGE_STILL: ("large.png", "image/png"),
     ArtifactKind.SHEET: ("sheet.png", "image/png"),
@@ -42,7 +43,7 @@ FILES = {
 }
 """The file name and the content type of each artifact."""
 
-STILLS = {ArtifactKind.POSTER, ArtifactKind.SHEET}
+STILLS = {ArtifactKind.POSTER, ArtifactKind.CARD, ArtifactKind.SHEET}
 """Artifacts that a browser displays; it saves the others."""
 
 CACHE_BYTES = 256 << 20
@@ -136,8 +137,7 @@ def _make_artifacts(
     assert claim.pins
     caption = walk_caption(spec, claim.model, claim.pins)
     again = json.dumps(walk_request(spec, claim.model, claim.pins), indent=1, ensure_ascii=False)
-    middle = shown[len(shown) // 2].picture()
-    height, width = middle.shape[:2]
+    height, width = (middle := shown[len(shown) // 2].picture()).shape[:2]
 
     def pictures(indices: Iterable[int], size: tuple[int, int] | None = None) -> Iterator[Picture]:
         """Yield frames, enlarged if there is a size; one that is held is decoded and enlarged once."""
@@ -169,6 +169,9 @@ def _make_artifacts(
                 omissions.extend(encoders.write_webp(path, frames, fps, caption))
             case ArtifactKind.POSTER:
                 encoders.write_poster(path, middle, caption)
+            case ArtifactKind.CARD:
+                triptych = [shown[0].picture(), middle, shown[-1].picture()]
+                size = card.write(path, triptych, spec.prompts, f"Latent diffusion, {len(shown)} frames")
             case ArtifactKind.LARGE:
                 size = large
                 encoders.write_mp4(path, partial(pictures, order, large), fps, caption)

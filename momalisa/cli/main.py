@@ -63,6 +63,7 @@ SUPERVISE_SECONDS = 2
 
 _SUFFIXES = {
     "poster": "-poster.webp",
+    "card": "-card.jpg",
     "sheet": "-sheet.png",
     "large": "-enlarged-from-{enlarged_from}.mp4",
     "large_still": "-enlarged-from-{enlarged_from}.png",

@@ -60,6 +60,7 @@ class ArtifactKind(StrEnum):
     MP4 = "mp4"
     WEBP = "webp"  # animated, in full colour
     POSTER = "poster"  # one frame, for lists
+    CARD = "card"  # first, middle and last frame with the prompts, for links
     LARGE = "large"  # an MP4 of enlarged frames, if asked for
     LARGE_STILL = "large_still"  # one enlarged frame
     SHEET = "sheet"  # contact sheet: all frames on one page, with their positions

@@ -29,6 +29,7 @@ ARTIFACTS = {
     "mp4": "walk.mp4",
     "webp": "walk.webp",
     "poster": "poster.webp",
+    "card": "card.jpg",
     "sheet": "sheet.png",
     "zip": "walk.zip",
 }

@@ -21,7 +21,7 @@ def test_a_walk_is_watched_to_its_end_and_saved(client: Client, tmp_path: Path) 
     assert seen[-1]["status"] == "succeeded"
     counts = [walk["progress"]["frames_done"] for walk in seen]
     assert counts == sorted(counts)
-    for kind in ("gif", "mp4", "webp", "poster", "sheet", "zip"):
+    for kind in ("gif", "mp4", "webp", "poster", "card", "sheet", "zip"):
         artifact = client.save(seen[-1], kind, tmp_path / kind)
         assert (tmp_path / kind).stat().st_size == artifact["bytes"]
     with zipfile.ZipFile(tmp_path / "zip") as archive:

@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT
-from worker.media import contact_sheet, encoders, gif
+from worker.media import card, contact_sheet, encoders, gif, lettering
 from worker.media.encoders import Picture
 from worker.media.metadata import walk_caption
 
@@ -279,6 +279,36 @@ def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, h
 
 
 @pytest.mark.parametrize(
+    ("width", "height", "prompts"),
+    [
+        (96, 64, ("a giraffe", "a battleship")),
+        (128, 64, ("a giraffe " * 40, "żyrafa", "🦒 " * 9)),
+        (32, 512, ("قلعة", "猫")),
+    ],
+)
+def test_a_card_shows_the_beginning_the_middle_and_the_end_with_the_prompts(
+    tmp_path: Path, width: int, height: int, prompts: tuple[str, ...]
+) -> None:
+    colours = (200, 0, 0), (0, 160, 0), (0, 0, 200)
+    shown = [np.full((height, width, 3), colour, np.uint8) for colour in colours]
+    size = card.write(tmp_path / "card.jpg", shown, prompts, "Latent diffusion, 3 frames")
+    assert (tmp_path / "card.jpg").stat().st_size < 300_000
+    with Image.open(tmp_path / "card.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", size == card.SIZE and size)
+        page = np.asarray(image).astype(int)
+    places = [np.argwhere(np.abs(page[:460] - colour).max(axis=-1) < 8) for colour in colours]
+    lefts = [place[:, 1].min() for place in places]
+    assert lefts == sorted(lefts)
+    high, wide = (int(side) for side in np.ptp(places[0], axis=0) + 1)
+    assert wide / high == pytest.approx(width / height, rel=0.05)
+    rows, columns = np.nonzero(page[465:550].min(axis=-1) < 100)  # the title
+    assert len(rows) > 500
+    assert columns.min() >= card.MARGIN - 5
+    assert columns.max() <= card.SIZE[0] - card.MARGIN + 5
+
+
+@pytest.mark.parametrize("face", [lettering.PLAIN, lettering.ITALIC], ids=["plain", "italic"])
+@pytest.mark.parametrize(
     "text",
     [
         "猫",
@@ -290,14 +320,15 @@ def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, h
         "हिन्दी",
         "Ωμέγα",
         "crème brûlée",
+        "żółw",
         "🦒",
         "👩\u200d🚀",
     ],
 )
-def test_a_contact_sheet_shows_every_script(tmp_path: Path, text: str) -> None:
+def test_every_script_can_be_written(text: str, face: lettering.Face) -> None:
     def line(title: str) -> bytes:
         page = Image.new("RGB", (300, 40))
-        contact_sheet._write_line(page, (0, 0), title, 16, (255, 255, 255), 300)
+        lettering.write_line(page, (0, 0), title, 16, (255, 255, 255), 300, face)
         return page.tobytes()
 
     missing = "\U0010ffff" if text > "\uffff" else "\ufffe"
@@ -307,7 +338,7 @@ def test_a_contact_sheet_shows_every_script(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("character", ["x", "猫", "é", "นี้", "👩\u200d🚀", "👍🏽"])
 def test_a_text_that_is_too_wide_is_cut_between_characters(character: str) -> None:
-    cut = contact_sheet._cut(character * 50, 16, 200)
+    cut = lettering.cut(character * 50, 16, 200)
     assert cut.endswith("…")
     assert len(cut) > 4
     assert cut[:-1] == character * (len(cut[:-1]) // len(character))
@@ -315,7 +346,7 @@ def test_a_text_that_is_too_wide_is_cut_between_characters(character: str) -> No
 
 def test_the_longest_prompts_are_cut_without_much_memory() -> None:
     tracemalloc.start()
-    cut = contact_sheet._cut("a cat to " * 2222, 16, 480)
+    cut = lettering.cut("a cat to " * 2222, 16, 480)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert cut.startswith("a cat to a cat to ")
@@ -389,9 +420,10 @@ def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
         encoders.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, ABOUT)
         encoders.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, ABOUT)
         contact_sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
-    for suffix in ("gif", "mp4", "webp", "png"):
+        card.write(tmp_path / f"{name}.jpg", originals[:3], ["a fox", "a boat"], "")
+    for suffix in ("gif", "mp4", "webp", "png", "jpg"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 8  # no temporary files are left
+    assert len(list(tmp_path.iterdir())) == 10  # no temporary files are left
 
 
 def test_a_zip_contains_its_files_and_is_reproducible(tmp_path: Path) -> None:

@@ -1,15 +1,13 @@
 """The contact sheet: all frames of a walk on one page, with their positions."""
 
 import math
-import unicodedata
-from bisect import bisect
 from collections.abc import Iterable, Sequence
-from functools import cache
-from itertools import accumulate, chain, groupby
+from itertools import chain
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from worker.media import lettering
 from worker.media.encoders import Picture, png_text
 from worker.media.metadata import Caption
 
@@ -30,14 +28,6 @@ COMPRESSION = 4
 
 TITLE, NOTE, LABEL = 26, 16, 14
 """Font sizes, in pixels."""
-
-FONTS = Path(__file__).parent / "fonts"
-"""GNU Unifont, which has the letters of all scripts, and emoji; it looks plain, so that others come first."""
-
-PLAIN = {*map(chr, range(32, 127)), "·", "…"}
-"""Characters that Pillow's own font has."""
-
-JOINER = "\u200d"
 
 
 def write(
@@ -63,69 +53,11 @@ def write(
     top = MARGIN + TITLE + NOTE + 3 * GAP
     page_width = max(columns * step[0] - GAP, MIN_TEXT_WIDTH)
     page = Image.new("RGB", (page_width + 2 * MARGIN, top + rows * step[1] - GAP + MARGIN), PAPER)
-    _write_line(page, (MARGIN, MARGIN), caption.title, TITLE, INK, page_width)
-    _write_line(page, (MARGIN, MARGIN + TITLE + GAP), note, NOTE, FAINT, page_width)
+    lettering.write_line(page, (MARGIN, MARGIN), caption.title, TITLE, INK, page_width)
+    lettering.write_line(page, (MARGIN, MARGIN + TITLE + GAP), note, NOTE, FAINT, page_width)
     for index, (label, picture) in enumerate(zip(labels, chain([first], stream), strict=True)):
         left, above = MARGIN + index % columns * step[0], top + index // columns * step[1]
         page.paste(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS), (left, above))
-        _write_line(page, (left, above + size[1] + GAP // 2), label, LABEL, INK, cell)
+        lettering.write_line(page, (left, above + size[1] + GAP // 2), label, LABEL, INK, cell)
     page.save(path, "png", pnginfo=png_text(caption), compress_level=COMPRESSION)
     return page.size
-
-
-def _write_line(
-    page: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
-) -> None:
-    """Write a line of text whose top left is at `place`; text wider than `width` pixels is cut off."""
-    draw = ImageDraw.Draw(page)
-    left, top = place
-    for part, font in _runs(_cut(text, size, width), size):
-        draw.text((left, top), part, colour, font)
-        left += round(font.getlength(part))
-
-
-def _cut(text: str, size: int, width: int) -> str:
-    """Return a text, or its beginning and an ellipsis if it is wider than `width` pixels."""
-
-    def fits(text: str) -> bool:
-        return sum(font.getlength(part) for part, font in _runs(text, size)) <= width
-
-    if fits(text):
-        return text
-    shown = text[:width]  # which is more than fits: ten long prompts have 20,000 characters
-    beginnings = [beginning.rstrip() + "…" for beginning in accumulate(_characters(shown))]
-    kept = bisect(beginnings, False, key=lambda beginning: not fits(beginning))
-    return beginnings[kept - 1] if kept else ""
-
-
-def _characters(text: str) -> list[str]:
-    """Return a text in parts that readers take for one character: letters with their marks, joined emoji."""
-    parts = list[str]()
-    for letter in text:
-        category = unicodedata.category(letter)
-        joined = category[0] == "M" or category in {"Cf", "Sk"}
-        if parts and (joined or parts[-1].endswith(JOINER)):
-            parts[-1] += letter
-        else:
-            parts.append(letter)
-    return parts
-
-
-def _runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
-    """Return a text in parts, each with a font that has its letters."""
-    if set(text) <= PLAIN:
-        return [(text, _font(None, size))]
-    return [
-        ("".join(part), _font(font, size))
-        for font, part in groupby(text, lambda letter: "unifont" if letter <= "\uffff" else "unifont_upper")
-    ]
-
-
-@cache
-def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont:
-    """Return a font of ours, or Pillow's own."""
-    if name is None:
-        own = ImageFont.load_default(size)
-        assert isinstance(own, ImageFont.FreeTypeFont)
-        return own
-    return ImageFont.truetype(FONTS / f"{name}.woff2", size)
