@@ -102,6 +102,9 @@ model: .venv/train ## Train the bundled model, or resume; all steps or one: STEP
 	$(BIN)/python -m models.train pictures
 	@touch $@
 
+figure: .venv/dev ## Make the pictures of a walk on the website: the figure of About, the card of links.
+	$(BIN)/python -m benchmarks.figure
+
 examples: .venv/dev ## Make the walks in docs/walks.md.
 	$(BIN)/python -m benchmarks.examples
 
