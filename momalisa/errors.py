@@ -13,6 +13,10 @@ class WalkNotFoundError(MomalisaError):
     """There is no walk with this id."""
 
 
+class FormatNotSupportedError(MomalisaError):
+    """The answer is not available in this format."""
+
+
 class WalkExpiredError(MomalisaError):
     """The walk is past its retention, and its files are gone."""
 
@@ -39,6 +43,10 @@ class IdempotencyKeyReusedError(MomalisaError):
 
 class UnauthorizedError(MomalisaError):
     """The request needs an API key, and has none or an invalid one."""
+
+
+class WalkPrivateError(UnauthorizedError):
+    """The walk is private, so it cannot be shown on other sites."""
 
 
 class InvalidKeyError(UnauthorizedError):

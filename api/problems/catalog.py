@@ -109,6 +109,20 @@ CATALOG: dict[type[MomalisaError], ProblemType] = {
         "The request needs an API key, and has none or an invalid one.",
         "Send a valid key as `Authorization: Bearer …`. Operators create keys by `momalisa keys create`.",
     ),
+    errors.WalkPrivateError: _entry(
+        HTTPStatus.UNAUTHORIZED,
+        "walk-private",
+        "The walk is private",
+        "The walk is private, so it is not described for other sites (oEmbed).",
+        "Link to its page instead, or make it public first: `PATCH /v1/walks/{id}`.",
+    ),
+    errors.FormatNotSupportedError: _entry(
+        HTTPStatus.NOT_IMPLEMENTED,
+        "format-not-supported",
+        "The format is not supported",
+        "The path has no answer in the format that the request names.",
+        "Ask for a format that the detail names.",
+    ),
     errors.NotOwnerError: _entry(
         HTTPStatus.FORBIDDEN,
         "not-owner",

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from api import access, cursors, media
 from api.problems import catalog as problems
 from api.problems.fields import field_errors
+from api.routes.embed import discovery
 from api.routes.walks import Base, Caller, submit
 from api.schemas import requests, views
 from api.web import form, templates
@@ -87,12 +88,13 @@ def _choices() -> list[dict[str, Any]]:
 @router.get("/")
 def home(
     caller: Caller,
+    base: Base,
     source: Annotated[str | None, Query(alias="from", max_length=MAX_LENGTH)] = None,
     to: Annotated[str, Query(max_length=requests.MAX_PROMPT)] = "",
 ) -> HTMLResponse:
     """Show the form for a new walk, filled in with the prompts and settings of another walk if `from` names one."""
     if source is None:
-        return _make_page({"prompts": ["", to]} if to else {})
+        return _make_page({"prompts": ["", to]} if to else {}, base=base)
     walk = _walk(source, caller)
     settings_ = {name: value for name, value in walk.spec.model_dump(mode="json").items() if value is not None}
     values = {
@@ -101,7 +103,7 @@ def home(
         "size": f"{walk.spec.width}x{walk.spec.height}",
         "public": walk.public,
     }
-    return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model})
+    return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model}, base=base)
 
 
 async def _sent(request: Request) -> dict[str, list[str]]:
@@ -179,7 +181,8 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     with transaction() as session:
         ahead = estimate.estimate(session, found)
     seen = views.view(found, ahead, base, viewer=caller.owner)
-    return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"))
+    links = discovery(seen.urls.web, base) if seen.public else {}
+    return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"), discovery=links)
 
 
 @router.get("/gallery")
@@ -213,6 +216,7 @@ def gallery(
     onward = {**kept, "cursor": cursors.encode(shown[-1])} if len(walks) > PAGE_SIZE else None
     return templates.page(
         "gallery.html",
+        base=base,
         walks=views.summaries(shown, base, viewer=caller.owner),
         word=word,
         mine=mine,
@@ -223,9 +227,9 @@ def gallery(
 
 
 @router.get("/about")
-def about() -> HTMLResponse:
+def about(base: Base) -> HTMLResponse:
     """Explain what a latent walk is."""
-    return templates.page("about.html")
+    return templates.page("about.html", base=base)
 
 
 @router.get("/.well-known/security.txt")

@@ -15,7 +15,7 @@ from api.web.templates import FRONTEND
 IMMUTABLE = ("fonts", "vendor")
 """Folders whose files are renamed when they change."""
 
-ALREADY_COMPRESSED = (".woff2", ".webp", ".png")
+ALREADY_COMPRESSED = (".woff2", ".webp", ".png", ".jpg")
 
 
 def files() -> StaticFiles:

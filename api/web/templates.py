@@ -17,9 +17,14 @@ from momalisa.storage import bucket
 FRONTEND = ROOT / "frontend"
 
 
+def _files() -> str:
+    """Return the source of the files of walks, as a Content-Security-Policy names it."""
+    return "'self'" if bucket.base_url().startswith("/") else bucket.base_url()
+
+
 def content_security_policy() -> str:
     """Return the policy of pages: they load our own files, and images and videos from the bucket."""
-    files = "'self'" if bucket.base_url().startswith("/") else bucket.base_url()
+    files = _files()
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' {files}; "
         f"media-src {files}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -48,6 +53,19 @@ def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
             "Vary": "Authorization, Cookie",
             "Referrer-Policy": "same-origin",
         },
+    )
+
+
+def frame(template: str, *, status: int = HTTPStatus.OK, headers: dict[str, str], **context: Any) -> HTMLResponse:
+    """Render a page that every site may show in a frame; it has no forms, no cookies and asks for nothing."""
+    policy = (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {_files()}; media-src {_files()}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors *"
+    )
+    return HTMLResponse(
+        _templates().get_template(template).render(status=int(status), **context),
+        status_code=status,
+        headers={"Content-Security-Policy": policy, **headers},
     )
 
 

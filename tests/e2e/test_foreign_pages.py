@@ -1,12 +1,16 @@
-"""A page of another site can do nothing to a visitor, tested with a real browser."""
+"""Pages of other sites, in a real browser: they can show a walk in a frame, and do nothing to a visitor."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, Response, expect
 
 from api.access import COOKIE
+from momalisa.domain.spec import WalkSpec
+from tests.e2e.test_website_museum import expect_axe_finds_nothing
+from tests.finished_walks import make_finished_walk
 from tests.serving import serving
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "public": False}
@@ -23,11 +27,17 @@ Promise.allSettled(requests).then(() => {{ document.title = "sent"; }});
 </script>"""
 
 
+MOVES = "(film) => new Promise((done) => film.addEventListener('timeupdate', () => film.currentTime && done()))"
+"""Waits until a video plays."""
+
+
 class _Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """Answer with an empty page, which the test fills in."""
+        """Answer with an empty page, which the test fills in, under the Content-Security-Policy in the query."""
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
+        if policy := parse_qs(urlsplit(self.path).query).get("policy"):
+            self.send_header("Content-Security-Policy", policy[0])
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -67,3 +77,43 @@ def test_a_foreign_page_cannot_affect_a_visitor_or_their_walks(
     mine = context.request.get(f"{museum}/v1/walks?mine=true").json()["walks"]
     assert [(each["id"], each["status"]) for each in mine] == [(walk["id"], "queued")]
     assert context.request.get(f"{museum}/v1/walks").json()["walks"] == []
+
+
+def test_a_page_with_a_strict_policy_shows_a_walk_in_a_frame(
+    museum: str, elsewhere: int, page: Page, browser: Browser, spec: Callable[..., WalkSpec]
+) -> None:
+    """The frame plays and can be scrubbed, also in a sandbox and without scripts; no other page can be framed."""
+    walk = make_finished_walk(spec(frames=12, fps=4))
+    snippet = page.request.get(f"{museum}/oembed?url={museum}/walks/{walk}").json()["html"]
+    sandboxed = snippet.replace("<iframe", '<iframe sandbox="allow-scripts"')
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer) if answer.url.startswith(museum) else None)
+    policy = {"policy": f"default-src 'none'; frame-src {museum}"}
+    for html in (snippet, sandboxed):
+        answers.clear()
+        page.goto(f"http://localhost:{elsewhere}/?{urlencode(policy)}")
+        page.evaluate("(html) => { document.body.innerHTML = html; }", html)
+        frame = page.frame_locator("iframe")
+        film, dot = frame.locator("video"), frame.get_by_role("slider", name="Place on the walk")
+        frame.get_by_role("button", name="Play").click()
+        expect(frame.get_by_role("button", name="Pause")).to_be_visible()
+        film.evaluate(MOVES)
+        dot.focus()
+        dot.press("End")
+        expect(frame.get_by_role("button", name="Play")).to_be_visible()
+        assert film.evaluate("(film) => film.currentTime") > 2
+        dot.press("Home")
+        assert film.evaluate("(film) => film.currentTime") == 0
+        assert sum(len(answer.body()) for answer in answers) < 30_000
+        assert not [answer for answer in answers if "set-cookie" in answer.headers]
+
+    page.evaluate("(url) => { document.querySelector('iframe').src = url; }", f"{museum}/walks/{walk}")  # refused
+    expect(page.frame_locator("iframe").locator("body")).to_contain_text("refused to connect")
+
+    page.goto(f"{museum}/walks/{walk}/embed")
+    expect_axe_finds_nothing(page)
+    plain = browser.new_context(java_script_enabled=False).new_page()
+    plain.goto(f"{museum}/walks/{walk}/embed")
+    assert plain.locator("video").get_attribute("controls") is not None
+    expect(plain.get_by_role("link", name="a giraffe")).to_have_attribute("href", f"{museum}/walks/{walk}")
+    plain.context.close()

@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from sqlalchemy import func, update
 
 from api.web.templates import FRONTEND
@@ -66,6 +68,16 @@ def test_a_link_to_a_walk_has_a_preview(api: TestClient, insert_walk: Callable[.
     assert found["og:video:type"] == "video/mp4"
     assert found["twitter:card"] == "summary_large_image"
     assert found["og:url"] == f"http://testserver/walks/{walk.id}"
+
+
+def test_a_link_to_any_other_page_has_a_card(api: TestClient) -> None:
+    for path in PAGES:
+        found = card(api.get(path).text)
+        assert found["og:url"] == f"http://testserver{path}"
+        assert found["og:title"].endswith("MoMALisa")
+        assert found["twitter:card"] == "summary_large_image"
+        with Image.open(BytesIO(api.get(found["og:image"]).content)) as image:
+            assert image.size == (int(found["og:image:width"]), int(found["og:image:height"])) == (1200, 630)
 
 
 def test_a_private_walk_has_no_preview_for_others(api: TestClient, insert_walk: Callable[..., Walk]) -> None:
