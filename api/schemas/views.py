@@ -1,17 +1,19 @@
 """Walks in responses."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from statistics import fmean
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field, create_model
 
-from momalisa.db.models import Walk
+from momalisa.db.models import Frame, Walk
 from momalisa.domain.model import Model
 from momalisa.domain.path import sequence
 from momalisa.domain.spec import SETTINGS, field_type
-from momalisa.domain.states import ENLARGED, ArtifactKind, WalkStatus
+from momalisa.domain.states import ENLARGED, ArtifactKind, Made, WalkStatus
 from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.storage import bucket
@@ -62,7 +64,15 @@ class FrameView(BaseModel):
 
     index: int = Field(description="Its index among the frames planned so far; final once all frames are planned.")
     position: float = Field(description="Its place on the walk: 0 is the first stop, 1 the last. It never changes.")
-    url: str | None = Field(description="Null until the frame is rendered.")
+    url: str | None = Field(description="Null until the frame is made.")
+    made: Made | None = Field(
+        description="How it was made: denoised by the model, interpolated between denoised frames, or copied from "
+        "another walk that has the same frame. Null until it is made, and if it must not be shown."
+    )
+    error: float | None = Field(
+        description="How much an interpolated frame is expected to differ from a denoised one: mean absolute "
+        "difference, in levels of 255. Null for other frames, and if it is unknown."
+    )
     flagged: bool = Field(
         description="Whether the frame must not be shown, because the model's safety checker flagged it or it came "
         "out black. Once the walk is done, `url` is that of its nearest neighbour, which replaces it."
@@ -119,10 +129,22 @@ class WalkSummary(BaseModel):
     urls: Urls
 
 
+class MadeCounts(BaseModel):
+    """How the frames of a walk were made so far."""
+
+    denoised: int
+    interpolated: int
+    copied: int
+    error: float | None = Field(
+        description="The mean expected error of those that are interpolated; null if none has one."
+    )
+
+
 class WalkView(WalkSummary):
     """A walk with its frames."""
 
     progress: ProgressWithEstimate
+    made: MadeCounts
     frames: list[FrameView] = Field(
         description="All frames planned so far, in the order of the walk; with even pacing, later frames are "
         "placed according to earlier ones."
@@ -217,6 +239,16 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
     )
 
 
+def _error(frame: Frame) -> float | None:
+    return frame.error if frame.interpolated and frame.made else None
+
+
+def _made(frames: Sequence[Frame]) -> MadeCounts:
+    counts = Counter(frame.made for frame in frames)
+    errors = [error for frame in frames if (error := _error(frame)) is not None]
+    return MadeCounts(**{made.value: counts[made] for made in Made}, error=fmean(errors) if errors else None)
+
+
 def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> WalkView:
     """Return a walk as a viewer may see it; `base_url` has no trailing slash.
 
@@ -235,11 +267,14 @@ def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> W
     return WalkView(
         **common,
         progress=progress,
+        made=_made(walk.frames),
         frames=[
             FrameView(
                 index=index,
                 position=frame.position,
                 url=None if frame.object is None else bucket.url(frame.object, base_url),
+                made=frame.made,
+                error=_error(frame),
                 flagged=frame.flagged is not None,
             )
             for index, frame in enumerate(walk.frames)

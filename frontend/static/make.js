@@ -9,7 +9,7 @@ import { changed, formValues, settingsFor, settingsOf } from "./file-settings.js
 import { modelChoice } from "./model-choice.js";
 import { anotherPair } from "./pairs.js";
 import { lengthOf } from "./prompt-length.js";
-import { bodyOf, fieldOf } from "./request-body.js";
+import { bodyOf, fieldOf, MOST_FRAMES } from "./request-body.js";
 import { secondsWords } from "./wait.js";
 
 const form = document.getElementById("form");
@@ -117,8 +117,8 @@ function mistakes() {
   const texts = [...prompts.map((stop, place) => [`prompts[${place}]`, stop]), ["negative_prompt", negative ?? ""]];
   found.push(...texts.filter(([, text]) => lengthHere(text).refused).map(([field]) => [field, "Shorten it, please."]));
   const stops = prompts.filter((stop) => stop.trim()).length;
-  if (!/^\d+$/.test(frames) || Number(frames) < Math.max(2, stops) || Number(frames) > 240) {
-    found.push(["frames", stops > 2 ? `A whole number from ${stops}, one for each stop, to 240.` : "A whole number from 2 to 240."]);
+  if (!/^\d+$/.test(frames) || Number(frames) < Math.max(2, stops) || Number(frames) > MOST_FRAMES) {
+    found.push(["frames", stops > 2 ? `A whole number from ${stops}, one for each stop, to ${MOST_FRAMES}.` : `A whole number from 2 to ${MOST_FRAMES}.`]);
   }
   for (const field of form.querySelectorAll(".settings input[type=number]")) {
     if (!field.validity.valid) found.push([field.name, field.max ? `A number from ${field.min} to ${field.max}.` : "A number."]);

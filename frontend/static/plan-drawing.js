@@ -11,7 +11,7 @@ class PlanDrawing extends HTMLElement {
 
   update({ stops, frames, loop }) {
     const known = stops.length >= 2 ? stops : EXAMPLES;
-    const count = Number.isInteger(frames) && frames >= 2 && frames <= 240 ? frames : 24;
+    const count = Number.isInteger(frames) && frames >= 2 && frames <= 960 ? frames : 24;
     const state = JSON.stringify([known, count, loop]);
     if (state === this.#drawn) return;
     this.#drawn = state;

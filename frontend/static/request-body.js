@@ -25,7 +25,7 @@ export function bodyOf({ prompts, ...values }, { usual = {}, seed = 0 } = {}) {
 export const refined = ({ id, settings: { leg_frames: legs } }, frames) =>
   ({ from_walk: id, ...(legs ? { leg_frames: legs.map((each) => 2 * each) } : { frames }) });
 
-export const MOST_FRAMES = 240;
+export const MOST_FRAMES = 960;
 
 /** Frames of the next finer walk, which keeps those of this one if it can; null if there is none. */
 export function finer({ frames_total: frames, settings: { pacing, loop, leg_frames: legs } }) {

@@ -8,10 +8,12 @@ would have given, and each part of the gap differs less than that (`docs/decisio
 
 from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from momalisa.domain import pacing
 from momalisa.domain.path import leg
 
 
@@ -57,26 +59,45 @@ def neighbours(position: float, keys: Sequence[float], legs: int) -> tuple[float
     return tuple(own[max(after - 2, 0) : after + 2])
 
 
-def weights(position: float, keys: Sequence[float]) -> tuple[float, ...]:
+def weights(position: float, keys: Sequence[float], distances: Sequence[float]) -> tuple[float, ...]:
     """Return the weight of the latents of each key in those at a position between the keys; their sum is 1.
 
     They are those of a cubic Hermite spline whose slope at a key is that of the parabola through it and the keys on
-    both sides (Catmull and Rom, 1974, for uneven spacing).
+    both sides (Catmull and Rom, 1974, for uneven spacing). Its parameter is not the position but the length of the
+    way that the latents have come, which a monotone cubic gives for each position: where they rest and then jump,
+    a spline over positions overshoots.
 
     Args:
         position: of the frame.
         keys: what `neighbours` returns.
+        distances: between the latents of each key and the next: Euclidean.
     """
+    even = (pacing.BASE * sum(distances) or 1.0) / (keys[-1] - keys[0])
+    gaps = [distance + even * (b - a) for distance, (a, b) in zip(distances, pairwise(keys), strict=True)]
+    lengths = list(accumulate(gaps, initial=0.0))
+    slopes = pacing.monotone_slopes(keys, lengths)
     after = bisect(keys, position)
-    start, end = keys[after - 1], keys[after]
-    width = end - start
-    t = (position - start) / width
-    found = [0.0] * len(keys)
+    before = after - 1
+    width = keys[after] - keys[before]
+    length = pacing.hermite(
+        (position - keys[before]) / width,
+        width,
+        (lengths[before], lengths[after]),
+        (slopes[before], slopes[after]),
+    )
+    return _spline(length, lengths, after)
+
+
+def _spline(at: float, knots: Sequence[float], after: int) -> tuple[float, ...]:
+    """Return the weight of the value at each knot in that at a place before the knot `after`."""
+    width = knots[after] - knots[after - 1]
+    t = (at - knots[after - 1]) / width
+    found = [0.0] * len(knots)
     found[after - 1] += (1 + 2 * t) * (1 - t) ** 2
     found[after] += t**2 * (3 - 2 * t)
     for knot, slope in ((after - 1, t * (1 - t) ** 2 * width), (after, -(t**2) * (1 - t) * width)):
-        first = min(max(knot - 1, 0), max(len(keys) - 3, 0))
-        for index, share in enumerate(_derivative(keys[knot], keys[first : first + 3])):
+        first = min(max(knot - 1, 0), max(len(knots) - 3, 0))
+        for index, share in enumerate(_derivative(knots[knot], knots[first : first + 3])):
             found[first + index] += slope * share
     return tuple(found)
 

@@ -218,12 +218,7 @@ class _Gap:
         start, end = self.start, self.end
         whole = end.progress - start.progress
         part = (progress - start.progress) / whole
-        bend = part * (1 - part) * whole
-        return (
-            start.t
-            + (end.t - start.t) * part**2 * (3 - 2 * part)
-            + bend * ((1 - part) * start.slope - part * end.slope)
-        )
+        return hermite(part, whole, (start.t, end.t), (start.slope, end.slope))
 
 
 def _gaps(number: int, ts: Sequence[float], distances: Sequence[float], timing: Timing) -> list[_Gap]:
@@ -231,24 +226,38 @@ def _gaps(number: int, ts: Sequence[float], distances: Sequence[float], timing: 
     lengths = list(accumulate(distances, initial=0.0))
     progress = [length / lengths[-1] for length in lengths]
     times = [timing.time(number, each) for each in progress]
-    knots = [_Knot(*each) for each in zip(ts, progress, times, _slopes(progress, ts), strict=True)]
+    knots = [_Knot(*each) for each in zip(ts, progress, times, monotone_slopes(progress, ts), strict=True)]
     duration = timing.weight(number) * lengths[-1]
     return [_Gap(number, start, end, duration * (end.time - start.time)) for start, end in pairwise(knots)]
 
 
-def _slopes(progress: Sequence[float], ts: Sequence[float]) -> list[float]:
-    """Return the slopes at the knots of a leg, so that the cubics are monotone.
+def monotone_slopes(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
+    """Return the slopes at the knots of a curve, both of whose coordinates ascend, so that its cubics ascend, too.
 
     Each is the weighted harmonic mean of the secants on both sides. Source: Fritsch and Butland, "A Method for
     Constructing Local Monotone Piecewise Cubic Interpolants", 1984.
     """
-    widths = [b - a for a, b in pairwise(progress)]
-    secants = [(b - a) / width for (a, b), width in zip(pairwise(ts), widths, strict=True)]
+    widths = [b - a for a, b in pairwise(xs)]
+    secants = [(b - a) / width for (a, b), width in zip(pairwise(ys), widths, strict=True)]
     inner = [
         3 * (w + v) / ((2 * v + w) / one + (v + 2 * w) / other)
         for (w, v), (one, other) in zip(pairwise(widths), pairwise(secants), strict=True)
     ]
     return [secants[0], *inner, secants[-1]]
+
+
+def hermite(part: float, width: float, ends: tuple[float, float], slopes: tuple[float, float]) -> float:
+    """Return the value of a cubic between two knots, given the values and the slopes there.
+
+    Args:
+        part: how far it is from the first knot to the second, in [0, 1].
+        width: between the knots.
+        ends: the values.
+        slopes: of the curve.
+    """
+    start, end = ends
+    bend = part * (1 - part) * width
+    return start + (end - start) * part**2 * (3 - 2 * part) + bend * ((1 - part) * slopes[0] - part * slopes[1])
 
 
 def _probe_frames(frames: int, timing: Timing, size: int, most: int | None) -> int:

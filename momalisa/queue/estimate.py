@@ -11,17 +11,21 @@ from datetime import timedelta
 from math import ceil, log2
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from momalisa.db.models import Chunk, Frame, Walk
+from momalisa.domain import passes
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness, leases, workers
 from momalisa.settings import settings
 
 RECENT_CHUNKS = 30
 """The pace is measured over at most this many chunks, done within the last hour."""
+
+DENSE_SHARE = 3
+"""A dense walk takes about one part in so many of the work of an exact one (`make bench-dense`)."""
 
 CACHE_FACTOR = 20
 """Backlogs are cached for the time that it took to read them, times this."""
@@ -189,7 +193,8 @@ def _eta(
             n = max(n, mine.retried + mine.queued)
         else:
             n = max(n, mine.queued_before(last + 1))
-    n += ceil((walk.frames_total - planned) / walk.batch_size)
+    share = DENSE_SHARE if passes.is_dense(walk.spec) else 1
+    n += ceil((walk.frames_total - planned) / walk.batch_size / share)
     running = ahead = 0.0
     for other in backlog.tenants.values():
         if not other.chunks:
@@ -200,8 +205,8 @@ def _eta(
             ahead += each * min(max(other.chunks - other.leased, 0), n - 0.5)
     before = running + ahead + own * (n - 1)
     busy = max(alive, sum(other.leased for other in backlog.tenants.values()), 1)
-    passes = ceil(log2(walk.frames_total / planned)) if planned else 0
-    return ceil(max(before / busy + own, own * (bool(queued) + passes)))
+    more = ceil(log2(walk.frames_total / planned)) if planned else 0
+    return ceil(max(before / busy + own, own * (bool(queued) + more)))
 
 
 def _backlog(session: Session, model: str) -> Backlog:
@@ -236,7 +241,7 @@ def _tenant_backlogs(session: Session, model: str) -> list[TenantBacklog]:
         .group_by(Chunk.tenant, Chunk.walk_id)
         .subquery()
     )
-    size = Walk.batch_size
+    size = Walk.batch_size * case((_is_dense(), DENSE_SHARE), else_=1)
     chunks = (Walk.frames_total - Walk.frames_done + size - 1) // size
     found = session.execute(
         select(
@@ -256,6 +261,12 @@ def _tenant_backlogs(session: Session, model: str) -> list[TenantBacklog]:
         TenantBacklog(tenant, int(retried), first, int(number), int(held), float(seconds), int(needed), int(weight))
         for tenant, retried, first, number, held, seconds, needed, weight in found
     ]
+
+
+def _is_dense() -> ColumnElement[bool]:
+    """Return the condition that frames of a walk may be interpolated (`passes.is_dense`)."""
+    exact = type_coerce(Walk.spec, JSONB)["exact"].as_boolean()
+    return and_(func.coalesce(exact, True) == false(), Walk.frames_total >= passes.FEWEST_FRAMES)
 
 
 def _elapsed() -> ColumnElement[Any]:
@@ -284,6 +295,7 @@ def _seconds_per_weight(session: Session, model: str) -> float | None:
         .where(
             Chunk.status == ChunkStatus.DONE,
             Chunk.kind == ChunkKind.RENDER,
+            ~Chunk.interpolated,
             Chunk.model == model,
             Chunk.finished_at > func.now() - timedelta(hours=1),
         )

@@ -33,7 +33,7 @@ from momalisa.db.session import rowcount
 from momalisa.domain import pins
 from momalisa.domain.pins import MadeWith, Pins, RenderedFrame
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import ChunkKind, ChunkStatus, Flag, WalkStatus
+from momalisa.domain.states import ChunkKind, ChunkStatus, Flag, Made, WalkStatus
 from momalisa.errors import LeaseLostError
 from momalisa.queue import fairness
 from momalisa.queue.lifecycle import fail_walk, lock_chunks, release_values
@@ -56,6 +56,10 @@ class ClaimedFrame:
     """Set if the frame was uploaded and recorded before."""
     flagged: Flag | None = None
     """Set if it was rendered before but must not be shown."""
+    made: Made | None = None
+    """Set if it was recorded before, and may be shown."""
+    error: float | None = None
+    """How much it is expected to differ from a denoised frame, if it is interpolated and that is known."""
 
     @property
     def missing(self) -> bool:
@@ -259,7 +263,7 @@ def _frames_of_walk(session: Session, walk_id: UUID) -> tuple[tuple[ClaimedFrame
 
 
 def _claimed(frame: Frame) -> ClaimedFrame:
-    return ClaimedFrame(frame.position, _stored(frame), frame.flagged)
+    return ClaimedFrame(frame.position, _stored(frame), frame.flagged, frame.made, frame.error)
 
 
 def heartbeat(session: Session, claim: Claim) -> None:

@@ -112,7 +112,7 @@ def test_a_walk_is_made_again_from_its_files_and_in_variations(system: LocalStac
         ([], "Name two or more stops, or something to start from: --from-walk, --like or --settings."),
         (["a cat", "a castle", "--loop=round"], "loop: must be 'none', 'pingpong' or 'closed', got 'round'"),
         (["a cat"], "prompts: at least 2 are needed, got 1"),
-        (["a cat", "a castle", "--frames=241"], "frames: at most 240, got 241"),
+        (["a cat", "a castle", "--frames=961"], "frames: at most 960, got 961"),
         (["a cat", "x" * 2001], "prompts[1]: at most 2000 characters, got 2001"),
         (
             ["a cat", "a castle", "--out=nowhere/cat.gif"],

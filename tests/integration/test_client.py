@@ -56,10 +56,10 @@ def test_a_walk_can_be_canceled_and_found_in_the_gallery(client: Client) -> None
 
 
 def test_an_api_error_has_the_problem_and_its_fields(client: Client) -> None:
-    with pytest.raises(ApiError, match="frames: at most 240, got 500") as refused:
-        client.submit(["a cat", "a castle"], frames=500)
+    with pytest.raises(ApiError, match="frames: at most 960, got 1000") as refused:
+        client.submit(["a cat", "a castle"], frames=1000)
     assert (refused.value.problem, refused.value.retry_after) == ("invalid-request", None)
-    assert refused.value.errors == [{"field": "frames", "message": "at most 240, got 500"}]
+    assert refused.value.errors == [{"field": "frames", "message": "at most 960, got 1000"}]
     with pytest.raises(ApiError) as missing:
         client.get("00000000-0000-4000-8000-000000000000")
     assert missing.value.problem == "walk-not-found"
