@@ -22,7 +22,7 @@ from api.middleware import (
     telemetry,
 )
 from api.problems import handlers
-from api.routes import docs, embed, files, health, models, pages, problems, walks, webhooks
+from api.routes import docs, embed, files, gallery, health, models, pages, problems, walks, webhooks
 from api.web import static
 from momalisa import __version__
 from momalisa.telemetry import logging
@@ -77,6 +77,7 @@ app.include_router(files.router)
 app.include_router(problems.router)
 app.include_router(pages.router)
 app.include_router(embed.router)
+app.include_router(gallery.router)
 app.mount("/static", static.files(), name="static")
 
 

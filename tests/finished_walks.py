@@ -10,10 +10,10 @@ from PIL import Image
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Artifact, Walk
+from momalisa.db.models import Artifact, Chunk, Frame, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
+from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import results
 from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import UploadedArtifact, UploadedFrame
@@ -100,7 +100,7 @@ def leave_unassembled(work: Lease) -> Record:
 
 
 def insert_finished_walks(spec: WalkSpec, count: int, *, posters: int = 100) -> None:
-    """Insert many finished public walks, which share a number of posters and one video in the bucket.
+    """Insert many finished public walks, which share a number of pictures and one video in the bucket.
 
     Each hundred of them have the same creation time, so that only their ids differ.
     """
@@ -137,9 +137,24 @@ def insert_finished_walks(spec: WalkSpec, count: int, *, posters: int = 100) -> 
             {**of_walk, "kind": ArtifactKind.POSTER, "object": still.name, "bytes": still.bytes, "crc32c": ""},
             {**of_walk, "kind": ArtifactKind.MP4, "object": film.object, "bytes": film.bytes, "crc32c": ""},
         ]
+    chunk = {"number": 0, "kind": ChunkKind.RENDER, "status": ChunkStatus.DONE, "tenant": "", "model": ""}
+    chunks = [{**chunk, "walk_id": walk["id"], "virtual_time": 0, "priority": 2} for walk in walks]
+    frames = [
+        {
+            "walk_id": walk["id"],
+            "chunk": 0,
+            "position": position,
+            "object": stills[(number + place) % posters].name,
+            "bytes": 1,
+            "crc32c": "",
+            "rendered_at": walk["finished_at"],
+        }
+        for number, walk in enumerate(walks)
+        for place, position in ((0, 0.0), (1, 1.0))
+    ]
     with transaction() as session:
-        session.execute(insert(Walk), walks)
-        session.execute(insert(Artifact), artifacts)
+        for table, rows in ((Walk, walks), (Artifact, artifacts), (Chunk, chunks), (Frame, frames)):
+            session.execute(insert(table), rows)
 
 
 def _artifact(walk_id: UUID, kind: ArtifactKind) -> Artifact:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, time, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
@@ -12,7 +11,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from api import access, cursors, media
+from api import access, media
 from api.problems import catalog as problems
 from api.problems.fields import field_errors
 from api.routes.embed import discovery
@@ -23,7 +22,6 @@ from momalisa import description
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import MAX_STOPS, SHORT_FORMS
-from momalisa.domain.states import WalkStatus
 from momalisa.errors import (
     InvalidFieldError,
     LimitExceededError,
@@ -38,14 +36,11 @@ from momalisa.walks import queries
 
 router = APIRouter(include_in_schema=False)
 
-PAGE_SIZE = 24
-"""Walks on a page of the gallery."""
-
 SECURITY_TXT_LIFETIME = timedelta(days=180)
 """Time until `security.txt` expires."""
 
 MAX_LENGTH = 100
-"""Characters of a search, or of a walk id."""
+"""Characters of a walk id."""
 
 
 def _make_page(
@@ -183,47 +178,6 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     seen = views.view(found, ahead, base, viewer=caller.owner)
     links = discovery(seen.urls.web, base) if seen.public else {}
     return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"), discovery=links)
-
-
-@router.get("/gallery")
-def gallery(
-    caller: Caller,
-    base: Base,
-    cursor: Annotated[str | None, Query(max_length=cursors.MAX_CURSOR)] = None,
-    q: Annotated[str, Query(max_length=MAX_LENGTH)] = "",
-    mine: bool = False,
-) -> HTMLResponse:
-    """Show walks, newest first, optionally from a cursor on, with a search text, or only one's own."""
-    before = None if cursor is None else cursors.decode(cursor)
-    word = q.strip()
-    walks: list[Walk] = []
-    if not mine or caller.owner is not None:
-        with transaction() as session:
-            walks = list(
-                queries.list_walks(
-                    session,
-                    limit=PAGE_SIZE + 1,
-                    before=before,
-                    status=None if mine else WalkStatus.SUCCEEDED,
-                    viewer=caller.owner,
-                    owner=caller.owner if mine else None,
-                    text=word,
-                )
-            )
-    shown = walks[:PAGE_SIZE]
-    kept = {"q": word} if word else {}
-    kept |= {"mine": "true"} if mine else {}
-    onward = {**kept, "cursor": cursors.encode(shown[-1])} if len(walks) > PAGE_SIZE else None
-    return templates.page(
-        "gallery.html",
-        base=base,
-        walks=views.summaries(shown, base, viewer=caller.owner),
-        word=word,
-        mine=mine,
-        further=cursor is not None,
-        newest="/gallery" + (f"?{urlencode(kept)}" if kept else ""),
-        onward=onward and f"/gallery?{urlencode(onward)}",
-    )
 
 
 @router.get("/about")

@@ -5,29 +5,27 @@ const wall = document.querySelector(".wall");
 const onward = document.querySelector(".onward");
 const error = document.getElementById("gallery-error");
 const MOST = 480; // walks on one wall; each further one would come more slowly
-let playing = null; // the piece whose film runs
+const films = new Map(); // link → the film that it shows
 
-/** A still plays its film while it is pointed at, focused or tapped; one at a time, and not while all is still. */
+/** Between its two ends, a walk plays while it is pointed at, focused or, where nothing points, in view. */
 function play(link) {
-  if (playing?.link === link || motion.paused || !link.dataset.film) return;
-  still();
+  if (films.has(link) || motion.paused || !link.dataset.film) return;
   const film = document.createElement("video");
   Object.assign(film, { muted: true, loop: true, playsInline: true, src: link.dataset.film });
   film.setAttribute("aria-hidden", "true");
   film.addEventListener("playing", () => film.classList.add("running"), { once: true });
   link.querySelector(".hanging").append(film);
-  link.classList.add("plays");
-  playing = { link, film };
-  film.play().catch(() => still()); // the browser saves data or power, and the still is there
+  films.set(link, film);
+  film.play().catch(() => still(link)); // the browser saves data or power, and the picture is there
 }
 
-function still() {
-  if (!playing) return;
-  playing.film.pause();
-  playing.film.removeAttribute("src");
-  playing.film.remove();
-  playing.link.classList.remove("plays");
-  playing = null;
+function still(link) {
+  const film = films.get(link);
+  if (!film) return;
+  films.delete(link);
+  film.pause();
+  film.removeAttribute("src");
+  film.remove();
 }
 
 const pieceOf = (event) => event.target.closest?.("a[data-film]");
@@ -36,20 +34,28 @@ wall.addEventListener("pointerover", (event) => {
   if (event.pointerType !== "touch" && pieceOf(event)) play(pieceOf(event));
 });
 wall.addEventListener("pointerout", (event) => {
-  if (event.pointerType !== "touch" && playing && !playing.link.contains(event.relatedTarget)) still();
+  const link = pieceOf(event);
+  if (event.pointerType !== "touch" && link && !link.contains(event.relatedTarget)) still(link);
 });
 wall.addEventListener("focusin", (event) => {
   if (pieceOf(event)?.matches(":focus-visible")) play(pieceOf(event));
 });
-wall.addEventListener("focusout", still);
-wall.addEventListener("click", (event) => {
-  // The first tap plays, the second opens.
-  const link = pieceOf(event);
-  if (event.pointerType !== "touch" || !link || !event.target.closest(".hanging") || motion.paused || playing?.link === link) return;
-  event.preventDefault();
-  play(link);
-});
-motion.addEventListener("change", () => motion.paused && still());
+wall.addEventListener("focusout", (event) => pieceOf(event) && still(pieceOf(event)));
+
+const middle = new IntersectionObserver(
+  (seen) => seen.forEach(({ isIntersecting, target }) => (isIntersecting ? play(target) : still(target))),
+  { rootMargin: "-25% 0px" },
+);
+
+/** Only a touch screen plays what is in its middle, and not where data is to be saved. */
+function watch() {
+  middle.disconnect(); // observed again, each says where it is
+  if (!matchMedia("(hover: none)").matches || navigator.connection?.saveData) return;
+  wall.querySelectorAll("a[data-film]").forEach((link) => middle.observe(link));
+}
+
+watch();
+motion.addEventListener("change", () => (motion.paused ? [...films.keys()].forEach(still) : watch()));
 
 /**
  * The next page of the gallery, from the page that the link leads to: the server alone knows how a piece is hung.
@@ -68,6 +74,7 @@ onward.addEventListener("click", async (event) => {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const pieces = [...page.querySelectorAll(".wall > .piece")];
     wall.append(...pieces);
+    watch();
     onward.replaceChildren(...page.querySelector(".onward").childNodes);
     const further = onward.querySelector(".more");
     if (further && wall.children.length >= MOST) further.textContent = "Walk on to the next room";

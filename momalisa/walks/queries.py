@@ -223,6 +223,19 @@ def list_walks(
     return session.scalars(query).all()
 
 
+def ends(session: Session, walks: Collection[UUID]) -> dict[UUID, tuple[str, str]]:
+    """Return the objects of the first and of the last frame of each of these walks that has succeeded."""
+    of_walk = select(Frame.object).where(Frame.walk_id == Walk.id).limit(1).correlate(Walk)
+    found = session.execute(
+        select(
+            Walk.id,
+            of_walk.order_by(Frame.position).scalar_subquery(),
+            of_walk.order_by(Frame.position.desc()).scalar_subquery(),
+        ).where(Walk.id.in_(walks), Walk.status == WalkStatus.SUCCEEDED)
+    )
+    return {walk_id: (first, last) for walk_id, first, last in found}
+
+
 def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:
     """Return the condition that everyone may see a walk, unless it is deleted."""
     return and_(walk.public, walk.hidden_at.is_(None))

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.stack import LocalStack
-from tests.finished_walks import insert_finished_walks
+from momalisa.walks import queries
+from tests.e2e.test_website_museum import pixel_at
+from tests.finished_walks import insert_finished_walks, make_finished_walk
 
 Finished = Callable[..., dict[str, Any]]
 
@@ -95,17 +98,68 @@ def test_a_still_plays_on_hover_and_focus_unless_motion_is_off(
     expect(website.locator("video")).to_have_count(0)
 
 
-def test_a_tap_plays_and_another_opens(browser: Browser, system: LocalStack, finished: Finished) -> None:
-    walk = finished("a fox", "a boat", frames=4)
-    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
-    page = context.new_page()
-    page.goto(f"{system.url}/gallery")
-    still = page.locator(".piece .hanging").first
-    still.tap()
-    expect(page.locator("video.running")).to_have_count(1)
-    still.tap()
-    expect(page).to_have_url(walk["urls"]["web"])
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(
+        has_touch=True, is_mobile=True, viewport={"width": 390, "height": 664}, device_scale_factor=2
+    )
+    yield context.new_page()
     context.close()
+
+
+def test_on_a_phone_triptychs_play_in_view_and_a_tap_opens_one(
+    museum: str, phone: Page, spec: Callable[..., WalkSpec]
+) -> None:
+    for name in ("a wide door", "a tall door", *(f"door {number}" for number in range(6))):
+        size = {"a wide door": (192, 128), "a tall door": (128, 192)}.get(name, (128, 128))
+        walk_id = make_finished_walk(spec(prompts=(name, "a room"), width=size[0], height=size[1]))
+    pictures_of_walks = re.compile("/frames/|poster")
+    phone.route(pictures_of_walks, lambda _: None)  # they wait until this is undone
+    phone.goto(f"{museum}/gallery", wait_until="domcontentloaded")
+    pieces = phone.locator(".piece")
+    last, first = pieces.last, pieces.first
+    places = "() => [...document.querySelectorAll('.hanging')].slice(0, 3).map((frame) => frame.clientHeight)"
+    before = phone.evaluate(places)
+    phone.unroute(pictures_of_walks)
+    phone.wait_for_function("document.querySelector('.piece').querySelectorAll('img')[2].complete")
+    assert phone.evaluate(places) == before  # nothing shifts
+    assert min(before) > 90  # pixels
+    expect(first.locator("img")).to_have_count(3)
+    with transaction() as session:
+        walk = queries.get(session, walk_id, viewer=None)
+    pictures = [image.get_attribute("src") or "" for image in first.locator("img").all()]
+    frames = [frame.object or "" for frame in walk.frames]
+    assert [url.split("/")[-1] for url in (pictures[0], pictures[2])] == [
+        name.split("/")[-1] for name in (frames[0], frames[-1])
+    ]
+    assert "poster" in pictures[1]
+
+    expect(last.locator("video")).to_have_count(0)
+    last.locator(".hanging").evaluate("(it) => it.scrollIntoView({ block: 'center' })")
+    expect(last.locator("video.running")).to_have_count(1)
+    expect(first.locator("video")).to_have_count(0)
+    film, still = last.locator("video").bounding_box(), last.locator("img").nth(1).bounding_box()
+    assert film == pytest.approx(still, abs=1)  # between the two ends, in the place of the middle
+    first.locator(".hanging").tap()
+    expect(phone).to_have_url(f"{museum}/walks/{walk_id}")
+
+
+def test_the_focus_on_a_piece_is_not_clipped(museum: str, quiet: Page, full_gallery: str) -> None:
+    quiet.emulate_media(color_scheme="light", reduced_motion="reduce")
+    quiet.goto(full_gallery)
+    quiet.locator("#wall").focus()
+    quiet.evaluate("scrollTo(0, 0)")
+    quiet.keyboard.press("Tab")
+    link = quiet.locator(".piece a").first
+    expect(link).to_be_focused()
+    box = link.bounding_box()
+    assert box
+    for x, y in (
+        (box["x"] - 5, box["y"] + 40),
+        (box["x"] + box["width"] + 5, box["y"] + 40),
+        (box["x"] + 40, box["y"] - 5),
+    ):
+        assert pixel_at(quiet, x, y) == (11, 87, 194)
 
 
 def test_a_visitor_finds_their_own_walks(website: Page, system: LocalStack) -> None:
