@@ -91,10 +91,12 @@ PAGE: dict[str, Any] = {"walks": [SUMMARY], "next_cursor": None}
 
 MODEL: dict[str, Any] = {
     "name": "momalisa-mini",
-    "about": "It paints one thing on white, in the manner of 3D emoji.",
+    "about": "It paints one thing on white, in the manner of 3D emoji. It reads English and has seen no paintings.",
+    "subjects": ["giraffe", "ship", "strawberry"],
     "pipeline": "StableDiffusionPipeline",
     "size": 128,
     "max_size": 256,
+    "coherent_size": 128,
     "multiple": 8,
     "steps": 8,
     "guidance": 2.0,

@@ -25,9 +25,20 @@ class Model(BaseModel):
 
     name: str = Field(description="Its name, for `model` of a walk.")
     about: str = Field("", description="What it was trained for, in the words of its card; empty if that has none.")
+    subjects: tuple[str, ...] = Field(
+        (),
+        description="All that it has learned to paint, by the names in its captions; empty if that is not known.",
+    )
     pipeline: str = Field(description="Its class in diffusers.")
     size: int = Field(ge=SMALLEST, le=LARGEST, description="Width and height of a frame by default, in pixels.")
     max_size: int = Field(ge=SMALLEST, le=LARGEST, description="Maximum width and height.")
+    coherent_size: int | None = Field(
+        None,
+        ge=SMALLEST,
+        le=LARGEST,
+        description="Width and height up to which a picture shows its subject once; larger ones tend to repeat it. "
+        "Null: not known.",
+    )
     multiple: int = Field(ge=1, description="Width and height must be a multiple of this, in pixels.")
     steps: int = Field(ge=1, le=100, description="Denoising steps by default.")
     fewest_steps: int = Field(1, ge=1, description="The fewest denoising steps that it renders with.")

@@ -205,7 +205,9 @@ def test_the_embedded_model_is_described_by_its_own_files() -> None:
     found = description.of_settings()
     assert found == describe("momalisa-mini", Path(BUNDLED_MODEL))
     assert (found.size, found.max_size, found.steps, found.guidance, found.tokens) == (128, 256, 8, 2, 32)
-    assert found.about == "It paints one thing on white, in the manner of 3D emoji."
+    assert found.about.startswith("It paints one thing on white, in the manner of 3D emoji.")
+    assert found.coherent_size == 128
+    assert len(set(found.subjects)) == len(found.subjects) > 1000
 
 
 def test_of_a_model_that_is_elsewhere_nothing_is_known_but_what_the_settings_say(
