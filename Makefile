@@ -105,7 +105,7 @@ model: .venv/train ## Train the bundled model, or resume; all steps or one: STEP
 figure: .venv/dev ## Make the pictures of a walk on the website: the figure of About, the card of links.
 	$(BIN)/python -m benchmarks.figure
 
-examples: .venv/dev ## Make the walks in docs/walks.md.
+examples: .venv/dev ## Make the walks in docs/walks.md and on the home page.
 	$(BIN)/python -m benchmarks.examples
 
 screens: .venv/dev .venv/browser ## Take the screenshots of docs/screens.

@@ -28,7 +28,7 @@ from tests.finished_walks import insert_finished_walks, leave_unassembled, make_
 SCREEN: Any = {"width": 1280, "height": 800}
 
 READY = """
-const usable = "stop-list[data-ready] ~ .row > #frames-line:not([hidden])";
+const usable = ".naming:has(stop-list[data-ready]) ~ .row > #frames-line:not([hidden])";
 globalThis.ready = new Promise((done) => {
     new MutationObserver((_, observer) => {
         if (!document.querySelector(usable)) return;

@@ -66,6 +66,7 @@ def _make_page(
         unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
         fields=templates.fields(),
         models=choices,
+        pairs=templates.pairs(),
         settings=settings_,
     )
 

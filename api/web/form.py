@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from api.schemas import requests
+from api.web import templates
 from momalisa.domain import spec
 from momalisa.errors import InvalidRequestError
 
@@ -33,11 +34,14 @@ def read(body: bytes) -> dict[str, list[str]]:
 def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
     """Return the JSON request for a walk that corresponds to a form, without its empty fields.
 
-    Empty stops are skipped, except the first two, so that validation reports them as missing. A malformed number is
-    passed on as text, so that validation reports it.
+    An empty first or last stop means the example that its field shows; other empty ones are skipped. A malformed
+    number is passed on as text, so that validation reports it.
     """
     stops = [stop.strip() for stop in form.get("prompts", [])]
-    request: dict[str, Any] = {"prompts": [stop for index, stop in enumerate(stops) if stop or index < 2]}  # noqa: PLR2004
+    if len(stops) > 1:
+        first, last = templates.pairs()[0]["prompts"]
+        stops = [stops[0] or first, *stops[1:-1], stops[-1] or last]
+    request: dict[str, Any] = {"prompts": [stop for stop in stops if stop]}
     request["large"] = "large" in form
     for name, (*_, value) in form.items():
         text = value.strip()

@@ -15,7 +15,7 @@ from api.web.templates import FRONTEND
 IMMUTABLE = ("fonts", "vendor")
 """Folders whose files are renamed when they change."""
 
-ALREADY_COMPRESSED = (".woff2", ".webp", ".png", ".jpg")
+ALREADY_COMPRESSED = (".woff2", ".webp", ".png", ".jpg", ".mp4")
 
 
 def files() -> StaticFiles:

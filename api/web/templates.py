@@ -1,5 +1,6 @@
 """Rendering of the pages: templates, their Content-Security-Policy, and the settings that they show."""
 
+import json
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.schemas import requests
 from momalisa.domain.model import Model
+from momalisa.domain.spec import slug
 from momalisa.queue.estimate import Pace
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
@@ -24,10 +26,10 @@ def _files() -> str:
 
 def content_security_policy() -> str:
     """Return the policy of pages: they load our own files, and images and videos from the bucket."""
-    files = _files()
+    media = " ".join(dict.fromkeys(["'self'", _files()]))
     return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' {files}; "
-        f"media-src {files}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src {media}; "
+        f"media-src {media}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 
 
@@ -100,23 +102,40 @@ def _limits(described: dict[str, Any]) -> dict[str, Any]:
     return {**own, **described}
 
 
+@cache
+def pairs() -> list[dict[str, Any]]:
+    """Return the pairs that the home page proposes, each with the name of its files in `static/walks/`."""
+    listed: list[list[str]] = json.loads((FRONTEND / "pages" / "pairs.json").read_text())
+    return [{"prompts": pair, "name": slug(pair)} for pair in listed]
+
+
 def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
     """Return what the form shows of a model: its defaults, its sizes, and how fast it renders here."""
     return {
         **model.model_dump(
             include={
-                *("name", "about", "steps", "fewest_steps", "most_steps"),
+                *("name", "steps", "fewest_steps", "most_steps"),
                 *("guidance", "guided", "negative_above", "schedulers"),
                 *("tokens", "windows"),
             }
         ),
+        "knows": _knows(model),
         "sizes": _sizes(model),
         "pace": pace and {"speed": float(f"{pace.speed:.2g}"), "workers": pace.workers, "batch": pace.batch},
     }
 
 
+def _knows(model: Model) -> str:
+    """Return what a model can paint, in sentences; empty if that is not known."""
+    subjects = f"It knows {len(model.subjects):,} things by name." if model.subjects else ""
+    return " ".join(filter(None, [model.about, subjects]))
+
+
 def _sizes(model: Model) -> list[tuple[int, int]]:
-    """Return the sizes that the form offers: square, wide, tall, and the largest."""
+    """Return the sizes that the form offers: square, wide, tall, and the largest that is known to be coherent."""
     side, largest = model.size, model.max_size // model.multiple * model.multiple
+    coherent = max(side, min((model.coherent_size or 0) // model.multiple * model.multiple, largest))
     long = min(side * 3 // 2 // model.multiple * model.multiple, largest)
-    return list(dict.fromkeys([(side, side), (long, side), (side, long), (largest, largest)]))
+    if model.coherent_size is not None:
+        long = min(long, coherent)
+    return list(dict.fromkeys([(side, side), (long, side), (side, long), (coherent, coherent)]))

@@ -77,7 +77,7 @@ function carriedText(bytes) {
 
 const FIELDS = new Set([
   "prompts", "pinned", "model", "frames", "leg_frames", "weights", "loop", "pacing", "easing", "hold", "interpolation", "fps",
-  "seed", "seed_to", "seeds", "negative_prompt", "negative_prompts", "steps", "guidance", "scheduler", "width", "height", "large",
+  "seed", "seed_to", "seeds", "negative_prompt", "negative_prompts", "steps", "guidance", "scheduler", "width", "height", "exact", "large",
 ]);
 
 /** Whether settings are those of a walk, not of a single frame, which has one prompt or two. */

@@ -5,28 +5,39 @@ import { announce } from "./announce.js";
 import { ApiError, createWalk, newKey } from "./api.js";
 import { draftOf } from "./draft.js";
 import { estimate, roughly } from "./estimate.js";
+import { ExampleWalk } from "./example-walk.js";
 import { changed, formValues, settingsFor, settingsOf } from "./file-settings.js";
 import { modelChoice } from "./model-choice.js";
 import { anotherPair } from "./pairs.js";
 import { lengthOf } from "./prompt-length.js";
 import { bodyOf, fieldOf, MOST_FRAMES } from "./request-body.js";
+import { changedFields, resetFields } from "./settings-changes.js";
+import { offerSubjects } from "./subjects.js";
 import { secondsWords } from "./wait.js";
 
 const form = document.getElementById("form");
 const list = form.querySelector("stop-list");
 const plan = document.querySelector("plan-drawing");
+const example = new ExampleWalk(document.getElementById("frame"));
+const settingsFields = form.querySelectorAll(".settings input, .settings select");
+const reset = document.getElementById("reset");
+const undo = document.getElementById("undo");
 const submit = form.querySelector("[type=submit]");
 const line = document.getElementById("frames-line");
 let source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
 let draft = draftOf(source);
 const models = JSON.parse(document.getElementById("models").textContent);
+const pairs = JSON.parse(document.getElementById("pairs").textContent);
 const model = modelChoice(form, models);
 const usual = submit.textContent;
 const [seed] = crypto.getRandomValues(new Uint32Array(1)); // of a remix that asks for a new one
 let key = newKey();
 let sent = ""; // the body that the key belongs to
 let countdown;
-let carried = null; // the settings of the source or of a file that was put here, and what the form asked for then
+let pair = pairs[0]; // whose finished walk is the example
+let typed = null; // the stops before others took their place
+let carriedBySource = null; // the settings of the source, and what the form asked for when it was filled with them
+let carried = null; // those, or the settings of a file that was put here
 
 const values = () => ({
   ...Object.fromEntries([...new FormData(form)].filter(([name]) => !["prompts", "public", "large"].includes(name))),
@@ -35,8 +46,13 @@ const values = () => ({
   prompts: list.stops,
 });
 
+const request = () => bodyOf({ ...values(), prompts: list.meant }, { usual: usually(), seed });
+
+/** What the draft of a new walk has beside the fields. */
+const proposed = () => ({ pair: { name: pair.name, prompts: list.examples }, typed });
+
 /** Keeps the draft; a remix gets the settings of its source from the page. */
-const keep = () => draft.keep(source ? values() : { ...values(), carried });
+const keep = () => draft.keep(source ? values() : { ...values(), ...proposed(), carried });
 
 /** What the number fields mean that are empty and may not be null. */
 const usually = () => Object.fromEntries(["fps", "hold"].map((name) => [name, Number(form.elements[name].placeholder)]));
@@ -48,8 +64,10 @@ function fill(kept) {
     if (name === "prompts") list.stops = value;
     else if (field?.type === "hidden") continue;
     else if (field?.type === "checkbox") field.checked = value;
-    else if (name === "size" && value && ![...field.options].some((option) => option.value === value)) field.add(new Option(value.replace("x", " × "), value, false, true));
-    else if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
+    else if (name === "size" && value && ![...field.options].some((option) => option.value === value)) {
+      field.add(new Option(value.replace("x", " × "), value, false, true));
+      field.closest(".field").hidden = false;
+    } else if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
     else if (field instanceof HTMLElement) field.value = value;
     if (name === "model") model.offer();
   }
@@ -61,10 +79,20 @@ function draw() {
   const { frames, loop, negative_prompt: negative } = values();
   list.lengthOf = (text) => lengthHere(text).words;
   if (negative !== undefined) document.getElementById("negative_prompt-hint").textContent = lengthHere(negative).words;
-  plan.update({ stops: list.stops, frames: Number(frames), loop });
+  plan.update({ stops: list.stops, examples: list.examples, frames: Number(frames), loop });
+  example.hang({ name: pair.name, prompts: list.examples });
+  example.show(list.stops.every((stop) => !stop.trim()));
+  undo.hidden = !typed;
   if (document.activeElement !== line) line.value = frames;
   line.setAttribute("aria-valuetext", `${frames} frames`);
+  showChanges();
   showEstimate();
+}
+
+function showChanges() {
+  const { length } = changedFields(settingsFields);
+  document.getElementById("changes").textContent = length ? ` · ${length} changed` : "";
+  reset.hidden = !length;
 }
 
 function showEstimate() {
@@ -111,12 +139,9 @@ function clearErrors() {
 /** Mistakes that need no server to be seen: [[field, message], …]. */
 function mistakes() {
   const { prompts, frames, negative_prompt: negative } = values();
-  const found = [0, prompts.length - 1]
-    .filter((place) => !prompts[place].trim())
-    .map((place) => [`prompts[${place}]`, "Name an artwork: anything that you can say."]);
   const texts = [...prompts.map((stop, place) => [`prompts[${place}]`, stop]), ["negative_prompt", negative ?? ""]];
-  found.push(...texts.filter(([, text]) => lengthHere(text).refused).map(([field]) => [field, "Shorten it, please."]));
-  const stops = prompts.filter((stop) => stop.trim()).length;
+  const found = texts.filter(([, text]) => lengthHere(text).refused).map(([field]) => [field, "Shorten it, please."]);
+  const stops = list.meant.filter(Boolean).length;
   if (!/^\d+$/.test(frames) || Number(frames) < Math.max(2, stops) || Number(frames) > MOST_FRAMES) {
     found.push(["frames", stops > 2 ? `A whole number from ${stops}, one for each stop, to ${MOST_FRAMES}.` : `A whole number from 2 to ${MOST_FRAMES}.`]);
   }
@@ -158,7 +183,7 @@ async function send() {
     found.forEach(([field, message]) => blame(field, message));
     return form.querySelector("[aria-invalid=true]")?.focus();
   }
-  const asked = bodyOf(values(), { usual: usually(), seed });
+  const asked = request();
   const body = carried ? changed(carried.settings, carried.filled, asked) : asked;
   if (JSON.stringify(body) !== sent) [key, sent] = [newKey(), JSON.stringify(body)]; // the same walk sent twice is one walk
   keep();
@@ -167,7 +192,7 @@ async function send() {
   try {
     const { body: walk } = await createWalk(body, key);
     if (source) draft.drop(); // a remix that was made is a walk of its own
-    else draft.keep(values()); // the next walk has what the form shows, and nothing else of the file
+    else draft.keep({ ...values(), ...proposed() }); // the next walk has what the form shows, and nothing else of the file
     location.assign(`/walks/${walk.id}`);
   } catch (error) {
     submit.textContent = usual;
@@ -208,6 +233,10 @@ function leaveSource() {
   form.elements.from_walk.remove();
   source = null;
   draft = draftOf(null);
+  carriedBySource = null;
+  another.hidden = false;
+  form.querySelector(".lead").textContent = form.dataset.lead;
+  document.title = "MoMALisa";
   history.replaceState(null, "", "/"); // so that a reload shows this form again
 }
 
@@ -217,10 +246,11 @@ async function take(file) {
   const found = settingsOf(new Uint8Array(await file.arrayBuffer()));
   if (!found) return blame("", `There are no settings of a whole walk in ${file.name}. Choose a file of a walk that was made here.`);
   const settings = settingsFor(models, found);
+  setAside();
   if (source) leaveSource();
   const names = [...form.elements].map(({ name }) => name).filter((name) => name && !["prompts", "public", "from_walk", "size"].includes(name));
   fill(formValues(settings, names));
-  carried = { settings, filled: bodyOf(values(), { usual: usually(), seed }) };
+  carried = { settings, filled: request() };
   keep();
   draw();
   if (settings !== found) blame("", `The model of ${file.name}, ${found.model}, is not here; this walk would have the form’s.`);
@@ -242,22 +272,55 @@ form.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
+/** Keeps what was typed for `undo`. */
+function setAside() {
+  if (list.stops.some((stop) => stop.trim())) typed = list.stops;
+}
+
 const another = document.getElementById("another");
-another.hidden = Boolean(source);
 another.addEventListener("click", () => {
-  const stops = list.stops;
-  list.stops = anotherPair([stops[0], stops.at(-1)], Math.random());
+  setAside();
+  pair = anotherPair(pairs, pair, Math.random());
+  list.examples = pair.prompts;
+  list.stops = ["", ""];
   keep();
   draw();
+  announce(`From ${pair.prompts[0]} to ${pair.prompts[1]}.`);
 });
+undo.addEventListener("click", () => {
+  const before = typed;
+  typed = null;
+  setAside();
+  list.stops = before;
+  keep();
+  draw();
+  list.focusOn(0);
+});
+
+reset.addEventListener("click", () => {
+  clearErrors();
+  resetFields(settingsFields);
+  model.offer();
+  carried = carriedBySource;
+  keep();
+  draw();
+  form.querySelector("summary").focus();
+  announce("The settings are as they were.");
+});
+
+list.addEventListener("focusin", () => offerSubjects(document.getElementById("subjects"), model.chosen().name));
 
 line.hidden = false;
 const ofSource = document.getElementById("settings");
-if (ofSource) carried = { settings: JSON.parse(ofSource.textContent), filled: bodyOf(values(), { usual: usually(), seed }) };
+if (ofSource) carriedBySource = { settings: JSON.parse(ofSource.textContent), filled: request() };
+carried = carriedBySource;
 const kept = draft.read();
 model.offer();
 if (kept && !new URLSearchParams(location.search).has("to")) {
+  pair = pairs.find(({ name }) => name === kept.pair?.name) ?? pair;
+  if (kept.pair?.name === pair.name) list.examples = kept.pair.prompts;
+  typed = kept.typed ?? null;
   fill(kept);
   carried = kept.carried ?? carried;
-} else if (!source && list.stops.every((stop) => !stop)) list.stops = ["a giraffe", "a battleship"];
+}
 draw();

@@ -25,7 +25,7 @@ export const kept = (options, chosen) => (options.some(([value]) => value === ch
 /**
  * Lets a form choose among the models that the page names.
  *
- * `models` holds {name, about, sizes, schedulers, steps, fewest_steps, most_steps, guidance, guided, negative_above,
+ * `models` holds {name, knows, sizes, schedulers, steps, fewest_steps, most_steps, guidance, guided, negative_above,
  * tokens, windows, pace}, as the page's JSON has them.
  */
 export function modelChoice(form, models) {
@@ -35,13 +35,17 @@ export function modelChoice(form, models) {
 
   /** Offers what the chosen model can do; what does not suit it falls back to its own. */
   function offer() {
-    const { about, steps, guidance, guided, negative_above: negativeAbove, schedulers } = chosen();
-    document.getElementById("model-hint").textContent = about;
+    const { knows, steps, guidance, guided, negative_above: negativeAbove, schedulers } = chosen();
+    const hint = document.getElementById("model-hint");
+    hint.hidden = !knows;
+    hint.querySelector("b").textContent = chosen().name;
+    hint.querySelector("span").textContent = knows;
     Object.assign(form.elements.steps, { placeholder: steps, min: chosen().fewest_steps, max: chosen().most_steps });
     form.elements.guidance.placeholder = guidance;
     const { size, scheduler } = form.elements;
     const sizes = sizeOptions(chosen(), chosen().name === asked.model ? asked.size : "");
     size.replaceChildren(...sizes.map(([value, text]) => option(value, text, kept(sizes, size.value))));
+    size.closest(".field").hidden = sizes.length < 2;
     const samplers = [["", "The model’s own"], ...schedulers.map((name) => [name, name.replaceAll("_", " ")])];
     scheduler.replaceChildren(...samplers.map(([value, text]) => option(value, text, kept(samplers, scheduler.value))));
     show(scheduler, schedulers.length > 0);

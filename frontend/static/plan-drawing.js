@@ -1,29 +1,26 @@
 import { html, render, svg } from "./vendor/lit-html.js";
 
-const EXAMPLES = ["a giraffe", "a battleship"];
-
 /**
  * What hangs on the wall before there are pictures: the plan of a walk. Each stop is a word, each frame a dot on the
- * way between them, and the red dot stands at the start.
+ * way between them, and the red dot stands at the start. Examples, for empty ends, are faint.
  */
 class PlanDrawing extends HTMLElement {
   #drawn = "";
 
-  update({ stops, frames, loop }) {
-    const known = stops.length >= 2 ? stops : EXAMPLES;
+  update({ stops, examples: [first, last] = [], frames, loop }) {
     const count = Number.isInteger(frames) && frames >= 2 && frames <= 960 ? frames : 24;
-    const state = JSON.stringify([known, count, loop]);
+    const state = JSON.stringify([stops, first, last, count, loop]);
     if (state === this.#drawn) return;
     this.#drawn = state;
-    const rows = known.length;
+    const rows = stops.length;
     this.dataset.rows = rows > 6 ? "many" : rows > 2 ? "some" : "two";
-    const longest = Math.max(...known.map((stop) => stop.length));
+    const longest = Math.max(...stops.map((stop) => stop.length));
     this.classList.toggle("long", longest > 60);
     render(
       html`<svg class="plan-way" viewBox="0 0 100 100" aria-hidden="true"><path class="plan-line" d=${line(rows)} />${this.#dots(rows, count)}</svg>
         <ol class="plan-words" aria-hidden="true">
-          ${known.map((stop, place) => html`<li class=${place % 2 ? "end" : "start"}>
-            <span class=${stop.trim() ? "" : "faint"}><bdi>${stop.trim() || (place === 0 ? EXAMPLES[0] : place === rows - 1 ? EXAMPLES[1] : "…")}</bdi></span>
+          ${stops.map((stop, place) => html`<li class=${place % 2 ? "end" : "start"}>
+            <span class=${stop.trim() ? "" : "faint"}><bdi>${stop.trim() || (place === 0 ? first : place === rows - 1 ? last : "…")}</bdi></span>
           </li>`)}
         </ol>`,
       this,

@@ -9,8 +9,7 @@ const NUMBERS = new Set(["frames", "steps", "guidance", "fps", "hold"]); // seed
  * `usual` holds what it means, and a new seed is drawn here.
  */
 export function bodyOf({ prompts, ...values }, { usual = {}, seed = 0 } = {}) {
-  const stops = prompts.map((stop) => stop.trim());
-  const body = { prompts: stops.filter((stop, place) => stop || place < 2) };
+  const body = { prompts: prompts.map((stop) => stop.trim()).filter(Boolean) };
   const meanings = values.from_walk ? { seed, seed_to: null, steps: null, guidance: null, scheduler: null, negative_prompt: "", ...usual } : {};
   for (const [name, value] of Object.entries(values)) {
     if (typeof value === "boolean") body[name] = value;

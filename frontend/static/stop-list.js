@@ -2,16 +2,15 @@ import { announce } from "./announce.js";
 import { FEWEST, MOST, added, moved, nameOf, removed } from "./stops.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
-const EXAMPLES = ["a giraffe", "a battleship"];
-
 /**
  * The stops of a walk in words, to be added, removed and put in another order.
  *
- * Takes over the plain inputs that the server wrote, also while somebody types in one. Tells each change by an "input"
- * event of its own.
+ * An empty first or last stop means the example that its field shows. Takes over the plain inputs that the server
+ * wrote, also while somebody types in one. Tells each change by an "input" event of its own.
  */
 class StopList extends HTMLElement {
   #stops = ["", ""];
+  #examples = ["", ""];
   #errors = {};
   #lengthOf = () => "";
   #dragged = null;
@@ -22,6 +21,7 @@ class StopList extends HTMLElement {
     const typedIn = inputs.indexOf(document.activeElement);
     const { selectionStart, selectionEnd } = inputs[typedIn] ?? {};
     this.#stops = inputs.map((input) => input.value);
+    this.#examples = [inputs[0].placeholder, inputs.at(-1).placeholder];
     inputs.forEach((input, place) => {
       this.#errors[place] = input.parentElement.querySelector(".error").textContent;
     });
@@ -39,8 +39,29 @@ class StopList extends HTMLElement {
     this.#draw();
   }
 
+  /** What was typed. */
   get stops() {
     return [...this.#stops];
+  }
+
+  /** What the walk will have: what was typed, and where the ends are empty the examples. */
+  get meant() {
+    return this.#stops.map((stop, place) => (stop.trim() ? stop : this.#exampleAt(place)));
+  }
+
+  /** What an empty first and an empty last stop mean. */
+  get examples() {
+    return [...this.#examples];
+  }
+
+  set examples(examples) {
+    this.#examples = examples;
+    this.#draw();
+  }
+
+  #exampleAt(place) {
+    if (place === 0) return this.#examples[0];
+    return place === this.#stops.length - 1 ? this.#examples[1] : "";
   }
 
   set stops(stops) {
@@ -93,9 +114,24 @@ class StopList extends HTMLElement {
   #move(place, to) {
     const goal = Math.min(Math.max(to, 0), this.#stops.length - 1);
     if (goal === place) return;
-    this.#change(moved(this.#stops, place, goal));
+    this.#reorder(place, goal);
     this.querySelector(`[data-grip="${goal}"]`)?.focus();
-    announce(`${this.#stops[goal] || "The empty stop"} is now stop ${goal + 1} of ${this.#stops.length}.`);
+    this.#announcePlace(goal);
+  }
+
+  /** Moves a stop; an example moves, too: as one if there are only two stops, or else as if it had been typed. */
+  #reorder(from, to) {
+    if (this.#stops.length === FEWEST) this.#examples = this.#examples.toReversed();
+    this.#change(moved(this.#stops.length === FEWEST ? this.#stops : this.meant, from, to));
+  }
+
+  #announcePlace(place) {
+    announce(`${this.meant[place] || "The empty stop"} is now stop ${place + 1} of ${this.#stops.length}.`);
+  }
+
+  #swap() {
+    this.#reorder(0, 1);
+    announce(`From ${this.meant[0]} to ${this.meant[1]}.`);
   }
 
   #onGripKey(event, place) {
@@ -123,7 +159,7 @@ class StopList extends HTMLElement {
     if (goal === this.#dragged) return;
     const from = this.#dragged;
     this.#dragged = goal;
-    this.#change(moved(this.#stops, from, goal));
+    this.#reorder(from, goal);
     // The pointer stays with the element it was captured by; the words are what moves.
   }
 
@@ -133,7 +169,7 @@ class StopList extends HTMLElement {
     this.#dragged = null;
     this.#draw();
     this.querySelector(`[data-grip="${place}"]`)?.focus();
-    announce(`${this.#stops[place] || "The empty stop"} is now stop ${place + 1} of ${this.#stops.length}.`);
+    this.#announcePlace(place);
   }
 
   #draw() {
@@ -143,7 +179,8 @@ class StopList extends HTMLElement {
       html`<ol class="stops" role="list" @pointermove=${(event) => this.#onDrag(event)} @pointerup=${() => this.#onDrop()} @pointercancel=${() => this.#onDrop()}>
           ${this.#stops.map((stop, place) => this.#row(stop, place, count))}
         </ol>
-        <button type="button" class="plain add" ?hidden=${count >= MOST} @click=${() => this.#add()}>Add a stop between</button>`,
+        <button type="button" class="plain add" ?hidden=${count >= MOST} @click=${() => this.#add()}>Add a stop</button>
+        <button type="button" class="plain" ?hidden=${count > FEWEST} @click=${() => this.#swap()}>Swap</button>`,
       this,
     );
   }
@@ -156,17 +193,21 @@ class StopList extends HTMLElement {
         @keydown=${(event) => this.#onGripKey(event, place)} @pointerdown=${(event) => this.#onGrip(event, place)}></button>
       <label for=${`stop-${place}`}>${nameOf(place, count)}</label>
       <input id=${`stop-${place}`} name="prompts" dir="auto" autocomplete="off" autocapitalize="none"
-        spellcheck="false" placeholder=${place === 0 ? EXAMPLES[0] : place === count - 1 ? EXAMPLES[1] : "anything"}
+        spellcheck="false" list="subjects" placeholder=${this.#exampleAt(place) || "anything"}
         aria-describedby=${`stop-${place}-length stop-${place}-error`} aria-invalid=${error ? "true" : nothing} .value=${stop}
         @input=${(event) => this.#type(place, event.target.value)} />
-      <span class="stop-actions">
-        <button type="button" class="tiny" aria-label=${`Move ${words} up`} ?disabled=${place === 0} @click=${() => this.#move(place, place - 1)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 13V3M4 7l4-4 4 4" /></svg></button>
-        <button type="button" class="tiny" aria-label=${`Move ${words} down`} ?disabled=${place === count - 1} @click=${() => this.#move(place, place + 1)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 3v10M4 9l4 4 4-4" /></svg></button>
-        <button type="button" class="tiny" aria-label=${`Remove ${words}`} ?disabled=${count <= FEWEST} @click=${() => this.#remove(place)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4l8 8M12 4l-8 8" /></svg></button>
-      </span>
+      ${count > FEWEST ? this.#actions(words, place, count) : nothing}
       <p class="hint" id=${`stop-${place}-length`}>${this.#lengthOf(stop)}</p>
       <p class="error" id=${`stop-${place}-error`} role="alert">${error ?? ""}</p>
     </li>`;
+  }
+
+  #actions(words, place, count) {
+    return html`<span class="stop-actions">
+        <button type="button" class="tiny" aria-label=${`Move ${words} up`} ?disabled=${place === 0} @click=${() => this.#move(place, place - 1)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 13V3M4 7l4-4 4 4" /></svg></button>
+        <button type="button" class="tiny" aria-label=${`Move ${words} down`} ?disabled=${place === count - 1} @click=${() => this.#move(place, place + 1)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 3v10M4 9l4 4 4-4" /></svg></button>
+        <button type="button" class="tiny" aria-label=${`Remove ${words}`} @click=${() => this.#remove(place)}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4l8 8M12 4l-8 8" /></svg></button>
+      </span>`;
   }
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import ConsoleMessage, Page
+from playwright.sync_api import ConsoleMessage, Page, expect
 
 from momalisa.client import Client
 from momalisa.local.processes import free_port
@@ -15,6 +15,13 @@ from momalisa.local.stack import LocalStack
 
 DONE = 120_000
 """Timeout of a walk on a slow machine, in milliseconds."""
+
+
+def expect_stops(page: Page, *words: str) -> None:
+    """Expect these words in the fields of the form."""
+    expect(page.locator("stop-list input")).to_have_count(len(words))
+    for place, word in enumerate(words):
+        expect(page.locator(f"#stop-{place}")).to_have_value(word)
 
 
 @pytest.fixture

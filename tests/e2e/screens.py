@@ -133,7 +133,7 @@ def _refuse(page: Page) -> None:
 
 def _name_ten(page: Page) -> None:
     for _ in TEN[2:]:
-        page.get_by_role("button", name="Add a stop between").click()
+        page.get_by_role("button", name="Add a stop").click()
     for place, stop in enumerate(TEN):
         page.locator(f"#stop-{place}").fill(stop)
 

@@ -34,8 +34,8 @@ def sight(request: pytest.FixtureRequest, website: Page, system: LocalStack, wal
     website.emulate_media(reduced_motion="reduce")
     website.goto(system.url + path.get(name, "/"))
     if name == "settings":
-        website.get_by_role("button", name="Add a stop between").click()
-        website.get_by_text("Settings", exact=True).click()
+        website.get_by_role("button", name="Add a stop").click()
+        website.locator("summary").click()
     if name == "refused":
         website.locator("#stop-0").fill("")
         website.locator("#frames").fill("1")

@@ -61,7 +61,7 @@ def test_a_remix_keeps_what_the_form_does_not_show(museum: str, quiet: Page) -> 
     ):
         quiet.goto(f"{museum}/?from={source}")
         if field != "frames":
-            quiet.get_by_text("Settings", exact=True).click()
+            quiet.locator("summary").click()
         quiet.locator(f"#{field}").fill(value)
         quiet.get_by_role("button", name="Make the walk").click()
         quiet.wait_for_url("**/walks/*")
@@ -80,8 +80,11 @@ def test_a_file_replaces_the_source_of_a_remix_and_outlives_a_reload(
     saved = {"prompts": ["a", "b"], "frames": 4, "seed": 7, "weights": [1, 2], "negative_prompts": ["red", ""]}
     (tmp_path / "walk.json").write_text(json.dumps(saved))
     quiet.goto(f"{museum}/?from={source}")
+    expect(quiet.get_by_role("heading", name="Take this walk another way.")).to_be_visible()
     quiet.set_input_files("#like", tmp_path / "walk.json")
     expect(quiet.locator("#frames")).to_have_value("4")
+    expect(quiet.get_by_role("heading", name="Name two artworks")).to_be_visible()
+    expect(quiet).to_have_title("MoMALisa")
     quiet.reload()
     expect(quiet.locator("#frames")).to_have_value("4")
     quiet.get_by_role("button", name="Make the walk").click()

@@ -166,7 +166,7 @@ def test_a_visitor_finds_their_own_walks(website: Page, system: LocalStack) -> N
     website.goto(f"{system.url}/gallery?mine=true")
     expect(website.get_by_text("You have made no walks in this browser yet.")).to_be_visible()
     website.goto(system.url)
-    website.get_by_text("Settings", exact=True).click()
+    website.locator("summary").click()
     website.get_by_label("Hang it in the gallery").uncheck()
     website.locator("#stop-0").fill("a secret")
     website.locator("#frames").fill("2")

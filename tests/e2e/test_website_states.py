@@ -189,6 +189,7 @@ def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: Loc
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(system.url)
+    expect(page.locator("video[controls]")).to_be_visible()  # the frame is not empty
     page.get_by_label("From", exact=True).fill("a \u202efox")
     page.get_by_label("To", exact=True).fill("a boat")
     page.locator("#frames").fill("2")

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import func, update
 
+from api.web import templates
 from api.web.templates import FRONTEND
 from momalisa.db.models import Artifact, Chunk, Walk
 from momalisa.db.session import transaction
@@ -165,17 +166,24 @@ def test_the_plain_form_creates_a_walk_of_its_sender(api: TestClient) -> None:
 
 
 def test_the_plain_form_is_shown_again_with_errors_and_values(api: TestClient) -> None:
-    form = {"prompts": ["", "a boat"], "frames": "many", "guidance": "99", "negative_prompt": "mist"}
+    form = {"prompts": ["a \u202efox", "a boat"], "frames": "many", "guidance": "99", "negative_prompt": "mist"}
     answer = api.post("/walks", data=form)
     assert answer.status_code == 422
     page = answer.text
-    assert re.search(r'id="stop-0-error"[^>]*>must not be empty<', page)
+    assert re.search(r'id="stop-0-error"[^>]*>[^<]*U\+202E at character 3', page)
     assert re.search(r'id="frames-error"[^>]*>must be a whole number<', page)
     assert re.search(r'id="guidance-error"[^>]*>at most 20', page)
     assert 'value="a boat"' in page
     assert 'value="mist"' in page
     assert "<details" in page
     assert " open>" in page
+
+
+def test_an_empty_end_of_the_plain_form_means_the_example_that_it_shows(api: TestClient) -> None:
+    shown = re.findall(r'name="prompts"[^>]*placeholder="([^"]*)"', api.get("/").text)
+    for sent, expected in ((["", ""], shown), (["a fox", "", ""], ["a fox", shown[1]])):
+        made = api.post("/walks", data={"prompts": sent, "frames": "2"}, follow_redirects=False)
+        assert api.get(made.headers["Location"].replace("/walks/", "/v1/walks/")).json()["prompts"] == expected
 
 
 def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
@@ -241,6 +249,14 @@ def test_static_files_are_compressed_and_revalidated(api: TestClient) -> None:
     font = api.get("/static/fonts/eb-garamond-latin-wght-italic.woff2")
     assert "max-age=31536000" in font.headers["Cache-Control"]
     assert "Content-Encoding" not in font.headers
+
+
+def test_the_walk_of_every_pair_is_shipped_and_is_light(api: TestClient) -> None:
+    for name in (pair["name"] for pair in templates.pairs()):
+        video = api.get(f"/static/walks/{name}.mp4", headers={"Range": "bytes=4-7"})
+        assert (video.status_code, video.content) == (206, b"ftyp")  # browsers ask for ranges of a video
+        assert int(video.headers["Content-Range"].rpartition("/")[2]) < 80_000
+        assert len(api.get(f"/static/walks/{name}.webp").content) < 4_000
 
 
 def models(api: TestClient) -> list[dict[str, Any]]:

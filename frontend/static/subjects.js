@@ -1,0 +1,12 @@
+import { request } from "./api.js";
+
+let models; // as the API lists them, once somebody is about to type
+
+/** Offers what a model has learned to paint as completions of a stop. */
+export async function offerSubjects(datalist, name) {
+  if (datalist.dataset.model === name) return;
+  datalist.dataset.model = name;
+  models ??= request("/v1/models").then(({ body }) => body.models, () => []); // typing needs no suggestions
+  const known = (await models).find((model) => model.name === name)?.subjects ?? [];
+  if (datalist.dataset.model === name) datalist.replaceChildren(...known.map((subject) => new Option("", subject)));
+}
