@@ -148,9 +148,8 @@ class _Gap:
         """How many of its frames to denoise next, if it cannot be filled."""
         if not self.has_latents:
             return len(self.points)
-        parts = ceil(
-            max(sqrt(self._excess), self.share / LONGEST)
-        )  # errors mostly fall with the square of a length
+        # Errors mostly fall with the square of a length.
+        parts = ceil(max(sqrt(self._excess), self.share / LONGEST))
         return min(max(parts - 1, 1), len(self.points))
 
     @property

@@ -1,0 +1,229 @@
+"""Dense walks in PostgreSQL: denoised passes, then one that is interpolated between them, whoever makes what."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from momalisa.db.models import Chunk, Walk
+from momalisa.db.session import transaction
+from momalisa.domain import dense
+from momalisa.domain.dense import Check
+from momalisa.domain.pins import Batch, Pins
+from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind, ChunkStatus, Made, WalkStatus
+from momalisa.queue import admin, leases, lifecycle, results
+from momalisa.queue.leases import Claim
+from momalisa.queue.lifecycle import Ready
+from momalisa.queue.results import UploadedFrame
+from momalisa.settings import settings
+from momalisa.storage.bucket import StoredObject
+from momalisa.walks import queries, service
+
+pytestmark = pytest.mark.usefixtures("services")
+
+Make = Callable[..., UUID]
+
+ASSEMBLE = Ready(ChunkKind.ASSEMBLE)
+
+
+@pytest.fixture
+def make(spec: Callable[..., WalkSpec]) -> Make:
+    def make_walk(source: Walk | None = None, pins: Pins | None = None, **changes: Any) -> UUID:
+        with transaction() as session:
+            ordered = spec(**{"frames": 96, "pacing": "even", "exact": False, **changes})
+            return service.create(session, ordered, public=True, owner="ann", source=source, pins=pins).id
+
+    return make_walk
+
+
+def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim | None:
+    with transaction() as session:
+        return leases.claim(session, kind, "here")
+
+
+def finish(claimed: Claim, error: float = 0.5) -> Ready | None:
+    """Record the frames of a chunk, whose pictures change evenly, and whose checks all find the same error."""
+    keys = [key.position for key in claimed.keys]
+    made = []
+    for frame in claimed.frames:
+        near = dense.neighbours(frame.position, keys, claimed.spec.legs)
+        check = None
+        if near and not claimed.interpolated:
+            start, end = near[len(near) // 2 - 1 : len(near) // 2 + 1]
+            check = Check(start=start, end=end, mean=error, block=error)
+        made.append(
+            UploadedFrame(
+                frame.position,
+                StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="),
+                bytes([round(255 * frame.position)]) * 12,
+                f"hash of {frame.position}",
+                interpolated=claimed.interpolated,
+                latents=not claimed.interpolated,
+                check=check,
+            )
+        )
+    with transaction() as session:
+        return results.record_frames(session, claimed, made)
+
+
+def finish_all() -> list[Claim]:
+    claims = []
+    while claimed := claim():
+        claims.append(claimed)
+        finish(claimed)
+    return claims
+
+
+def walk(walk_id: UUID) -> Walk:
+    with transaction() as session:
+        return queries.get(session, walk_id, viewer=None)
+
+
+def statuses(walk_id: UUID) -> list[ChunkStatus]:
+    with transaction() as session:
+        chunks = select(Chunk.status).where(Chunk.walk_id == walk_id, Chunk.kind == ChunkKind.RENDER)
+        return list(session.scalars(chunks.order_by(Chunk.number)))
+
+
+def test_the_last_pass_is_interpolated_between_all_frames_of_the_passes_before(make: Make) -> None:
+    walk_id = make()
+    claims = finish_all()
+    denoised = [claimed for claimed in claims if not claimed.interpolated]
+    last = claims[len(denoised) :]
+    assert all(claimed.interpolated for claimed in last)
+    keys = sorted(frame.position for claimed in denoised for frame in claimed.frames)
+    for claimed in last:
+        assert [key.position for key in claimed.keys] == keys
+        assert claimed.keys[0].content_hash == "hash of 0.0"
+    for claimed in denoised:  # a check never depends on which chunk of its own pass was first
+        assert not {key.position for key in claimed.keys} & {frame.position for frame in claimed.frames}
+    assert denoised[0].keys == ()
+    found = walk(walk_id)
+    assert (found.status, found.frames_done) == (WalkStatus.ASSEMBLING, 96)
+    made = [frame.made for frame in found.frames]
+    assert made.count(Made.DENOISED) == len(keys) < 50
+    assert made[0] == made[-1] == Made.DENOISED
+    assert all(frame.error is not None for frame in found.frames if frame.made == Made.INTERPOLATED)
+
+
+def test_where_interpolation_is_off_every_frame_is_denoised(make: Make) -> None:
+    walk_id = make()
+    while claimed := claim():
+        assert not claimed.interpolated
+        finish(claimed, error=200.0)
+    assert {frame.made for frame in walk(walk_id).frames} == {Made.DENOISED}
+
+
+def test_an_exact_walk_denoises_every_frame(make: Make) -> None:
+    make(exact=True)
+    assert not any(claimed.interpolated for claimed in finish_all())
+
+
+PINS = Pins(
+    batches=[
+        Batch(size=2, positions=[0, 1]),
+        Batch(size=2, positions=[0.5]),
+        Batch(size=2, positions=[0.25, 0.75], interpolated=True),
+        Batch(size=2, positions=[0.125], interpolated=True),
+    ]
+)
+
+
+def test_pinned_chunks_that_are_interpolated_wait_for_the_others(make: Make) -> None:
+    walk_id = make(frames=6, pins=PINS)
+    waiting = [ChunkStatus.WAITING] * 2
+    assert statuses(walk_id) == [ChunkStatus.QUEUED] * 2 + waiting
+    first, second = claim(), claim()
+    assert first
+    assert second
+    assert claim() is None
+    assert finish(second) is None
+    assert claim() is None
+    assert finish(first) == Ready(ChunkKind.RENDER, 2, settings().model_name)
+    third = claim()
+    assert third
+    assert third.interpolated
+    assert [key.position for key in third.keys] == [0, 0.5, 1]
+    finish(third)
+    last = claim()
+    assert last
+    assert finish(last) == ASSEMBLE
+    assembly = claim(ChunkKind.ASSEMBLE)
+    assert assembly
+    assert assembly.pins
+    assert assembly.pins.batches == PINS.batches
+
+
+def test_a_pinned_walk_that_is_to_be_exact_denoises_what_was_interpolated(make: Make) -> None:
+    walk_id = make(frames=6, pins=PINS, exact=True)
+    assert statuses(walk_id) == [ChunkStatus.QUEUED] * 4
+    assert not any(claimed.interpolated for claimed in finish_all())
+    assert [frame.position for frame in walk(walk_id).frames] == sorted(PINS.positions)
+
+
+def test_a_walk_that_ends_drops_chunks_that_wait_and_a_retry_lets_them_wait_again(make: Make) -> None:
+    walk_id = make(frames=6, pins=PINS)
+    with transaction() as session:
+        lifecycle.fail_walk(session, walk_id, ChunkKind.RENDER)
+    assert set(statuses(walk_id)) == {ChunkStatus.DROPPED}
+    with transaction() as session:
+        admin.retry(session, walk_id)
+    assert statuses(walk_id) == [ChunkStatus.QUEUED] * 2 + [ChunkStatus.WAITING] * 2
+    finish_all()
+    assert walk(walk_id).status == WalkStatus.ASSEMBLING
+
+
+def test_a_lost_frame_is_interpolated_again_only_once_those_around_it_are_there(make: Make) -> None:
+    walk_id = make(frames=6, pins=PINS)
+    finish_all()
+    assembly = claim(ChunkKind.ASSEMBLE)
+    assert assembly
+    with transaction() as session:
+        assert results.requeue_frames(session, assembly, [0.25, 0.5])
+    assert statuses(walk_id) == [ChunkStatus.DONE, ChunkStatus.QUEUED, ChunkStatus.WAITING, ChunkStatus.DONE]
+    claims = finish_all()
+    assert [claimed.interpolated for claimed in claims] == [False, True]
+    assert [key.position for key in claims[1].keys] == [0, 0.5, 1]
+    assert walk(walk_id).status == WalkStatus.ASSEMBLING
+
+
+def test_more_frames_keep_those_that_were_interpolated_between_the_same_ones(make: Make) -> None:
+    first = make()
+    before = finish_all()
+    second = make(source=walk(first), frames=192)
+    kept = statuses(second)
+    assert kept == [ChunkStatus.QUEUED] * sum(not each.interpolated for each in before) + [ChunkStatus.WAITING] * (
+        len(kept) - sum(not each.interpolated for each in before)
+    )
+    after = finish_all()
+    keys_of = {
+        frame.position: [key.position for key in claimed.keys]
+        for claimed in before
+        for frame in claimed.frames
+        if claimed.interpolated
+    }
+    again = {frame.position: claimed for claimed in after for frame in claimed.frames}
+    for position, keys in keys_of.items():
+        assert again[position].interpolated
+        assert [key.position for key in again[position].keys] == keys
+    assert walk(second).frames_done == 192
+
+
+def test_an_exact_walk_keeps_only_what_was_denoised(make: Make) -> None:
+    first = make()
+    before = finish_all()
+    second = make(source=walk(first), exact=True)
+    assert not any(claimed.interpolated for claimed in finish_all())
+    there = {frame.position for frame in walk(second).frames}
+    assert {frame.position for claimed in before if not claimed.interpolated for frame in claimed.frames} <= there
+
+
+def test_the_last_leg_of_a_closed_walk_is_interpolated_towards_its_first_frame(make: Make) -> None:
+    make(prompts=("a", "b"), loop="closed")
+    last = [claimed for claimed in finish_all() if claimed.interpolated]
+    assert {claimed.keys[-1].position for claimed in last} == {1.0}
+    assert {claimed.keys[-1].stored for claimed in last} == {last[0].keys[0].stored}
+    assert max(frame.position for claimed in last for frame in claimed.frames) > 0.9
