@@ -42,13 +42,13 @@ Port = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="The server, or MOMALISA_URL; else this machine's.", show_default=False),
+    typer.Option(metavar="URL", help="Server; else MOMALISA_URL, or this machine.", show_default=False),
 ]
 Id = Annotated[str, typer.Argument(help="Id of the walk.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
 Workers = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, max=64, help="Render workers, or WORKERS.", show_default="one a GPU, or 2"),
+    typer.Option(metavar="N", min=1, max=64, help="Workers; else WORKERS, one per GPU, or 2.", show_default=False),
 ]
 
 _STATUS = {
@@ -103,7 +103,7 @@ def up(
 @app.command()
 @with_settings
 def walk(
-    prompts: Annotated[list[str] | None, typer.Argument(help="Two or more stops.", show_default=False)] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # the help's first line says it
     from_walk: Annotated[
         str | None,
         typer.Option(metavar="ID", help="A walk to start from.", rich_help_panel="Start"),
@@ -124,7 +124,8 @@ def walk(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="GIF to write; the MP4 goes beside it.")] = None,
     public: Annotated[
-        bool | None, typer.Option("--public/--private", help="Whether the gallery shows it.", show_default="public")
+        bool | None,
+        typer.Option("--public/--private", help="In the gallery (default), or not.", show_default=False),
     ] = None,
     deadline_seconds: Annotated[int | None, typer.Option(metavar="N", help="Fail after this many seconds.")] = None,
     webhook_url: Annotated[str | None, typer.Option(metavar="URL", help="What to call when it ends.")] = None,
@@ -133,7 +134,7 @@ def walk(
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
-    """Create a walk, and save it as GIF and MP4, and its large files. Options change what it starts from."""
+    """Make a walk through two or more prompts, or from what Start names; save GIF, MP4 and large files."""
     with errors_as_sentences(exit_code_when_stopped=130):
         fields = {
             **options,

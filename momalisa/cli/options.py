@@ -9,9 +9,11 @@ import typer
 from momalisa.domain.spec import SETTINGS, Setting, value_type
 
 PANELS = {
-    "Course": ("frames", "leg_frames", "pacing", "easing", "weights", "hold", "loop", "interpolation"),
-    "Noise": ("seed", "seed_to", "seeds"),
-    "Files": ("fps", "large"),
+    "Options": ("large",),
+    "Motion": (
+        *("frames", "leg_frames", "pacing", "easing", "weights", "hold", "loop", "interpolation"),
+        *("seed", "seed_to", "seeds", "fps"),
+    ),
     "Pictures": (
         *("model", "width", "height", "steps", "guidance", "scheduler"),
         *("negative_prompt", "negative_prompts"),

@@ -156,7 +156,7 @@ class WalkSpec(BaseModel):
         Setting(
             "Speed on each leg: constant, or slow at its start, at its end, or at both.",
             "linear",
-            help="Speed on each leg.",
+            help="Speed on a leg.",
         ),
     ] = "linear"
     hold: Annotated[
