@@ -6,7 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from momalisa.errors import BodyTooLargeError, SlowRequestError
 
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 512 * 1024
+"""Every valid walk fits: 10 prompts and as many negative ones of 2,000 characters, each escaped with 12 bytes."""
 
 MAX_SECONDS = 30
 

@@ -19,6 +19,7 @@ from momalisa.local import stack
 from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT
+from tests.conftest import until
 from tests.infra.nginx import START_SECONDS, answers, serving, weaknesses
 
 NGINX = ROOT / "infra" / "nginx"
@@ -151,13 +152,13 @@ def test_events_arrive_when_they_happen(url: str) -> None:
             assert last["status"] == "canceled"
 
 
-@pytest.mark.parametrize("size", [70_000, 200_000])
+@pytest.mark.parametrize("size", [600_000, 700_000])
 def test_a_body_that_is_too_large_is_the_same_problem_whoever_finds_it(size: int, url: str) -> None:
     answer = httpx.post(f"{url}/v1/walks", content=b" " * size, headers={"Content-Type": "application/json"})
     assert answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.json()["type"], answer.json()["status"]) == ("/problems/too-large", 413)
-    assert "65536 bytes" in answer.json()["detail"]
+    assert "524288 bytes" in answer.json()["detail"]
     for name in SECURITY:
         assert len(answer.headers.get_list(name)) == 1, name
 
@@ -279,8 +280,7 @@ def test_requests_wait_for_an_api_that_comes_back(url: str, system: LocalStack) 
     with away(system) as api, ThreadPoolExecutor() as pool:
         posted = pool.submit(httpx.post, f"{url}/v1/walks", json=WALK, timeout=60)
         shown = pool.submit(httpx.get, f"{url}/gallery", timeout=60)
-        while not (posted.running() and shown.running()):
-            time.sleep(0.01)
+        until(lambda: posted.running() and shown.running())
         api.start()
         assert posted.result().status_code == httpx.codes.ACCEPTED
         assert shown.result().status_code == httpx.codes.OK

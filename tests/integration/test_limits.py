@@ -15,7 +15,9 @@ from starlette.types import Message
 from api import limits
 from api.middleware import body_limit, security_headers
 from api.problems import handlers
+from api.schemas.requests import MAX_PROMPT
 from momalisa import description
+from momalisa.domain.spec import MAX_FRAMES, MAX_STOPS
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.integration.conftest import Limit, assert_refused
@@ -225,7 +227,11 @@ def chunks_of(size: int) -> Iterator[bytes]:
     yield from (b" " * 1024 for _ in range(size // 1024))
 
 
-@pytest.mark.parametrize("body", [b" " * (64 * 1024 + 1), lambda: chunks_of(65 * 1024)], ids=["whole", "chunked"])
+@pytest.mark.parametrize(
+    "body",
+    [b" " * (body_limit.MAX_BYTES + 1), lambda: chunks_of(body_limit.MAX_BYTES + 1024)],
+    ids=["whole", "chunked"],
+)
 @pytest.mark.parametrize("path", ["/v1/walks", "/v1/walks/0/cancel", "/nowhere"])
 def test_a_body_that_is_too_large_is_refused(
     api: TestClient, body: bytes | Callable[[], Iterator[bytes]], path: str
@@ -257,12 +263,24 @@ def test_a_slow_body_is_refused(api: TestClient, monkeypatch: pytest.MonkeyPatch
     assert (start["status"], json.loads(content["body"])["type"]) == (408, "/problems/too-slow")
 
 
-def test_a_body_of_64_kib_is_accepted_in_one_piece_or_chunked(api: TestClient) -> None:
+def test_a_body_of_512_kib_is_accepted_in_one_piece_or_chunked(api: TestClient) -> None:
     order = b'{"prompts": ["a", "b"], "frames": 2}'
-    for content in (order + b" " * (64 * 1024 - len(order)), iter([order[:9], order[9:]])):
+    for content in (order + b" " * (512 * 1024 - len(order)), iter([order[:9], order[9:]])):
         assert (
             api.post("/v1/walks", content=content, headers={"Content-Type": "application/json"}).status_code == 202
         )
+
+
+@pytest.mark.parametrize("character", ["戦", "🦒"])
+def test_the_longest_prompts_fit_in_a_body_however_they_are_escaped(api: TestClient, character: str) -> None:
+    longest = [f"{stop}{character * (MAX_PROMPT - 1)}" for stop in range(MAX_STOPS)]
+    order = {"prompts": longest, "negative_prompts": longest, "frames": MAX_FRAMES}
+    escaped = json.dumps(order, ensure_ascii=True).encode()
+    answer = api.post("/v1/walks", content=escaped, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["prompts"] == longest
+    submitted = api.post("/walks", data={"prompts": longest}, follow_redirects=False)
+    assert submitted.status_code == 303, submitted.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from api.app import app
+from api.middleware import body_limit
 from api.problems import fields
 from api.schemas import requests
 
@@ -48,7 +49,7 @@ def assert_small(answer: Any) -> None:
 @anything_goes
 @given(body=BODIES)
 def test_whatever_the_body_the_response_is_small(api: TestClient, body: dict[str, Any]) -> None:
-    sent = json.dumps(body).encode()[: 64 * 1024]
+    sent = json.dumps(body).encode()[: body_limit.MAX_BYTES]
     assert_small(api.post("/v1/walks", content=sent, headers={"Content-Type": "application/json"}))
 
 
