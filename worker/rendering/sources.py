@@ -131,9 +131,8 @@ def listed(place: Location) -> list[str] | None:
         if error.response.status_code == HTTPStatus.UNAUTHORIZED and "Invalid credentials" in str(error):
             raise ModelError("The Hub does not accept HF_TOKEN: it is wrong, or no longer valid.") from None
         status = error.response.status_code
-        if (status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR) and _is_cached(
-            place
-        ):
+        overloaded = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if overloaded and _downloaded(place):
             return None
         raise
     except Exception as error:
@@ -149,20 +148,22 @@ def snapshot(place: Location, names: Iterable[str]) -> Path:
     return Path(snapshot_download(str(place.hub), revision=place.revision, allow_patterns=list(names)))
 
 
-def _is_cached(place: Location) -> bool:
-    try:
-        snapshot_download(str(place.hub), revision=place.revision, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return False
-    return True
-
-
 def cached(place: Location) -> Path:
-    """Return the folder of a model that was downloaded before."""
+    """Return the folder of a model that was downloaded before.
+
+    Raises:
+        ModelError: if it was not.
+    """
+    if folder := _downloaded(place):
+        return folder
+    raise ModelError(_why_absent(place))
+
+
+def _downloaded(place: Location) -> Path | None:
     try:
         return Path(snapshot_download(str(place.hub), revision=place.revision, local_files_only=True))
     except LocalEntryNotFoundError:
-        raise ModelError(_why_absent(place)) from None
+        return None
 
 
 def _why_absent(place: Location) -> str:
