@@ -15,28 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from momalisa.domain.pins import Batch, Pins
-from momalisa.domain.spec import WalkSpec
 from momalisa.settings import ROOT
+from tests.carrying_files import CAPTION, SPEC
 from worker.media import card, contact_sheet, encoders, gif, lettering
 from worker.media.encoders import Picture
-from worker.media.metadata import walk_caption
 
-SPEC = WalkSpec(
-    prompts=("a <giraffe> & co", "ein Schlachtschiff für Österreich, 戦艦"),
-    frames=20,
-    seed=7,
-    negative_prompt="",
-    steps=3,
-    guidance=4,
-    width=96,
-    height=64,
-    fps=12,
-)
 MAX_BYTES = 8_000_000
-
-PINS = Pins(batches=[Batch(size=20, positions=[index / 19 for index in range(20)])])
-ABOUT = walk_caption(SPEC, "momalisa-mini", PINS)
 
 
 def pictures(count: int, width: int = 96, height: int = 64) -> list[Picture]:
@@ -78,14 +62,14 @@ def psnr(a: Picture, b: Picture) -> float:
 
 def test_a_png_loses_nothing() -> None:
     [picture] = pictures(1)
-    assert np.array_equal(encoders.decode_png(encoders.encode_png(picture, ABOUT)), picture)
+    assert np.array_equal(encoders.decode_png(encoders.encode_png(picture, CAPTION)), picture)
 
 
 @pytest.mark.parametrize("fps", [1, 7, 12, 24, 50])
 def test_a_gif_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.gif"
-    gif.write(path, lambda: iter(originals), fps, ABOUT, MAX_BYTES)
+    gif.write(path, lambda: iter(originals), fps, CAPTION, MAX_BYTES)
     frames = list(gif_frames(path))
     assert len(frames) == 20
     assert min(psnr(seen, original) for (seen, _), original in zip(frames, originals, strict=True)) > 30
@@ -98,7 +82,7 @@ def test_a_gif_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: 
 
 def test_a_gif_of_more_than_50_frames_a_second_leaves_some_out_and_takes_as_long(tmp_path: Path) -> None:
     originals, path = pictures(60), tmp_path / "walk.gif"
-    notes = gif.write(path, lambda: iter(originals), 60, ABOUT, MAX_BYTES)
+    notes = gif.write(path, lambda: iter(originals), 60, CAPTION, MAX_BYTES)
     assert notes == [
         "The GIF shows 50 of 60 frames a second, the most that a GIF can; the MP4 and the WebP show all."
     ]
@@ -126,9 +110,9 @@ def test_a_gif_that_is_too_large_gets_fewer_frames_and_then_fewer_colours(
         a + b.repeat(4, axis=0).repeat(4, axis=1) // 2 for a, b in zip(pictures(48, 48, 32), noise, strict=True)
     ]
     path = tmp_path / "walk.gif"
-    assert gif.write(path, lambda: iter(originals), 24, ABOUT, MAX_BYTES) == []
+    assert gif.write(path, lambda: iter(originals), 24, CAPTION, MAX_BYTES) == []
     limit = round(share * path.stat().st_size)
-    [said] = gif.write(path, lambda: iter(originals), 24, ABOUT, limit)
+    [said] = gif.write(path, lambda: iter(originals), 24, CAPTION, limit)
     assert note in said
     assert path.stat().st_size <= limit or share == 0.001
     assert sum(duration for _, duration in gif_frames(path)) == 2000
@@ -139,7 +123,7 @@ def test_a_gif_keeps_the_colours_of_all_frames_though_one_has_a_hue_of_its_own(t
     reds = [np.stack([120 + 135 * x, 60 * y + index * 4, 40 + 60 * (1 - x) * y], axis=-1) for index in range(23)]
     blue = np.stack([20 + 60 * x, 90 + 100 * y, 140 + 110 * x], axis=-1)
     originals = [picture.astype(np.uint8) for picture in (*reds, blue)]
-    gif.write(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT, MAX_BYTES)
+    gif.write(tmp_path / "walk.gif", lambda: iter(originals), 12, CAPTION, MAX_BYTES)
     seen = np.stack([picture for picture, _ in gif_frames(tmp_path / "walk.gif")])
     blocks = (seen - np.stack(originals).astype(float)).reshape(24, 16, 4, 16, 4, 3).mean(axis=(2, 4))
     assert (np.abs(blocks).max(axis=-1) > 15).mean() <= 0.005
@@ -147,7 +131,7 @@ def test_a_gif_keeps_the_colours_of_all_frames_though_one_has_a_hue_of_its_own(t
 
 def test_a_gif_keeps_equal_frames(tmp_path: Path) -> None:
     still = pictures(1) * 6
-    gif.write(tmp_path / "walk.gif", lambda: iter(still), 12, ABOUT, MAX_BYTES)
+    gif.write(tmp_path / "walk.gif", lambda: iter(still), 12, CAPTION, MAX_BYTES)
     assert len(list(gif_frames(tmp_path / "walk.gif"))) == 6
 
 
@@ -169,14 +153,14 @@ def test_the_palette_of_a_gif_has_every_colour_of_a_still_picture(tmp_path: Path
     picture = np.zeros((side, side, 3), np.uint8)
     picture[-16:, -14:] = colours
     path = tmp_path / "walk.gif"
-    gif.write(path, lambda: iter([picture] * pictures), 12, ABOUT, MAX_BYTES)
+    gif.write(path, lambda: iter([picture] * pictures), 12, CAPTION, MAX_BYTES)
     with Image.open(path) as image:
         shown = np.array(image.convert("RGB"))
     assert np.abs(shown.astype(int) - picture).max() <= 1  # palettegen rounds, on the way to Oklab and back
 
 
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:
-    gif.write(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, ABOUT, MAX_BYTES)
+    gif.write(tmp_path / "walk.gif", lambda: iter(pictures(5)), 12, CAPTION, MAX_BYTES)
     data = (tmp_path / "walk.gif").read_bytes()
     assert data[:6] == b"GIF89a"
     assert data[10] & 0x80  # a global colour table
@@ -187,7 +171,7 @@ def test_a_gif_has_one_palette(tmp_path: Path) -> None:
 def test_an_mp4_plays_everywhere(tmp_path: Path, width: int, height: int) -> None:
     originals = pictures(20, width, height)
     path = tmp_path / "walk.mp4"
-    encoders.write_mp4(path, lambda: iter(originals), 12, ABOUT)
+    encoders.write_mp4(path, lambda: iter(originals), 12, CAPTION)
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -202,7 +186,7 @@ def test_an_mp4_plays_everywhere(tmp_path: Path, width: int, height: int) -> Non
 
 def test_a_poster_is_a_small_webp(tmp_path: Path) -> None:
     [picture] = pictures(1)
-    encoders.write_poster(tmp_path / "walk.webp", picture, ABOUT)
+    encoders.write_poster(tmp_path / "walk.webp", picture, CAPTION)
     with Image.open(tmp_path / "walk.webp") as image:
         assert (image.format, image.size) == ("WEBP", (96, 64))
         assert psnr(np.asarray(image.convert("RGB")), picture) > 28
@@ -222,7 +206,7 @@ def chunks_of_webp(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def test_a_webp_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps: int) -> None:
     originals = pictures(20)
     path = tmp_path / "walk.webp"
-    encoders.write_webp(path, lambda: iter(originals), fps, ABOUT)
+    encoders.write_webp(path, lambda: iter(originals), fps, CAPTION)
     with Image.open(path) as image:
         assert (image.format, image.info["loop"]) == ("WEBP", 0)
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
@@ -237,7 +221,7 @@ def test_a_webp_shows_every_frame_on_time_and_loops_forever(tmp_path: Path, fps:
 @pytest.mark.parametrize(("count", "repeats"), [(1, 6), (3, 4)])
 def test_a_webp_keeps_equal_frames(tmp_path: Path, count: int, repeats: int) -> None:
     held = [picture for picture in pictures(count) for _ in range(repeats)]
-    notes = encoders.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, ABOUT)
+    notes = encoders.write_webp(tmp_path / "walk.webp", lambda: iter(held), 10, CAPTION)
     assert notes == ([] if count == 3 else ["All frames look the same, so the WebP is a still picture."])
     with Image.open(tmp_path / "walk.webp") as image:
         assert getattr(image, "n_frames", 1) == count
@@ -252,7 +236,7 @@ def test_a_webp_keeps_equal_frames(tmp_path: Path, count: int, repeats: int) -> 
 def test_a_contact_sheet_shows_all_frames_and_their_labels(tmp_path: Path) -> None:
     originals = pictures(20)
     size = contact_sheet.write(
-        tmp_path / "sheet.png", iter(originals), [f"{index / 19:.3f}" for index in range(20)], "", ABOUT
+        tmp_path / "sheet.png", iter(originals), [f"{index / 19:.3f}" for index in range(20)], "", CAPTION
     )
     with Image.open(tmp_path / "sheet.png") as image:
         assert (image.format, image.size) == ("PNG", size)
@@ -273,7 +257,7 @@ def test_a_contact_sheet_shows_all_frames_and_their_labels(tmp_path: Path) -> No
 def test_a_contact_sheet_fits_a_screen(tmp_path: Path, count: int, width: int, height: int) -> None:
     picture = np.zeros((height, width, 3), np.uint8)
     labels = ["0.123 a very long prompt that is too long to read at this size"] * count
-    wide, high = contact_sheet.write(tmp_path / "sheet.png", (picture for _ in labels), labels, "", ABOUT)
+    wide, high = contact_sheet.write(tmp_path / "sheet.png", (picture for _ in labels), labels, "", CAPTION)
     assert wide <= 2000
     assert 1 / 3 <= wide / high <= 3
 
@@ -395,19 +379,19 @@ def png_comment(data: bytes) -> str:
 
 def test_every_artifact_contains_its_settings(tmp_path: Path) -> None:
     originals = pictures(20)
-    gif.write(tmp_path / "walk.gif", lambda: iter(originals), 12, ABOUT, MAX_BYTES)
-    encoders.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, ABOUT)
-    encoders.write_webp(tmp_path / "walk.webp", lambda: iter(originals), 12, ABOUT)
-    encoders.write_poster(tmp_path / "poster.webp", originals[0], ABOUT)
-    contact_sheet.write(tmp_path / "sheet.png", originals, [""] * 20, "", ABOUT)
-    (tmp_path / "frame.png").write_bytes(encoders.encode_png(originals[0], ABOUT))
+    gif.write(tmp_path / "walk.gif", lambda: iter(originals), 12, CAPTION, MAX_BYTES)
+    encoders.write_mp4(tmp_path / "walk.mp4", lambda: iter(originals), 12, CAPTION)
+    encoders.write_webp(tmp_path / "walk.webp", lambda: iter(originals), 12, CAPTION)
+    encoders.write_poster(tmp_path / "poster.webp", originals[0], CAPTION)
+    contact_sheet.write(tmp_path / "sheet.png", originals, [""] * 20, "", CAPTION)
+    (tmp_path / "frame.png").write_bytes(encoders.encode_png(originals[0], CAPTION))
     readers = {".gif": gif_comment, ".mp4": mp4_comment, ".webp": webp_description, ".png": png_comment}
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 6
     for path in paths:
         details = json.loads(readers[path.suffix](path.read_bytes()))
         assert tuple(details["prompts"]) == SPEC.prompts
-        assert (details["seed"], details["model"]) == (7, "momalisa-mini")
+        assert (int(details["seed"]), details["model"]) == (SPEC.seed, "momalisa-mini")
         assert details["pinned"]["batches"][-1]["positions"][-1] == 1.0
         with Image.open(path) if path.suffix != ".mp4" else av.open(str(path)):
             pass  # it is still a valid file
@@ -416,10 +400,10 @@ def test_every_artifact_contains_its_settings(tmp_path: Path) -> None:
 def test_the_same_frames_give_the_same_files(tmp_path: Path) -> None:
     originals = pictures(5)
     for name in ("a", "b"):
-        gif.write(tmp_path / f"{name}.gif", lambda: iter(originals), 12, ABOUT, MAX_BYTES)
-        encoders.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, ABOUT)
-        encoders.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, ABOUT)
-        contact_sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", ABOUT)
+        gif.write(tmp_path / f"{name}.gif", lambda: iter(originals), 12, CAPTION, MAX_BYTES)
+        encoders.write_mp4(tmp_path / f"{name}.mp4", lambda: iter(originals), 12, CAPTION)
+        encoders.write_webp(tmp_path / f"{name}.webp", lambda: iter(originals), 12, CAPTION)
+        contact_sheet.write(tmp_path / f"{name}.png", originals, ["0"] * 5, "", CAPTION)
         card.write(tmp_path / f"{name}.jpg", originals[:3], ["a fox", "a boat"], "")
     for suffix in ("gif", "mp4", "webp", "png", "jpg"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
