@@ -169,12 +169,12 @@ def wait_for_workers(system: LocalStack) -> None:
     until(lambda: all('"renderer ready"' in log.read_text() for log in logs), 300)
 
 
-def until(look: Callable[[], object], seconds: float = 60) -> None:
+def until(look: Callable[[], object], seconds: float = 60, pause: float = 0.05) -> None:
     """Poll until `look` returns something true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Finished walks without a model: drawn frames are uploaded and assembled like rendered ones."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -62,7 +63,9 @@ def make_finished_walk(spec: WalkSpec, assemble: Callable[[Lease], Record] = ass
 
 def finish(walk_id: UUID, assemble: Callable[[Lease], Record] = assemble_task.assemble) -> None:
     """Complete a queued walk; no other walk may be queued."""
+    deadline = time.monotonic() + 300
     while not (status := _status(walk_id)).done:
+        assert time.monotonic() < deadline, status
         kind = ChunkKind.ASSEMBLE if status == WalkStatus.ASSEMBLING else ChunkKind.RENDER
         runner.run(Worker(), kind, assemble if kind == ChunkKind.ASSEMBLE else draw)
     assert status == WalkStatus.SUCCEEDED

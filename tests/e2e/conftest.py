@@ -1,7 +1,6 @@
 """The website in Chromium, whose console must stay empty."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from playwright.sync_api import ConsoleMessage, Page, expect
 from momalisa.client import Client
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
+from tests.conftest import until
 
 DONE = 120_000
 """Timeout of a walk on a slow machine, in milliseconds."""
@@ -56,9 +56,8 @@ def museum(services: LocalStack) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, name="museum")
     thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the API does not start"
-        time.sleep(0.01)
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started, "the API does not start"
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()

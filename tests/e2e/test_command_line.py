@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -180,8 +181,10 @@ def test_ctrl_c_offers_to_cancel_the_walk(system: LocalStack, answer: bytes, sta
         text=True,
     )
     with Client(system.url, secret) as client:
+        deadline = time.monotonic() + 60
         while not (mine := client._request("GET", "/v1/walks?mine=true").json()["walks"]):
             assert command.poll() is None
+            assert time.monotonic() < deadline
         for walk in client.watch(mine[0]):
             if walk["progress"]["frames_done"]:
                 break
@@ -204,8 +207,10 @@ def test_ctrl_c_cancels_the_walk_of_a_visitor_without_a_key(system: LocalStack) 
         text=True,
     )
     with Client(system.url) as client:
+        deadline = time.monotonic() + 60
         while not (found := [each for each in client.page()["walks"] if "a keyless cat" in each["prompts"]]):
             assert command.poll() is None
+            assert time.monotonic() < deadline
         for walk in client.watch(client.get(found[0]["id"])):
             if walk["progress"]["frames_done"]:
                 break

@@ -1,6 +1,7 @@
 """The life of chunks in PostgreSQL: who claims which, and what happens when workers die, return late or fail."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +24,7 @@ from momalisa.queue.results import UploadedArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
-from tests.conftest import made_frames
+from tests.conftest import made_frames, until
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -330,8 +331,7 @@ def test_a_reclaimed_chunk_is_claimed_before_all_others(make: Callable[..., UUID
 
 def test_no_lease_is_left_when_all_chunks_are_done(make: Callable[..., UUID]) -> None:
     make(frames=20)
-    while not finish(claim()):
-        pass
+    until(lambda: finish(claim()), pause=0)
     with transaction() as session:
         leased = select(func.count()).where(Chunk.status == ChunkStatus.LEASED)
         assert session.scalar(leased) == 0
@@ -339,8 +339,7 @@ def test_no_lease_is_left_when_all_chunks_are_done(make: Callable[..., UUID]) ->
 
 def render(walk_id: UUID) -> Claim:
     """Complete all chunks of the only walk, and claim its assembly."""
-    while not finish(claim()):
-        pass
+    until(lambda: finish(claim()), pause=0)
     return claim(ChunkKind.ASSEMBLE)
 
 
@@ -360,8 +359,8 @@ def test_frames_that_an_assembly_finds_damaged_are_rendered_again(make: Callable
     missing = [frame.position for frame in again.frames if frame.stored is None]
     assert assembly.frames[0].position in missing
     assert len(again.frames) > len(missing)  # the whole batch is rendered again, for the same pixels
-    while not finish(again):
-        again = claim()
+    if not finish(again):
+        until(lambda: finish(claim()), pause=0)
     assert walk(walk_id).frames_done == 20
     with transaction() as session:
         results.complete_walk(session, claim(ChunkKind.ASSEMBLE), [artifact(ArtifactKind.GIF)])
@@ -419,7 +418,9 @@ def test_workers_and_visitors_of_one_walk_do_not_block_each_other(make: Callable
     walks = [make(frames=80) for _ in range(6)]
 
     def work(number: int) -> None:
+        deadline = time.monotonic() + 60
         while True:
+            assert time.monotonic() < deadline
             with transaction() as session:
                 claimed = leases.claim(session, ChunkKind.RENDER, f"w{number}")
             if claimed is None:

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -20,6 +19,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import free_port
 from momalisa.settings import settings
 from momalisa.walks import service
+from tests.conftest import until
 from tests.integration.test_access import ORDER
 
 Ask = Callable[[bytes], bytes]
@@ -42,9 +42,8 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
     thread.start()
-    while not running.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    until(lambda: running.started or not thread.is_alive())
+    assert running.started, "the API does not start"
 
     def send(request: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:

@@ -24,7 +24,7 @@ from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry import metrics
 from momalisa.telemetry.metrics import Metric
 from momalisa.walks import service
-from tests.conftest import clear_caches, render_a_chunk
+from tests.conftest import clear_caches, render_a_chunk, until
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -70,11 +70,15 @@ def test_the_first_frames_of_a_walk_are_timed_once_and_after_the_commit(
     render_a_chunk()
     assert count(metrics.FIRST_FRAME_SECONDS) == before + 1
     assert 30 <= (sample(metrics.FIRST_FRAME_SECONDS, "_sum") or 0) - seconds < 60
-    while True:
-        with transaction() as session:
-            if session.scalar(text("SELECT status = 'assembling' FROM walks WHERE id = :id"), {"id": walk_id}):
-                break
+
+    def is_rendered() -> bool:
         render_a_chunk()
+        with transaction() as session:
+            return bool(
+                session.scalar(text("SELECT status = 'assembling' FROM walks WHERE id = :id"), {"id": walk_id})
+            )
+
+    until(is_rendered, pause=0)
     assert count(metrics.FIRST_FRAME_SECONDS) == before + 1
 
 

@@ -1,5 +1,6 @@
 """Even pacing in PostgreSQL: passes follow each other with any workers, and the queue stays fair."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +22,7 @@ from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
-from tests.conftest import made_frames
+from tests.conftest import made_frames, until
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -91,15 +92,16 @@ def test_the_last_frame_of_a_pass_enqueues_the_next_pass(make: Make) -> None:
 
 def test_frames_are_placed_where_the_picture_changes(make: Make) -> None:
     walk_id = make()
-    while finish(claim()) != Ready(ChunkKind.ASSEMBLE):
-        pass
+    until(lambda: finish(claim()) == Ready(ChunkKind.ASSEMBLE), pause=0)
     assert sum(0.28 < position < 0.32 for position in positions(walk_id)) > 20
 
 
 def test_pacing_does_not_depend_on_the_order_of_workers(make: Make) -> None:
     one, other = make(), make()
     held: list[Claim] = []
+    deadline = time.monotonic() + 60
     while not (walk(one).status == walk(other).status == WalkStatus.ASSEMBLING):
+        assert time.monotonic() < deadline
         with transaction() as session:
             found = leases.claim(session, ChunkKind.RENDER, "here")
         if found is not None:
@@ -158,8 +160,9 @@ def test_a_walk_of_several_passes_alternates_with_others(make: Make) -> None:
     even = make(owner="bob", frames=48)
     for _ in range(2):
         finish(claim())  # the first chunk of each owner
-    order = []
+    order: list[bool] = []
     while walk(even).status != WalkStatus.ASSEMBLING:
+        assert len(order) < 100
         claimed = claim()
         order.append(claimed.walk_id == even)
         finish(claimed)
@@ -212,8 +215,7 @@ def test_a_walk_keeps_the_batch_size_that_it_was_created_with(make: Make, monkey
 @pytest.mark.parametrize("loop", ["none", "pingpong", "closed"])
 def test_walks_with_many_stops_have_a_frame_at_every_stop(make: Make, loop: str) -> None:
     walk_id = make(prompts=("a", "b", "c", "d"), frames=40, loop=loop)
-    while finish(claim()) != Ready(ChunkKind.ASSEMBLE):
-        pass
+    until(lambda: finish(claim()) == Ready(ChunkKind.ASSEMBLE), pause=0)
     found = positions(walk_id)
     legs = 4 if loop == "closed" else 3
     assert {stop / legs for stop in range(4)} <= set(found)

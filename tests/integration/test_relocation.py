@@ -16,6 +16,7 @@ from momalisa.maintenance import reconciler
 from momalisa.storage import bucket
 from momalisa.walks import moderation, relocation
 from momalisa.walks.relocation import Move
+from tests.conftest import until
 from tests.finished_walks import draw, finish
 from tests.integration.test_access import somebody
 from tests.integration.test_privacy import ORDER, Reply, checksums, look, make, statuses, urls
@@ -177,8 +178,11 @@ def test_frames_recorded_with_the_old_secret_are_moved(api: TestClient) -> None:
         assert checksums(seen[0])
         return recorded
 
-    while not seen:
+    def is_seen() -> bool:
         runner.run(Worker(), ChunkKind.RENDER, while_it_is_made_private)
+        return bool(seen)
+
+    until(is_seen, pause=0)
     assert relocation.move(UUID(walk["id"]))
     finish(UUID(walk["id"]))
     made = look(api, walk["id"])
@@ -191,9 +195,12 @@ def test_frames_recorded_with_the_old_secret_are_moved(api: TestClient) -> None:
 @pytest.mark.parametrize("before_it_reads", [True, False])
 def test_an_assembly_survives_the_move_of_its_frames(api: TestClient, before_it_reads: bool) -> None:
     walk = private_walk_in_progress(api)
-    while look(api, walk["id"])["status"] != "assembling":
-        runner.run(Worker(), ChunkKind.RENDER, draw)
 
+    def is_rendered() -> bool:
+        runner.run(Worker(), ChunkKind.RENDER, draw)
+        return bool(look(api, walk["id"])["status"] == "assembling")
+
+    until(is_rendered, pause=0)
     attempts: list[int] = []
 
     def while_it_is_made_private(work: Lease) -> Record:

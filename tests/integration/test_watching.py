@@ -86,7 +86,7 @@ def test_one_query_serves_all_who_wait_for_a_walk(walk: UUID) -> None:
         return seen.revision > 1 and new == "read"
 
     async def run() -> None:
-        async with listener.lifespan():
+        async with listener.lifespan(), asyncio.timeout(60):
             while not listener.is_listening():
                 await asyncio.sleep(0.01)
             with transaction() as session:  # a queued walk has a new tag every ten seconds
@@ -132,7 +132,7 @@ def test_a_queued_walk_is_read_once_for_all_who_wait(
 
     async def run() -> None:
         nonlocal now
-        async with listener.lifespan():
+        async with listener.lifespan(), asyncio.timeout(60):
             while not listener.is_listening():
                 await asyncio.sleep(0.01)
             for _ in range(3):
