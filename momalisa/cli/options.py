@@ -9,7 +9,7 @@ import typer
 from momalisa.domain.spec import SETTINGS, Setting, value_type
 
 PANELS = {
-    "Options": ("large",),
+    "Options": ("exact", "large"),
     "Motion": (
         *("frames", "leg_frames", "pacing", "easing", "weights", "hold", "loop", "interpolation"),
         *("seed", "seed_to", "seeds", "fps"),
