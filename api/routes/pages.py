@@ -161,6 +161,12 @@ def make(
     return redirect
 
 
+@router.get("/walks")
+def walks() -> RedirectResponse:
+    """Redirect visitors who shorten the address of a walk, or reload the page of a refused form."""
+    return RedirectResponse("/gallery", status_code=HTTPStatus.PERMANENT_REDIRECT)
+
+
 def _walk(walk_id: str, caller: access.Caller) -> Walk:
     try:
         known = UUID(walk_id)

@@ -52,7 +52,7 @@ def test_head_of_events_opens_no_stream(api: TestClient) -> None:
         ("/v1/walks", "GET, HEAD, OPTIONS, POST"),
         ("/v1/walks/{id}/cancel", "OPTIONS, POST"),
         ("/v1/walks/{id}/events", "GET, HEAD, OPTIONS"),
-        ("/walks", "OPTIONS, POST"),
+        ("/walks", "GET, HEAD, OPTIONS, POST"),
         ("/walks/{id}", "GET, HEAD, OPTIONS"),
         ("/healthz", "GET, HEAD, OPTIONS"),
         ("/openapi.json", "GET, HEAD, OPTIONS"),

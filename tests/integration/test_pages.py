@@ -119,6 +119,16 @@ def test_errors_are_pages_for_people_and_problem_documents_for_programs(api: Tes
     assert document.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("path", ["/walks", "/walks/", "/", "/gallery", "/gallery/", "/about", "/docs"])
+def test_every_address_that_visitors_may_type_shows_a_page(api: TestClient, path: str) -> None:
+    for method in ("GET", "HEAD"):
+        answer = api.request(method, path, headers=BROWSER)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    wrong = api.put(path, headers=BROWSER)  # as pages answer that are reloaded or posted to by mistake
+    assert wrong.status_code == 405
+    assert "The gallery shows what hangs here." in wrong.text
+
+
 def test_the_gallery_is_filtered_by_text_in_prompts(api: TestClient, insert_walk: Callable[..., Walk]) -> None:
     for prompts in (("a Giraffe", "a boat"), ("a rose", 'a "quoted" fox'), ("100 % wool", "a cat")):
         insert_walk(*prompts)
