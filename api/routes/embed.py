@@ -29,8 +29,11 @@ from momalisa.walks import queries
 
 router = APIRouter(include_in_schema=False)
 
-WIDTH, CAPTION = 480, 104
-"""Usual width of a frame in pixels, and its height without the picture."""
+WIDTH = 480
+"""Usual width of a frame in pixels."""
+
+BESIDE, BELOW = 34, 98
+"""Pixels of a frame's width and height that are not the picture's (`embed.css`)."""
 
 SMALLEST = 200
 """Pixels; a frame that must be narrower or lower would show nothing."""
@@ -122,8 +125,8 @@ def describe(walk: WalkSummary, base: str, width: int | None, height: int | None
 def _frame_size(film: ArtifactView, width: int, height: int) -> tuple[int, int]:
     """Return the largest size of a frame within limits that shows a film without empty space, in pixels."""
     shape = film.width / film.height
-    wide = max(SMALLEST, min(WIDTH, width, round((height - CAPTION) * shape)))
-    return wide, min(round(wide / shape) + CAPTION, height)
+    wide = max(SMALLEST, min(WIDTH, width, BESIDE + round((height - BELOW) * shape)))
+    return wide, min(round((wide - BESIDE) / shape) + BELOW, height)
 
 
 def _cache_age(walk: WalkSummary) -> int:

@@ -29,6 +29,7 @@ function takeOver(film) {
     film.pause();
     film.currentTime = (film.duration || 0) * Math.min(dot.value / SCALE, 0.9999); // the very end would be the first frame
   });
+  film.addEventListener("loadeddata", () => film.removeAttribute("poster")); // the first frame, where the dot is
   film.controls = false;
   film.closest(".frame").after(line);
 }

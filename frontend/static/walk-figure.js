@@ -43,7 +43,8 @@ class WalkFigure extends HTMLElement {
       html`<figure class="plate">
         <div class="plate-picture"><div class="frame"><div class="mat"><canvas class="work" width="512" height="512" role="img" aria-label="The picture at this place of the line"></canvas></div></div></div>
         <div class="plate-drawing">
-          <svg class="curve" viewBox="0 0 ${WIDTH} ${HEIGHT + 40}" role="img" aria-label=${`A line from “a giraffe” to “a battleship” with ${this.#count} points, and a curve above it that shows how far the picture has come.`}>
+          <p class="axis" aria-hidden="true">How far the picture has come</p>
+          <div class="plot"><svg class="curve" viewBox="0 0 ${WIDTH} ${HEIGHT + 40}" role="img" aria-label=${`A line from “a giraffe” to “a battleship” with ${this.#count} points, and a curve above it that shows how far the picture has come.`}>
             <path class="shares" d=${points.map((t) => `M${x(t)} ${HEIGHT + 12}V${y(travelledAt(TRAVELLED, t))}H0`).join("")} />
             <path class="far" d=${`M${TRAVELLED.map((far, place) => `${x(place / (TRAVELLED.length - 1))} ${y(far)}`).join("L")}`} />
             <path class="way" d="M0 ${HEIGHT + 20}H${WIDTH}" />
@@ -51,8 +52,8 @@ class WalkFigure extends HTMLElement {
             <circle class="walker" cx="0" cy=${HEIGHT + 20} r="8" />
             <circle class="walker" cx="0" cy="0" r="4" />
           </svg>
-          <input type="range" class="scrub" min="0" max="1000" value="0" aria-label="Place on the line" @input=${(event) => this.#scrub(event.target)} />
-          <p class="ends" aria-hidden="true"><i>a giraffe</i><i>a battleship</i></p>
+          <input type="range" class="scrub" min="0" max="1000" value="0" aria-label="Place on the line" @input=${(event) => this.#scrub(event.target)} /></div>
+          <p class="ends" aria-hidden="true"><i>a giraffe</i><span class="axis">Place on the line</span><i>a battleship</i></p>
         </div>
         <canvas class="row-of-frames" role="img" aria-label=${`${this.#count} pictures of the walk, in ${this.#even ? "even" : "equal"} steps`}></canvas>
         <figcaption>

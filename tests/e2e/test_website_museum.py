@@ -12,7 +12,7 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import func, update
 
 from momalisa.db.models import Chunk, Walk
@@ -74,6 +74,28 @@ def test_a_removed_walk_and_one_that_never_existed_look_the_same(museum: str, qu
         expect(quiet.get_by_role("heading", name="No such walk")).to_be_visible()
         expect(quiet.get_by_text("Nothing hangs here.")).to_be_visible()
         expect_axe_finds_nothing(quiet)
+
+
+def test_pages_are_readable_without_scripts_and_on_paper(
+    museum: str, quiet: Page, browser: Browser, spec: Spec
+) -> None:
+    walk_id = make_finished_walk(spec())
+    page = browser.new_context(java_script_enabled=False, color_scheme="dark").new_page()
+    page.goto(f"{museum}/about")
+    pictures = [picture.screenshot() for picture in page.locator(".figure-still img").all()]
+    assert len(set(pictures)) == 9
+    page.emulate_media(media="print", color_scheme="dark")
+    for path in ("/", "/about", "/gallery", f"/walks/{walk_id}", "/walks/none"):
+        page.goto(museum + path)
+        expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+        expect(page.locator("h1")).to_have_css("color", "rgb(23, 33, 43)")
+        expect(page.get_by_role("navigation")).to_be_hidden()
+        expect(page.get_by_role("contentinfo")).to_be_hidden()
+    page.context.close()
+    quiet.emulate_media(media="print", reduced_motion="reduce")
+    quiet.goto(f"{museum}/walks/{walk_id}")
+    expect(quiet.locator("frame-player .work")).to_be_visible()
+    expect(quiet.get_by_role("button").or_(quiet.get_by_role("slider"))).to_have_count(0)
 
 
 WATCHED = """(() => {
