@@ -34,7 +34,7 @@ PROBES = 8
 TOLERANCE = Error(mean=3.0, block=24.0)
 """A gap is filled by interpolation if no error in it is expected to be above this; most are far below."""
 
-LONGEST = 1 / 32
+LONGEST = 1 / 20
 """Length of a gap that is filled, at most: as a share of its leg's, since a check sees only one place of a gap."""
 
 LARGER = 4
