@@ -45,10 +45,13 @@ class Rendering(NamedTuple):
     pictures: NDArray[np.uint8]
     flags: tuple[Flag | None, ...]
     batch_size: int
+    latents: None = None
 
 
 class Renderer:
     """Like `worker.rendering.pipeline.Renderer`, with the methods that workers use."""
+
+    dense = False
 
     def __init__(self, model: str, **_: Any) -> None:
         revision = hashlib.sha256(model.encode()).hexdigest()

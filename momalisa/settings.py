@@ -29,6 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BUNDLED_MODEL = str(ROOT / "models" / "momalisa-mini")
 
 
+ADMITTED = ("a3c278a3c1c023493916e4ee75039e442b6c87e6af03466137a41a40f9c01186",)
+"""Revisions of models whose frames may be interpolated by default: the bundled one in float32."""
+
+
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -169,6 +173,11 @@ class Settings(BaseSettings):
         "none",
         description="What waits in the memory of the machine until a GPU that has too little needs it: model, each "
         "part of the model in turn; or none.",
+    )
+    dense_revisions: CommaSeparated[str] = Field(
+        ADMITTED,
+        description="Revisions of models whose frames may be interpolated between others, separated by commas: the "
+        "errors were measured and are small. none means no model, unset the bundled one in float32.",
     )
     compile_cache_dir: Path | None = Field(
         None,

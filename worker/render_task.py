@@ -72,6 +72,8 @@ def _request(claim: Claim, wanted: Collection[ClaimedFrame]) -> RenderRequest:
         positions=tuple(frame.position for frame in claim.frames),
         to_upload=frozenset(frame.position for frame in wanted if frame.missing),
         batch_size=claim.batch_size,
+        interpolated=claim.interpolated,
+        keys=claim.keys,
     )
 
 

@@ -136,12 +136,12 @@ def test_a_batch_that_is_too_large_for_the_server_is_divided_and_the_walk_says_s
 
 def test_memory_that_runs_out_is_said_too(make: Make, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     body = walk_json(make({**ORDER, "frames": 4, "pacing": "linear"}))
-    monkeypatch.setattr(renderer, "_most_pixels", 2 * 64 * 64)
+    monkeypatch.setattr(renderer._denoising, "most_pixels", 2 * 64 * 64)
     again = make(body)
     [warning] = again["warnings"]
     assert warning.startswith("This walk was first made in batches of 4 frames, for which a worker has too little")
     assert [batch["size"] for batch in walk_json(again)["pinned"]["batches"]] == [2, 2]
-    monkeypatch.setattr(renderer, "_most_pixels", inf)
+    monkeypatch.setattr(renderer._denoising, "most_pixels", inf)
     third = make(walk_json(again))
     assert (third["warnings"], walk_json(third)) == ([], walk_json(again))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 import torch
 import torch._inductor.config as inductor
@@ -95,6 +96,29 @@ def test_a_single_frame_that_memory_does_not_suffice_for_fails(renderer: Rendere
     with pytest.raises(torch.OutOfMemoryError):
         renderer.render(walk(), POSITIONS)
     assert asked == [8, 4, 2, 1]
+
+
+def test_memory_that_runs_out_in_the_decoder_halves_only_what_is_decoded(
+    renderer: Renderer, walk: MakeSpec
+) -> None:
+    renderer.warm_up(64)
+    latents = renderer._decoded[0].numpy()[:5] * np.arange(1, 6, dtype=np.float32)[:, None, None, None]
+    pairs = renderer.decode(walk(), latents, batch_size=2)
+    asked: list[int] = []
+
+    def allocate(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        asked.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = renderer.pipeline.vae.decoder.register_forward_pre_hook(allocate)
+    decoded = renderer.decode(walk(), latents)
+    assert asked == [8, 4, 2, 2, 2]
+    assert (decoded.batch_size, renderer.batch_that_fits(walk(), 8, decoded=True)) == (2, 2)
+    assert renderer.batch_that_fits(walk(), 8) == 8
+    assert difference(decoded.pictures, pairs.pictures) == 0
+    assert len(np.unique(decoded.pictures, axis=0)) == 5
+    handle.remove()
 
 
 def test_another_error_does_not_halve_the_batch(renderer: Renderer, walk: MakeSpec) -> None:

@@ -26,6 +26,9 @@ pytestmark = [
 BATCH_TOLERANCE = 2
 """Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
 
+ROUNDED = 0.5
+"""Mean difference in levels of 255 that is left by rounding latents to half precision."""
+
 NEAR = 1e-4
 """So close to a stop that the picture is almost its own."""
 
@@ -166,8 +169,37 @@ def test_every_sampler_renders_in_however_few_steps_or_is_refused_before(subject
                 assert rendered.pictures.std() > 10
 
 
-def test_a_worker_warms_up(subject: Subject) -> None:
-    subject.renderer.warm_up(64)
+def test_a_worker_warms_up_and_finds_that_it_decodes_as_the_stock_pipeline(
+    subject: Subject, walk: MakeSpec
+) -> None:
+    renderer = subject.renderer
+    renderer.warm_up(64)
+    assert renderer.decodes
+    rendered = renderer.render(walk(), [0.3, 0.7])
+    exact = renderer._decoded[0].float().numpy()
+    assert difference(renderer.decode(walk(), exact[:2]).pictures, rendered.pictures) == 0
+    assert rendered.latents is not None
+    decoded = renderer.decode(walk(), rendered.latents.astype(np.float32))
+    assert mean_difference(decoded.pictures, rendered.pictures) < ROUNDED
+    assert (decoded.flags, decoded.batch_size, decoded.latents) == (rendered.flags, rendered.batch_size, None)
+
+
+def test_a_model_whose_pictures_are_not_just_decoded_is_found_out(
+    walk: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer(saved("stable_diffusion_xl", tmp_path), batch_size=2, dtype="float32", device="cpu")
+
+    class Watermark:
+        def apply_watermark(self, pictures: torch.Tensor) -> torch.Tensor:
+            return pictures + 0.1
+
+    monkeypatch.setattr(renderer.pipeline, "watermark", Watermark())
+    renderer.warm_up(64)
+    assert not renderer.decodes
+    assert renderer.render(walk(), [0.0]).latents is None
+    renderer.pipeline.watermark = None
+    renderer.warm_up(64)
+    assert renderer.decodes
 
 
 def test_more_steps_than_a_model_knows_are_refused_before(subject: Subject, walk: MakeSpec) -> None:

@@ -100,6 +100,20 @@ def test_the_ends_equal_the_stock_pipeline(
     assert difference(picture, wanted) <= HALF_PRECISION_MAX
 
 
+def test_the_bundled_model_is_dense_in_float32_and_others_are_not_unless_admitted(
+    precise: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [precise.dense]
+    precise.warm_up(64)
+    known.append(precise.dense)
+    monkeypatch.setenv("DENSE_REVISIONS", "none")
+    settings.cache_clear()
+    known.append(precise.dense)
+    monkeypatch.undo()
+    settings.cache_clear()
+    assert (known, precise.decodes) == ([False, True, False], True)
+
+
 def test_an_inner_stop_is_exactly_its_prompt(renderer: Renderer, spec: MakeSpec) -> None:
     three = spec(prompts=("a cat", "a castle", "a rocket"))
     [joint] = renderer.render(three, [0.5]).pictures
@@ -397,6 +411,12 @@ def test_the_models_safety_checker_flags_frames(
     rendering = renderer.render(spec(steps=1), [0.0, 0.5, 1.0])
     assert rendering.flags == (flag, flag, flag)
     assert all((picture.max() == 0) == (flag is not None) for picture in rendering.pictures)
+    renderer.warm_up(64)
+    assert renderer.decodes == (flag is None), "of black pictures it is not known"
+    latents = renderer._decoded[0].numpy()
+    decoded = renderer.decode(spec(width=64, height=64), latents)
+    assert decoded.flags == (flag,) * len(latents)
+    assert all((picture.max() == 0) == (flag is not None) for picture in decoded.pictures)
 
 
 def test_a_picture_that_is_not_a_number_is_flagged(

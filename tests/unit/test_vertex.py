@@ -11,9 +11,11 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from momalisa.domain.dense import Check
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
+from momalisa.queue.leases import Key
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import Settings, settings
 from momalisa.storage.bucket import StoredObject
@@ -106,12 +108,22 @@ def test_vertex_as_the_renderer_needs_an_endpoint(monkeypatch: pytest.MonkeyPatc
         Settings()
 
 
+KEY = Key(0.0, StoredObject("walks/x.png", 9, "AAAAAA=="), "a")
+
+
 def test_a_request_survives_conversion_of_numbers_to_doubles(spec: Callable[..., WalkSpec]) -> None:
     """Vertex AI forwards requests as protobuf values, which have no integers."""
     sent = PredictRequest(
         instances=[Instance(position=1 / 3, to_upload=True)],
         parameters=Parameters(
-            batch_size=8, walk_id=uuid4(), secret="s" * 32, model="m", spec=spec(seed=2**64 - 1), seconds=9
+            batch_size=8,
+            walk_id=uuid4(),
+            secret="s" * 32,
+            model="m",
+            spec=spec(seed=2**64 - 1),
+            seconds=9,
+            interpolated=True,
+            keys=(KEY, KEY._replace(position=1.0)),
         ),
     )
 
@@ -130,11 +142,14 @@ MADE_WITH = MadeWith(revision="r", dtype="float32", device="cpu")
 
 def test_every_instance_gets_one_prediction_in_its_place(spec: Callable[..., WalkSpec]) -> None:
     request = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
-    made = UploadedFrame(0.25, StoredObject("walks/x.png", 9, "AAAAAA=="), b"looks", "b")
+    check = Check(start=0, end=1, mean=0.25, block=2)
+    made = UploadedFrame(0.25, KEY.stored, b"looks", "b", interpolated=True, latents=True, check=check)
     batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."], MADE_WITH, 4)
     company, shown, conflicting, flagged = server.response(request, batch).predictions
     assert (company.object, company.flagged, company.conflict) == (None, None, False)
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
+    assert (shown.interpolated, shown.latents, shown.check) == (True, True, check)
+    assert (company.interpolated, company.latents, company.check) == (False, False, None)
     assert (conflicting.object, conflicting.conflict) == (None, True)
     assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
     assert [frame.content_hash for frame in (company, shown, conflicting, flagged)] == ["a", "b", "c", "d"]

@@ -7,6 +7,7 @@ from html import escape
 from momalisa.domain.path import leg
 from momalisa.domain.pins import Pins
 from momalisa.domain.spec import SAMPLING_SETTINGS, WalkSpec
+from momalisa.domain.states import Made
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ def walk_caption(spec: WalkSpec, model: str, pins: Pins) -> Caption:
     )
 
 
-def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
+def frame_caption(spec: WalkSpec, model: str, position: float, *, interpolated: bool = False) -> Caption:
     """Return the caption of a frame: everything that decides its pixels, and nothing else about its walk.
 
-    So the caption is right in every walk that reuses the frame.
+    So the caption is right in every walk that reuses the frame. That of an interpolated frame says so, since its
+    pixels are only almost those that its settings give.
     """
     number, t = leg(position, spec.legs)
     around = slice(number, number + 2) if t not in {0, 1} else slice(number + int(t), number + int(t) + 1)
@@ -67,6 +69,8 @@ def frame_caption(spec: WalkSpec, model: str, position: float) -> Caption:
     details |= shown.model_dump(mode="json", include=names, exclude_none=True)
     if noise.end is not None:
         details["seed_progress"] = noise.t
+    if interpolated:
+        details["made"] = Made.INTERPOLATED
     return Caption(" to ".join(prompts), json.dumps(details))
 
 

@@ -4,25 +4,33 @@ This runs where the model is: in a render worker, or behind an endpoint (`worker
 """
 
 import time
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from momalisa.domain.content import content_hashes
+import numpy as np
+
+from momalisa.domain import dense
+from momalisa.domain.content import content_hashes, interpolated_hashes
+from momalisa.domain.dense import Check
+from momalisa.domain.passes import is_dense
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import Flag
+from momalisa.errors import ObjectCorruptError
+from momalisa.queue.leases import Key
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
 from worker.cancellation import CancellationToken
 from worker.media import encoders
-from worker.media.encoders import Picture
 from worker.media.metadata import frame_caption
 from worker.media.thumbnail import thumbnail
+from worker.rendering.interpolation import Interpolated, difference, interpolate, read_keys
 
 if TYPE_CHECKING:
-    from worker.rendering.pipeline import Renderer
+    from worker.rendering.pipeline import Renderer, Rendering
 
 log = logger(__name__)
 
@@ -42,6 +50,11 @@ class RenderRequest:
     """Positions of the frames to upload and report; if it is empty, nothing is rendered."""
     batch_size: int
     """Size to which the batch is padded, as stored on the walk."""
+    interpolated: bool = False
+    """Whether the frames are interpolated between keys. If not, and they lie between keys, it is measured how good
+    that would have been."""
+    keys: tuple[Key, ...] = ()
+    """Denoised frames around these, with latents in their files."""
 
 
 class Batch(NamedTuple):
@@ -61,38 +74,102 @@ class Batch(NamedTuple):
 def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
     """Render the frames of a request as one batch, and upload those that it names.
 
+    Frames to interpolate are denoised instead if that cannot be done: if the model of this process is not dense, or
+    the keys around them cannot be read. Each tells how it was made.
+
     Raises:
         Exception: whatever `token` raises if the work is cancelled.
-        google.api_core.exceptions.GoogleAPIError: if the bucket refuses the upload, or stays unavailable.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
-    spec = request.spec
+    spec, positions = request.spec, request.positions
+    around = _keys_around(request) if renderer.dense and (request.interpolated or is_dense(spec)) else {}
+    interpolated = request.interpolated and len(around) == len(positions)
+
+    def hashes(batch_size: int) -> tuple[str, ...]:
+        made_with = renderer.made_with.model_dump_json()
+        if interpolated:
+            neighbours = {at: [(key.position, key.content_hash) for key in keys] for at, keys in around.items()}
+            return interpolated_hashes(neighbours, made_with, batch_size)
+        return content_hashes(spec, positions, made_with, batch_size)
 
     def result(batch_size: int, made: list[UploadedFrame | FlaggedFrame]) -> Batch:
         return Batch(hashes(batch_size), made, renderer.warnings(spec), renderer.made_with, batch_size)
 
-    def hashes(batch_size: int) -> tuple[str, ...]:
-        return content_hashes(spec, request.positions, renderer.made_with.model_dump_json(), batch_size)
-
     if not request.to_upload:
-        return result(renderer.batch_that_fits(spec, request.batch_size), [])
+        return result(renderer.batch_that_fits(spec, request.batch_size, decoded=interpolated), [])
     started = time.monotonic()
-    rendering = renderer.render(spec, list(request.positions), token.checkpoint, batch_size=request.batch_size)
-    token.rendered, token.to_record = len(request.positions), len(request.to_upload)
-    log.info("batch rendered", seconds=round(time.monotonic() - started, 3))
+    between = _interpolated(around, token) if around else {}
+    interpolated = interpolated and bool(between)
+    decoded = _decode(renderer, request, between, token) if between else None
+    if interpolated and decoded:
+        rendering, checks = decoded, dict[float, Check]()
+    else:
+        rendering = renderer.render(spec, positions, token.checkpoint, batch_size=request.batch_size)
+        checks = _checks(request, rendering, around, decoded) if decoded else {}
+    token.rendered, token.to_record = len(positions), len(request.to_upload)
+    log.info("batch rendered", seconds=round(time.monotonic() - started, 3), interpolated=interpolated)
+    latents = rendering.latents if renderer.dense else None
 
-    def upload(
-        position: float, content_hash: str, picture: Picture, flag: Flag | None
-    ) -> UploadedFrame | FlaggedFrame | None:
+    def upload(index: int, content_hash: str) -> UploadedFrame | FlaggedFrame | None:
+        position, picture, flag = positions[index], rendering.pictures[index], rendering.flags[index]
         if position not in request.to_upload:
             return None
         if flag is not None:
             return FlaggedFrame(position, flag)
+        caption = frame_caption(spec, request.model, position, interpolated=interpolated)
+        data = encoders.encode_png(picture, caption, None if latents is None else latents[index])
         name = bucket.frame_name(request.walk_id, request.secret, position)
-        data = encoders.encode_png(picture, frame_caption(spec, request.model, position))
         stored = bucket.upload(name, data, "image/png", check=token.checkpoint, confirm=token.verify)
-        return UploadedFrame(position, stored, thumbnail(picture), content_hash)
+        return UploadedFrame(
+            position,
+            stored,
+            thumbnail(picture),
+            content_hash,
+            interpolated=interpolated,
+            latents=latents is not None,
+            check=checks.get(position),
+        )
 
-    uploads = token.run_concurrently(
-        upload, request.positions, hashes(rendering.batch_size), rendering.pictures, rendering.flags
-    )
+    uploads = token.run_concurrently(upload, range(len(positions)), hashes(rendering.batch_size))
     return result(rendering.batch_size, [frame for frame in uploads if frame is not None])
+
+
+def _keys_around(request: RenderRequest) -> dict[float, list[Key]]:
+    """Return for each position that lies between keys those that it is interpolated from."""
+    keys = {key.position: key for key in request.keys}
+    found = {at: dense.neighbours(at, sorted(keys), request.spec.legs) for at in request.positions}
+    return {at: [keys[each] for each in places] for at, places in found.items() if places}
+
+
+def _interpolated(around: Mapping[float, Sequence[Key]], token: CancellationToken) -> dict[float, Interpolated]:
+    """Return the latents between keys, by position; none if a key is missing or damaged: an assembly mends that."""
+    try:
+        latents = read_keys({key for keys in around.values() for key in keys}, token)
+    except ObjectCorruptError as error:
+        log.warning("keys not readable, frames are not interpolated", reason=str(error))
+        return {}
+    return interpolate({at: [key.position for key in keys] for at, keys in around.items()}, latents)
+
+
+def _decode(
+    renderer: "Renderer", request: RenderRequest, latents: Mapping[float, Interpolated], token: CancellationToken
+) -> "Rendering":
+    stacked = np.stack(list(latents.values()))
+    return renderer.decode(request.spec, stacked, token.checkpoint, batch_size=request.batch_size)
+
+
+def _checks(
+    request: RenderRequest,
+    exact: "Rendering",
+    around: Mapping[float, Sequence[Key]],
+    interpolated: "Rendering",
+) -> dict[float, Check]:
+    """Return for each position between keys how much an interpolated frame there differs from the denoised one."""
+    denoised = dict(zip(request.positions, exact.pictures, strict=True))
+    found = {}
+    for (position, keys), picture in zip(around.items(), interpolated.pictures, strict=True):
+        places = [key.position for key in keys]
+        after = bisect(places, position)
+        mean, block = difference(picture, denoised[position])
+        found[position] = Check(start=places[after - 1], end=places[after], mean=mean, block=block)
+    return found

@@ -1,12 +1,19 @@
 """What a device has memory for: how large a batch may be, and how much of it is decoded at once."""
 
 import gc
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from momalisa.settings import Offload
 from momalisa.telemetry import metrics
+from momalisa.telemetry.logging import logger
+
+log = logger(__name__)
+
+Result = TypeVar("Result")
 
 SLICED_PIXELS = 512 * 512
 """Frames of so many pixels or more are decoded one by one: the same pixels, in a fraction of the memory."""
@@ -23,6 +30,53 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+
+
+class BatchLimit:
+    """How many frames are computed at once: as many as wanted, but fewer for good once memory ran out for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.most_pixels = math.inf
+        """How many pixels a batch may have; finite once memory ran out."""
+
+    def fitting(self, wanted: int, pixels: int) -> int:
+        """Return how many frames of so many pixels are computed at once where `wanted` would be."""
+        while wanted > 1 and wanted * pixels > self.most_pixels:
+            wanted //= 2
+        return wanted
+
+    def run(
+        self,
+        compute: Callable[[slice, int], Result],
+        frames: int,
+        wanted: int,
+        pixels: int,
+    ) -> tuple[list[Result], int]:
+        """Compute frames in as few batches as possible; if memory runs out, again in batches of half the size.
+
+        Args:
+            compute: called with which of the frames are in a batch, and the size to pad it to.
+            frames: how many there are, at least one.
+            wanted: how many to compute at once.
+            pixels: of each frame.
+
+        Returns:
+            The result of each batch, and the size of the batches.
+        """
+        while True:
+            size = self.fitting(wanted, pixels)
+            try:
+                return [compute(slice(start, start + size), size) for start in range(0, frames, size)], size
+            except Exception as error:
+                if size == 1 or not ran_out(error):
+                    raise
+                reason = str(error)
+            # Outside the block, since the error holds on to the tensors of the batch.
+            self.most_pixels = size // 2 * pixels
+            log.warning("memory ran out, batch halved", batch=size, reason=reason)
+            metrics.record(metrics.BATCHES_HALVED)
+            free(self._device)
 
 
 def free(device: torch.device) -> None:

@@ -8,7 +8,6 @@ The denoiser and the decoder, which take most of the time, may compute in half p
 the embeddings, the noise, the sampler's sums, the pixels (`docs/decisions/0010-precision.md`).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,10 +25,8 @@ from momalisa.domain.pins import MadeWith
 from momalisa.domain.prompts import MOST_QUOTED
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.settings import Offload
-from momalisa.telemetry import metrics
-from momalisa.telemetry.logging import logger
-from worker.rendering import embeddings, families, memory
+from momalisa.settings import Offload, settings
+from worker.rendering import decoding, embeddings, families, memory
 from worker.rendering.additions import NONE, Additions
 from worker.rendering.compiled import compile_blocks, compile_for
 from worker.rendering.embeddings import Embedding
@@ -39,10 +36,11 @@ from worker.rendering.noise import TravellingNoise
 from worker.rendering.revision import model_revision
 from worker.rendering.samplers import make_sampler
 
-log = logger(__name__)
-
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
+
+Latents = NDArray[np.float16]
+"""Shape (frames, channels, …): what the decoder makes pictures of."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class Rendering:
     """Why each picture must not be shown; None if it may be."""
     batch_size: int
     """The number of frames per batch, which changes pixels slightly."""
+    latents: Latents | None = None
+    """Of denoised frames, from which others can be interpolated (`Renderer.decodes`)."""
 
 
 class Renderer:
@@ -95,8 +95,11 @@ class Renderer:
         """What clients know of its family."""
         self.denoiser = getattr(self.pipeline, self.family.denoiser)
         self._check: Callable[[], None] = lambda: None
-        self._most_pixels = math.inf
-        """How many pixels a batch may have; finite once memory ran out."""
+        self._denoising, self._decoding = memory.BatchLimit(self.device), memory.BatchLimit(self.device)
+        self._decoded = decoding.watch(self.pipeline.vae)
+        """The latents of the last batch."""
+        self.decodes = False
+        """Whether `decode` makes the same pictures as the pipeline; known after `warm_up`."""
         self.denoiser.register_forward_pre_hook(lambda *_: self._check())
         self.encode = lru_cache(maxsize=64)(self._encode)
         self.own_scheduler = self.pipeline.scheduler
@@ -120,8 +123,16 @@ class Renderer:
             device=f"{kind} {name}{compiled}, torch {torch.__version__}",
         )
 
+    @property
+    def dense(self) -> bool:
+        """Whether frames may be interpolated: `decode` is right, and the model is one of DENSE_REVISIONS."""
+        return self.decodes and self.revision in settings().dense_revisions
+
     def warm_up(self, size: int) -> None:
-        """Render a batch of `size` × `size` pixels, so that the first walk does not wait for it."""
+        """Render a batch of `size` × `size` pixels, so that the first walk does not wait for it.
+
+        Its latents are then decoded again, to find out whether `decode` does what the pipeline does.
+        """
         spec = WalkSpec(
             prompts=("", ""),
             frames=2,
@@ -133,7 +144,11 @@ class Renderer:
             height=size,
             fps=1,
         )
-        self.render(spec, [0.0])
+        rendering = self.render(spec, [0.0])
+        latents = self._decoded[0].float().cpu().numpy()
+        again = self.decode(spec, latents[:1], batch_size=rendering.batch_size)
+        same = np.array_equal(again.pictures, rendering.pictures)
+        self.decodes = same and rendering.flags == (None,)  # pictures that are black are the same by chance
 
     def compile(self, size: int, folder: Path) -> bool:
         """Compile the denoiser for guided batches of `size` × `size` pixels, if possible (`compiled.py`).
@@ -179,39 +194,65 @@ class Renderer:
             batch_size: number of frames in a batch, as stored on the walk; None means the renderer's default. If
                 memory runs out, it is halved from then on.
         """
-        wanted = batch_size or self.batch_size
-        while True:
-            size = self.batch_that_fits(spec, wanted)
-            batches = [list(positions[start : start + size]) for start in range(0, len(positions), size)]
-            try:
-                rendered = [self._render_batch(spec, batch, size, check) for batch in batches]
-                break
-            except Exception as error:
-                if size == 1 or not memory.ran_out(error):
-                    raise
-                reason = str(error)
-            # Outside the block, since the error holds on to the tensors of the batch.
-            self._most_pixels = size // 2 * spec.width * spec.height
-            log.warning("memory ran out, batch halved", batch=size, reason=reason)
-            metrics.record(metrics.BATCHES_HALVED)
-            memory.free(self.device)
-        memory.report(self.device)
-        pictures = np.concatenate([batch.pictures for batch in rendered])
-        return Rendering(pictures, tuple(flag for batch in rendered for flag in batch.flags), size)
+        batches, size = self._denoising.run(
+            lambda batch, size: self._denoise(spec, positions[batch], size, check),
+            len(positions),
+            batch_size or self.batch_size,
+            spec.width * spec.height,
+        )
+        return self._joined(batches, size)
 
-    def batch_that_fits(self, spec: WalkSpec, wanted: int) -> int:
+    def decode(
+        self,
+        spec: WalkSpec,
+        latents: NDArray[np.float32],
+        check: Callable[[], None] = lambda: None,
+        *,
+        batch_size: int | None = None,
+    ) -> Rendering:
+        """Decode latents to frames of a walk, in as few batches as possible.
+
+        Args:
+            spec: the walk.
+            latents: of at least one frame, shape (frames, channels, …).
+            check: called before each batch; its exceptions end the work.
+            batch_size: as for `render`.
+        """
+        batches, size = self._decoding.run(
+            lambda batch, size: self._decode(spec, latents[batch], size, check),
+            len(latents),
+            batch_size or self.batch_size,
+            spec.width * spec.height,
+        )
+        return self._joined(batches, size)
+
+    def _joined(self, batches: Sequence[Rendering], size: int) -> Rendering:
+        memory.report(self.device)
+        latents = [batch.latents for batch in batches if batch.latents is not None]
+        return Rendering(
+            np.concatenate([batch.pictures for batch in batches]),
+            tuple(flag for batch in batches for flag in batch.flags),
+            size,
+            np.concatenate(latents) if latents else None,
+        )
+
+    def batch_that_fits(self, spec: WalkSpec, wanted: int, *, decoded: bool = False) -> int:
         """Return how many frames of a walk are rendered at once where `wanted` would be: fewer if memory ran out.
 
         That holds for as long as this process lives, and for frames of other sizes in proportion.
-        """
-        while wanted > 1 and wanted * spec.width * spec.height > self._most_pixels:
-            wanted //= 2
-        return wanted
 
-    def _render_batch(
-        self, spec: WalkSpec, positions: list[float], size: int, check: Callable[[], None]
+        Args:
+            spec: the walk.
+            wanted: frames in a batch.
+            decoded: whether they are only decoded (`decode`).
+        """
+        limit = self._decoding if decoded else self._denoising
+        return limit.fitting(wanted, spec.width * spec.height)
+
+    def _denoise(
+        self, spec: WalkSpec, positions: Sequence[float], size: int, check: Callable[[], None]
     ) -> Rendering:
-        padded = positions + positions[-1:] * (size - len(positions))
+        padded = [*positions, *[positions[-1]] * (size - len(positions))]
         batch = embeddings.batch([self._embedding(spec, position) for position in padded])
         noise = TravellingNoise([spec.noise(position) for position in padded])
         check()
@@ -229,11 +270,18 @@ class Renderer:
                 height=spec.height,
                 output_type="np",
             )
-        images = result.images[: len(positions)]
-        unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
-        flags = tuple(_flag(image, is_unsafe) for image, is_unsafe in zip(images, unsafe, strict=False))
-        pictures: Pictures = (np.nan_to_num(images) * 255).round().astype(np.uint8)
-        return Rendering(pictures, flags, size)
+        unsafe = getattr(result, "nsfw_content_detected", None)
+        latents = self._decoded[0][: len(positions)].to("cpu", torch.float16).numpy() if self.decodes else None
+        return _rendering(result.images[: len(positions)], unsafe, size, latents)
+
+    def _decode(
+        self, spec: WalkSpec, latents: NDArray[np.float32], size: int, check: Callable[[], None]
+    ) -> Rendering:
+        padded = np.concatenate([latents, *[latents[-1:]] * (size - len(latents))])
+        check()
+        memory.fit_decoder(self.pipeline.vae, spec.width * spec.height)
+        images, unsafe = decoding.decode(self.pipeline, torch.from_numpy(padded).to(self.device))
+        return _rendering(images[: len(latents)], unsafe, size)
 
     def _embedding(self, spec: WalkSpec, position: float) -> Embedding:
         number, t = leg(position, spec.legs)
@@ -255,6 +303,17 @@ def _last_words(text: str) -> str:
     """Return the end of a text, whole words where it has some."""
     end = text.rstrip()[-MOST_QUOTED:]
     return end if len(end) < MOST_QUOTED else f"…{end.partition(' ')[2] or end}"
+
+
+def _rendering(
+    images: decoding.Images, unsafe: Sequence[bool] | None, size: int, latents: Latents | None = None
+) -> Rendering:
+    """Return images in [0, 1] as pictures, with why each must not be shown."""
+    flags = tuple(
+        _flag(image, is_unsafe) for image, is_unsafe in zip(images, unsafe or [False] * len(images), strict=False)
+    )
+    pictures: Pictures = (np.nan_to_num(images) * 255).round().astype(np.uint8)
+    return Rendering(pictures, flags, size, latents)
 
 
 def _flag(image: NDArray[np.float32], unsafe: bool) -> Flag | None:

@@ -27,10 +27,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from momalisa import retry_after
 from momalisa.db import session
+from momalisa.domain.dense import Check
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
 from momalisa.errors import RendererBusyError, RendererError
+from momalisa.queue.leases import Key
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
@@ -76,6 +78,9 @@ class Parameters(BaseModel):
     spec: WalkSpec
     batch_size: int = Field(ge=1, le=64)
     """Size to which the batch is padded."""
+    interpolated: bool = False
+    keys: tuple[Key, ...] = ()
+    """As in a `RenderRequest`."""
     seconds: float = Field(gt=0)
     """How long the client waits for the response."""
 
@@ -101,6 +106,10 @@ class Prediction(BaseModel):
     crc32c: str = ""
     thumbnail: str = ""
     """In base64."""
+    interpolated: bool = False
+    latents: bool = False
+    check: Check | None = None
+    """As of an `UploadedFrame`."""
     flagged: Flag | None = None
     conflict: bool = False
     """Whether the frame was not uploaded because another object has the name of a frame of this request."""
@@ -151,7 +160,13 @@ def _made(request: RenderRequest, position: float, prediction: Prediction) -> Up
     except binascii.Error as error:
         raise RendererError(f"The endpoint's response is invalid: {error}.") from error
     return UploadedFrame(
-        position, StoredObject(name, prediction.bytes, prediction.crc32c), thumbnail, prediction.content_hash
+        position,
+        StoredObject(name, prediction.bytes, prediction.crc32c),
+        thumbnail,
+        prediction.content_hash,
+        interpolated=prediction.interpolated,
+        latents=prediction.latents,
+        check=prediction.check,
     )
 
 
@@ -168,6 +183,8 @@ def _predict(request: RenderRequest, token: CancellationToken) -> list[Predictio
             model=request.model,
             spec=request.spec,
             batch_size=request.batch_size,
+            interpolated=request.interpolated,
+            keys=request.keys,
             seconds=seconds,
         ),
     )

@@ -170,6 +170,8 @@ class Handler(BaseHTTPRequestHandler):
             positions=tuple(instance.position for instance in predict.instances),
             to_upload=frozenset(instance.position for instance in predict.instances if instance.to_upload),
             batch_size=parameters.batch_size,
+            interpolated=parameters.interpolated,
+            keys=parameters.keys,
         )
         slot = RequestSlot(self.server.stop_flag, self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(request.walk_id)):
@@ -255,10 +257,11 @@ def response(request: RenderRequest, batch: Batch) -> PredictResponse:
             batch_size=batch.batch_size,
         )
         match made.get(position):
-            case UploadedFrame(stored=stored, thumbnail=thumbnail):
+            case UploadedFrame(stored=stored, thumbnail=thumbnail) as frame:
                 result.object = f"gs://{settings().bucket}/{stored.name}"
                 result.bytes, result.crc32c = stored.bytes, stored.crc32c
                 result.thumbnail = base64.b64encode(thumbnail).decode()
+                result.interpolated, result.latents, result.check = frame.interpolated, frame.latents, frame.check
             case FlaggedFrame(flag=flag):
                 result.flagged = flag
             case None:

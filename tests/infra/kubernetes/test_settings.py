@@ -33,7 +33,7 @@ OTHER_VARIABLES = {"API", "HF_HUB_OFFLINE", "HF_HOME", "LD_LIBRARY_PATH", "GOOGL
 AT_DEFAULT = {
     *("port", "bucket_endpoint", "bucket_public_url", "signed_url_seconds"),
     *("default_steps", "default_guidance"),
-    *("dtype", "compile_cache_dir", "threads", "workers"),
+    *("dtype", "dense_revisions", "compile_cache_dir", "threads", "workers"),
     *("anonymous", "cors_origins", "blocklist", "security_contact"),
     *("broker_ca", "queue_prefix", "metrics_host"),
     *("rate_limits", "requests_per_minute", "submissions_per_minute", "max_waiting_walks"),

@@ -1,0 +1,89 @@
+"""Frames between others: their latents are interpolated between those of keys, denoised frames of the same walk."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from math import fsum, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from momalisa.domain import dense
+from momalisa.domain.dense import Error
+from momalisa.queue.leases import Key
+from momalisa.storage import bucket
+from momalisa.storage.bucket import StoredObject
+from worker.cancellation import CancellationToken
+from worker.media import encoders
+from worker.media.encoders import Latents, Picture
+
+Interpolated = NDArray[np.float32]
+"""Latents of one picture, between those of others."""
+
+CACHED = 64
+"""Keys whose latents a process remembers: at most 2 MiB each, for 2048 × 2048 pixels in 16 channels."""
+
+BLOCK = 4
+"""Pixels along each side of the smallest part of a picture whose error is measured."""
+
+_cache: OrderedDict[StoredObject, Latents] = OrderedDict()
+"""The most recently used last."""
+
+
+def read_keys(keys: Collection[Key], token: CancellationToken) -> dict[float, Latents]:
+    """Return the latents of keys, by position, from their files in the bucket.
+
+    Raises:
+        Exception: whatever `token` raises if the work is cancelled.
+        ObjectCorruptError: if a file is missing or damaged, or has no latents.
+        google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
+    """
+
+    def read(key: Key) -> Latents:
+        return encoders.read_latents(bucket.read(key.stored, check=token.checkpoint))
+
+    missing = [key for key in keys if key.stored not in _cache]
+    found = {key.position: _cache[key.stored] for key in keys if key.stored in _cache}
+    found |= zip((key.position for key in missing), token.run_concurrently(read, missing), strict=True)
+    for key in keys:
+        _cache[key.stored] = found[key.position]
+        _cache.move_to_end(key.stored)
+    while len(_cache) > CACHED:
+        _cache.popitem(last=False)
+    return found
+
+
+def interpolate(
+    neighbours: Mapping[float, Sequence[float]], latents: Mapping[float, Latents]
+) -> dict[float, Interpolated]:
+    """Return the latents at positions between keys.
+
+    They are computed in such a way that all processes get the same, whatever their processors.
+
+    Args:
+        neighbours: for each position, those of the keys that it lies between (`dense.neighbours`).
+        latents: of the keys, by position.
+    """
+
+    @cache
+    def distance(start: float, end: float) -> float:
+        apart = latents[end].astype(np.float64) - latents[start]
+        return sqrt(fsum(np.square(apart).ravel().tolist()))  # exact, where NumPy's sums depend on the processor
+
+    found = {}
+    for position, keys in neighbours.items():
+        weights = dense.weights(position, keys, [distance(*ends) for ends in pairwise(keys)])
+        total = np.zeros_like(latents[keys[0]], np.float32)
+        for key, weight in zip(keys, weights, strict=True):
+            total += np.float32(weight) * latents[key].astype(np.float32)
+        found[position] = total
+    return found
+
+
+def difference(picture: Picture, exact: Picture) -> Error:
+    """Return by how much a picture differs from the exact one, in levels of 255."""
+    levels = np.abs(picture.astype(np.int16) - exact).mean(axis=2)
+    height, width = (side // BLOCK for side in levels.shape)
+    blocks = levels.reshape(height, BLOCK, width, BLOCK).mean(axis=(1, 3))
+    return Error(mean=float(levels.mean()), block=float(blocks.max()))
