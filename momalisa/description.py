@@ -40,7 +40,7 @@ STEPS = re.compile(r"(?<!\d)(\d\d?)[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 
 DISTILLED_STEPS = 4
 
-NOT_ITS_OWN = frozenset({"name", "pipeline", "sampler", "emphasis", "windows"})
+NOT_ITS_OWN = frozenset({"name", "pipeline", "sampler", "emphasis", "windows", "dense"})
 """Fields that the file of a model may not set."""
 
 MOST_ABOUT = 300

@@ -80,11 +80,12 @@ def _start_child(**_: Any) -> None:
         tracing.start(_kind().value)
         worker.crashes.report()
         if _kind() == ChunkKind.RENDER:
-            worker.heartbeat.describe(model())
+            worker.heartbeat.describe(model(), loaded=False)
             # So that an alert notices if it stays at 0:
             metrics.record(metrics.FRAMES_RENDERED, 0, model=settings().model_name)
         if loads:
-            renderer()
+            described = model().model_copy(update={"dense": renderer().dense})
+            worker.heartbeat.describe(described, loaded=True)
     if _kind() == ChunkKind.RENDER:
         logger.info("renderer ready", model=settings().model_name)
     worker.heartbeat.start(_kind())

@@ -107,6 +107,7 @@ MODEL: dict[str, Any] = {
     "tokens": 32,
     "windows": 8,
     "emphasis": True,
+    "dense": True,
     "default": True,
     "workers": 2,
 }

@@ -59,6 +59,11 @@ class Model(BaseModel):
     emphasis: bool = Field(
         False, description="Whether it reads weights in prompts, such as `(word:1.3)`, `(word)` and `[word]`."
     )
+    dense: bool = Field(
+        False,
+        description="Whether frames may be interpolated between others (see `exact` of a walk); false until a "
+        "worker has loaded the model.",
+    )
 
     def mistakes(self, spec: WalkSpec) -> list[tuple[str, str]]:
         """Return what of a walk this model cannot do: the name of each field, and what it must be."""

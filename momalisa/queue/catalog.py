@@ -53,11 +53,22 @@ class Catalog:
         return found
 
 
-def report(session: Session, model: Model) -> None:
-    """Record the description of a model that a worker has."""
-    values = {"description": model.model_dump(mode="json"), "described_at": func.now()}
-    row = insert(KnownModel).values(name=model.name, **values)
-    session.execute(row.on_conflict_do_update(index_elements=[KnownModel.name], set_=values))
+def report(session: Session, model: Model, *, loaded: bool = True) -> None:
+    """Record the description of a model that a worker has.
+
+    Args:
+        session: of the caller.
+        model: what the worker says of it.
+        loaded: whether the worker has loaded it; if not, it does not know yet whether the model is dense, and what
+            was recorded of that before stays.
+    """
+    described = model.model_dump(mode="json", exclude=None if loaded else {"dense"})
+    row = insert(KnownModel).values(name=model.name, description=described, described_at=func.now())
+    changes = {
+        "description": KnownModel.description.op("||")(row.excluded.description),
+        "described_at": func.now(),
+    }
+    session.execute(row.on_conflict_do_update(index_elements=[KnownModel.name], set_=changes))
 
 
 def delete_forgotten(session: Session) -> None:

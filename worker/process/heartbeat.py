@@ -23,21 +23,26 @@ def process_name(pid: int | None = None) -> str:
 class Heartbeat:
     """Registers this process in the database every third of a lease, from `start` to `stop`.
 
-    A render worker also reports what its model can do: before it loads the weights, so that the API knows soon, or,
-    if the database was away then, when it is ready.
+    A render worker also reports what its model can do: before it loads the weights, so that the API knows soon, and
+    after it; or, if the database was away then, when it is ready.
     """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._model: Model | None = None
-        self._described = False
+        self._described = self._loaded = False
 
-    def describe(self, model: Model) -> None:
-        """Report the model that this process is about to load; without a database that is left to `start`."""
-        self._model = model
+    def describe(self, model: Model, *, loaded: bool) -> None:
+        """Report the model of this process; without a database that is left to `start`.
+
+        Args:
+            model: what it can do.
+            loaded: False if this process is about to load it.
+        """
+        self._model, self._described, self._loaded = model, False, loaded
         try:
             with transaction() as session:
-                catalog.report(session, model)
+                catalog.report(session, model, loaded=loaded)
             self._described = True
         except StoreUnavailableError as error:
             log.warning("model not reported yet", reason=str(error))
@@ -61,7 +66,7 @@ class Heartbeat:
             try:
                 with transaction() as session:
                     if self._model is not None and not self._described:
-                        catalog.report(session, self._model)
+                        catalog.report(session, self._model, loaded=self._loaded)
                     workers.report_alive(session, process_name(), kind, model)
                 self._described = True
             except StoreUnavailableError as error:
