@@ -239,13 +239,9 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
     )
 
 
-def _error(frame: Frame) -> float | None:
-    return frame.error if frame.interpolated and frame.made else None
-
-
 def _made(frames: Sequence[Frame]) -> MadeCounts:
     counts = Counter(frame.made for frame in frames)
-    errors = [error for frame in frames if (error := _error(frame)) is not None]
+    errors = [frame.error for frame in frames if frame.made and frame.error is not None]
     return MadeCounts(**{made.value: counts[made] for made in Made}, error=fmean(errors) if errors else None)
 
 
@@ -274,7 +270,7 @@ def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> W
                 position=frame.position,
                 url=None if frame.object is None else bucket.url(frame.object, base_url),
                 made=frame.made,
-                error=_error(frame),
+                error=frame.error if frame.made else None,
                 flagged=frame.flagged is not None,
             )
             for index, frame in enumerate(walk.frames)

@@ -150,7 +150,7 @@ def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | Fla
         update(Frame)
         .where(Frame.walk_id == claim.walk_id, Frame.position == new.position, MISSING)
         .values({each: cast(new[each.key], each.type) for each in columns[1:-1]})  # NULLs alone would be text
-        .values(error=func.coalesce(cast(new.error, Frame.error.type), Frame.error))
+        .values(error=case((new.interpolated, func.coalesce(cast(new.error, Frame.error.type), Frame.error))))
         .values(rendered_at=case((new.object.is_not(None), func.now())))
         .execution_options(synchronize_session=False)
     )

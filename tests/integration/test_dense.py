@@ -106,7 +106,7 @@ def test_the_last_pass_is_interpolated_between_all_frames_of_the_passes_before(m
     made = [frame.made for frame in found.frames]
     assert made.count(Made.DENOISED) == len(keys) < 50
     assert made[0] == made[-1] == Made.DENOISED
-    assert all(frame.error is not None for frame in found.frames if frame.made == Made.INTERPOLATED)
+    assert all((frame.error is not None) == (frame.made == Made.INTERPOLATED) for frame in found.frames)
 
 
 def test_where_interpolation_is_off_every_frame_is_denoised(make: Make) -> None:
