@@ -17,7 +17,7 @@ from api.problems.fields import field_errors
 from api.routes.embed import discovery
 from api.routes.walks import Base, Caller, submit
 from api.schemas import requests, views
-from api.web import form, templates
+from api.web import form, label, templates
 from momalisa import description
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
@@ -32,7 +32,7 @@ from momalisa.errors import (
 )
 from momalisa.queue import catalog, estimate
 from momalisa.settings import settings
-from momalisa.walks import queries
+from momalisa.walks import lineage, queries
 
 router = APIRouter(include_in_schema=False)
 
@@ -182,9 +182,18 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
     found = _walk(walk_id, caller)
     with transaction() as session:
         ahead = estimate.estimate(session, found)
+        ancestry = lineage.of(session, found, viewer=caller.owner)
     seen = views.view(found, ahead, base, viewer=caller.owner)
     links = discovery(seen.urls.web, base) if seen.public else {}
-    return templates.page("walk.html", walk=seen, view=seen.model_dump(mode="json"), discovery=links)
+    return templates.page(
+        "walk.html",
+        walk=seen,
+        view=seen.model_dump(mode="json"),
+        lineage=ancestry,
+        facts=label.facts(seen),
+        kilobytes=label.kilobytes,
+        discovery=links,
+    )
 
 
 @router.get("/about")

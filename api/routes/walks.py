@@ -439,6 +439,9 @@ def list_walks(
     ] = None,
     status: Annotated[WalkStatus | None, Query(description="Only walks with this status.")] = None,
     mine: Annotated[bool, Query(description="Only your own walks, public or not.")] = False,
+    from_walk: Annotated[
+        UUID | None, Query(description="Only walks that started from this one, with your own that are not public.")
+    ] = None,
     q: Annotated[
         str | None,
         Query(
@@ -460,6 +463,7 @@ def list_walks(
             status=status,
             viewer=caller.owner,
             owner=caller.owner if mine else None,
+            source=from_walk,
             text=q or "",
         )
     shown = walks[:limit]

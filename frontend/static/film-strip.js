@@ -12,6 +12,18 @@ export class FilmStrip {
     this.sizes.observe(canvas);
   }
 
+  /** The places on the walk of which the strip has pictures, from 0 to 1. */
+  places() {
+    const { clientWidth, clientHeight } = this.#canvas;
+    const count = Math.max(2, Math.round(clientWidth / clientHeight));
+    return Array.from({ length: count }, (_, place) => place / (count - 1));
+  }
+
+  /** Pixels of a side of a picture. */
+  get side() {
+    return Math.ceil(this.#canvas.clientHeight * (devicePixelRatio || 1));
+  }
+
   update(frames) {
     this.#frames = frames;
     this.#soon();
@@ -40,9 +52,10 @@ export class FilmStrip {
     pen.clearRect(0, 0, width, height);
     if (!this.#frames.length) return;
     const positions = this.#frames.map(({ position }) => position);
-    const count = Math.max(2, Math.round(width / height));
-    for (let place = 0; place < count; place += 1) {
-      const frame = this.#frames[nearest(positions, place / (count - 1))];
+    const places = this.places();
+    const count = places.length;
+    for (const [place, position] of places.entries()) {
+      const frame = this.#frames[nearest(positions, position)];
       const left = Math.round((place * width) / count);
       const right = Math.round(((place + 1) * width) / count);
       const side = Math.min(frame.width, frame.height);

@@ -1,37 +1,49 @@
+import { Film } from "./film.js";
 import { FilmStrip } from "./film-strip.js";
 import { FrameStore } from "./frame-store.js";
 import { motion } from "./motion.js";
 import { MODES, holdsOf, ownMode, ownPlaylist, playlist, resumed } from "./order.js";
 import { dwell, nearest } from "./pace.js";
-import { html, render, svg } from "./vendor/lit-html.js";
+import { html, nothing, render, svg } from "./vendor/lit-html.js";
 
 const SCALE = 4096; // steps of the scrubber from one end of the walk to the other: as fine as frames may lie
 const SHARP = 512; // pixels: smaller frames are enlarged to about this with a better filter than CSS has
 const SPEEDS = [0.25, 0.5, 1, 2];
+const MOST_TICKS = 160;
+const SLOWEST_FILM = 0.25; // of its own speed; a walk of so few frames is shown from them
 
 const percent = (position) => `${(100 * position).toFixed(3)}%`;
-const svgLine = (position, there) =>
-  svg`<line class=${there ? "tick there" : "tick"} x1=${percent(position)} x2=${percent(position)} y1=${there ? "30%" : "42%"} y2=${there ? "70%" : "58%"} />`;
 const svgStop = (position) => svg`<circle class="stop-mark" cx=${percent(position)} cy="50%" r="3.5" />`;
+const ticksPath = (positions, top, bottom) => positions.map((position) => `M${(1000 * position).toFixed(1)} ${top}V${bottom}`).join("");
 
 /**
- * Plays a walk from its frames while more of them arrive, and lets it be scrubbed.
+ * Plays a walk and lets it be scrubbed: from its MP4 once there is one, before that from frames while more of them arrive.
  *
- * Call update(walk, stops) as often as there is news. A frame joins once it is decoded, so that nothing flickers or
- * restarts. data-frames is the number of frames that have joined, data-rank the place of the one in view among them.
- * Tells "firstframe" once, "failed" when a frame could not be had and is tried again, and "joined" when one was.
+ * Call update(walk, stops) as often as there is news. Of a walk that has a film, frames are fetched only when somebody
+ * scrubs or wants another order than the film has; what is not there yet is sought in the film. A frame joins once it is
+ * decoded, so that nothing flickers or restarts. data-frames is the number of frames that can be shown, data-loaded the
+ * number of those that are loaded, data-rank the place of the one in view. Tells "firstframe" once, "failed" when a
+ * frame could not be had and is tried again, and "joined" when one was.
  */
 class FramePlayer extends HTMLElement {
+  /** What is shown in the mat below the picture: an element. */
+  caption = nothing;
   #store = new FrameStore();
+  #film = null; // none, or none that can be played
+  #given = null; // the <video> of the page, which shows a picture until there is another
+  #noFilm = false; // whether it cannot be played here
   #strip = null;
+  #stills = []; // for the strip, from the film
   #walk = null;
   #stops = [];
   #list = []; // ranks in the order of showing
   #place = 0; // in the list
-  #here = null; // the frame in view
+  #here = null; // the position in view
+  #chosen = false; // whether a visitor has chosen it
   #mode = "";
   #speed = 1;
   #playing = false;
+  #shown = false; // whether "firstframe" was told
   #due = 0; // milliseconds left for the frame in view
   #last = 0;
   #request = 0;
@@ -52,11 +64,12 @@ class FramePlayer extends HTMLElement {
     document.addEventListener("keydown", this.#onKey);
     document.addEventListener("fullscreenchange", this.#onFullscreen);
     this.#playing = !motion.startsStill;
-    this.dataset.frames = this.#store.joined.length;
+    this.tabIndex = -1; // so that its keys work after a click on the picture
     this.setAttribute("role", "group");
     this.#draw();
     this.#strip = new FilmStrip(this.querySelector(".strip"));
-    this.#strip.update(this.#store.joined);
+    this.#strip.update(this.#stills.length ? this.#stills : this.#store.joined);
+    if (this.#film?.ready) this.#onFilm();
     this.#showFrame();
   }
 
@@ -67,6 +80,7 @@ class FramePlayer extends HTMLElement {
     cancelAnimationFrame(this.#request);
     cancelAnimationFrame(this.#drawn);
     this.#request = this.#drawn = 0;
+    this.#film?.pause();
     this.#strip.close();
   }
 
@@ -75,15 +89,80 @@ class FramePlayer extends HTMLElement {
     return this.#store.failing;
   }
 
-  /** `stops` are {prompt, position}. */
-  update(walk, stops) {
+  /** `stops` are {prompt, position}; `video` is one of the walk's MP4 that the page has already, if any. */
+  update(walk, stops, video) {
     this.#walk = walk;
     this.#stops = stops;
     this.#mode ||= ownMode(walk.settings.loop);
     this.setAttribute("aria-label", `Walk from ${walk.prompts.join(" to ")}`);
+    this.#given ??= video;
+    this.#store.update(walk.frames, walk.settings);
+    const url = walk.artifacts.mp4?.url;
+    if (url && !this.#film && !this.#noFilm && this.#filmRate >= SLOWEST_FILM) this.#open(new Film(url, walk.settings.fps, video));
+    if (!this.#film) this.#store.open();
     if (this.isConnected) this.#draw();
-    this.#store.update(walk.frames);
     this.#order();
+  }
+
+  #open(film) {
+    this.#film = film;
+    film.addEventListener("ready", () => this.isConnected && this.#onFilm());
+    film.addEventListener("moved", () => this.#showFrame({ moved: true }));
+    film.addEventListener("failed", () => {
+      this.#film = null;
+      this.#noFilm = true;
+      this.#store.open();
+      if (this.isConnected) this.#draw();
+      this.#order();
+    });
+  }
+
+  /** The film is there: it goes on where the frames are. */
+  #onFilm() {
+    this.#here ??= this.#positions[0];
+    this.#order();
+    this.#first();
+    this.#film.go(this.#place);
+    this.#draw();
+    this.#play(this.#playing);
+    this.#readStrip(this.#film).catch(() => this.#store.open()); // then the strip is made of frames
+  }
+
+  async #readStrip(film) {
+    if (this.#stills.length) return;
+    const positions = this.#positions;
+    const ranks = [...new Set(this.#strip.places().map((place) => nearest(positions, place)))];
+    const { sequence } = this.#walk;
+    const stills = [];
+    for await (const { index, ...still } of film.stills(ranks.map((rank) => sequence.indexOf(rank)), this.#strip.side)) {
+      stills.push({ ...still, position: positions[sequence[index]] });
+      this.#stills = stills;
+      this.#strip.update(stills);
+    }
+  }
+
+  #first() {
+    if (this.#shown) return;
+    this.#shown = true;
+    this.dispatchEvent(new Event("firstframe"));
+  }
+
+  /** How fast the film has to run, as a multiple of its own speed: see `dwell`. */
+  get #filmRate() {
+    const { frames_total: total, settings: { fps } } = this.#walk;
+    return 1000 / fps / dwell(total, total, fps, this.#speed);
+  }
+
+  /** Whether the film shows what is wanted, so that frames are for scrubbing only. */
+  get #filmed() {
+    if (!this.#film?.ready) return false;
+    const own = ownMode(this.#walk.settings.loop);
+    return this.#filmRate >= SLOWEST_FILM && (this.#mode === own || (this.#mode === "once" && own === "round"));
+  }
+
+  /** The positions that can be shown, in order. */
+  get #positions() {
+    return this.#filmed ? this.#walk.frames.map(({ position }) => position) : this.#store.positions;
   }
 
   #draw() {
@@ -92,9 +171,9 @@ class FramePlayer extends HTMLElement {
     const numbered = this.#stops.length > 3;
     const full = document.fullscreenElement === this;
     render(
-      html`<div class="frame"><div class="mat">
+      html`<div class="frame"><div class="mat">${this.#film?.video ?? this.#given ?? nothing}
           <canvas class="work" role="img" aria-label=${label} @click=${() => this.#toggle()}></canvas>
-        </div></div>
+        </div>${this.caption}</div>
         <div class="controls">
           <button type="button" class="play" @click=${() => this.#toggle()}>${this.#playing ? "Pause" : "Play"}</button>
           <div class="line">
@@ -122,14 +201,20 @@ class FramePlayer extends HTMLElement {
       this,
     );
     this.#placeNames();
+    if (walk) this.#shape(walk.settings);
   }
 
+  /** A tick for each frame, drawn to the end where it can be shown; of very many, some. */
   #marks() {
-    if (!this.#walk) return "";
-    const there = new Set(this.#store.positions);
-    const ticks = this.#walk.frames.filter(({ position }) => Number.isFinite(position)).map(({ position }) => position);
-    const tick = (position) => svgLine(position, there.has(position));
-    return [...ticks.map(tick), ...this.#stops.map(({ position }) => svgStop(position))];
+    if (!this.#walk) return nothing;
+    const known = this.#walk.frames.map(({ position }) => position).filter(Number.isFinite);
+    const each = Math.ceil(known.length / MOST_TICKS);
+    const ticks = known.filter((_, rank) => rank % each === 0);
+    const there = new Set(this.#positions);
+    return svg`<svg viewBox="0 0 1000 100" preserveAspectRatio="none">
+        <path class="tick" d=${ticksPath(ticks.filter((position) => !there.has(position)), 42, 58)} />
+        <path class="tick there" d=${ticksPath(ticks.filter((position) => there.has(position)), 30, 70)} />
+      </svg>${this.#stops.map(({ position }) => svgStop(position))}`;
   }
 
   /** Names stand under their stops; CSS may not be written into the page's markup, so it is set here. */
@@ -142,33 +227,36 @@ class FramePlayer extends HTMLElement {
 
   #joined() {
     const { joined } = this.#store;
-    this.dataset.frames = joined.length;
-    if (!this.#here) {
-      this.#here = joined[0];
-      this.dispatchEvent(new Event("firstframe"));
+    this.dataset.loaded = joined.length;
+    if (!this.#filmed) {
+      // While it stands still and nobody has chosen another, the first frame is in view.
+      if (this.#here === null || (!this.#chosen && !this.#playing)) this.#here = joined[0].position;
+      this.#order();
     }
+    this.#first();
     this.dispatchEvent(new Event("joined"));
-    this.#order();
     if (!this.isConnected) return;
-    this.#strip?.update(joined);
+    if (!this.#stills.length) this.#strip?.update(joined);
     this.#drawn ||= requestAnimationFrame(() => {
       this.#drawn = 0; // many join at once: one drawing for all of them
-      this.#draw();
-      this.#showFrame();
+      if (!this.#filmed) this.#draw();
+      if (!this.#playing || !this.#filmed) this.#showFrame();
     });
   }
 
   /** Makes the list anew, and goes on in it at the frame in view. */
   #order() {
-    const { joined, positions } = this.#store;
-    if (!joined.length || !this.#walk) return;
+    const positions = this.#positions;
+    this.dataset.frames = positions.length;
+    this.dataset.loaded = this.#store.joined.length;
+    if (!positions.length || !this.#walk) return;
     const forward = this.#goesForward();
     const { sequence, frames, settings } = this.#walk;
-    const own = sequence ? ownPlaylist(sequence, frames, positions) : playlist(joined.length, ownMode(settings.loop));
-    this.#list = this.#mode === ownMode(settings.loop) && own.length
+    const own = ownPlaylist(sequence, frames, positions);
+    this.#list = this.#filmed || (this.#mode === ownMode(settings.loop) && own.length)
       ? own
-      : playlist(joined.length, this.#mode, holdsOf(own, joined.length));
-    this.#place = resumed(this.#list, joined.indexOf(this.#here), forward);
+      : playlist(positions.length, this.#mode, holdsOf(own, positions.length));
+    this.#place = resumed(this.#list, nearest(positions, this.#here), forward);
     this.#run();
   }
 
@@ -180,17 +268,21 @@ class FramePlayer extends HTMLElement {
 
   #setMode(mode) {
     this.#mode = mode;
+    if (!this.#filmed) this.#store.open();
     this.#order();
-    if (mode !== "once" && !motion.paused) this.#play(true);
+    this.#play(this.#playing || (mode !== "once" && !motion.paused));
   }
 
   #setSpeed(speed) {
     this.#speed = speed;
+    if (!this.#filmed) this.#store.open();
     this.#due = Math.min(this.#due, this.#pause());
+    this.#order();
+    this.#play(this.#playing);
   }
 
   #pause() {
-    return dwell(this.#store.joined.length, this.#walk.frames_total, this.#walk.settings.fps || 12, this.#speed);
+    return dwell(this.#positions.length, this.#walk.frames_total, this.#walk.settings.fps, this.#speed);
   }
 
   #toggle() {
@@ -202,6 +294,12 @@ class FramePlayer extends HTMLElement {
 
   #play(playing) {
     this.#playing = playing;
+    if (this.#filmed && playing) {
+      if (this.#film.index !== this.#place) this.#film.go(this.#place);
+      this.#film.play(this.#filmRate, this.#mode !== "once").then((plays) => {
+        if (!plays && this.#playing && this.#filmed) this.#play(false);
+      });
+    } else this.#film?.pause();
     this.#draw();
     this.#showFrame();
     this.#run();
@@ -212,11 +310,11 @@ class FramePlayer extends HTMLElement {
     if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const inside = this.contains(event.target);
     const field = event.target.closest?.("input:not(.scrubber), select, textarea");
-    if (field || !this.#here || (!inside && event.target !== document.body && !event.target.closest?.("main"))) return;
-    const rank = this.#store.joined.indexOf(this.#here);
-    const scrubbing = event.target.matches?.(".scrubber");
+    if (field || this.#here === null || (!inside && event.target !== document.body && !event.target.closest?.("main"))) return;
+    const [positions, scrubbing] = [this.#positions, event.target.matches?.(".scrubber")];
+    const rank = nearest(positions, this.#here);
     const steps = { ArrowRight: rank + 1, ArrowLeft: rank - 1 };
-    if (inside) Object.assign(steps, { Home: 0, End: this.#store.joined.length - 1 });
+    if (inside) Object.assign(steps, { Home: 0, End: positions.length - 1 });
     if (scrubbing) Object.assign(steps, { ArrowUp: rank + 1, ArrowDown: rank - 1, PageUp: rank + 10, PageDown: rank - 10 });
     if (event.key in steps) {
       this.#play(false);
@@ -235,19 +333,20 @@ class FramePlayer extends HTMLElement {
   /** The frame nearest to the scrubber; a step too small to reach another frame (from assistive technology) takes the next. */
   #scrub() {
     if (this.#playing) this.#play(false);
-    if (!this.#here) return;
-    const { joined, positions } = this.#store;
+    if (this.#here === null) return;
+    const positions = this.#positions;
     const wanted = this.querySelector(".scrubber").valueAsNumber / SCALE;
-    const rank = joined.indexOf(this.#here);
+    const rank = nearest(positions, this.#here);
     const found = nearest(positions, wanted);
-    this.#go(found === rank && !this.#dragging ? rank + Math.sign(wanted - this.#here.position) : found);
+    this.#go(found === rank && !this.#dragging ? rank + Math.sign(wanted - this.#here) : found);
   }
 
   #go(rank) {
-    const { joined } = this.#store;
-    const goal = Math.min(Math.max(rank, 0), joined.length - 1);
-    this.#here = joined[goal];
-    this.#place = resumed(this.#list, goal, true);
+    const positions = this.#positions;
+    this.#here = positions[Math.min(Math.max(rank, 0), positions.length - 1)];
+    this.#chosen = true;
+    this.#store.look(this.#here);
+    this.#order();
     this.#due = this.#pause();
     this.#showFrame();
   }
@@ -257,26 +356,38 @@ class FramePlayer extends HTMLElement {
     else await this.requestFullscreen().catch(() => { /* the browser says no, and the page stays as it is */ });
   }
 
-  #showFrame() {
-    const canvas = this.querySelector(".work");
-    if (!this.#here || !canvas) return;
-    const { picture, width: wide, height: high, position } = this.#here;
-    const enlarge = Math.max(1, Math.ceil(SHARP / Math.max(wide, high)));
-    const [width, height] = [wide * enlarge, high * enlarge];
-    if (canvas.width !== width || canvas.height !== height) {
-      Object.assign(canvas, { width, height });
-      this.style.setProperty("--ratio", width / height);
+  /** Shows the frame in view: itself if it is loaded, else the film at its place, once it has `moved` there. */
+  #showFrame({ moved = false } = {}) {
+    if (this.#here === null || !this.isConnected) return;
+    const positions = this.#positions;
+    const rank = nearest(positions, this.#here);
+    const frame = this.#playing && this.#filmed ? undefined : this.#store.at(positions[rank]);
+    if (frame) this.#paint(frame.picture);
+    else if (this.#film?.ready) {
+      if (moved || this.#playing) this.#paint(this.#film.video);
+      else this.#film.go(this.#list[this.#place] === rank ? this.#place : this.#list.indexOf(rank));
     }
-    const pen = canvas.getContext("2d");
-    pen.imageSmoothingQuality = "high";
-    pen.drawImage(picture, 0, 0, width, height);
-    const rank = this.#store.joined.indexOf(this.#here);
     this.dataset.rank = rank;
     const scrubber = this.querySelector(".scrubber");
-    if (!this.#dragging) scrubber.value = Math.round(position * SCALE);
-    const where = `frame ${rank + 1} of ${this.#store.joined.length}`;
-    scrubber.setAttribute("aria-valuetext", this.#playing ? "playing" : `${where}${this.#nameHere(position)}`);
-    this.querySelector(".where").textContent = `${rank + 1} / ${this.#store.joined.length}`;
+    if (!this.#dragging) scrubber.value = Math.round(this.#here * SCALE);
+    const where = `frame ${rank + 1} of ${positions.length}`;
+    scrubber.setAttribute("aria-valuetext", this.#playing ? "playing" : `${where}${this.#nameHere(this.#here)}`);
+    this.querySelector(".where").textContent = `${rank + 1} / ${positions.length}`;
+  }
+
+  #shape({ width, height }) {
+    const canvas = this.querySelector(".work");
+    const enlarge = Math.max(1, Math.ceil(SHARP / Math.max(width, height)));
+    if (canvas.width === width * enlarge && canvas.height === height * enlarge) return;
+    Object.assign(canvas, { width: width * enlarge, height: height * enlarge });
+    this.style.setProperty("--ratio", width / height);
+  }
+
+  #paint(picture) {
+    const canvas = this.querySelector(".work");
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
   }
 
   #nameHere(position) {
@@ -294,18 +405,34 @@ class FramePlayer extends HTMLElement {
   #tick(now) {
     this.#request = 0;
     if (!this.#playing) return;
+    if (this.#filmed) this.#follow();
+    else this.#advance(now);
+    if (this.#playing) this.#request ||= requestAnimationFrame((time) => this.#tick(time));
+  }
+
+  /** Shows what the film shows. */
+  #follow() {
+    const { video, index } = this.#film;
+    const place = Math.min(index, this.#list.length - 1);
+    if (place !== this.#place && !video.seeking) {
+      this.#place = place;
+      this.#here = this.#positions[this.#list[place]];
+      this.#showFrame();
+    }
+    if (video.ended) this.#play(false);
+  }
+
+  #advance(now) {
     const pause = this.#pause();
     this.#due = Math.min(this.#due, pause) - Math.max(0, now - this.#last);
     this.#last = now;
-    if (this.#due <= 0) {
-      this.#due = Math.max(0, this.#due + pause);
-      const next = this.#place + 1;
-      if (next >= this.#list.length && this.#mode === "once") return this.#play(false);
-      this.#place = next % this.#list.length;
-      this.#here = this.#store.joined[this.#list[this.#place]];
-      this.#showFrame();
-    }
-    this.#request = requestAnimationFrame((time) => this.#tick(time));
+    if (this.#due > 0) return;
+    this.#due = Math.max(0, this.#due + pause);
+    const next = this.#place + 1;
+    if (next >= this.#list.length && this.#mode === "once") return void this.#play(false);
+    this.#place = next % this.#list.length;
+    this.#here = this.#positions[this.#list[this.#place]];
+    this.#showFrame();
   }
 }
 

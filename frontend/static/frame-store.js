@@ -1,24 +1,39 @@
 import { coarseFirst } from "./order.js";
+import { nearest } from "./pace.js";
 import { backOff } from "./wait.js";
 
-const MOST_PIXELS = 240 * 512 * 512; // kept decoded at once: the longest walk at the usual size, 250 MB
+const MOST = 240; // pictures kept at once, however many frames a walk has …
+const MOST_PIXELS = MOST * 512 * 512; // … and fewer of large ones: 250 MB
+const FEWEST = 24;
+const SOON = 8; // neighbours of the place in view, which come before all others
 const AT_ONCE = 6;
 
 /**
- * The frames of one walk: each is fetched once, decoded, and kept in the order of the walk.
+ * The pictures of the frames of one walk, as many as memory allows: each is fetched, decoded and kept as a bitmap, so
+ * that scrubbing never waits.
  *
- * A frame is known by its position, since indices grow while a walk is made. Tells "joined" for each frame that is
- * ready to be shown, and "failed" each time that one could not be had: it is tried again, more and more rarely, and at
- * once when it gets another address.
+ * Nothing is fetched before open(). Of a walk with more frames than are kept, those that span the whole walk are, and
+ * those near the place in view (look). A frame is known by its position, since indices grow while a walk is made.
+ * Tells "joined" for each frame that is ready to be shown, and "failed" each time that one could not be had: it is
+ * tried again, more and more rarely, and at once when it gets another address.
  */
 export class FrameStore extends EventTarget {
   /** {position, picture, width, height}, in the order of the walk. */
   joined = [];
-  #known = new Map(); // position → {url, failures, again}; again is the timer of the next try
+  #known = new Map(); // position → {url, failures, again, loading}; again is the timer of the next try
+  #positions = []; // of all known frames, in order
+  #coarse = new Map(); // position → its place in an order of which any beginning spans the walk
   #waiting = [];
   #loading = 0;
-  #pixels = 0;
-  #closed = false;
+  #most = MOST;
+  #place = null; // the position in view; null while nobody chose one
+  #open = false;
+
+  /** The joined frame at a position, if there is one. */
+  at(position) {
+    const rank = nearest(this.positions, position);
+    return this.joined[rank]?.position === position ? this.joined[rank] : undefined;
+  }
 
   get positions() {
     return this.joined.map(({ position }) => position);
@@ -30,62 +45,99 @@ export class FrameStore extends EventTarget {
   }
 
   /** Takes the frames of an answer: {position, url}. Addresses may be new ones for the same pictures. */
-  update(frames) {
-    const there = frames.filter(({ url, position }) => url && Number.isFinite(position));
-    for (const index of coarseFirst(there.length)) {
-      const { position, url } = there[index];
+  update(frames, { width, height }) {
+    this.#most = Math.max(FEWEST, Math.min(MOST, Math.floor(MOST_PIXELS / (width * height))));
+    for (const { position, url } of frames) {
+      if (!url || !Number.isFinite(position)) continue;
       const known = this.#known.get(position);
-      if (!known) {
-        this.#known.set(position, { url, failures: 0 });
-        this.#waiting.push(position);
-      } else if (known.url !== url) {
+      if (!known) this.#known.set(position, { url, failures: 0, again: 0, loading: false });
+      else if (known.url !== url) {
         known.url = url;
-        if (known.again) this.#tryAgain(position);
+        this.#forgive(known);
       }
     }
+    if (this.#positions.length !== this.#known.size) {
+      this.#positions = [...this.#known.keys()].sort((one, other) => one - other);
+      this.#coarse = new Map(coarseFirst(this.#positions.length).map((index, order) => [this.#positions[index], order]));
+    }
+    this.#choose();
+  }
+
+  /** Begins to fetch. */
+  open() {
+    if (this.#open) return;
+    this.#open = true;
+    this.#choose();
+  }
+
+  /** Says which position is in view, so that it and its neighbours are fetched first. */
+  look(position) {
+    this.#open = true;
+    this.#place = position;
+    this.#choose();
+  }
+
+  /** Decides what is to be fetched, and what has to go for it. */
+  #choose() {
+    if (!this.#open) return;
+    const near = this.#near(this.#most >> 1);
+    const there = new Set(this.positions);
+    const rank = (position) => this.#coarse.get(position) + (there.has(position) ? 0 : this.#positions.length);
+    const others = this.#positions.filter((position) => !near.has(position));
+    if (this.#positions.length > this.#most) others.sort((one, other) => rank(one) - rank(other)).splice(this.#most - near.size);
+    else others.sort((one, other) => this.#coarse.get(one) - this.#coarse.get(other));
+    const [first, later] = [[...near].slice(0, SOON), [...near].slice(SOON)];
+    const wanted = new Set([...first, ...others, ...later]);
+    for (const { picture } of this.joined.filter(({ position }) => !wanted.has(position))) picture.close();
+    this.joined = this.joined.filter(({ position }) => wanted.has(position));
+    this.#waiting = [...wanted].filter((position) => {
+      const { loading, again } = this.#known.get(position);
+      return !loading && !again && !there.has(position);
+    });
     this.#next();
   }
 
-  close() {
-    this.#closed = true;
-    for (const { picture } of this.joined) picture.close?.();
-    this.joined = [];
+  /** The positions around the place in view, the nearest first. */
+  #near(count) {
+    if (this.#place === null) return new Set();
+    const middle = nearest(this.#positions, this.#place);
+    const start = Math.max(0, Math.min(middle - (count >> 1), this.#positions.length - count));
+    const far = (position) => Math.abs(position - this.#place);
+    return new Set(this.#positions.slice(start, start + count).sort((one, other) => far(one) - far(other)));
   }
 
   #next() {
-    while (this.#loading < AT_ONCE && this.#waiting.length && !this.#closed) this.#load(this.#waiting.shift());
+    while (this.#loading < AT_ONCE && this.#waiting.length) this.#load(this.#waiting.shift());
   }
 
   async #load(position) {
     const known = this.#known.get(position);
     this.#loading += 1;
+    known.loading = true;
     const image = new Image();
     image.src = known.url;
     try {
       await image.decode();
       const { naturalWidth: width, naturalHeight: height } = image;
-      this.#pixels += width * height;
-      // A bitmap stays decoded, so that scrubbing never waits; past some memory, the browser may decode anew.
-      const picture = this.#pixels <= MOST_PIXELS ? await createImageBitmap(image) : image;
-      if (this.#closed) return;
-      this.#join({ position, picture, width, height });
+      this.#join({ position, picture: await createImageBitmap(image), width, height });
+      known.failures = 0;
     } catch {
-      if (this.#closed) return;
       known.failures += 1;
-      known.again = setTimeout(() => this.#tryAgain(position), 1000 * backOff(known.failures, null, Math.random()));
+      known.again = setTimeout(() => {
+        this.#forgive(known);
+        this.#choose();
+      }, 1000 * backOff(known.failures, null, Math.random()));
       this.dispatchEvent(new Event("failed"));
     } finally {
       this.#loading -= 1;
+      known.loading = false;
       this.#next();
     }
   }
 
-  #tryAgain(position) {
-    const known = this.#known.get(position);
+  #forgive(known) {
     clearTimeout(known.again);
     known.again = 0;
-    this.#waiting.push(position);
-    this.#next();
   }
 
   #join(frame) {

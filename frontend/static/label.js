@@ -46,3 +46,5 @@ export function downloadsTemplate({ artifacts = {} }) {
       <span class="size" aria-hidden="true">${sizeOf(artifacts[kind])}</span></li>`)}
   </ul></div>`;
 }
+
+export const keysTemplate = html`<p class="keys"><kbd>←</kbd> <kbd>→</kbd> go from frame to frame. On the picture or its line, <kbd>Space</kbd> plays and pauses, <kbd>F</kbd> fills the screen, <kbd>Home</kbd> and <kbd>End</kbd> go to the ends.</p>`;

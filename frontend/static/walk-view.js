@@ -2,7 +2,7 @@ import "./frame-player.js";
 import "./plan-drawing.js";
 import { announce } from "./announce.js";
 import { remaining, roughly } from "./estimate.js";
-import { downloadsTemplate, factsTemplate, titleTemplate } from "./label.js";
+import { downloadsTemplate, factsTemplate, keysTemplate, titleTemplate } from "./label.js";
 import { followWalk } from "./poll.js";
 import { stopMarks } from "./stops.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
@@ -16,8 +16,10 @@ class WalkView extends HTMLElement {
   #pictures = ""; // what is said while frames do not come through
   #gone = null; // why there is nothing more to see
   #player = document.createElement("frame-player");
+  #film = null; // the <video> that the server wrote, which may be loaded by now
+  #lineage = null; // what it started from and led to, as the server wrote it
   #plan = document.createElement("plan-drawing");
-  #playing = false; // whether there is a frame to be played
+  #playing = false; // whether there is a film, or a frame, to be played
   #told = 0; // when the server told of the walk, in milliseconds of this clock
   #tick; // the timer of the next second of the time left
   #following = null;
@@ -26,6 +28,8 @@ class WalkView extends HTMLElement {
 
   connectedCallback() {
     const walk = JSON.parse(document.getElementById("walk").textContent);
+    this.#film = this.querySelector("video");
+    this.#lineage = this.querySelector(".lineage");
     this.replaceChildren();
     this.#plan.className = "mat";
     this.#player.addEventListener("firstframe", () => {
@@ -55,7 +59,8 @@ class WalkView extends HTMLElement {
     this.#walk = walk;
     this.#told = Date.now();
     this.#plan.update({ stops: walk.prompts, frames: walk.frames_total, loop: walk.settings.loop });
-    this.#player.update(walk, stopMarks(walk.prompts, walk.settings.loop));
+    this.#player.update(walk, stopMarks(walk.prompts, walk.settings.loop), this.#film);
+    this.#playing ||= walk.done && Boolean(this.#film);
     this.#draw();
     this.#say();
     this.#renew();
@@ -130,7 +135,9 @@ class WalkView extends HTMLElement {
           ${factsTemplate(walk)}
           ${walk.warnings.length ? html`<ul class="warnings" aria-label="Remarks">${walk.warnings.map((warning) => html`<li dir="auto">${warning}</li>`)}</ul>` : nothing}
           ${downloadsTemplate(walk)}
+          ${this.#lineage ?? nothing}
           ${this.#actions.template(walk)}
+          ${this.#playing ? keysTemplate : nothing}
         </section>`,
       this,
     );

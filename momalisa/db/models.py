@@ -185,6 +185,13 @@ class Walk(Base):
             postgresql_where=text("public AND hidden_at IS NULL AND deleted_at IS NULL"),
         ),
         Index("walks_owner_status", "owner", "status", created_at.desc(), id.desc()),
+        Index(
+            "walks_children",
+            "from_walk",
+            created_at.desc(),
+            id.desc(),
+            postgresql_where=text("from_walk IS NOT NULL"),
+        ),
         Index("walks_words", text("walk_grams(spec -> 'prompts')"), postgresql_using="gin"),
     )
 

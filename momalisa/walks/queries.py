@@ -199,21 +199,30 @@ def list_walks(
     status: WalkStatus | None,
     viewer: str | None,
     owner: str | None = None,
+    source: UUID | None = None,
     text: str = "",
 ) -> Sequence[Walk]:
-    """Return up to `limit` walks, newest first, with their artifacts: all of an owner, or else the public ones.
+    """Return up to `limit` walks, newest first, with their artifacts.
+
+    These are all walks of an owner, or those started from `source`, if the viewer may see them and it, or else the
+    public ones.
 
     `before` is the creation time and the id of the last walk of the previous page. With `text`, one of the prompts
     must contain it, in upper or lower case.
     """
+    everyone = _shown() if source is None else _visible(viewer)
     query = (
         select(Walk)
-        .where(_shown() if owner is None else Walk.owner == owner)
+        .where(everyone if owner is None else Walk.owner == owner)
         .where(Walk.deleted_at.is_(None), Walk.status != WalkStatus.EXPIRED)
         .order_by(Walk.created_at.desc(), Walk.id.desc())
         .limit(limit)
         .options(selectinload(Walk.artifacts), _with_source(viewer))
     )
+    if source is not None:
+        other = aliased(Walk)
+        seen = exists().where(other.id == source, _visible(viewer, other))
+        query = query.where(Walk.from_walk == source, seen)
     if before is not None:
         query = query.where(tuple_(Walk.created_at, Walk.id) < before)
     if status is not None:

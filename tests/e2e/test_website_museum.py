@@ -114,7 +114,7 @@ WATCHED = """(() => {
 REACHED = """() => [globalThis.shown, document.querySelector(".scrubber").valueAsNumber / 4096]"""
 
 
-def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
+def test_240_frames_are_fetched_once_to_be_scrubbed_each_in_its_place(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = make_finished_walk(spec(prompts=("a giraffe", "a rose", "a battleship"), frames=240, pacing="even"))
     with transaction() as session:
         frames = queries.get(session, walk_id, viewer=None).frames
@@ -123,10 +123,15 @@ def test_240_frames_are_fetched_once_and_scrubbed_each_in_its_place(museum: str,
     asked: list[str] = []
     quiet.on("request", lambda request: asked.append(request.url))
     quiet.add_init_script(WATCHED)
-    quiet.emulate_media(reduced_motion="reduce")
     quiet.goto(f"{museum}/walks/{walk_id}")
     player = quiet.locator("frame-player")
     expect(player).to_have_attribute("data-frames", "240")
+    expect(player).to_have_attribute("data-rank", re.compile("[1-9]"))  # the film plays
+    quiet.get_by_role("button", name="Still").click()
+    assert [url for url in asked if "/frames/" in url] == []
+
+    player.get_by_role("slider").press("Home")
+    expect(player).to_have_attribute("data-loaded", "240")
     assert Counter(url for url in asked if "/frames/" in url) == Counter(urls.values())
     asked.clear()
 
@@ -196,7 +201,9 @@ def test_expiring_urls_are_renewed_while_a_walk_is_shown(
     quiet.route("**/frames/**", refuse_the_third_at_first)
     quiet.goto(f"{museum}/walks/{walk_id}")
     player = quiet.locator("frame-player")
-    expect(player).to_have_attribute("data-frames", "7")
+    expect(player).to_have_attribute("data-frames", "8")
+    player.get_by_role("slider").press("End")
+    expect(player).to_have_attribute("data-loaded", "7")
     expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")
     gif = quiet.get_by_role("link", name=re.compile("GIF"))
     first = gif.get_attribute("href") or ""
@@ -206,7 +213,7 @@ def test_expiring_urls_are_renewed_while_a_walk_is_shown(
     quiet.clock.fast_forward("59:30")  # half a minute before the URLs expire
     expect(gif).not_to_have_attribute("href", first)
     assert abs(held_until(gif.get_attribute("href") or "") - expiring[1]) <= timedelta(seconds=1)
-    expect(player).to_have_attribute("data-frames", "8")
+    expect(player).to_have_attribute("data-loaded", "8")
     expect(quiet.locator(".notice")).to_have_count(0)
     assert {times for path, times in asked.items() if path != third} == {1}  # loaded frames are not fetched again
     with quiet.expect_download() as download:
@@ -251,19 +258,53 @@ def test_urls_that_expire_early_are_renewed_when_one_fails(
 
     quiet.route(f"**/{third}?*", refuse_old_addresses)
     quiet.goto(f"{museum}/walks/{walk_id}")
-    expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "8")
+    quiet.get_by_role("slider").press("Home")
+    expect(quiet.locator("frame-player")).to_have_attribute("data-loaded", "8")
 
 
 def test_pictures_load_once_the_bucket_is_back(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = make_finished_walk(spec())
     quiet.clock.install()
-    quiet.route("**/frames/**", lambda route: route.abort())
+    away = re.compile(r"/walk\.mp4|/frames/")
+    quiet.route(away, lambda route: route.abort())
     quiet.goto(f"{museum}/walks/{walk_id}")
-    expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")
-    quiet.unroute("**/frames/**")
+    expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")  # the film fails, then the frames
+    quiet.unroute(away)
     quiet.clock.fast_forward(30_000)
     expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "4")
     expect(quiet.locator(".notice")).to_have_count(0)
+
+
+def test_a_finished_walk_is_shown_at_once_in_its_place(
+    museum: str, quiet: Page, browser: Browser, spec: Spec
+) -> None:
+    """With scripts nothing moves, and the first frame comes first; without, there are a film and the same label."""
+    address = f"{museum}/walks/{make_finished_walk(spec(frames=24, negative_prompt='mist', hold=2))}"
+    quiet.add_init_script("""
+        globalThis.shifted = 0;
+        const add = ({ value }) => { globalThis.shifted += value; };
+        new PerformanceObserver((list) => list.getEntries().forEach(add)).observe({ type: "layout-shift" });
+    """)
+    quiet.emulate_media(reduced_motion="reduce")
+    for width, height in ((390, 844), (1280, 800)):
+        quiet.set_viewport_size({"width": width, "height": height})
+        quiet.goto(address)
+        expect(quiet.locator("frame-player")).to_have_attribute("data-rank", "0")  # and stays there
+        quiet.wait_for_load_state("networkidle")
+        quiet.get_by_role("link", name="Remix").hover()
+        assert quiet.evaluate("globalThis.shifted") < 0.02
+        expect(quiet.locator("frame-player")).to_have_attribute("data-rank", "0")
+
+    context = browser.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto(address)
+    film = plain.locator("video[controls]")
+    assert (film.get_attribute("src") or "").startswith(
+        quiet.get_by_role("link", name="MP4").evaluate("a => a.href")
+    )
+    for part in (".facts", ".downloads"):
+        assert plain.locator(part).inner_text().split() == quiet.locator(part).inner_text().split()
+    context.close()
 
 
 def test_the_remaining_time_counts_down_between_updates(museum: str, quiet: Page, spec: Spec) -> None:

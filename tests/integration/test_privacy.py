@@ -106,6 +106,28 @@ def test_from_walk_is_shown_to_those_who_may_see_that_walk(api: TestClient, make
     assert shown_to(stranger) == shown_to(api) == [None] * 2
 
 
+def test_lineage_shows_only_what_a_viewer_may_see(api: TestClient, make: Callable[..., Reply]) -> None:
+    source = make(public=True)
+    shown, private = make(from_walk=source["id"], public=True), make(from_walk=source["id"], public=False)
+    stranger = somebody(api)
+
+    def children(client: TestClient, **more: int) -> list[str]:
+        answer = client.get("/v1/walks", params={"from_walk": source["id"], **more}).json()
+        page = client.get(f"/walks/{shown['id']}").text
+        assert (f'href="/walks/{source["id"]}"' in page) == bool(answer["walks"]) or more
+        return [walk["id"] for walk in answer["walks"]]
+
+    assert children(stranger) == [shown["id"]]
+    assert children(api) == [private["id"], shown["id"]]
+    assert children(api, limit=1) == [private["id"]]
+    assert children(stranger, mine=True) == []
+    page = stranger.get(f"/walks/{source['id']}").text
+    assert (f'href="/walks/{shown["id"]}"' in page, private["id"] in page) == (True, False)
+    assert api.patch(f"/v1/walks/{source['id']}", json={"public": False}).status_code == 200
+    assert children(stranger) == []  # nothing reveals what a walk started from, not even to those who know its id
+    assert len(children(api)) == 2
+
+
 def test_a_list_queries_all_sources_at_once(api: TestClient) -> None:
     def statements(walks: int) -> int:
         source = api.post("/v1/walks", json={**ORDER, "public": True}).json()["id"]

@@ -1,0 +1,39 @@
+"""The label of a walk as the server writes it; `frontend/static/label.js` writes the same."""
+
+from datetime import datetime
+from typing import Any
+
+from api.schemas.views import WalkView
+
+LOOPS = {"pingpong": "to and fro", "closed": "closed"}
+EASINGS = {"ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends"}
+PATHS = {"slerp": "along the arc"}
+
+
+def facts(walk: WalkView) -> list[tuple[str, str]]:
+    """Return what a museum says of a work: names and values, without those that are empty."""
+    settings: Any = walk.settings  # whose fields are made from those of WalkSpec
+    seeds = settings.seeds or [each for each in (settings.seed, settings.seed_to) if each is not None]
+    left_out = [settings.negative_prompt, *(settings.negative_prompts or ())]
+    gait = (LOOPS.get(settings.loop), EASINGS.get(settings.easing), PATHS.get(settings.interpolation))
+    found = [
+        ("Seeds" if len(seeds) > 2 else "Seed", " to ".join(map(str, seeds))),  # noqa: PLR2004
+        ("Size", f"{settings.width} × {settings.height}"),
+        ("Model", walk.model),
+        ("Date", _long_date(walk.finished_at or walk.created_at)),
+        ("Gait", ", ".join(filter(None, gait))),
+        ("Left out", ", ".join(filter(None, left_out))),
+        ("Accession", f"{walk.created_at.year}.{str(walk.id)[:8]}"),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _long_date(moment: datetime) -> str:
+    return f"{moment.day} {moment:%B %Y}"
+
+
+def kilobytes(size: int) -> str:
+    """Return a number of bytes in words; 1 kB is 1000 bytes."""
+    if size >= 9_950_000:  # noqa: PLR2004
+        return f"{round(size / 1e6)} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 995_000 else f"{max(1, round(size / 1000))} kB"  # noqa: PLR2004

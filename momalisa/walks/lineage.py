@@ -1,0 +1,55 @@
+"""What a walk started from, and what started from it."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from momalisa.db.models import Walk
+from momalisa.walks import queries
+
+MOST_CHILDREN = 6
+"""Walks that a walk's page names of those that started from it."""
+
+
+class Relative(BaseModel):
+    """A walk in the lineage of another."""
+
+    id: UUID
+    prompts: tuple[str, ...]
+    frames: int
+
+
+class Lineage(BaseModel):
+    """The relatives of a walk that a viewer may see."""
+
+    parent: Relative | None
+    children: list[Relative]
+    """The newest, at most MOST_CHILDREN."""
+    more: bool
+    """Whether there are more children."""
+
+
+def of(session: Session, walk: Walk, *, viewer: str | None) -> Lineage:
+    """Return the lineage of a walk that the viewer may see (`queries.get`)."""
+    parent = (
+        None if walk.source is None else session.scalars(select(Walk).where(Walk.id == walk.source)).one_or_none()
+    )
+    children = queries.list_walks(
+        session, limit=MOST_CHILDREN + 1, before=None, status=None, viewer=viewer, source=walk.id
+    )
+    return Lineage(
+        parent=parent and _relative(parent),
+        children=_relatives(children[:MOST_CHILDREN]),
+        more=len(children) > MOST_CHILDREN,
+    )
+
+
+def _relatives(walks: Sequence[Walk]) -> list[Relative]:
+    return [_relative(walk) for walk in walks]
+
+
+def _relative(walk: Walk) -> Relative:
+    return Relative(id=walk.id, prompts=walk.spec.prompts, frames=walk.frames_total)
