@@ -56,6 +56,8 @@ export async function request(path, { method = "GET", json, etag, key, signal } 
 
 export const createWalk = (json, key) => request("/v1/walks", { method: "POST", json, key });
 export const readWalk = (id, options) => request(`/v1/walks/${id}`, options);
+/** What shows a walk on other sites, as oEmbed has it. */
+export const readEmbed = (address) => request(`/oembed?url=${encodeURIComponent(address)}`);
 export const cancelWalk = (id) => request(`/v1/walks/${id}/cancel`, { method: "POST" });
 export const changeWalk = (id, json) => request(`/v1/walks/${id}`, { method: "PATCH", json });
 export const deleteWalk = (id) => request(`/v1/walks/${id}`, { method: "DELETE" });

@@ -49,3 +49,9 @@ export function coarseFirst(count) {
   const flipped = (index) => parseInt(index.toString(2).padStart(bits, "0").split("").reverse().join(""), 2);
   return Array.from({ length: count }, (_, index) => index).sort((one, other) => flipped(one) - flipped(other));
 }
+
+/** Where stop k of a walk lies, 0 to 1; a closed walk comes back to its first. */
+export function stopMarks(prompts, loop) {
+  const stops = loop === "closed" ? [...prompts, prompts[0]] : prompts;
+  return stops.map((prompt, place) => ({ prompt, position: place / (stops.length - 1) }));
+}

@@ -1,4 +1,4 @@
-/** What makes a walk again, and what shows it elsewhere, as text to copy: pure. */
+/** The command that makes a walk again: pure. */
 
 /** Values that the command has by itself; others have none, or the model's. */
 const USUAL = { loop: "none", pacing: "even", easing: "linear", interpolation: "lerp", hold: 0, fps: 12, large: false, negative_prompt: "" };
@@ -24,15 +24,4 @@ export function commandOf({ prompts, settings, model, frames_total }) {
   const options = given.flatMap(([name, value]) => optionsOf(name, value));
   const end = prompts.some((prompt) => prompt.startsWith("-")) ? ["--"] : [];
   return ["momalisa", "walk", ...options, ...end, ...prompts.map(quoted)].join(" ");
-}
-
-const CONTROLS = 64; // pixels below the picture
-
-const escaped = (text) => text.replace(/[&"<>]/g, (sign) => `&#${sign.charCodeAt(0)};`);
-
-/** HTML that shows a walk on another site; `address` is that of its own page. */
-export function embedOf({ prompts, settings }, address) {
-  const width = settings.width >= settings.height ? 480 : 360;
-  const height = Math.round((width * settings.height) / settings.width) + CONTROLS;
-  return `<iframe src="${escaped(address)}/embed" title="${escaped(prompts.join(" → "))}" width="${width}" height="${height}" loading="lazy" allow="fullscreen"></iframe>`;
 }

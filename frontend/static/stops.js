@@ -19,9 +19,3 @@ export function moved(stops, from, to) {
 }
 
 export const nameOf = (place, count) => (place === 0 ? "From" : place === count - 1 ? "To" : "By way of");
-
-/** Where stop k of a walk lies, 0 to 1; a closed walk comes back to its first. */
-export function stopMarks(prompts, loop) {
-  const stops = loop === "closed" ? [...prompts, prompts[0]] : prompts;
-  return stops.map((prompt, place) => ({ prompt, position: place / (stops.length - 1) }));
-}

@@ -1,6 +1,6 @@
 import { announce } from "./announce.js";
-import { ApiError, cancelWalk, changeWalk, createWalk, deleteWalk, newKey } from "./api.js";
-import { commandOf, embedOf } from "./recipe.js";
+import { ApiError, cancelWalk, changeWalk, createWalk, deleteWalk, newKey, readEmbed } from "./api.js";
+import { commandOf } from "./recipe.js";
 import { finer, refined } from "./request-body.js";
 import { html, nothing } from "./vendor/lit-html.js";
 import { secondsWords } from "./wait.js";
@@ -18,7 +18,7 @@ export class WalkActions {
   #error = "";
   #copied = ""; // what was copied a moment ago
   #reset; // the timer that forgets it
-  #embedding = false; // whether the code to embed the walk is shown
+  #code = ""; // to embed the walk, while it is shown
   #keys = new Map(); // frames → the key of the refinement that was asked for
 
   /** `changed()` asks for a new drawing, `changed(walk)` tells what has become of the walk. */
@@ -37,13 +37,13 @@ export class WalkActions {
         ${navigator.share ? plain("Share", () => this.#share(walk)) : nothing}
         ${copy("link", "Copy link", "Link copied", () => addressOf(walk))}
         ${copy("recipe", "Copy recipe", "Recipe copied", () => commandOf(walk))}
-        ${there && walk.public ? html`<button type="button" class="plain" aria-expanded=${this.#embedding} @click=${() => this.#embed()}>Embed</button>` : nothing}
+        ${there && walk.public ? html`<button type="button" class="plain" aria-expanded=${this.#code !== ""} @click=${() => this.#embed(walk)}>Embed</button>` : nothing}
         ${walk.mine ? plain(walk.public ? "Make private" : "Make public", () => this.#show(walk)) : nothing}
         ${walk.mine ? this.#own(walk) : nothing}
       </div>
-      ${there && walk.public && this.#embedding
-        ? html`<div class="embedding"><textarea class="snippet" rows="4" readonly aria-label="Code to embed this walk" .value=${embedOf(walk, addressOf(walk))} @focus=${({ target }) => target.select()}></textarea>
-            ${copy("embed", "Copy code", "Code copied", () => embedOf(walk, addressOf(walk)))}</div>`
+      ${there && walk.public && this.#code
+        ? html`<div class="embedding"><textarea class="snippet" rows="4" readonly aria-label="Code to embed this walk" .value=${this.#code} @focus=${({ target }) => target.select()}></textarea>
+            ${copy("embed", "Copy code", "Code copied", () => this.#code)}</div>`
         : nothing}
       <p class="error" role="alert">${this.#error}</p>`;
   }
@@ -68,9 +68,12 @@ export class WalkActions {
     document.querySelector(action ? ".confirm-yes" : ".danger")?.focus();
   }
 
-  #embed() {
-    this.#embedding = !this.#embedding;
-    this.changed();
+  async #embed(walk) {
+    const shown = this.#code;
+    this.#code = "";
+    await this.#do(async () => {
+      if (!shown) this.#code = (await readEmbed(addressOf(walk))).body.html;
+    });
     document.querySelector(".snippet")?.focus();
   }
 

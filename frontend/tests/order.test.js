@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { coarseFirst, holdsOf, ownPlaylist, playlist, resumed } from "../static/order.js";
+import { coarseFirst, holdsOf, ownPlaylist, playlist, resumed, stopMarks } from "../static/order.js";
 
 test("to and fro shows neither end twice in a row", () => {
   assert.deepEqual(playlist(4, "to-and-fro"), [0, 1, 2, 3, 2, 1]);
@@ -41,4 +41,9 @@ test("any beginning of the loading order spans the walk, and no frame is left ou
   }
   const first = coarseFirst(240).slice(0, 8).sort((one, other) => one - other);
   for (let place = 1; place < first.length; place += 1) assert.ok(first[place] - first[place - 1] <= 64, String(first));
+});
+
+test("a closed walk comes back to its first stop", () => {
+  assert.deepEqual(stopMarks(["a", "b"], "closed").map(({ prompt, position }) => [prompt, position]), [["a", 0], ["b", 0.5], ["a", 1]]);
+  assert.deepEqual(stopMarks(["a", "b"]).map(({ position }) => position), [0, 1]);
 });

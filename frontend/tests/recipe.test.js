@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { commandOf, embedOf } from "../static/recipe.js";
+import { commandOf } from "../static/recipe.js";
 
 const WALK = {
   prompts: ["a giraffe", "Monet's pond"],
@@ -21,12 +21,5 @@ test("lists replace single values, and words that begin with a dash are no optio
   assert.equal(
     commandOf({ ...WALK, prompts: ["-x", "y"], settings }),
     "momalisa walk --model momalisa-mini --seeds 1,18446744073709551615 --negative-prompts mist --negative-prompts '' --leg-frames 23 --large -- -x y",
-  );
-});
-
-test("the code to embed a walk is HTML, whatever its words are", () => {
-  assert.equal(
-    embedOf({ ...WALK, prompts: ['a "fox"', "<b>"] }, "https://momalisa.example/walks/1"),
-    '<iframe src="https://momalisa.example/walks/1/embed" title="a &#34;fox&#34; → &#60;b&#62;" width="360" height="604" loading="lazy" allow="fullscreen"></iframe>',
   );
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { added, moved, nameOf, removed, stopMarks } from "../static/stops.js";
+import { added, moved, nameOf, removed } from "../static/stops.js";
 
 test("a new stop comes before the last, so that the walk keeps its end", () => {
   assert.deepEqual(added(["a", "b"]), { stops: ["a", "", "b"], place: 1 });
@@ -22,9 +22,4 @@ test("a moved stop takes the place of another, and does not fall off the ends", 
 
 test("stops are named by where they stand", () => {
   assert.deepEqual([0, 1, 2].map((place) => nameOf(place, 3)), ["From", "By way of", "To"]);
-});
-
-test("a closed walk comes back to its first stop", () => {
-  assert.deepEqual(stopMarks(["a", "b"], "closed").map(({ prompt, position }) => [prompt, position]), [["a", 0], ["b", 0.5], ["a", 1]]);
-  assert.deepEqual(stopMarks(["a", "b"]).map(({ position }) => position), [0, 1]);
 });

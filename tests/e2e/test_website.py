@@ -213,7 +213,7 @@ def test_a_walk_is_copied_as_a_link_a_recipe_and_code_to_embed(
         website.clock.fast_forward(5000)
         expect(website.get_by_role("button", name=name)).to_be_visible()  # ready for the next time
     assert copied["Link"] == walk["urls"]["web"]
-    assert f'<iframe src="{walk["urls"]["web"]}/embed" title="a fox\'s den → a boat"' in copied["Code"]
+    assert f'<iframe src="{walk["urls"]["web"]}/embed"' in copied["Code"]
 
     command, *arguments = shlex.split(copied["Recipe"])
     assert command == "momalisa"
