@@ -22,8 +22,8 @@ const ticksPath = (positions, top, bottom) => positions.map((position) => `M${(1
  * Call update(walk, stops) as often as there is news. Of a walk that has a film, frames are fetched only when somebody
  * scrubs or wants another order than the film has; what is not there yet is sought in the film. A frame joins once it is
  * decoded, so that nothing flickers or restarts. data-frames is the number of frames that can be shown, data-loaded the
- * number of those that are loaded, data-rank the place of the one in view. Tells "firstframe" once, "failed" when a
- * frame could not be had and is tried again, and "joined" when one was.
+ * number of those that are loaded, data-rank the place of the one in view. Tells "failed" when a frame could not
+ * be had and is tried again, and "joined" when one was.
  */
 class FramePlayer extends HTMLElement {
   /** What is shown in the mat below the picture: an element. */
@@ -43,7 +43,6 @@ class FramePlayer extends HTMLElement {
   #mode = "";
   #speed = 1;
   #playing = false;
-  #shown = false; // whether "firstframe" was told
   #due = 0; // milliseconds left for the frame in view
   #last = 0;
   #request = 0;
@@ -121,7 +120,6 @@ class FramePlayer extends HTMLElement {
   #onFilm() {
     this.#here ??= this.#positions[0];
     this.#order();
-    this.#first();
     this.#film.go(this.#place);
     this.#draw();
     this.#play(this.#playing);
@@ -139,12 +137,6 @@ class FramePlayer extends HTMLElement {
       this.#stills = stills;
       this.#strip.update(stills);
     }
-  }
-
-  #first() {
-    if (this.#shown) return;
-    this.#shown = true;
-    this.dispatchEvent(new Event("firstframe"));
   }
 
   /** How fast the film has to run, as a multiple of its own speed: see `dwell`. */
@@ -233,7 +225,6 @@ class FramePlayer extends HTMLElement {
       if (this.#here === null || (!this.#chosen && !this.#playing)) this.#here = joined[0].position;
       this.#order();
     }
-    this.#first();
     this.dispatchEvent(new Event("joined"));
     if (!this.isConnected) return;
     if (!this.#stills.length) this.#strip?.update(joined);

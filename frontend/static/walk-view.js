@@ -3,11 +3,13 @@ import "./plan-drawing.js";
 import { announce } from "./announce.js";
 import { remaining, roughly } from "./estimate.js";
 import { downloadsTemplate, factsTemplate, keysTemplate, titleTemplate } from "./label.js";
-import { stopMarks } from "./order.js";
-import { followWalk } from "./poll.js";
+import { followWalk } from "./follow.js";
+import { coarseFirst, stopMarks } from "./order.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 import { WalkActions } from "./walk-actions.js";
 import { countWords, mediumOf, quarter, queueWords, statusWords, titleOf } from "./wording.js";
+
+const FIRST = 16; // frames that hang on the plan; with these the walk can be played
 
 /** One walk on the wall with its label beside it, followed until it is done. */
 class WalkView extends HTMLElement {
@@ -18,6 +20,7 @@ class WalkView extends HTMLElement {
   #player = document.createElement("frame-player");
   #film = null; // the <video> that the server wrote, which may be loaded by now
   #lineage = null; // what it started from and led to, as the server wrote it
+  #mat = document.createElement("div"); // the status, on the mat
   #plan = document.createElement("plan-drawing");
   #playing = false; // whether there is a film, or a frame, to be played
   #told = 0; // when the server told of the walk, in milliseconds of this clock
@@ -32,10 +35,7 @@ class WalkView extends HTMLElement {
     this.#lineage = this.querySelector(".lineage");
     this.replaceChildren();
     this.#plan.className = "mat";
-    this.#player.addEventListener("firstframe", () => {
-      this.#playing = true;
-      this.#draw();
-    });
+    this.#mat.className = "on-mat";
     this.#player.addEventListener("failed", () => this.#onFailed());
     this.#player.addEventListener("joined", () => this.#onJoined());
     this.#onWalk(walk);
@@ -58,9 +58,17 @@ class WalkView extends HTMLElement {
   #onWalk(walk) {
     this.#walk = walk;
     this.#told = Date.now();
-    this.#plan.update({ stops: walk.prompts, frames: walk.frames_total, loop: walk.settings.loop });
-    this.#player.update(walk, stopMarks(walk.prompts, walk.settings.loop), this.#film);
-    this.#playing ||= walk.done && Boolean(this.#film);
+    const there = walk.frames.filter(({ url }) => url);
+    this.#playing ||= this.#playable;
+    this.#plan.update({
+      stops: walk.prompts,
+      frames: walk.frames_total,
+      loop: walk.settings.loop,
+      pictures: coarseFirst(there.length).slice(0, FIRST).map((index) => there[index]),
+      walking: !walk.done,
+    });
+    this.#player.caption = walk.done ? nothing : this.#mat;
+    this.#player.update(walk, stopMarks(walk.prompts, walk.settings.loop), this.#film ?? undefined);
     this.#draw();
     this.#say();
     this.#renew();
@@ -86,9 +94,18 @@ class WalkView extends HTMLElement {
   }
 
   #onJoined() {
-    if (!this.#pictures || this.#player.failing) return;
-    this.#pictures = "";
+    const plays = this.#playing || this.#playable;
+    const back = this.#pictures && !this.#player.failing;
+    if (plays === this.#playing && !back) return;
+    this.#playing = plays;
+    if (back) this.#pictures = "";
     this.#draw();
+  }
+
+  /** Whether there is a film, or enough frames to be played; before, they hang on the plan. */
+  get #playable() {
+    const frames = Number(this.#player.dataset.frames ?? 0);
+    return this.#walk.done ? Boolean(this.#film) || frames > 0 : frames >= Math.min(FIRST, this.#walk.frames_total);
   }
 
   #onNotice(text) {
@@ -123,10 +140,11 @@ class WalkView extends HTMLElement {
 
   #drawWalk() {
     const walk = this.#walk;
+    render(this.#status(walk), this.#mat);
     const title = titleOf(walk);
     document.title = `${title} · MoMALisa`;
     render(
-      html`<section class="stage" aria-label="The work">${this.#playing ? this.#player : html`<div class="frame">${this.#plan}</div>`}</section>
+      html`<section class="stage" aria-label="The work">${this.#playing ? this.#player : html`<div class="frame">${this.#plan}${walk.done ? nothing : this.#mat}</div>`}</section>
         <section class="label" id="label" tabindex="-1" aria-label="The label">
           <h1 class=${title.length > 90 ? "title long" : "title"}>${titleTemplate(walk)}</h1>
           <p class="medium">${mediumOf(walk)}</p>
@@ -143,20 +161,21 @@ class WalkView extends HTMLElement {
     );
   }
 
+  /** What the label says of a walk that is not finished: why. */
   #state(walk) {
+    if (!walk.done) return walk.progress.waiting_for ? html`<p class="reason">${walk.progress.waiting_for}</p>` : nothing;
     if (walk.status === "succeeded") return nothing;
-    if (walk.done) {
-      return html`<div class="state ended"><p class="status">${statusWords(walk)}</p>
-        ${walk.error ? html`<p class="reason">${walk.error.message}</p>` : nothing}</div>`;
-    }
-    const { frames_done, frames_total, queue_position, waiting_for } = walk.progress;
-    const left = this.#left(walk.progress);
-    return html`<div class="state">
-      <p class="status">${statusWords(walk)}</p>
-      <progress aria-label="Frames painted" max=${frames_total} .value=${frames_done}></progress>
-      <p class="count">${[frames_done || !queue_position ? countWords(walk.progress) : "", queueWords(queue_position), left].filter(Boolean).join(" · ")}</p>
-      ${waiting_for ? html`<p class="reason">${waiting_for}</p>` : nothing}
-    </div>`;
+    return html`<div class="ended"><p class="status">${statusWords(walk)}</p>
+      ${walk.error ? html`<p class="reason">${walk.error.message}</p>` : nothing}</div>`;
+  }
+
+  #status(walk) {
+    if (walk.done) return nothing;
+    const { frames_done, frames_total, queue_position } = walk.progress;
+    const count = [frames_done || !queue_position ? countWords(walk.progress) : "", queueWords(queue_position), this.#left(walk.progress)];
+    return html`<p class="status">${statusWords(walk)}</p>
+      <p class="count">${count.filter(Boolean).join(" · ")}</p>
+      <progress aria-label="Frames painted" max=${frames_total} .value=${frames_done}></progress>`;
   }
 
   /** The time left, which runs on here: an answer comes only with a change of the walk. While it waits, it stands. */

@@ -90,6 +90,7 @@ def test_at_the_limit_the_page_says_how_long_to_wait_and_counts_down(website: Pa
 
 def test_the_page_catches_up_after_the_server_was_down(running: Page) -> None:
     running.route("**/v1/walks/**", answer(503, **{"Retry-After": "1"}))
+    running.reload()
     expect(running.locator(".notice")).to_contain_text("this page keeps asking", timeout=DONE)
     running.unroute_all()
     expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
@@ -159,13 +160,15 @@ def test_an_unknown_walk_offers_a_way_on(website: Page, system: LocalStack, name
 
 
 def test_a_walk_that_is_removed_while_it_is_watched_says_so(running: Page) -> None:
-    running.route("**/v1/walks/**", answer(404))
+    expect(running.locator(".count")).to_be_visible()
+    running.evaluate("fetch(`/v1${location.pathname}`, { method: 'DELETE' })")
     expect(running.get_by_role("heading", name="No such walk")).to_be_visible(timeout=DONE)
     expect(running.get_by_role("link", name="Make a walk")).to_be_visible()
 
 
 def test_an_expired_walk_says_so(running: Page) -> None:
     running.route("**/v1/walks/**", answer(410))
+    running.reload()
     expect(running.get_by_role("heading", name="The walk has expired")).to_be_visible(timeout=DONE)
 
 
