@@ -87,8 +87,12 @@ def home(
     base: Base,
     source: Annotated[str | None, Query(alias="from", max_length=MAX_LENGTH)] = None,
     to: Annotated[str, Query(max_length=requests.MAX_PROMPT)] = "",
+    at: Annotated[int | None, Query(ge=0, lt=MAX_STOPS)] = None,
 ) -> HTMLResponse:
-    """Show the form for a new walk, filled in with the prompts and settings of another walk if `from` names one."""
+    """Show the form for a new walk, filled in with the prompts and settings of another walk if `from` names one.
+
+    With `at`, it walks on from that stop of the other walk: from the same picture, to what the visitor names.
+    """
     if source is None:
         return _make_page({"prompts": ["", to]} if to else {}, base=base)
     walk = _walk(source, caller)
@@ -99,6 +103,8 @@ def home(
         "size": f"{walk.spec.width}x{walk.spec.height}",
         "public": walk.public,
     }
+    if at is not None and at < len(walk.spec.prompts):
+        values |= {"prompts": [walk.spec.prompts[at], ""], "seed": walk.spec.noise(at / walk.spec.legs).start}
     return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model}, base=base)
 
 

@@ -23,7 +23,7 @@ const ticksPath = (positions, top, bottom) => positions.map((position) => `M${(1
  * scrubs or wants another order than the film has; what is not there yet is sought in the film. A frame joins once it is
  * decoded, so that nothing flickers or restarts. data-frames is the number of frames that can be shown, data-loaded the
  * number of those that are loaded, data-rank the place of the one in view. Tells "failed" when a frame could not
- * be had and is tried again, and "joined" when one was.
+ * be had and is tried again, and "joined" when one was; "stands" when it stands at a frame.
  */
 class FramePlayer extends HTMLElement {
   /** What is shown in the mat below the picture: an element. */
@@ -81,6 +81,11 @@ class FramePlayer extends HTMLElement {
     this.#request = this.#drawn = 0;
     this.#film?.pause();
     this.#strip.close();
+  }
+
+  /** The position in view, while it stands. */
+  get position() {
+    return this.#playing ? null : this.#here;
   }
 
   /** Whether a frame waits to be tried again. */
@@ -294,6 +299,7 @@ class FramePlayer extends HTMLElement {
     this.#draw();
     this.#showFrame();
     this.#run();
+    if (!playing) this.dispatchEvent(new Event("stands"));
   }
 
   /** Arrow keys work on the whole page, but where they have another meaning: in fields. */
@@ -337,9 +343,11 @@ class FramePlayer extends HTMLElement {
     this.#here = positions[Math.min(Math.max(rank, 0), positions.length - 1)];
     this.#chosen = true;
     this.#store.look(this.#here);
-    this.#order();
+    if (this.#filmed) this.#place = this.#list.indexOf(nearest(positions, this.#here));
+    else this.#order(); // some frames may have gone for others
     this.#due = this.#pause();
     this.#showFrame();
+    this.dispatchEvent(new Event("stands"));
   }
 
   async #fullScreen() {
@@ -351,6 +359,7 @@ class FramePlayer extends HTMLElement {
   #showFrame({ moved = false } = {}) {
     if (this.#here === null || !this.isConnected) return;
     const positions = this.#positions;
+    if (!positions.length) return; // frames are on their way, for an order that the film does not have
     const rank = nearest(positions, this.#here);
     const frame = this.#playing && this.#filmed ? undefined : this.#store.at(positions[rank]);
     if (frame) this.#paint(frame.picture);

@@ -22,7 +22,7 @@ export class FrameStore extends EventTarget {
   joined = [];
   #known = new Map(); // position → {url, failures, again, loading}; again is the timer of the next try
   #positions = []; // of all known frames, in order
-  #coarse = new Map(); // position → its place in an order of which any beginning spans the walk
+  #coarse = []; // the same in an order of which any beginning spans the walk
   #waiting = [];
   #loading = 0;
   #most = MOST;
@@ -58,7 +58,7 @@ export class FrameStore extends EventTarget {
     }
     if (this.#positions.length !== this.#known.size) {
       this.#positions = [...this.#known.keys()].sort((one, other) => one - other);
-      this.#coarse = new Map(coarseFirst(this.#positions.length).map((index, order) => [this.#positions[index], order]));
+      this.#coarse = coarseFirst(this.#positions.length).map((index) => this.#positions[index]);
     }
     this.#choose();
   }
@@ -82,10 +82,9 @@ export class FrameStore extends EventTarget {
     if (!this.#open) return;
     const near = this.#near(this.#most >> 1);
     const there = new Set(this.positions);
-    const rank = (position) => this.#coarse.get(position) + (there.has(position) ? 0 : this.#positions.length);
-    const others = this.#positions.filter((position) => !near.has(position));
-    if (this.#positions.length > this.#most) others.sort((one, other) => rank(one) - rank(other)).splice(this.#most - near.size);
-    else others.sort((one, other) => this.#coarse.get(one) - this.#coarse.get(other));
+    const far = this.#coarse.filter((position) => !near.has(position));
+    // Of too many, those that are there stay, so that nothing is fetched in vain.
+    const others = [...far.filter((position) => there.has(position)), ...far.filter((position) => !there.has(position))].slice(0, this.#most - near.size);
     const [first, later] = [[...near].slice(0, SOON), [...near].slice(SOON)];
     const wanted = new Set([...first, ...others, ...later]);
     for (const { picture } of this.joined.filter(({ position }) => !wanted.has(position))) picture.close();

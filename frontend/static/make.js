@@ -25,7 +25,8 @@ const undo = document.getElementById("undo");
 const submit = form.querySelector("[type=submit]");
 const line = document.getElementById("frames-line");
 let source = form.elements.from_walk?.value ?? null; // the walk that this one is a remix of
-let draft = draftOf(source);
+const at = new URLSearchParams(location.search).get("at"); // the stop of that walk from which this one walks on
+let draft = draftOf(at === null ? source : `${source}@${at}`);
 const models = JSON.parse(document.getElementById("models").textContent);
 const pairs = JSON.parse(document.getElementById("pairs").textContent);
 const model = modelChoice(form, models);

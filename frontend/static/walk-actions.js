@@ -9,6 +9,7 @@ import { titleOf } from "./wording.js";
 const COPIED = { link: "The link to this walk is copied.", recipe: "The command that makes this walk is copied.", embed: "The code to embed this walk is copied." };
 const COPIED_FOR = 4000; // milliseconds for which a button says so
 
+const short = (words) => (words.length > 40 ? `${words.slice(0, 39).trimEnd()}…` : words);
 const addressOf = (walk) => new URL(walk.urls.web, location.href).href;
 
 /** What can be done with a walk: make another of it, share it, and, if it is one's own, show it to all or not, cancel or remove it. */
@@ -26,13 +27,16 @@ export class WalkActions {
     this.changed = changed;
   }
 
-  template(walk) {
+  /** `stop` is the one from which it may be walked on, -1 for the last. */
+  template(walk, stop) {
+    const at = stop < 0 ? walk.prompts.length - 1 : stop;
     const more = finer(walk);
     const there = walk.status === "succeeded";
     const plain = (words, act) => html`<button type="button" class="plain" @click=${act}>${words}</button>`;
     const copy = (what, words, done, text) => plain(this.#copied === what ? done : words, () => this.#copy(what, text()));
     return html`<div class="actions">
         <a href=${`/?from=${walk.id}`}>${walk.done && !there ? "Try again" : "Remix"}</a>
+        ${there ? html`<a class="onward" href=${`/?from=${walk.id}&at=${at}`}>Walk on from <bdi>${short(walk.prompts[at])}</bdi></a>` : nothing}
         ${there && more ? plain(`Refine to ${more} frames`, () => this.#refine(walk, more)) : nothing}
         ${navigator.share ? plain("Share", () => this.#share(walk)) : nothing}
         ${copy("link", "Copy link", "Link copied", () => addressOf(walk))}

@@ -5,6 +5,7 @@ import { remaining, roughly } from "./estimate.js";
 import { downloadsTemplate, factsTemplate, keysTemplate, titleTemplate } from "./label.js";
 import { followWalk } from "./follow.js";
 import { coarseFirst, stopMarks } from "./order.js";
+import { nearest } from "./pace.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 import { WalkActions } from "./walk-actions.js";
 import { countWords, mediumOf, quarter, queueWords, statusWords, titleOf } from "./wording.js";
@@ -23,6 +24,7 @@ class WalkView extends HTMLElement {
   #mat = document.createElement("div"); // the status, on the mat
   #plan = document.createElement("plan-drawing");
   #playing = false; // whether there is a film, or a frame, to be played
+  #stop = -1; // the stop nearest to the frame in view; none: the last
   #told = 0; // when the server told of the walk, in milliseconds of this clock
   #tick; // the timer of the next second of the time left
   #following = null;
@@ -38,6 +40,7 @@ class WalkView extends HTMLElement {
     this.#mat.className = "on-mat";
     this.#player.addEventListener("failed", () => this.#onFailed());
     this.#player.addEventListener("joined", () => this.#onJoined());
+    this.#player.addEventListener("stands", () => this.#onStands());
     this.#onWalk(walk);
     if (!walk.done) this.#follow();
   }
@@ -64,7 +67,7 @@ class WalkView extends HTMLElement {
       stops: walk.prompts,
       frames: walk.frames_total,
       loop: walk.settings.loop,
-      pictures: coarseFirst(there.length).slice(0, FIRST).map((index) => there[index]),
+      pictures: this.#playing ? [] : coarseFirst(there.length).slice(0, FIRST).map((index) => there[index]),
       walking: !walk.done,
     });
     this.#player.caption = walk.done ? nothing : this.#mat;
@@ -106,6 +109,14 @@ class WalkView extends HTMLElement {
   get #playable() {
     const frames = Number(this.#player.dataset.frames ?? 0);
     return this.#walk.done ? Boolean(this.#film) || frames > 0 : frames >= Math.min(FIRST, this.#walk.frames_total);
+  }
+
+  #onStands() {
+    const marks = stopMarks(this.#walk.prompts, this.#walk.settings.loop);
+    const stop = nearest(marks.map(({ position }) => position), this.#player.position ?? 1) % this.#walk.prompts.length;
+    if (stop === this.#stop) return;
+    this.#stop = stop;
+    this.#draw();
   }
 
   #onNotice(text) {
@@ -154,7 +165,7 @@ class WalkView extends HTMLElement {
           ${walk.warnings.length ? html`<ul class="warnings" aria-label="Remarks">${walk.warnings.map((warning) => html`<li dir="auto">${warning}</li>`)}</ul>` : nothing}
           ${downloadsTemplate(walk)}
           ${this.#lineage ?? nothing}
-          ${this.#actions.template(walk)}
+          ${this.#actions.template(walk, this.#stop)}
           ${this.#playing ? keysTemplate : nothing}
         </section>`,
       this,

@@ -177,6 +177,23 @@ def test_a_remix_starts_from_the_prompts_and_settings_of_a_walk(website: Page, f
     expect_stops(website, "my own", "idea")  # the draft is still there
 
 
+def test_a_walk_goes_on_from_the_stop_in_view(website: Page, finished: Finished) -> None:
+    website.goto(finished("a fox", "a rose", "a boat", frames=5, seed=99)["urls"]["web"])
+    expect(website.get_by_role("link", name="Walk on from a boat")).to_be_visible()
+    website.get_by_role("slider").press("Home")
+    website.get_by_role("slider").press("ArrowRight")
+    website.get_by_role("slider").press("ArrowRight")
+    website.get_by_role("link", name="Walk on from a rose").click()
+    expect_stops(website, "a rose", "")
+    expect(website.locator("#seed")).to_have_value("99")
+    website.locator("#stop-1").fill("a comet")
+    website.reload()
+    expect_stops(website, "a rose", "a comet")
+    website.get_by_role("button", name="Make the walk").click()
+    website.wait_for_url(ADDRESS)
+    expect(website.get_by_role("link", name="a fox → a rose → a boat")).to_be_visible()  # what it came from
+
+
 def test_a_refinement_is_the_same_walk_with_twice_the_frames(website: Page, finished: Finished) -> None:
     walk = finished("a fox", "a boat", frames=4, seed=5)
     website.goto(walk["urls"]["web"])
