@@ -13,7 +13,7 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 from sqlalchemy import func, update
 
 from momalisa.db.models import Chunk, Walk
@@ -335,13 +335,18 @@ def test_a_walk_is_watched_from_its_plan_to_its_film(museum: str, quiet: Page, s
     gate = threading.Semaphore(0)
     painting = threading.Thread(target=paint, args=(gate,))
     painting.start()
-    asked: list[str] = []
-    quiet.on("request", lambda request: asked.append(request.url.partition(str(walk_id))[2]))
+    streams: set[Page] = set()
+
+    def note(sent: Request) -> None:
+        if sent.url.endswith("/events"):
+            streams.add(sent.frame.page)
+
     quiet.set_viewport_size({"width": 390, "height": 664})
-    quiet.goto(f"{museum}/walks/{walk_id}")
     polling = quiet.context.new_page()
     polling.add_init_script("delete globalThis.EventSource")
-    polling.goto(f"{museum}/walks/{walk_id}")
+    quiet.context.on("request", note)
+    for page in (polling, quiet):
+        page.goto(f"{museum}/walks/{walk_id}")
 
     dot = quiet.locator(".plan-way .here")
     start = dot.bounding_box()
@@ -371,7 +376,7 @@ def test_a_walk_is_watched_from_its_plan_to_its_film(museum: str, quiet: Page, s
     expect(quiet.locator("video")).to_have_count(1)
     expect(quiet.locator("frame-player")).to_have_attribute("data-rank", "23")  # where the visitor is
     painting.join()
-    assert {path for path in asked if path.startswith("/")} == {"/events"}
+    assert streams == {quiet}
 
 
 def paint(gate: threading.Semaphore) -> None:
