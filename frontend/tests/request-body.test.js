@@ -24,11 +24,11 @@ test("a refusal finds its field", () => {
 
 test("a finer walk has twice the frames, up to the most", () => {
   const of = (pacing, loop) => (frames_total) => finer({ frames_total, settings: { pacing, loop } });
-  assert.deepEqual([24, 200, 240].map(of("even", "none")), [48, 240, null]);
-  assert.deepEqual([24, 200, 240].map(of("linear", "none")), [47, 240, null]);
+  assert.deepEqual([24, 800, 960].map(of("even", "none")), [48, 960, null]);
+  assert.deepEqual([24, 800, 960].map(of("linear", "none")), [47, 960, null]);
   assert.deepEqual([24].map(of("linear", "closed")), [48]);
   const byLegs = (frames_total, loop) => finer({ frames_total, settings: { pacing: "even", loop, leg_frames: [1] } });
-  assert.deepEqual([byLegs(16, "none"), byLegs(15, "closed"), byLegs(120, "closed"), byLegs(121, "none")], [31, 30, 240, null]);
+  assert.deepEqual([byLegs(16, "none"), byLegs(15, "closed"), byLegs(480, "closed"), byLegs(481, "none")], [31, 30, 960, null]);
 });
 
 test("a refinement is the same walk with more frames", () => {
