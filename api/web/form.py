@@ -13,6 +13,9 @@ NUMBERS: dict[str, type[int] | type[float]] = {
 }
 """The types of numeric settings, by name."""
 
+CHECKBOXES = frozenset(name for name in spec.SETTINGS if spec.value_type(name) is bool)
+"""Settings that are on if the form names them."""
+
 MAX_FIELDS = 100
 MAX_LENGTH = requests.MAX_PROMPT + 100
 """Characters of a value that are kept: more than any field accepts, so that its error can be shown."""
@@ -42,7 +45,7 @@ def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
         first, last = templates.pairs()[0]["prompts"]
         stops = [stops[0] or first, *stops[1:-1], stops[-1] or last]
     request: dict[str, Any] = {"prompts": [stop for stop in stops if stop]}
-    request["large"] = "large" in form
+    request |= {name: name in form for name in CHECKBOXES}
     for name, (*_, value) in form.items():
         text = value.strip()
         if name == "public":
@@ -52,7 +55,7 @@ def walk_request(form: dict[str, list[str]]) -> dict[str, Any]:
             request |= {"width": _number(width, int), "height": _number(height, int)}
         elif name in NUMBERS and text:
             request[name] = _number(text, NUMBERS[name])
-        elif name not in {"prompts", "size", "large"} and text:
+        elif name not in {"prompts", "size", *CHECKBOXES} and text:
             request[name] = text
     return request
 

@@ -41,9 +41,8 @@ let carriedBySource = null; // the settings of the source, and what the form ask
 let carried = null; // those, or the settings of a file that was put here
 
 const values = () => ({
-  ...Object.fromEntries([...new FormData(form)].filter(([name]) => !["prompts", "public", "large"].includes(name))),
-  large: form.elements.large.checked,
-  public: form.elements.public.checked,
+  ...Object.fromEntries(new FormData(form)),
+  ...Object.fromEntries(["exact", "large", "public"].map((name) => [name, form.elements[name].checked])),
   prompts: list.stops,
 });
 

@@ -196,6 +196,14 @@ def test_an_empty_end_of_the_plain_form_means_the_example_that_it_shows(api: Tes
         assert api.get(made.headers["Location"].replace("/walks/", "/v1/walks/")).json()["prompts"] == expected
 
 
+@pytest.mark.parametrize("ticked", [set(), {"exact"}, {"exact", "large"}])
+def test_a_box_of_the_plain_form_that_is_not_ticked_is_off(api: TestClient, ticked: set[str]) -> None:
+    form = {"prompts": ["a fox", "a boat"], **dict.fromkeys(ticked, "yes")}
+    made = api.post("/walks", data=form, follow_redirects=False)
+    walk = api.get(made.headers["Location"].replace("/walks/", "/v1/walks/")).json()
+    assert {name for name in ("exact", "large") if walk["settings"][name]} == ticked
+
+
 def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
     api: TestClient, insert_walk: Callable[..., Walk]
 ) -> None:
