@@ -29,7 +29,7 @@ export function facts(walk) {
     ["Size", `${settings.width} × ${settings.height}`],
     ["Model", model],
     ["Date", html`<time datetime=${date}>${longDate(date)}</time>`],
-    ["Gait", manner],
+    ["Motion", manner],
     ["Left out", leftOut.length ? leftOut.map((words, place) => html`${place ? ", " : nothing}<bdi>${words}</bdi>`) : undefined],
     ["Accession", accession(walk)],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "");
