@@ -62,6 +62,7 @@ def gallery(
         "gallery.html",
         walks=summaries,
         pictures=_triptychs(summaries, ends, base),
+        base=base,
         word=word,
         mine=mine,
         further=cursor is not None,
