@@ -1,18 +1,21 @@
-"""Commands for operators: migrations, the reconciler, API keys, moderation, and the queue.
+"""Commands for operators: migrations, the reconciler, the admission of models, API keys, moderation, and the queue.
 
 Each command imports its own modules, so that commands for users start without the libraries of the server.
 """
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
-from momalisa.cli.terminal import errors_as_sentences, tell
+from momalisa.cli.terminal import errors_as_sentences, fail, tell
 from momalisa.settings import override, settings
 
 if TYPE_CHECKING:
@@ -61,6 +64,17 @@ def reconcile() -> None:
     with errors_as_sentences():
         logging.configure()
         reconciler.run()
+
+
+@app.command()
+def admit() -> None:
+    """Measure whether frames of MODEL may be interpolated, and print what to set; takes a minute or more."""
+    if find_spec("torch") is None:
+        fail(
+            "Only a worker can load the model: run this where PyTorch is installed, as in the image of the workers."
+        )
+    # In a process of its own, since this package is also installed where there is no worker.
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "worker.admission"]))
 
 
 @keys_app.command("create")
