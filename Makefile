@@ -69,10 +69,13 @@ chaos: .venv/dev .venv/pgbouncer .venv/faketime ## Run the system under faults, 
 
 ##@ Measure
 
-bench: bench-smoothness bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 runs small versions and writes no document.
+bench: bench-smoothness bench-dense bench-render bench-gif bench-scale bench-recognition ## Measure everything; SHORT=1 runs small versions and writes no document.
 
 bench-smoothness: .venv/dev ## Measure how smooth walks are, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
 	$(BIN)/python -m benchmarks.smoothness $${SHORT:+--short}
+
+bench-dense: .venv/dev ## Compare dense walks with exact ones and other ways, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=
+	$(BIN)/python -m benchmarks.dense $${SHORT:+--short}
 
 # libgomp's default spinning, also for the stock pipelines, though importing the worker would shorten it.
 bench-render: .venv/dev ## Compare rendering with other pipelines, for docs/quality.md: SHORT= COMPILE_CACHE_DIR=

@@ -85,7 +85,7 @@ def main() -> None:
         for contestant in alone.values():
             contestant(Job(PAIRS[0], settings().batch_size, 1, 4.0, size), folder)
         for system in systems.values():
-            _wait_for_workers(system)
+            wait_for_workers(system)
             _submit(system, jobs[:1])
         for _ in range(rounds):
             for name, contestant in alone.items():
@@ -162,7 +162,8 @@ def _ceiling(job: Job) -> float:
     return rate / float(counter.get_total_flops()) * renderer.batch_size
 
 
-def _wait_for_workers(system: LocalStack) -> None:
+def wait_for_workers(system: LocalStack) -> None:
+    """Wait until all render workers have loaded the model."""
     logs = [child.log for name, child in system.children.items() if name.startswith("render-")]
     while not all('"renderer ready"' in log.read_text() for log in logs):
         time.sleep(POLL_SECONDS)
@@ -176,10 +177,10 @@ def _submit(system: LocalStack, jobs: list[Job]) -> tuple[float, float]:
     with Client(system.url) as client:
         start, before = time.perf_counter(), _processor_seconds(system)
         walks = [_submitted(client, job) for job in jobs]
-        seen = [_watched(client, walk, _all_there) for walk in walks]
+        seen = [watched(client, walk, all_there) for walk in walks]
         seconds, others = time.perf_counter() - start, _processor_seconds(system) - before
         for walk in seen:
-            _watched(client, walk, _done)
+            watched(client, walk, done)
     return seconds, others / (seconds * CORES)
 
 
@@ -205,15 +206,15 @@ def _preview(system: LocalStack, job: Job) -> tuple[float, float]:
     """
     with Client(system.url) as client:
         start = time.perf_counter()
-        walk = _watched(client, _submitted(client, job), lambda walk: next(_urls(walk), None) is not None)
+        walk = watched(client, _submitted(client, job), lambda walk: next(_urls(walk), None) is not None)
         client.download(next(_urls(walk)))
         seconds = time.perf_counter() - start
-        _watched(client, walk, _done)
+        watched(client, walk, done)
     chunks = [_rendered(child.log, walk["id"]) for child in system.children.values()]
     return seconds, next(chunk for chunk in chunks if chunk is not None)
 
 
-def _watched(client: Client, walk: WalkAnswer, holds: Callable[[WalkAnswer], bool]) -> WalkAnswer:
+def watched(client: Client, walk: WalkAnswer, holds: Callable[[WalkAnswer], bool]) -> WalkAnswer:
     """Return a walk as soon as it satisfies a condition, or is done."""
     for seen in client.watch(walk):
         walk = seen
@@ -241,11 +242,13 @@ def _urls(walk: WalkAnswer) -> Iterator[str]:
     return (frame["url"] for frame in walk["frames"] if frame["url"])
 
 
-def _all_there(walk: WalkAnswer) -> bool:
+def all_there(walk: WalkAnswer) -> bool:
+    """Return whether all frames of a walk are rendered."""
     return bool(walk["progress"]["frames_done"] == walk["frames_total"])
 
 
-def _done(walk: WalkAnswer) -> bool:
+def done(walk: WalkAnswer) -> bool:
+    """Return whether a walk is in a final state."""
     return bool(walk["done"])
 
 
