@@ -29,8 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BUNDLED_MODEL = str(ROOT / "models" / "momalisa-mini")
 
 
-ADMITTED = ("a3c278a3c1c023493916e4ee75039e442b6c87e6af03466137a41a40f9c01186",)
-"""Revisions of models whose frames may be interpolated by default: the bundled one in float32."""
+ADMITTED = (
+    "a3c278a3c1c023493916e4ee75039e442b6c87e6af03466137a41a40f9c01186",
+    "2f341d22b5266703f4036b4380791d606506127fd4d66f4aa2aeb83a7e80bb85",
+)
+"""Revisions of models whose frames may be interpolated by default: the bundled one in float32 and in bfloat16."""
 
 
 def _split(value: object) -> object:
@@ -177,7 +180,7 @@ class Settings(BaseSettings):
     dense_revisions: CommaSeparated[str] = Field(
         ADMITTED,
         description="Revisions of models whose frames may be interpolated between others, separated by commas: the "
-        "errors were measured and are small. none means no model, unset the bundled one in float32.",
+        "errors were measured and are small. none means no model, unset the bundled one.",
     )
     compile_cache_dir: Path | None = Field(
         None,

@@ -100,18 +100,19 @@ def test_the_ends_equal_the_stock_pipeline(
     assert difference(picture, wanted) <= HALF_PRECISION_MAX
 
 
-def test_the_bundled_model_is_dense_in_float32_and_others_are_not_unless_admitted(
-    precise: Renderer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("precision", ["precise", "half"])
+def test_the_bundled_model_is_dense_in_both_its_formats_unless_that_is_not_admitted(
+    precision: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = [precise.dense]
-    precise.warm_up(64)
-    known.append(precise.dense)
+    bundled = request.getfixturevalue(precision)
+    bundled.warm_up(64)
+    known = [bundled.dense]
     monkeypatch.setenv("DENSE_REVISIONS", "none")
     settings.cache_clear()
-    known.append(precise.dense)
+    known.append(bundled.dense)
     monkeypatch.undo()
     settings.cache_clear()
-    assert (known, precise.decodes) == ([False, True, False], True)
+    assert (known, bundled.decodes) == ([True, False], True)
 
 
 def test_an_inner_stop_is_exactly_its_prompt(renderer: Renderer, spec: MakeSpec) -> None:
