@@ -72,6 +72,18 @@ def test_the_default_model_is_on_offer_without_a_worker_and_others_with_one(api:
     assert listed(api) == [("momalisa-mini", True, 0)]
 
 
+def test_a_model_stays_dense_while_another_worker_loads_it(api: TestClient) -> None:
+    def dense(**reported: bool) -> bool:
+        known = FLUX.model_copy(update={"dense": reported.get("dense", False)})
+        with transaction() as session:
+            catalog.report(session, known, loaded="dense" in reported)
+            workers.report_alive(session, "there:1", ChunkKind.RENDER, FLUX.name)
+        [_, found] = api.get("/v1/models").json()["models"]
+        return bool(found["dense"])
+
+    assert [dense(), dense(dense=True), dense(), dense(dense=False), dense()] == [False, True, True, False, False]
+
+
 def test_a_walk_is_made_with_the_model_that_it_names_and_its_defaults(api: TestClient) -> None:
     works(FLUX)
     walk, usual = make(api, model="flux"), make(api)
