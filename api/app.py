@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 
 from api import site
 from api.docs import openapi
@@ -45,11 +44,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-app = FastAPIOffline(
+app = FastAPI(
     title="MoMALisa",
     version=__version__,
     description=DESCRIPTION,
-    docs_url=None,  # `routes.docs` serves it with a stricter Content-Security-Policy
+    docs_url=None,  # `routes.docs` serves it
     redoc_url=None,
     generate_unique_id_function=lambda route: route.name,
     lifespan=lifespan,

@@ -25,12 +25,12 @@ def walk(finished: Finished) -> dict[str, Any]:
     return finished("a fox", "a boat")
 
 
-@pytest.fixture(params=["make", "settings", "refused", "walk", "gallery", "yours", "about", "problem"])
+@pytest.fixture(params=["make", "settings", "refused", "walk", "gallery", "yours", "about", "docs", "problem"])
 def sight(request: pytest.FixtureRequest, website: Page, system: LocalStack, walk: dict[str, Any]) -> Page:
     """Each page of the website."""
     name: str = request.param
     path = {"walk": f"/walks/{walk['id']}", "gallery": "/gallery", "yours": "/gallery?mine=true"}
-    path |= {"about": "/about", "problem": "/walks/none"}
+    path |= {"about": "/about", "docs": "/docs", "problem": "/walks/none"}
     website.emulate_media(reduced_motion="reduce")
     website.goto(system.url + path.get(name, "/"))
     if name == "settings":
@@ -109,7 +109,7 @@ def test_from_nothing_to_a_download_by_keyboard_alone(website: Page) -> None:
     assert re.fullmatch(r"a-tree-to-a-house-[0-9a-f]{4}\.gif", download.value.suggested_filename)
 
 
-@pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/walks/"])
+@pytest.mark.parametrize("path", ["/", "/gallery", "/about", "/docs", "/walks/"])
 def test_a_page_is_light(website: Page, system: LocalStack, walk: dict[str, Any], path: str) -> None:
     """At most 60 kB compressed and 25 requests, without fonts, pictures and the data of the walk."""
     bodies: dict[str, int] = {}
@@ -134,7 +134,7 @@ def test_nothing_is_loaded_from_anywhere_else(website: Page, system: LocalStack,
     bucket = walk["artifacts"]["gif"]["url"].split("/momalisa/")[0]
     asked: list[str] = []
     website.on("request", lambda request: asked.append(request.url))
-    for path in ("/", "/gallery", "/about", f"/walks/{walk['id']}"):
+    for path in ("/", "/gallery", "/about", "/docs", f"/walks/{walk['id']}"):
         website.goto(system.url + path)
         website.wait_for_load_state("networkidle")
     assert [url for url in asked if not url.startswith((system.url, bucket, "blob:"))] == []

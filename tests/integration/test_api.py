@@ -1,5 +1,6 @@
 """The REST API with real PostgreSQL and without workers."""
 
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -7,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
+from api.problems import catalog
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
@@ -388,4 +390,9 @@ def test_the_documentation_names_the_problems_of_every_operation(api: TestClient
                 if status >= "400":
                     assert list(response["content"]) == ["application/problem+json"]
     assert "HTTPValidationError" not in document["components"]["schemas"]
-    assert api.get("/docs").status_code == 200
+    page = api.get("/docs").text
+    shown = set(re.findall(r' id="([^"]+)"', page))
+    operations = {operation["operationId"] for path in document["paths"].values() for operation in path.values()}
+    assert operations | document["webhooks"].keys() | document["components"]["schemas"].keys() <= shown
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= shown
+    assert set(re.findall(r'href="/problems/([^"]+)"', page)) <= catalog.by_slug().keys()
