@@ -60,7 +60,6 @@ def gallery(
     summaries = views.summaries(shown, base, viewer=caller.owner)
     return templates.page(
         "gallery.html",
-        base=base,
         walks=summaries,
         pictures=_triptychs(summaries, ends, base),
         base=base,

@@ -242,7 +242,7 @@ def ends(session: Session, walks: Collection[UUID]) -> dict[UUID, tuple[str, str
             of_walk.order_by(Frame.position.desc()).scalar_subquery(),
         ).where(Walk.id.in_(walks), Walk.status == WalkStatus.SUCCEEDED)
     )
-    return {walk_id: (first, last) for walk_id, first, last in found}
+    return {walk_id: (first, last) for walk_id, first, last in found if first and last}
 
 
 def _shown(walk: type[Walk] = Walk) -> ColumnElement[bool]:
