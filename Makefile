@@ -95,6 +95,7 @@ bench-recognition: .venv/train .momalisa/train/pictures ## Measure how well the 
 
 bench-website: .venv/dev .venv/browser ## Measure loading and scrolling of the website in Chromium, for docs/quality.md.
 	$(BIN)/python -m benchmarks.website
+	$(BIN)/python -m benchmarks.page_loads
 
 ##@ Make what is shipped
 
