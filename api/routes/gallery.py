@@ -1,6 +1,7 @@
-"""The gallery of the website."""
+"""The gallery of the website, and the exhibition: walks of the gallery on a projector, one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
-from api import cursors
+from api import access, cursors
 from api.routes.walks import Base, Caller
 from api.schemas import views
 from api.web import templates
@@ -26,6 +27,9 @@ PAGE_SIZE = 24
 MAX_WORD = 100
 """Characters of a search."""
 
+MAX_EXHIBITS = 50
+"""Walks in an exhibition."""
+
 Word = Annotated[str, Query(alias="q", max_length=MAX_WORD)]
 
 
@@ -36,27 +40,20 @@ def gallery(
     cursor: Annotated[str | None, Query(max_length=cursors.MAX_CURSOR)] = None,
     word: Word = "",
     mine: bool = False,
+    choose: bool = False,
 ) -> HTMLResponse:
-    """Show walks, newest first, optionally from a cursor on, with a search text, or only one's own."""
+    """Show walks, newest first, optionally from a cursor on, with a search text, or only one's own.
+
+    With `choose`, walks can be chosen for an exhibition.
+    """
     before = None if cursor is None else cursors.decode(cursor)
     word = word.strip()
-    walks: Sequence[Walk] = []
-    ends: dict[UUID, tuple[str, str]] = {}
-    if not mine or caller.owner is not None:
-        with transaction() as session:
-            walks = queries.list_walks(
-                session,
-                limit=PAGE_SIZE + 1,
-                before=before,
-                status=None if mine else WalkStatus.SUCCEEDED,
-                viewer=caller.owner,
-                owner=caller.owner if mine else None,
-                text=word,
-            )
-            ends = queries.ends(session, [walk.id for walk in walks[:PAGE_SIZE]])
+    status = None if mine and not choose else WalkStatus.SUCCEEDED
+    walks = _hung(caller, word, mine=mine, status=status, limit=PAGE_SIZE + 1, before=before)
     shown = walks[:PAGE_SIZE]
-    kept = ({"q": word} if word else {}) | ({"mine": "true"} if mine else {})
-    onward = {**kept, "cursor": cursors.encode(shown[-1])} if len(walks) > PAGE_SIZE else None
+    with transaction() as session:
+        ends = queries.ends(session, [walk.id for walk in shown])
+    more = len(walks) > PAGE_SIZE
     summaries = views.summaries(shown, base, viewer=caller.owner)
     return templates.page(
         "gallery.html",
@@ -66,9 +63,93 @@ def gallery(
         word=word,
         mine=mine,
         further=cursor is not None,
-        newest="/gallery" + (f"?{urlencode(kept)}" if kept else ""),
-        onward=onward and f"/gallery?{urlencode(onward)}",
+        choose=choose,
+        most=MAX_EXHIBITS,
+        address=_address,
+        newest=_address(word, mine=mine, choose=choose),
+        onward=_address(word, mine=mine, choose=choose, cursor=cursors.encode(shown[-1])) if more else None,
     )
+
+
+@router.get("/exhibition")
+def exhibition(
+    caller: Caller,
+    base: Base,
+    walks: Annotated[tuple[str, ...], Query()] = (),
+    word: Word = "",
+    mine: bool = False,
+) -> HTMLResponse:
+    """Show films of finished walks, one after the other: the chosen ones in this order, or else a wall.
+
+    `walks` are ids, separated by commas or repeated. A walk that the viewer may not see, or that is not finished,
+    is left out, and the page says so.
+    """
+    word = word.strip()
+    asked = list(dict.fromkeys(name for value in walks for name in value.split(",") if name))
+    shown: Sequence[Walk]
+    if asked:
+        with transaction() as session:
+            shown = queries.chosen(session, _uuids(asked[:MAX_EXHIBITS]), viewer=caller.owner)
+    else:
+        shown = _hung(caller, word, mine=mine, status=WalkStatus.SUCCEEDED, limit=MAX_EXHIBITS + 1)
+    summaries = views.summaries(shown[:MAX_EXHIBITS], base, viewer=caller.owner)
+    films = [
+        (walk, walk.artifacts.get(ArtifactKind.LARGE) or walk.artifacts.get(ArtifactKind.MP4)) for walk in summaries
+    ]
+    return templates.page(
+        "exhibition.html",
+        exhibits=[(walk, film) for walk, film in films if film],
+        missing=len(asked[:MAX_EXHIBITS]) - len(shown) if asked else 0,
+        cut=len(asked or shown) > MAX_EXHIBITS,
+        most=MAX_EXHIBITS,
+        chosen=bool(asked),
+        gallery=_address(word, mine=mine),
+        base=base,
+    )
+
+
+def _hung(
+    caller: access.Caller,
+    word: str,
+    *,
+    mine: bool,
+    status: WalkStatus | None,
+    limit: int,
+    before: tuple[datetime, UUID] | None = None,
+) -> Sequence[Walk]:
+    """Return the newest walks on a wall: those of all, or one's own, with a search text or without."""
+    if mine and caller.owner is None:
+        return []
+    with transaction() as session:
+        return queries.list_walks(
+            session,
+            limit=limit,
+            before=before,
+            status=status,
+            viewer=caller.owner,
+            owner=caller.owner if mine else None,
+            text=word,
+        )
+
+
+def _address(
+    word: str = "", *, mine: bool = False, choose: bool = False, cursor: str = "", path: str = "/gallery"
+) -> str:
+    """Return the address of a wall."""
+    given = {"q": word, "mine": "true" if mine else "", "choose": "true" if choose else "", "cursor": cursor}
+    kept = urlencode({name: value for name, value in given.items() if value})
+    return f"{path}?{kept}" if kept else path
+
+
+def _uuids(names: Iterable[str]) -> list[UUID]:
+    """Return the names that are ids of walks."""
+    found = []
+    for name in names:
+        try:
+            found.append(UUID(name))
+        except ValueError:
+            continue
+    return found
 
 
 def _triptychs(

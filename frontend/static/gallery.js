@@ -28,7 +28,7 @@ function still(link) {
   film.remove();
 }
 
-const pieceOf = (event) => event.target.closest?.("a[data-film]");
+const pieceOf = (event) => event.target.closest?.("[data-film]");
 
 wall.addEventListener("pointerover", (event) => {
   if (event.pointerType !== "touch" && pieceOf(event)) play(pieceOf(event));
@@ -38,7 +38,7 @@ wall.addEventListener("pointerout", (event) => {
   if (event.pointerType !== "touch" && link && !link.contains(event.relatedTarget)) still(link);
 });
 wall.addEventListener("focusin", (event) => {
-  if (pieceOf(event)?.matches(":focus-visible")) play(pieceOf(event));
+  if (event.target.matches(":focus-visible") && pieceOf(event)) play(pieceOf(event));
 });
 wall.addEventListener("focusout", (event) => pieceOf(event) && still(pieceOf(event)));
 
@@ -51,7 +51,7 @@ const middle = new IntersectionObserver(
 function watch() {
   middle.disconnect(); // observed again, each says where it is
   if (!matchMedia("(hover: none)").matches || navigator.connection?.saveData) return;
-  wall.querySelectorAll("a[data-film]").forEach((link) => middle.observe(link));
+  wall.querySelectorAll("[data-film]").forEach((link) => middle.observe(link));
 }
 
 watch();
@@ -78,7 +78,7 @@ onward.addEventListener("click", async (event) => {
     onward.replaceChildren(...page.querySelector(".onward").childNodes);
     const further = onward.querySelector(".more");
     if (further && wall.children.length >= MOST) further.textContent = "Walk on to the next room";
-    pieces[0]?.querySelector("a").focus({ preventScroll: true });
+    pieces[0]?.querySelector("a, input").focus({ preventScroll: true });
     announce(`${pieces.length} more walks.`);
   } catch (failure) {
     if (!(failure instanceof TypeError)) throw failure;

@@ -232,6 +232,16 @@ def list_walks(
     return session.scalars(query).all()
 
 
+def chosen(session: Session, walks: Sequence[UUID], *, viewer: str | None) -> list[Walk]:
+    """Return those of these walks that have succeeded and that a viewer may see, in this order, with artifacts."""
+    found = session.scalars(
+        select(Walk)
+        .where(Walk.id.in_(walks), Walk.status == WalkStatus.SUCCEEDED, _visible(viewer))
+        .options(selectinload(Walk.artifacts), _with_source(viewer))
+    )
+    return sorted(found, key=lambda walk: walks.index(walk.id))
+
+
 def ends(session: Session, walks: Collection[UUID]) -> dict[UUID, tuple[str, str]]:
     """Return the objects of the first and of the last frame of each of these walks that has succeeded."""
     of_walk = select(Frame.object).where(Frame.walk_id == Walk.id).limit(1).correlate(Walk)

@@ -1,12 +1,16 @@
 """Pictures on screens of any shape: the full screen of a walk, and the exhibition."""
 
 from collections.abc import Callable
+from uuid import UUID, uuid4
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from tests.finished_walks import make_finished_walk
+from momalisa.walks import service
+from tests.e2e.test_website_museum import expect_axe_finds_nothing
+from tests.finished_walks import OWNER, insert_finished_walks, make_finished_walk
 
 Spec = Callable[..., WalkSpec]
 
@@ -81,3 +85,121 @@ def test_full_screen_shows_the_whole_picture_and_its_exit_on_any_screen(
         expect_inside_the_screen(leave, player.get_by_role("slider"), player.locator(".play"))
     leave.click()
     expect(player.get_by_role("button", name="Full screen", exact=True)).to_be_visible()
+
+
+def test_a_class_exhibits_ten_walks(museum: str, quiet: Page, spec: Spec) -> None:
+    insert_finished_walks(spec(prompts=("a quilt", "a lamp")), 12, posters=3)
+    quiet.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    quiet.clock.install()
+    quiet.goto(f"{museum}/gallery?q=quilt")
+    quiet.get_by_role("link", name="Choose walks").click()
+    for piece in quiet.locator(".piece label").all()[-9:]:
+        piece.click()
+    quiet.get_by_label("Only walks with this word").fill("a lamp")  # the choice stays through a search
+    quiet.keyboard.press("Enter")
+    expect(quiet.get_by_role("status").filter(has_text="9 walks chosen")).to_be_visible()
+    quiet.get_by_role("checkbox").first.check()
+    expect(quiet.get_by_role("status").filter(has_text="10 walks chosen")).to_be_visible()
+    expect_axe_finds_nothing(quiet)
+    quiet.get_by_role("button", name="Copy link").click()
+    expect(quiet.get_by_role("button", name="Link copied")).to_be_visible()
+    link = quiet.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{museum}/exhibition?walks=")
+    quiet.get_by_role("button", name="Exhibit them").click()
+    expect(quiet).to_have_url(link)
+
+    here = quiet.locator(".exhibit.here")
+    ids = link.partition("=")[2].split(",")
+    assert len(set(ids)) == 10
+    assert quiet.locator(".exhibit").evaluate_all("all => all.map(({ id }) => id)") == ids
+    expect_axe_finds_nothing(quiet)
+    expect(quiet.get_by_role("button", name="Play", exact=True)).to_be_visible()  # motion is reduced
+    keys = (("ArrowRight", 2), ("PageDown", 3), ("ArrowLeft", 2), ("End", 10), ("PageDown", 1), ("PageUp", 10))
+    for key, number in keys:
+        quiet.keyboard.press(key)
+        expect(here.locator(".number")).to_have_text(f"{number} of 10")
+    expect(quiet.locator("#announcer")).to_contain_text("10 of 10")
+    quiet.reload()  # the address leads to the same place
+    expect(here).to_have_attribute("id", ids[9])
+    quiet.get_by_role("button", name="Next walk").click()
+    expect(here.locator(".number")).to_have_text("1 of 10")
+    quiet.keyboard.press("Escape")
+    expect(quiet).to_have_url(f"{museum}/gallery")
+
+
+def test_a_wall_plays_by_itself_on_a_screen_of_any_shape(museum: str, quiet: Page, spec: Spec) -> None:
+    insert_finished_walks(spec(prompts=("a quilt", "a lamp")), 12, posters=3)
+    quiet.clock.install()
+    quiet.goto(f"{museum}/gallery?q=lamp")
+    quiet.get_by_role("link", name="Play this wall").click()
+    here = quiet.locator(".exhibit.here")
+    expect(here.locator(".number")).to_have_text("1 of 13")
+    leave = quiet.get_by_role("link", name="Leave")
+    quiet.keyboard.press("f")
+    expect(quiet.get_by_role("button", name="Leave full screen")).to_be_visible()
+    for columns, rows in SCREENS:
+        quiet.set_viewport_size({"width": columns, "height": rows})
+        expect_a_large_uncut_picture(here.locator("video"), 1)
+        expect_inside_the_screen(leave, here.locator(".title"), quiet.get_by_role("button", name="Next walk"))
+    letters = here.locator(".title").evaluate("(title) => parseFloat(getComputedStyle(title).fontSize)")
+    assert letters > 0.045 * 1080  # to be read from the last row
+    quiet.keyboard.press("f")
+    expect(quiet.get_by_role("button", name="Full screen", exact=True)).to_be_visible()
+
+    quiet.mouse.move(200, 200)
+    quiet.clock.fast_forward(3000)
+    guide = quiet.locator(".guide")
+    expect(guide).to_have_css("opacity", "0")
+    quiet.mouse.move(210, 200)
+    expect(guide).to_have_css("opacity", "1")
+    expect(here.locator(".number")).to_have_text("1 of 13")
+    quiet.clock.fast_forward(12_000)  # the next walk follows at the end of a round
+    expect(here.locator(".number")).to_have_text("2 of 13")
+    quiet.keyboard.press(" ")
+    expect(quiet.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    assert here.locator("video").evaluate("(film) => film.paused")
+    leave.click()
+    expect(quiet).to_have_url(f"{museum}/gallery?q=lamp")
+
+
+def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_scripts(
+    museum: str, phone: Page, scriptless: Page, spec: Spec
+) -> None:
+    names = [str(make_finished_walk(spec(prompts=(name, "a room")))) for name in ("a door", "a wall", "a secret")]
+    with transaction() as session:
+        service.set_public(session, UUID(names[2]), False, owner=OWNER)
+    address = f"{museum}/exhibition?walks={names[1]},nothing,{names[0]},{names[2]},{uuid4()}"
+    phone.emulate_media(reduced_motion="reduce")
+    phone.clock.install(time=0)
+    for page in (scriptless, phone):
+        page.goto(address)
+        expect(page.get_by_text("3 walks are not on view")).to_be_visible()
+    films = scriptless.locator("video[controls]")
+    expect(films).to_have_count(2)
+    expect(films.first).to_be_visible()
+    scriptless.goto(f"{museum}/gallery?choose=true")
+    scriptless.get_by_role("checkbox").first.check()
+    scriptless.get_by_role("button", name="Exhibit them").click()
+    expect(films).to_have_count(1)
+    scriptless.goto(f"{museum}/gallery?q=wall")
+    scriptless.get_by_role("link", name="Play this wall").click()
+    expect(scriptless).to_have_url(f"{museum}/exhibition?q=wall")
+    expect(films).to_have_count(1)
+
+    phone.clock.pause_at(600)
+    number = phone.locator(".exhibit.here .number")
+    expect(number).to_have_text("1 of 2")
+    touch = phone.context.new_cdp_session(phone)
+    for kind, x in (("touchStart", 300), ("touchMove", 200), ("touchMove", 100), ("touchEnd", None)):
+        points = [] if x is None else [{"x": x, "y": 200}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    expect(number).to_have_text("2 of 2")
+    expect(phone.get_by_text("3 walks are not on view")).to_have_count(0)
+    leave = phone.get_by_role("link", name="Leave")
+    phone.clock.fast_forward(3000)
+    expect(phone.locator(".guide")).to_have_css("opacity", "0")
+    leave.tap()  # shows the controls; a finger presses nothing that it does not see
+    expect(phone.locator(".guide")).to_have_css("opacity", "1")
+    expect(number).to_have_text("2 of 2")
+    leave.tap()
+    expect(phone).to_have_url(f"{museum}/gallery")

@@ -1,11 +1,11 @@
 """The gallery and the about page."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
@@ -22,13 +22,6 @@ def full_gallery(museum: str, spec: Callable[..., WalkSpec]) -> str:
     """The URL of a gallery with more walks than one page shows."""
     insert_finished_walks(spec(prompts=("a quilt", "a lamp")), 25, posters=1)  # and the one whose video they share
     return f"{museum}/gallery?q=quilt"
-
-
-@pytest.fixture
-def scriptless(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(java_script_enabled=False)
-    yield context.new_page()
-    context.close()
 
 
 def test_a_finished_walk_hangs_in_the_gallery_and_can_be_remixed_there(
@@ -96,15 +89,6 @@ def test_a_still_plays_on_hover_and_focus_unless_motion_is_off(
     expect(website.locator("video")).to_have_count(0)
     piece.hover()
     expect(website.locator("video")).to_have_count(0)
-
-
-@pytest.fixture
-def phone(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(
-        has_touch=True, is_mobile=True, viewport={"width": 390, "height": 664}, device_scale_factor=2
-    )
-    yield context.new_page()
-    context.close()
 
 
 def test_on_a_phone_triptychs_play_in_view_and_a_tap_opens_one(
