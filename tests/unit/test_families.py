@@ -184,6 +184,11 @@ def test_a_worker_warms_up_and_finds_that_it_decodes_as_the_stock_pipeline(
     assert (decoded.flags, decoded.batch_size, decoded.latents) == (rendered.flags, rendered.batch_size, None)
 
 
+def test_a_model_that_is_told_its_guidance_renders_in_half_precision(tmp_path: Path, walk: MakeSpec) -> None:
+    renderer = Renderer(saved("lcm", tmp_path), batch_size=1, dtype="bfloat16", device="cpu")
+    assert renderer.render(walk(), [0.0]).flags == (None,)
+
+
 def test_a_model_whose_pictures_are_not_just_decoded_is_found_out(
     walk: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,8 +57,9 @@ def use_short_attention(unet: Any) -> None:
     )
 
 
-CONVERTED = ("hidden_states", "encoder_hidden_states", "pooled_projections", "attention_mask")
-"""Arguments of denoisers in the format of their weights; they convert times, positions and guidance themselves."""
+CONVERTED = ("hidden_states", "encoder_hidden_states", "pooled_projections", "attention_mask", "timestep_cond")
+"""Arguments of denoisers in the format of their weights; they convert times and positions themselves, and guidance
+unless it is the `timestep_cond` of a latent consistency model."""
 
 
 def use_own_dtype(module: Any) -> None:
