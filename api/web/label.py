@@ -15,13 +15,13 @@ def facts(walk: WalkView) -> list[tuple[str, str]]:
     settings: Any = walk.settings  # whose fields are made from those of WalkSpec
     seeds = settings.seeds or [each for each in (settings.seed, settings.seed_to) if each is not None]
     left_out = [settings.negative_prompt, *(settings.negative_prompts or ())]
-    gait = (LOOPS.get(settings.loop), EASINGS.get(settings.easing), PATHS.get(settings.interpolation))
+    motion = (LOOPS.get(settings.loop), EASINGS.get(settings.easing), PATHS.get(settings.interpolation))
     found = [
         ("Seeds" if len(seeds) > 2 else "Seed", " to ".join(map(str, seeds))),  # noqa: PLR2004
         ("Size", f"{settings.width} × {settings.height}"),
         ("Model", walk.model),
         ("Date", _long_date(walk.finished_at or walk.created_at)),
-        ("Gait", ", ".join(filter(None, gait))),
+        ("Motion", ", ".join(filter(None, motion))),
         ("Left out", ", ".join(filter(None, left_out))),
         ("Accession", f"{walk.created_at.year}.{str(walk.id)[:8]}"),
     ]
@@ -33,7 +33,7 @@ def _long_date(moment: datetime) -> str:
 
 
 def kilobytes(size: int) -> str:
-    """Return a number of bytes in words; 1 kB is 1000 bytes."""
+    """Return a number of bytes in words; 1 kB is 1000 bytes. Halves are rounded up, as scripts do."""
     if size >= 9_950_000:  # noqa: PLR2004
-        return f"{round(size / 1e6)} MB"
-    return f"{size / 1e6:.1f} MB" if size >= 995_000 else f"{max(1, round(size / 1000))} kB"  # noqa: PLR2004
+        return f"{(size + 500_000) // 1_000_000} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 995_000 else f"{max(1, (size + 500) // 1000)} kB"  # noqa: PLR2004

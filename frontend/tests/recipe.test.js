@@ -6,7 +6,7 @@ const WALK = {
   prompts: ["a giraffe", "Monet's pond"],
   frames_total: 24,
   model: "momalisa-mini",
-  settings: { prompts: ["a giraffe", "Monet's pond"], loop: "none", pacing: "even", seed: 7, seed_to: null, steps: 8, guidance: 4.5, width: 128, height: 192, negative_prompt: "", fps: 12, large: false, hold: 0 },
+  settings: { prompts: ["a giraffe", "Monet's pond"], loop: "none", pacing: "even", seed: 7, seed_to: null, steps: 8, guidance: 4.5, width: 128, height: 192, negative_prompt: "", fps: 12, large: false, exact: false, hold: 0 },
 };
 
 test("the recipe is a command for a shell, without what goes without saying", () => {

@@ -284,7 +284,7 @@ def test_a_finished_walk_is_shown_at_once_in_its_place(
     museum: str, quiet: Page, browser: Browser, spec: Spec
 ) -> None:
     """With scripts nothing moves, and the first frame comes first; without, there are a film and the same label."""
-    address = f"{museum}/walks/{make_finished_walk(spec(frames=24, negative_prompt='mist', hold=2))}"
+    address = f"{museum}/walks/{make_finished_walk(spec(frames=24, negative_prompt='mist', easing='ease-in'))}"
     quiet.add_init_script("""
         globalThis.shifted = 0;
         const add = ({ value }) => { globalThis.shifted += value; };
