@@ -35,7 +35,7 @@ def motion_compensated(exact: Pictures, keys: int) -> Pictures:
     """
     frames, height, width, _ = exact.shape
     chosen = linspace_indices(frames, keys)
-    shown = exact[[chosen[0], *chosen, chosen[-1]]]  # the filter needs a frame before and after those it makes
+    shown = exact[[chosen[0], *chosen, chosen[-1], chosen[-1]]]  # the filter needs frames before and after
     command = [get_ffmpeg_exe(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command += ["-r", str(keys - 1), "-i", "-", "-vf", f"minterpolate=fps={frames - 1}:scd=none"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]

@@ -28,6 +28,11 @@ def test_frames_are_filled_in_at_their_own_places(way: Callable[[Pictures, int],
     assert np.abs(made[::4] - exact[::4]).mean() < 1  # the keys
 
 
+@pytest.mark.parametrize(("frames", "keys"), [(192, 40), (192, 53), (48, 31), (48, 48), (33, 2)])
+def test_motion_is_compensated_between_any_number_of_keys(frames: int, keys: int) -> None:
+    assert filling.motion_compensated(moving(frames), keys).shape == (frames, 64, 64, 3)
+
+
 def test_a_way_gets_as_many_keys_as_fit_into_the_time() -> None:
     exact, given = moving(33), list[int]()
 
