@@ -16,7 +16,7 @@ ONLY ?=
 BIN := .venv/bin
 # Two test processes, each with its own services, since many tests wait; the tests of a file share services.
 # Each worker renders in one thread: with more threads than processors, waiting ones would slow the others.
-TESTS := THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+TESTS := OMP_NUM_THREADS=1 THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 NPM_INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts
 # Without bytecode caches each process compiles PyTorch's modules again, which takes ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,7 +52,7 @@ format: .venv/dev ## Format the code.
 	$(BIN)/ruff format .
 
 unit: .venv/train .venv/node .venv/prometheus ## Test without services.
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2 --dist worksteal tests/unit
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests/unit
 	PATH="$(BIN):$$PATH" node --test frontend/tests/*.test.js
 
 integration: .venv/dev .venv/prometheus .venv/pgbouncer .venv/faketime ## Test with PostgreSQL, Valkey, the bucket and workers.
