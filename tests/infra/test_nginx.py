@@ -182,7 +182,7 @@ def raw(url: str, request: bytes) -> httpx.Response:
             403,
             b"PUT /storage/momalisa/walks/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         ),
-        (413, b"POST /v1/walks HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\nConnection: close\r\n\r\n"),
+        (413, b"POST /v1/walks HTTP/1.1\r\nHost: a\r\nContent-Length: 700000\r\nConnection: close\r\n\r\n"),
         (414, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
         (431, b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"x" * 9000 + b"\r\nConnection: close\r\n\r\n"),
     ],
@@ -292,9 +292,9 @@ def test_a_walk_that_the_api_may_have_read_is_not_submitted_again(url: str, syst
     with away(system) as api, socket.create_server(tuple_of(system.url)) as reader, ThreadPoolExecutor() as pool:
         posted = pool.submit(httpx.post, f"{url}/v1/walks", json=WALK, timeout=60)
         shown = pool.submit(httpx.get, f"{url}/gallery", timeout=60)
-        for _ in range(2):  # both are read by something that ends without an answer
-            connection, _ = reader.accept()
-            assert connection.recv(65536)
+        connections = [reader.accept()[0] for _ in range(2)]
+        assert all(connection.recv(65536) for connection in connections)
+        for connection in connections:  # by something that ends without an answer, after it has read both
             connection.close()
         reader.close()
         assert posted.result().status_code == httpx.codes.SERVICE_UNAVAILABLE
