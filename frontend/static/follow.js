@@ -15,7 +15,7 @@ const CHECK_PAUSE = 60; // seconds until a stream that says nothing is checked
  */
 export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Stream = globalThis.EventSource }) {
   const abort = new AbortController();
-  let timer, etag, done = false, asking = false, failures = 0;
+  let timer, etag, queued = false, done = false, asking = false, failures = 0;
   let stream = null, broken = 0, listenAfter = 0; // streams that broke in a row, and when the next may be tried
 
   const later = (act, seconds) => {
@@ -27,6 +27,7 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
     if (failures) onNotice("");
     failures = 0;
     if (!walk) return;
+    queued = walk.status === "queued";
     done = walk.done;
     onWalk(walk);
   }
@@ -36,14 +37,17 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
     stream.addEventListener("walk", ({ data, lastEventId }) => {
       broken = 0;
       etag = `W/"${lastEventId}"`; // so that asking, too, tells only what has changed since
-      const walk = JSON.parse(data);
-      took(walk);
+      took(JSON.parse(data));
       if (done) hush();
-      else later(ask, walk.status === "queued" ? PLACE_PAUSE : CHECK_PAUSE);
+      else check();
     });
     // The server says why in "gone" and "error", the network does not: asking tells it in one way.
     for (const end of ["error", "gone"]) stream.addEventListener(end, fall);
     later(fall, FIRST_EVENT);
+  }
+
+  function check() {
+    later(ask, queued ? PLACE_PAUSE : CHECK_PAUSE);
   }
 
   function hush() {
@@ -65,10 +69,12 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
     asking = true;
     let pause = USUAL_PAUSE;
     try {
+      const before = etag;
       const answer = await read(id, { etag, signal: abort.signal });
-      etag = answer.etag;
       pause = answer.retryAfter ?? USUAL_PAUSE;
-      took(answer.body);
+      const newest = etag === before; // else the stream has told of a later state meanwhile
+      if (newest) etag = answer.etag;
+      took(newest ? answer.body : null);
     } catch (error) {
       if (error.name === "AbortError") return;
       if (error.name !== "ApiError") throw error;
@@ -84,7 +90,7 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
     }
     if (done || abort.signal.aborted) return hush();
     if (document.hidden) return;
-    if (stream) later(ask, PLACE_PAUSE);
+    if (stream) check();
     else if (Stream && !failures && Date.now() >= listenAfter) listen();
     else later(ask, Math.min(LONGEST_PAUSE, Math.max(0.25, pause)));
   }
@@ -118,6 +124,7 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
   turn();
   return { stop, again };
 }
+
 function noticeOf(error) {
   if (!navigator.onLine) return "You are offline. The walk goes on without you; this page catches up when you are back.";
   if (error.status === 429) return "You ask more often than is served; this page waits a moment, then looks again.";
