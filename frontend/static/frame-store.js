@@ -24,6 +24,7 @@ export class FrameStore extends EventTarget {
   #positions = []; // of all known frames, in order
   #coarse = []; // the same in an order of which any beginning spans the walk
   #waiting = [];
+  #wanted = new Set(); // the positions of those that are to be kept
   #loading = 0;
   #most = MOST;
   #place = null; // the position in view; null while nobody chose one
@@ -86,7 +87,8 @@ export class FrameStore extends EventTarget {
     // Of too many, those that are there stay, so that nothing is fetched in vain.
     const others = [...far.filter((position) => there.has(position)), ...far.filter((position) => !there.has(position))].slice(0, this.#most - near.size);
     const [first, later] = [[...near].slice(0, SOON), [...near].slice(SOON)];
-    const wanted = new Set([...first, ...others, ...later]);
+    this.#wanted = new Set([...first, ...others, ...later]);
+    const wanted = this.#wanted;
     for (const { picture } of this.joined.filter(({ position }) => !wanted.has(position))) picture.close();
     this.joined = this.joined.filter(({ position }) => wanted.has(position));
     this.#waiting = [...wanted].filter((position) => {
@@ -118,8 +120,10 @@ export class FrameStore extends EventTarget {
     try {
       await image.decode();
       const { naturalWidth: width, naturalHeight: height } = image;
-      this.#join({ position, picture: await createImageBitmap(image), width, height });
+      const picture = await createImageBitmap(image);
       known.failures = 0;
+      if (this.#wanted.has(position)) this.#join({ position, picture, width, height });
+      else picture.close(); // the visitor has gone on meanwhile
     } catch {
       known.failures += 1;
       known.again = setTimeout(() => {
