@@ -35,6 +35,9 @@ WIDTH = 480
 BESIDE, BELOW = 34, 98
 """Pixels of a frame's width and height that are not the picture's (`embed.css`)."""
 
+NO_LIMIT = 10**9
+"""Pixels: more than any picture has."""
+
 SMALLEST = 200
 """Pixels; a frame that must be narrower or lower would show nothing."""
 
@@ -105,7 +108,7 @@ def describe(walk: WalkSummary, base: str, width: int | None, height: int | None
         "provider_url": f"{base}/",
         "cache_age": _cache_age(walk),
     }
-    most = (width or WIDTH, height or 10**9)
+    most = (width or NO_LIMIT, height or NO_LIMIT)
     for kind in (ArtifactKind.CARD, ArtifactKind.POSTER):
         if (picture := walk.artifacts.get(kind)) and picture.width <= most[0] and picture.height <= most[1]:
             described |= {"thumbnail_url": picture.url}

@@ -89,6 +89,7 @@ def test_a_consumer_discovers_and_reads_the_description_of_a_walk(api: TestClien
     assert set(links) == {"application/json+oembed", "text/xml+oembed"}
     by_json, by_xml = (consume(api, link) for link in links.values())
     assert by_json == by_xml
+    assert by_json["thumbnail_url"].endswith("/card.jpg")
     assert (by_json["type"], by_json["title"]) == ("video", 'a "quoted" <fox> & 猫 → a boat')
     src = Tags(by_json["html"]).found[0][1]["src"]
     frame = api.get(src)
