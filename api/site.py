@@ -46,6 +46,12 @@ def url(request: Request) -> str:
     return (settings().public_url or str(request.base_url)).rstrip("/")
 
 
+def place(request: Request) -> str:
+    """Return the path of the requested page, with its query."""
+    query = request.url.query
+    return f"{request.url.path}?{query}" if query else request.url.path
+
+
 def is_https(request: Request) -> bool:
     """Return whether visitors reach this site by https."""
     return urlsplit(settings().public_url or f"{request.scope['scheme']}:").scheme == "https"

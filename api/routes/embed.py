@@ -7,10 +7,9 @@ from urllib.parse import quote, urlsplit
 from uuid import UUID
 from xml.etree import ElementTree
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from api import site
 from api.problems import catalog as problems
 from api.routes.walks import Base, Caller
 from api.schemas import views
@@ -55,7 +54,7 @@ def embed(walk_id: str, base: Base, _: Caller) -> HTMLResponse:
     A private walk is not shown, even to its owner: what a frame on another site shows must not depend on cookies.
     """
     try:
-        walk = _public(_id(walk_id))
+        walk = _public(identifier(walk_id))
     except (WalkNotFoundError, WalkExpiredError) as error:
         kind = problems.of(error)
         return templates.frame("embed.html", status=kind.status, headers=PUBLIC, walk=None, title=kind.title)
@@ -65,7 +64,6 @@ def embed(walk_id: str, base: Base, _: Caller) -> HTMLResponse:
 
 @router.get("/oembed")
 def oembed(
-    request: Request,
     base: Base,
     caller: Caller,
     url: Annotated[str, Query(max_length=1000)],
@@ -76,14 +74,14 @@ def oembed(
     """Describe the frame of a walk, given the URL of its page."""
     if kind not in {"json", "xml"}:
         raise FormatNotSupportedError(f"format: must be json or xml, got {kind}.")
-    walk_id = _id(_name(url, base))
+    walk_id = identifier(_name(url, base))
     try:
         walk = _public(walk_id)
     except WalkNotFoundError:
         with transaction() as session:
             queries.get(session, walk_id, viewer=caller.owner)  # else others learn that it exists
         raise WalkPrivateError("The walk is private. Make it public to embed it.") from None
-    (seen,) = views.summaries([walk], site.url(request), viewer=None)
+    (seen,) = views.summaries([walk], base, viewer=None)
     described = describe(seen, base, maxwidth, maxheight)
     if kind == "json":
         return JSONResponse(described, headers=PUBLIC)
@@ -160,7 +158,12 @@ def _name(url: str, base: str) -> str:
     raise WalkNotFoundError(f"There is no walk at {url}: send the URL of a walk's page on this site.")
 
 
-def _id(name: str) -> UUID:
+def identifier(name: str) -> UUID:
+    """Return the id of a walk from a URL.
+
+    Raises:
+        WalkNotFoundError: if it is none.
+    """
     try:
         return UUID(name)
     except ValueError:

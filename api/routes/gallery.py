@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
 from api import access, cursors
-from api.routes.walks import Base, Caller
+from api.routes.walks import Base, Caller, Place
 from api.schemas import views
 from api.web import templates
 from momalisa.db.models import Walk
@@ -37,6 +37,7 @@ Word = Annotated[str, Query(alias="q", max_length=MAX_WORD)]
 def gallery(
     caller: Caller,
     base: Base,
+    place: Place,
     cursor: Annotated[str | None, Query(max_length=cursors.MAX_CURSOR)] = None,
     word: Word = "",
     mine: bool = False,
@@ -60,6 +61,7 @@ def gallery(
         walks=summaries,
         pictures=_triptychs(summaries, ends, base),
         base=base,
+        place=place,
         word=word,
         mine=mine,
         further=cursor is not None,
@@ -75,6 +77,7 @@ def gallery(
 def exhibition(
     caller: Caller,
     base: Base,
+    place: Place,
     walks: Annotated[tuple[str, ...], Query()] = (),
     word: Word = "",
     mine: bool = False,
@@ -105,6 +108,7 @@ def exhibition(
         chosen=bool(asked),
         gallery=_address(word, mine=mine),
         base=base,
+        place=place,
     )
 
 

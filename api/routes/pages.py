@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from api import access, media
 from api.problems import catalog as problems
 from api.problems.fields import field_errors
-from api.routes.embed import discovery
-from api.routes.walks import Base, Caller, submit
+from api.routes.embed import discovery, identifier
+from api.routes.walks import Base, Caller, Place, submit
 from api.schemas import requests, views
 from api.web import form, label, templates
 from momalisa import description
@@ -85,6 +85,7 @@ def _choices() -> list[dict[str, Any]]:
 def home(
     caller: Caller,
     base: Base,
+    place: Place,
     source: Annotated[str | None, Query(alias="from", max_length=MAX_LENGTH)] = None,
     to: Annotated[str, Query(max_length=requests.MAX_PROMPT)] = "",
     at: Annotated[int | None, Query(ge=0, lt=MAX_STOPS)] = None,
@@ -94,7 +95,7 @@ def home(
     With `at`, it walks on from that stop of the other walk: from the same picture, to what the visitor names.
     """
     if source is None:
-        return _make_page({"prompts": ["", to]} if to else {}, base=base)
+        return _make_page({"prompts": ["", to]} if to else {}, base=base, place=place)
     walk = _walk(source, caller)
     settings_ = {name: value for name, value in walk.spec.model_dump(mode="json").items() if value is not None}
     values = {
@@ -105,7 +106,7 @@ def home(
     }
     if at is not None and at < len(walk.spec.prompts):
         values |= {"prompts": [walk.spec.prompts[at], ""], "seed": walk.spec.noise(at / walk.spec.legs).start}
-    return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model}, base=base)
+    return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model}, base=base, place=place)
 
 
 async def _sent(request: Request) -> dict[str, list[str]]:
@@ -174,12 +175,8 @@ def walks() -> RedirectResponse:
 
 
 def _walk(walk_id: str, caller: access.Caller) -> Walk:
-    try:
-        known = UUID(walk_id)
-    except ValueError:
-        raise WalkNotFoundError(f"There is no walk {walk_id}.") from None
     with transaction() as session:
-        return queries.get(session, known, viewer=caller.owner)
+        return queries.get(session, identifier(walk_id), viewer=caller.owner)
 
 
 @router.get("/walks/{walk_id}")
@@ -190,7 +187,7 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
         ahead = estimate.estimate(session, found)
         ancestry = lineage.of(session, found, viewer=caller.owner)
     seen = views.view(found, ahead, base, viewer=caller.owner)
-    links = discovery(seen.urls.web, base) if seen.public else {}
+    links = discovery(seen.urls.web, base) if seen.public and found.hidden_at is None else {}
     return templates.page(
         "walk.html",
         walk=seen,
@@ -199,13 +196,14 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
         facts=label.facts(seen),
         kilobytes=label.kilobytes,
         discovery=links,
+        hidden=found.hidden_at is not None,
     )
 
 
 @router.get("/about")
-def about(base: Base) -> HTMLResponse:
+def about(base: Base, place: Place) -> HTMLResponse:
     """Explain what a latent walk is."""
-    return templates.page("about.html", base=base)
+    return templates.page("about.html", base=base, place=place)
 
 
 @router.get("/.well-known/security.txt")

@@ -71,6 +71,7 @@ NOT_MODIFIED = {"description": "Nothing has changed since the given `ETag`."}
 PREFERENCE_APPLIED = {"description": "The `wait` that was applied.", "schema": {"type": "string"}}
 
 Base = Annotated[str, Depends(site.url)]
+Place = Annotated[str, Depends(site.place)]
 
 
 async def _idempotency_key(

@@ -8,6 +8,7 @@ import { titleOf } from "./wording.js";
 
 const COPIED = { link: "The link to this walk is copied.", recipe: "The command that makes this walk is copied.", embed: "The code to embed this walk is copied." };
 const COPIED_FOR = 4000; // milliseconds for which a button says so
+const PATIENCE = 1000; // milliseconds until the link is shared instead of the film: a browser forgets who pressed the button
 
 const short = (words) => (words.length > 40 ? `${words.slice(0, 39).trimEnd()}…` : words);
 const addressOf = (walk) => new URL(walk.urls.web, location.href).href;
@@ -27,11 +28,12 @@ export class WalkActions {
     this.changed = changed;
   }
 
-  /** `stop` is the one from which it may be walked on, -1 for the last. */
-  template(walk, stop) {
+  /** `stop` is the one from which it may be walked on, -1 for the last; `hidden` tells that an operator hides the walk. */
+  template(walk, stop, { hidden }) {
     const at = stop < 0 ? walk.prompts.length - 1 : stop;
     const more = finer(walk);
     const there = walk.status === "succeeded";
+    const embeds = there && walk.public && !hidden && /^https?:/.test(walk.urls.web); // the server knows its own address
     const plain = (words, act) => html`<button type="button" class="plain" @click=${act}>${words}</button>`;
     const copy = (what, words, done, text) => plain(this.#copied === what ? done : words, () => this.#copy(what, text()));
     return html`<div class="actions">
@@ -41,11 +43,11 @@ export class WalkActions {
         ${navigator.share ? plain("Share", () => this.#share(walk)) : nothing}
         ${copy("link", "Copy link", "Link copied", () => addressOf(walk))}
         ${copy("recipe", "Copy recipe", "Recipe copied", () => commandOf(walk))}
-        ${there && walk.public ? html`<button type="button" class="plain" aria-expanded=${this.#code !== ""} @click=${() => this.#embed(walk)}>Embed</button>` : nothing}
+        ${embeds ? html`<button type="button" class="plain" aria-expanded=${this.#code !== ""} @click=${() => this.#embed(walk)}>Embed</button>` : nothing}
         ${walk.mine ? plain(walk.public ? "Make private" : "Make public", () => this.#show(walk)) : nothing}
         ${walk.mine ? this.#own(walk) : nothing}
       </div>
-      ${there && walk.public && this.#code
+      ${embeds && this.#code
         ? html`<div class="embedding"><textarea class="snippet" rows="4" readonly aria-label="Code to embed this walk" .value=${this.#code} @focus=${({ target }) => target.select()}></textarea>
             ${copy("embed", "Copy code", "Code copied", () => this.#code)}</div>`
         : nothing}
@@ -160,8 +162,9 @@ export class WalkActions {
 /** The MP4 as a file, or null: pages may read files of their own origin only (Content-Security-Policy). */
 async function filmOf({ artifacts: { mp4 }, prompts }) {
   if (!mp4 || new URL(mp4.url, location.href).origin !== location.origin) return null;
-  const answer = await fetch(mp4.url).catch(() => null); // it is in the browser's cache since it was played
-  if (!answer?.ok) return null;
+  // It is in the browser's cache since it was played.
+  const film = await fetch(mp4.url, { signal: AbortSignal.timeout(PATIENCE) }).then((answer) => answer.ok && answer.blob()).catch(() => null);
+  if (!film) return null;
   const name = prompts.join(" to ").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80);
-  return new File([await answer.blob()], `${name}.mp4`, { type: "video/mp4" });
+  return new File([film], `${name}.mp4`, { type: "video/mp4" });
 }

@@ -165,7 +165,7 @@ class WalkView extends HTMLElement {
           ${walk.warnings.length ? html`<ul class="warnings" aria-label="Remarks">${walk.warnings.map((warning) => html`<li dir="auto">${warning}</li>`)}</ul>` : nothing}
           ${downloadsTemplate(walk)}
           ${this.#lineage ?? nothing}
-          ${this.#actions.template(walk, this.#stop)}
+          ${this.#actions.template(walk, this.#stop, { hidden: "hidden" in this.dataset })}
           ${this.#playing ? keysTemplate : nothing}
         </section>`,
       this,

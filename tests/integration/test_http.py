@@ -20,10 +20,12 @@ from momalisa.settings import Settings
 from tests.conftest import clear_caches
 from tests.integration.test_api import make
 
-GOT = ["/", "/gallery", "/about", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/walks", "/static/base.css"]
+PAGES = ["/", "/gallery", "/exhibition", "/about", "/docs", "/walks/{id}", "/walks/{id}/embed"]
+ANSWERS = ["/openapi.json", "/healthz", "/readyz", "/v1/walks", "/v1/walks/{id}", "/static/base.css"]
+OTHERS = ["/oembed?url=http://testserver/walks/{id}", "/v1/walks/7", "/nowhere", "/favicon.ico"]
 
 
-@pytest.mark.parametrize("path", [*GOT, "/v1/walks/{id}", "/walks/{id}", "/v1/walks/7", "/nowhere", "/favicon.ico"])
+@pytest.mark.parametrize("path", [*PAGES, *ANSWERS, *OTHERS])
 def test_head_has_the_headers_of_get_without_the_body(api: TestClient, path: str) -> None:
     path = path.format(id=make(api)["id"])
     got = api.get(path, follow_redirects=False)

@@ -31,6 +31,9 @@ def test_a_hidden_walk_is_visible_to_its_owner_only_until_it_is_shown_again(api:
     assert shown(somebody(api), walk_id) == (False, 404)
     assert shown(api, walk_id) == (False, 200)
     assert [walk["id"] for walk in api.get("/v1/walks?mine=true").json()["walks"]] == [walk_id]
+    page = api.get(f"/walks/{walk_id}").text
+    assert "<walk-view data-hidden>" in page  # so that it offers no code to embed the walk
+    assert "+oembed" not in page
     assert "is shown" in moderate("show", walk_id)
     assert shown(somebody(api), walk_id) == (True, 200)
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from html import unescape
 from io import BytesIO
 from typing import Any
 
@@ -23,7 +24,8 @@ from momalisa.walks import service
 from tests.conftest import made_frames
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
-PAGES = ["/", "/gallery", "/about"]
+SCRIPTED = ["/", "/gallery", "/exhibition", "/about"]
+PAGES = [*SCRIPTED, "/docs"]
 Spec = Callable[..., WalkSpec]
 
 
@@ -72,8 +74,8 @@ def test_a_link_to_a_walk_has_a_preview(api: TestClient, insert_walk: Callable[.
 
 
 def test_a_link_to_any_other_page_has_a_card(api: TestClient) -> None:
-    for path in PAGES:
-        found = card(api.get(path).text)
+    for path in (*PAGES, "/?to=a+boat", "/gallery?q=a+boat", "/exhibition?walks=7,8&amp;mine=true"):
+        found = card(api.get(unescape(path)).text)
         assert found["og:url"] == f"http://testserver{path}"
         assert found["og:title"].endswith("MoMALisa")
         assert found["twitter:card"] == "summary_large_image"
@@ -97,7 +99,7 @@ def test_prompts_are_never_interpreted_as_markup(api: TestClient, insert_walk: C
         assert "<img src=x" not in page.text
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/docs", "/walks/none", "/nothing-here"])
+@pytest.mark.parametrize("path", [*PAGES, "/walks/none", "/nothing-here"])
 def test_pages_load_only_our_own_files(api: TestClient, path: str) -> None:
     answer = api.get(path, headers=BROWSER)
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
@@ -244,7 +246,7 @@ def modules(name: str) -> set[str]:
     return own.union(*map(modules, own))
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/walks/none", "/walks/hung"])
+@pytest.mark.parametrize("path", [*SCRIPTED, "/walks/none", "/walks/hung"])
 def test_no_request_of_a_page_waits_for_another(
     api: TestClient, insert_walk: Callable[..., Walk], path: str
 ) -> None:
