@@ -1,6 +1,5 @@
 """What a walk started from, and what started from it."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -42,13 +41,9 @@ def of(session: Session, walk: Walk, *, viewer: str | None) -> Lineage:
     )
     return Lineage(
         parent=parent and _relative(parent),
-        children=_relatives(children[:MOST_CHILDREN]),
+        children=[_relative(walk) for walk in children[:MOST_CHILDREN]],
         more=len(children) > MOST_CHILDREN,
     )
-
-
-def _relatives(walks: Sequence[Walk]) -> list[Relative]:
-    return [_relative(walk) for walk in walks]
 
 
 def _relative(walk: Walk) -> Relative:

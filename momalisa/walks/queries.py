@@ -266,7 +266,8 @@ def _visible(viewer: str | None, walk: type[Walk] = Walk) -> ColumnElement[bool]
 
 
 def _with_source(viewer: str | None) -> ExecutableOption:
-    """Return the query option that fills `Walk.source`, if the viewer may see that walk."""
+    """Return the query option that fills `Walk.source`, if the viewer may see that walk and it has not expired."""
     other = aliased(Walk)
-    source = select(other.id).where(other.id == Walk.from_walk, _visible(viewer, other))
+    there = and_(_visible(viewer, other), other.status != WalkStatus.EXPIRED)
+    source = select(other.id).where(other.id == Walk.from_walk, there)
     return with_expression(Walk.source, source.scalar_subquery())

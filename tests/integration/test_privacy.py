@@ -8,9 +8,11 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import event
+from sqlalchemy import event, update
 
+from momalisa.db.models import Walk
 from momalisa.db.session import engine, transaction
+from momalisa.domain.states import WalkStatus
 from momalisa.storage import bucket
 from momalisa.walks import moderation
 from tests.finished_walks import finish
@@ -126,6 +128,10 @@ def test_lineage_shows_only_what_a_viewer_may_see(api: TestClient, make: Callabl
     assert api.patch(f"/v1/walks/{source['id']}", json={"public": False}).status_code == 200
     assert children(stranger) == []  # nothing reveals what a walk started from, not even to those who know its id
     assert len(children(api)) == 2
+    with transaction() as session:
+        session.execute(update(Walk).where(Walk.id == source["id"]).values(status=WalkStatus.EXPIRED))
+    assert look(api, shown["id"])["from_walk"] is None
+    assert f'href="/walks/{source["id"]}"' not in api.get(f"/walks/{shown['id']}").text
 
 
 def test_a_list_queries_all_sources_at_once(api: TestClient) -> None:
