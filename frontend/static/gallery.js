@@ -16,7 +16,7 @@ function play(link) {
   film.addEventListener("playing", () => film.classList.add("running"), { once: true });
   link.querySelector(".hanging").append(film);
   films.set(link, film);
-  film.play().catch(() => still(link)); // the browser saves data or power, and the picture is there
+  film.play().catch(() => films.get(link) === film && still(link)); // the browser saves data or power, and the picture is there
 }
 
 function still(link) {
@@ -25,6 +25,7 @@ function still(link) {
   films.delete(link);
   film.pause();
   film.removeAttribute("src");
+  film.load(); // lets go of the decoder
   film.remove();
 }
 

@@ -316,11 +316,18 @@ if (ofSource) carriedBySource = { settings: JSON.parse(ofSource.textContent), fi
 carried = carriedBySource;
 const kept = draft.read();
 model.offer();
-if (kept && !new URLSearchParams(location.search).has("to")) {
+if (kept) {
+  const named = list.stops;
   pair = pairs.find(({ name }) => name === kept.pair?.name) ?? pair;
   if (kept.pair?.name === pair.name) list.examples = kept.pair.prompts;
   typed = kept.typed ?? null;
   fill(kept);
   carried = kept.carried ?? carried;
+  if (new URLSearchParams(location.search).has("to")) { // the address names a stop, for which what was typed is set aside
+    setAside();
+    list.stops = named;
+    keep();
+    history.replaceState(null, "", "/"); // so that a reload shows this form again
+  }
 }
 draw();

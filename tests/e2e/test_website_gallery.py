@@ -11,6 +11,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.stack import LocalStack
 from momalisa.walks import queries
+from tests.e2e.conftest import expect_stops
 from tests.e2e.test_website_museum import pixel_at
 from tests.finished_walks import insert_finished_walks, make_finished_walk
 
@@ -61,6 +62,8 @@ def test_load_more_works_without_scripts(scriptless: Page, full_gallery: str) ->
 
 def test_the_gallery_can_be_searched(website: Page, system: LocalStack, finished: Finished) -> None:
     finished("a Narwhal", "a boat")
+    website.locator("#stop-0").fill("an idea")
+    website.locator("#frames").fill("7")
     website.goto(f"{system.url}/gallery")
     website.get_by_label("Only walks with this word").fill("narwhal")
     website.keyboard.press("Enter")
@@ -69,7 +72,13 @@ def test_the_gallery_can_be_searched(website: Page, system: LocalStack, finished
     website.get_by_role("button", name="Find").click()
     expect(website.get_by_text("Nothing here shows “100%_\\”.")).to_be_visible()
     website.get_by_role("link", name="Make the first walk to it").click()
-    expect(website.locator("#stop-1")).to_have_value("100%_\\")
+    expect_stops(website, "", "100%_\\")
+    website.locator("#stop-0").fill("a sum")
+    website.reload()
+    expect_stops(website, "a sum", "100%_\\")
+    expect(website.locator("#frames")).to_have_value("7")
+    website.get_by_role("button", name="Back to your words").click()  # those of before
+    expect_stops(website, "an idea", "")
 
 
 def test_a_still_plays_on_hover_and_focus_unless_motion_is_off(
@@ -80,6 +89,15 @@ def test_a_still_plays_on_hover_and_focus_unless_motion_is_off(
     piece = website.locator(".piece").first
     piece.hover()
     expect(piece.locator("video.running")).to_have_count(1)
+    website.mouse.move(0, 0)
+    expect(website.locator("video")).to_have_count(0)
+    piece.locator("a").first.evaluate("""(link) => {
+        for (const kind of ["over", "out", "over"]) {
+            link.dispatchEvent(new PointerEvent(`pointer${kind}`, { bubbles: true, pointerType: "mouse" }));
+        }
+    }""")
+    expect(piece.locator("video.running")).to_have_count(1)  # the first film, which did not play, stops no other
+    piece.hover()
     website.mouse.move(0, 0)
     expect(website.locator("video")).to_have_count(0)
     website.locator("#wall").focus()
