@@ -11,7 +11,7 @@ function takeOver(film) {
   dot.max = SCALE;
   const show = () => {
     if (film.duration) dot.value = (SCALE * film.currentTime) / film.duration;
-    dot.setAttribute("aria-valuetext", `${Math.round((100 * dot.value) / SCALE)} %`);
+    dot.setAttribute("aria-valuetext", film.paused ? `${Math.round((100 * dot.value) / SCALE)} %` : "playing");
   };
   const follow = () => {
     show();
@@ -36,4 +36,10 @@ function takeOver(film) {
 
 const film = document.querySelector("video");
 if (film) takeOver(film);
-if (document.querySelector("[data-again]")) setTimeout(() => location.reload(), AGAIN);
+if (document.querySelector("[data-again]")) setTimeout(lookAgain, AGAIN);
+
+/** Loads the page again, once it is in sight. */
+function lookAgain() {
+  if (document.hidden) document.addEventListener("visibilitychange", lookAgain, { once: true });
+  else location.reload();
+}

@@ -79,6 +79,28 @@ def test_a_foreign_page_cannot_affect_a_visitor_or_their_walks(
     assert context.request.get(f"{museum}/v1/walks").json()["walks"] == []
 
 
+HIDDEN = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_walk_in_a_frame_is_looked_at_again_while_the_page_is_in_sight(museum: str, page: Page) -> None:
+    walk = page.context.request.post(f"{museum}/v1/walks", data={**ORDER, "public": True}).json()
+    page.clock.install()
+    page.goto(f"{museum}/walks/{walk['id']}/embed")
+    expect(page.locator(".frame")).to_contain_text("0 of 4 frames")
+    loaded: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url) if request.is_navigation_request() else None)
+    page.evaluate(HIDDEN, True)
+    page.clock.fast_forward(60_000)
+    assert loaded == []
+    with page.expect_navigation():
+        page.evaluate(HIDDEN, False)
+    with page.expect_navigation():
+        page.clock.fast_forward(15_000)
+
+
 def test_a_page_with_a_strict_policy_shows_a_walk_in_a_frame(
     museum: str, elsewhere: int, page: Page, browser: Browser, spec: Callable[..., WalkSpec]
 ) -> None:
@@ -98,10 +120,12 @@ def test_a_page_with_a_strict_policy_shows_a_walk_in_a_frame(
         frame.get_by_role("button", name="Play").click()
         expect(frame.get_by_role("button", name="Pause")).to_be_visible()
         film.evaluate(MOVES)
+        expect(dot).to_have_attribute("aria-valuetext", "playing")
         dot.focus()
         dot.press("End")
         expect(frame.get_by_role("button", name="Play")).to_be_visible()
         assert film.evaluate("(film) => film.currentTime") > 2
+        expect(dot).to_have_attribute("aria-valuetext", "100 %")
         dot.press("Home")
         assert film.evaluate("(film) => film.currentTime") == 0
         assert sum(len(answer.body()) for answer in answers) < 30_000
