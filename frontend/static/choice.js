@@ -1,6 +1,9 @@
 /** The walks that are chosen for an exhibition, in the order of choosing; they stay through searches and pages. */
 
+import { announce } from "./announce.js";
+
 const KEY = "momalisa.choice";
+const COPIED_FOR = 4000; // milliseconds for which the button says so
 const wall = document.getElementById("wall");
 const form = document.getElementById("choice");
 const [status, copy, none] = [".chosen", ".copy", ".none"].map((name) => form.querySelector(name));
@@ -16,6 +19,7 @@ function remembered() {
 }
 
 let chosen = remembered();
+let reset; // the timer that forgets that the link was copied
 
 const link = () => `${location.origin}/exhibition?walks=${chosen.join(",")}`;
 const boxes = () => wall.querySelectorAll("input[name=walks]");
@@ -52,6 +56,9 @@ copy.addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(link());
     copy.textContent = "Link copied";
+    announce("The link to this exhibition is copied.");
+    clearTimeout(reset);
+    reset = setTimeout(() => (copy.textContent = "Copy link"), COPIED_FOR);
   } catch {
     error.textContent = `The browser does not let this page copy. The link is ${link()}`;
   }

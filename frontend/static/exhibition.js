@@ -1,4 +1,5 @@
 import { announce } from "./announce.js";
+import { toggleFullScreen } from "./full-screen.js";
 import { motion } from "./motion.js";
 
 const HANGS = 12_000; // milliseconds that a walk is shown at least, before the next one follows
@@ -15,13 +16,15 @@ class Exhibition {
   #since = 0; // when the walk in view was hung
   #next; // the timer that replaces a film that does not come
   #fade;
+  #posters = new Map(); // film → the address of its poster
 
   constructor() {
     for (const exhibit of this.#exhibits) {
       const film = filmOf(exhibit);
       exhibit.style.setProperty("--ratio", film.width / film.height);
       Object.assign(film, { controls: false, loop: false, muted: true });
-      film.addEventListener("loadeddata", () => film.removeAttribute("poster"), { once: true }); // not the first frame
+      this.#posters.set(film, film.poster);
+      film.addEventListener("loadeddata", () => film.removeAttribute("poster")); // not the first frame
       film.addEventListener("ended", () => this.#ended());
       film.addEventListener("error", () => exhibit === this.#here && this.#wait());
     }
@@ -29,7 +32,7 @@ class Exhibition {
     on(".previous", () => this.#go(-1));
     on(".next", () => this.#go(1));
     on(".pause", () => this.#play(!this.#playing));
-    on(".full", () => fullScreen());
+    on(".full", () => toggleFullScreen(stage));
     stage.querySelector(".full").hidden = !document.fullscreenEnabled;
     stage.querySelector(".guide").hidden = false;
     document.addEventListener("fullscreenchange", () => {
@@ -55,11 +58,25 @@ class Exhibition {
     this.#place = (place + this.#exhibits.length) % this.#exhibits.length;
     this.#here.classList.add("here");
     this.#since = performance.now();
-    for (const exhibit of [this.#here, this.#exhibits[(this.#place + 1) % this.#exhibits.length]]) {
-      filmOf(exhibit).preload = "auto";
-    }
+    this.#load();
     filmOf(this.#here).currentTime = 0;
     this.#run();
+  }
+
+  /** Loads the film in view and the next one, again if it has failed, and releases the others: decoders are few. */
+  #load() {
+    const next = this.#exhibits[(this.#place + 1) % this.#exhibits.length];
+    for (const exhibit of this.#exhibits) {
+      const film = filmOf(exhibit);
+      if (exhibit === this.#here || exhibit === next) {
+        film.preload = "auto";
+        if (film.error) film.load();
+      } else if (film.preload === "auto") {
+        film.preload = "none";
+        film.poster = this.#posters.get(film);
+        film.src = film.getAttribute("src"); // unlike load(), which would fetch it again
+      }
+    }
   }
 
   /** By the hand of a visitor: screen readers say what hangs here now, and the address leads here again. */
@@ -107,7 +124,8 @@ class Exhibition {
       PageUp: () => this.#go(-1),
       Home: () => this.#go(-this.#place),
       End: () => this.#go(this.#exhibits.length - 1 - this.#place),
-      f: () => fullScreen(),
+      f: () => toggleFullScreen(stage),
+      F: () => toggleFullScreen(stage), // with Caps Lock
       Escape: () => location.assign(stage.querySelector(".leave").href),
       ...(control ? {} : { " ": () => this.#play(!this.#playing) }),
     };
@@ -131,7 +149,9 @@ class Exhibition {
       if (Math.abs(across) > SWIPE && Math.abs(across) > 2 * Math.abs(down)) this.#go(-Math.sign(across));
     });
     stage.addEventListener("click", (event) => {
-      if (!woken) return;
+      const unseen = woken && event.detail > 0; // 0: from the keyboard
+      woken = false;
+      if (!unseen) return;
       event.preventDefault();
       event.stopPropagation();
     }, { capture: true });
@@ -145,10 +165,5 @@ class Exhibition {
 }
 
 const filmOf = (exhibit) => exhibit.querySelector("video");
-
-async function fullScreen() {
-  if (document.fullscreenElement) await document.exitFullscreen();
-  else await stage.requestFullscreen().catch(() => { /* the browser says no, and the page fills its window */ });
-}
 
 if (stage) new Exhibition();

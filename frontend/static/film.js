@@ -31,7 +31,6 @@ export class Film extends EventTarget {
     else if (video.error) queueMicrotask(() => this.dispatchEvent(new Event("failed")));
   }
 
-
   /** The place in the animation that is shown, from 0. */
   get index() {
     return Math.floor(this.video.currentTime * this.#fps + 1e-3);

@@ -1,6 +1,7 @@
 import { Film } from "./film.js";
 import { FilmStrip } from "./film-strip.js";
 import { FrameStore } from "./frame-store.js";
+import { toggleFullScreen } from "./full-screen.js";
 import { motion } from "./motion.js";
 import { MODES, holdsOf, ownMode, ownPlaylist, playlist, resumed } from "./order.js";
 import { dwell, nearest } from "./pace.js";
@@ -128,7 +129,7 @@ class FramePlayer extends HTMLElement {
     this.#film.go(this.#place);
     this.#draw();
     this.#play(this.#playing);
-    this.#readStrip(this.#film).catch(() => this.#store.open()); // then the strip is made of frames
+    this.#readStrip(this.#film).catch(() => { /* on a slow line the strip has the pictures that came */ });
   }
 
   async #readStrip(film) {
@@ -192,7 +193,7 @@ class FramePlayer extends HTMLElement {
               ${SPEEDS.map((speed) => html`<option value=${speed} ?selected=${speed === this.#speed}>${speed}×</option>`)}
             </select></label>
             <span class="where" aria-hidden="true"></span>
-            <button type="button" class="plain full" ?hidden=${!document.fullscreenEnabled} @click=${() => this.#fullScreen()}>${full ? "Leave full screen" : "Full screen"}</button>
+            <button type="button" class="plain full" ?hidden=${!document.fullscreenEnabled} @click=${() => toggleFullScreen(this)}>${full ? "Leave full screen" : "Full screen"}</button>
           </div>
         </div>`,
       this,
@@ -317,7 +318,7 @@ class FramePlayer extends HTMLElement {
       this.#play(false);
       this.#go(steps[event.key]);
     } else if (inside && event.key === " " && !event.target.matches?.("button")) this.#toggle();
-    else if (inside && event.key === "f") this.#fullScreen();
+    else if (inside && event.key.toLowerCase() === "f") toggleFullScreen(this);
     else return;
     event.preventDefault();
   }
@@ -348,11 +349,6 @@ class FramePlayer extends HTMLElement {
     this.#due = this.#pause();
     this.#showFrame();
     this.dispatchEvent(new Event("stands"));
-  }
-
-  async #fullScreen() {
-    if (document.fullscreenElement) await document.exitFullscreen();
-    else await this.requestFullscreen().catch(() => { /* the browser says no, and the page stays as it is */ });
   }
 
   /** Shows the frame in view: itself if it is loaded, else the film at its place, once it has `moved` there. */

@@ -103,6 +103,9 @@ def test_a_class_exhibits_ten_walks(museum: str, quiet: Page, spec: Spec) -> Non
     expect_axe_finds_nothing(quiet)
     quiet.get_by_role("button", name="Copy link").click()
     expect(quiet.get_by_role("button", name="Link copied")).to_be_visible()
+    expect(quiet.locator("#announcer")).to_have_text("The link to this exhibition is copied.")
+    quiet.clock.fast_forward(4000)
+    expect(quiet.get_by_role("button", name="Copy link")).to_be_visible()
     link = quiet.evaluate("navigator.clipboard.readText()")
     assert link.startswith(f"{museum}/exhibition?walks=")
     quiet.get_by_role("button", name="Exhibit them").click()
@@ -119,6 +122,8 @@ def test_a_class_exhibits_ten_walks(museum: str, quiet: Page, spec: Spec) -> Non
         quiet.keyboard.press(key)
         expect(here.locator(".number")).to_have_text(f"{number} of 10")
     expect(quiet.locator("#announcer")).to_contain_text("10 of 10")
+    films = "films => films.filter((film) => film.readyState || film.preload !== 'none').length"
+    assert quiet.locator("video").evaluate_all(films) == 2  # the one in view, and the next
     quiet.reload()  # the address leads to the same place
     expect(here).to_have_attribute("id", ids[9])
     quiet.get_by_role("button", name="Next walk").click()
@@ -143,7 +148,7 @@ def test_a_wall_plays_by_itself_on_a_screen_of_any_shape(museum: str, quiet: Pag
         expect_inside_the_screen(leave, here.locator(".title"), quiet.get_by_role("button", name="Next walk"))
     letters = here.locator(".title").evaluate("(title) => parseFloat(getComputedStyle(title).fontSize)")
     assert letters > 0.045 * 1080  # to be read from the last row
-    quiet.keyboard.press("f")
+    quiet.keyboard.press("F")  # as with Caps Lock
     expect(quiet.get_by_role("button", name="Full screen", exact=True)).to_be_visible()
 
     quiet.mouse.move(200, 200)
@@ -171,6 +176,12 @@ def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_s
     address = f"{museum}/exhibition?walks={names[1]},nothing,{names[0]},{names[2]},{uuid4()}"
     phone.emulate_media(reduced_motion="reduce")
     phone.clock.install(time=0)
+    second = f"**/{names[0]}/**/walk.mp4"
+    phone.route(second, lambda route: route.abort())
+    phone.route("**/exhibition.js", lambda route: route.abort())
+    phone.goto(address)
+    expect(phone.get_by_text("3 walks are not on view")).to_be_visible()  # soon, though no script arrives
+    phone.unroute("**/exhibition.js")
     for page in (scriptless, phone):
         page.goto(address)
         expect(page.get_by_text("3 walks are not on view")).to_be_visible()
@@ -189,17 +200,24 @@ def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_s
     phone.clock.pause_at(600)
     number = phone.locator(".exhibit.here .number")
     expect(number).to_have_text("1 of 2")
+    phone.wait_for_function("document.querySelectorAll('video')[1].error")
+    phone.unroute(second)
     touch = phone.context.new_cdp_session(phone)
     for kind, x in (("touchStart", 300), ("touchMove", 200), ("touchMove", 100), ("touchEnd", None)):
         points = [] if x is None else [{"x": x, "y": 200}]
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     expect(number).to_have_text("2 of 2")
     expect(phone.get_by_text("3 walks are not on view")).to_have_count(0)
+    phone.wait_for_function("document.querySelectorAll('video')[1].readyState >= 2")  # it is tried again
+    left: list[str] = []
+    phone.on("request", lambda request: left.append(request.url) if request.is_navigation_request() else None)
     leave = phone.get_by_role("link", name="Leave")
     phone.clock.fast_forward(3000)
     expect(phone.locator(".guide")).to_have_css("opacity", "0")
     leave.tap()  # shows the controls; a finger presses nothing that it does not see
     expect(phone.locator(".guide")).to_have_css("opacity", "1")
-    expect(number).to_have_text("2 of 2")
+    phone.get_by_role("button", name="Previous walk").press("Enter")
+    expect(number).to_have_text("1 of 2")
+    assert left == []
     leave.tap()
     expect(phone).to_have_url(f"{museum}/gallery")

@@ -90,14 +90,17 @@ def test_pages_are_readable_without_scripts_and_on_paper(
     pictures = [picture.screenshot() for picture in page.locator(".figure-still img").all()]
     assert len(set(pictures)) == 9
     page.emulate_media(media="print", color_scheme="dark")
-    for path in ("/", "/about", "/gallery", f"/walks/{walk_id}", "/walks/none"):
+    for path in ("/", "/about", "/gallery", "/exhibition", f"/walks/{walk_id}", "/walks/none"):
         page.goto(museum + path)
         expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
         expect(page.locator("h1")).to_have_css("color", "rgb(23, 33, 43)")
         expect(page.get_by_role("navigation")).to_be_hidden()
         expect(page.get_by_role("contentinfo")).to_be_hidden()
     page.context.close()
-    quiet.emulate_media(media="print", reduced_motion="reduce")
+    quiet.emulate_media(media="print", color_scheme="dark", reduced_motion="reduce")
+    quiet.goto(f"{museum}/exhibition")
+    expect(quiet.locator(".exhibiting .title")).to_have_css("color", "rgb(23, 33, 43)")
+    expect(quiet.get_by_role("button").or_(quiet.get_by_role("link", name="Leave"))).to_have_count(0)
     quiet.goto(f"{museum}/walks/{walk_id}")
     expect(quiet.locator("frame-player .work")).to_be_visible()
     expect(quiet.get_by_role("button").or_(quiet.get_by_role("slider"))).to_have_count(0)
@@ -289,7 +292,12 @@ def test_a_finished_walk_is_shown_at_once_in_its_place(
         globalThis.shifted = 0;
         const add = ({ value }) => { globalThis.shifted += value; };
         new PerformanceObserver((list) => list.getEntries().forEach(add)).observe({ type: "layout-shift" });
+        const { createImageBitmap: make } = globalThis; // the pictures of the strip do not come
+        globalThis.createImageBitmap = (source, ...more) =>
+            source instanceof HTMLVideoElement ? Promise.reject(new Error()) : make(source, ...more);
     """)
+    asked: list[str] = []
+    quiet.on("request", lambda request: asked.append(request.url))
     quiet.emulate_media(reduced_motion="reduce")
     for width, height in ((390, 844), (1280, 800)):
         quiet.set_viewport_size({"width": width, "height": height})
@@ -299,6 +307,7 @@ def test_a_finished_walk_is_shown_at_once_in_its_place(
         quiet.get_by_role("link", name="Remix").hover()
         assert quiet.evaluate("globalThis.shifted") < 0.02
         expect(quiet.locator("frame-player")).to_have_attribute("data-rank", "0")
+    assert [url for url in asked if "/frames/" in url] == []  # none is fetched for the strip alone
 
     context = browser.new_context(java_script_enabled=False)
     plain = context.new_page()
