@@ -27,6 +27,7 @@ export class ExampleWalk {
   show(seen) {
     this.#seen = seen;
     this.#frame.dataset.shows = seen ? "example" : "plan";
+    this.#frame.closest(".stage").setAttribute("aria-label", seen ? "An example" : "The plan of your walk");
     this.#run();
   }
 

@@ -1,6 +1,4 @@
-/** Pairs to begin with, of which finished walks are shipped: {prompts: [from, to], name: of its files}. */
-
-/** A pair that is not the one in view; `chance` is in [0, 1). */
+/** A pair, {prompts: [from, to], name: of the files of its finished walk}, that is not the one in view; `chance` is in [0, 1). */
 export function anotherPair(pairs, { name: current }, chance) {
   const others = pairs.filter(({ name }) => name !== current);
   return others[Math.floor(chance * others.length)];

@@ -64,6 +64,7 @@ def test_a_phone_shows_a_finished_walk_and_the_form_on_one_screen(museum: str, p
     page.keyboard.type("a cat")
     expect(page.locator("#stop-0")).to_have_value("a cat")
     expect(page.locator("#frame")).to_have_attribute("data-shows", "plan")
+    expect(page.get_by_role("region", name="The plan of your walk")).to_be_visible()
     expect(page.locator(".plan-words")).to_contain_text("a cat")
     assert video.evaluate("(video) => video.paused")
     end = page.locator("#stop-1").get_attribute("placeholder")
