@@ -3,19 +3,12 @@ import { FilmStrip } from "./film-strip.js";
 import { FrameStore } from "./frame-store.js";
 import { toggleFullScreen } from "./full-screen.js";
 import { motion } from "./motion.js";
-import { MODES, holdsOf, ownMode, ownPlaylist, playlist, resumed } from "./order.js";
+import { holdsOf, ownMode, ownPlaylist, playlist, resumed } from "./order.js";
 import { dwell, nearest } from "./pace.js";
-import { html, nothing, render, svg } from "./vendor/lit-html.js";
+import { labelOf, paint, placeNames, playerTemplate, SCALE, shape } from "./player-drawing.js";
+import { nothing, render } from "./vendor/lit-html.js";
 
-const SCALE = 4096; // steps of the scrubber from one end of the walk to the other: as fine as frames may lie
-const SHARP = 512; // pixels: smaller frames are enlarged to about this with a better filter than CSS has
-const SPEEDS = [0.25, 0.5, 1, 2];
-const MOST_TICKS = 160;
 const SLOWEST_FILM = 0.25; // of its own speed; a walk of so few frames is shown from them
-
-const percent = (position) => `${(100 * position).toFixed(3)}%`;
-const svgStop = (position) => svg`<circle class="stop-mark" cx=${percent(position)} cy="50%" r="3.5" />`;
-const ticksPath = (positions, top, bottom) => positions.map((position) => `M${(1000 * position).toFixed(1)} ${top}V${bottom}`).join("");
 
 /**
  * Plays a walk and lets it be scrubbed: from its MP4 once there is one, before that from frames while more of them arrive.
@@ -49,6 +42,15 @@ class FramePlayer extends HTMLElement {
   #request = 0;
   #drawn = 0;
   #dragging = false;
+  #controls = {
+    toggle: () => this.#toggle(),
+    grab: () => (this.#dragging = true),
+    letGo: () => this.#letGo(),
+    scrub: () => this.#scrub(),
+    setMode: (mode) => this.#setMode(mode),
+    setSpeed: (speed) => this.#setSpeed(speed),
+    fullScreen: () => toggleFullScreen(this),
+  };
   #onMotion = () => this.#play(!motion.paused);
   #onKey = (event) => this.#key(event);
   #onFullscreen = () => this.#draw();
@@ -99,7 +101,7 @@ class FramePlayer extends HTMLElement {
     this.#walk = walk;
     this.#stops = stops;
     this.#mode ||= ownMode(walk.settings.loop);
-    this.setAttribute("aria-label", `Walk from ${walk.prompts.join(" to ")}`);
+    this.setAttribute("aria-label", labelOf(walk));
     this.#given ??= video;
     this.#store.update(walk.frames, walk.settings);
     const url = walk.artifacts.mp4?.url;
@@ -164,63 +166,20 @@ class FramePlayer extends HTMLElement {
   }
 
   #draw() {
-    const walk = this.#walk;
-    const label = walk ? `Walk from ${walk.prompts.join(" to ")}` : "Walk";
-    const numbered = this.#stops.length > 3;
-    const full = document.fullscreenElement === this;
-    render(
-      html`<div class="frame"><div class="mat">${this.#film?.video ?? this.#given ?? nothing}
-          <canvas class="work" role="img" aria-label=${label} @click=${() => this.#toggle()}></canvas>
-        </div>${this.caption}</div>
-        <div class="controls">
-          <button type="button" class="play" @click=${() => this.#toggle()}>${this.#playing ? "Pause" : "Play"}</button>
-          <div class="line">
-            <canvas class="strip" aria-hidden="true"></canvas>
-            <svg class="marks" aria-hidden="true"><line class="way" x1="0" x2="100%" y1="50%" y2="50%" />
-              ${this.#marks()}</svg>
-            <input type="range" class="scrubber" min="0" max=${SCALE} step="1" value="0" aria-label="Place on the walk"
-              @pointerdown=${() => (this.#dragging = true)} @pointerup=${() => this.#letGo()} @pointercancel=${() => this.#letGo()}
-              @input=${() => this.#scrub()} />
-            <ol class="stop-names" aria-hidden="true">
-              ${this.#stops.map(({ prompt }, place) => html`<li title=${prompt}><span dir="auto">${numbered ? place + 1 : prompt}</span></li>`)}
-            </ol>
-          </div>
-          <div class="manner">
-            <label><span>Loop</span> <select class="mode" @change=${(event) => this.#setMode(event.target.value)}>
-              ${Object.entries(MODES).map(([mode, words]) => html`<option value=${mode} ?selected=${mode === this.#mode}>${words}</option>`)}
-            </select></label>
-            <label><span>Speed</span> <select class="speed" @change=${(event) => this.#setSpeed(Number(event.target.value))}>
-              ${SPEEDS.map((speed) => html`<option value=${speed} ?selected=${speed === this.#speed}>${speed}×</option>`)}
-            </select></label>
-            <span class="where" aria-hidden="true"></span>
-            <button type="button" class="plain full" ?hidden=${!document.fullscreenEnabled} @click=${() => toggleFullScreen(this)}>${full ? "Leave full screen" : "Full screen"}</button>
-          </div>
-        </div>`,
-      this,
-    );
-    this.#placeNames();
-    if (walk) this.#shape(walk.settings);
-  }
-
-  /** A tick for each frame, drawn to the end where it can be shown; of very many, some. */
-  #marks() {
-    if (!this.#walk) return nothing;
-    const known = this.#walk.frames.map(({ position }) => position).filter(Number.isFinite);
-    const each = Math.ceil(known.length / MOST_TICKS);
-    const ticks = known.filter((_, rank) => rank % each === 0);
-    const there = new Set(this.#positions);
-    return svg`<svg viewBox="0 0 1000 100" preserveAspectRatio="none">
-        <path class="tick" d=${ticksPath(ticks.filter((position) => !there.has(position)), 42, 58)} />
-        <path class="tick there" d=${ticksPath(ticks.filter((position) => there.has(position)), 30, 70)} />
-      </svg>${this.#stops.map(({ position }) => svgStop(position))}`;
-  }
-
-  /** Names stand under their stops; CSS may not be written into the page's markup, so it is set here. */
-  #placeNames() {
-    this.querySelectorAll(".stop-names li").forEach((name, place) => {
-      name.style.insetInlineStart = `${100 * this.#stops[place].position}%`;
-      name.dataset.end = place === 0 ? "first" : place === this.#stops.length - 1 ? "last" : "";
-    });
+    const parts = {
+      walk: this.#walk,
+      stops: this.#stops,
+      film: this.#film?.video ?? this.#given,
+      caption: this.caption,
+      positions: this.#positions,
+      playing: this.#playing,
+      mode: this.#mode,
+      speed: this.#speed,
+      full: document.fullscreenElement === this,
+    };
+    render(playerTemplate(parts, this.#controls), this);
+    placeNames(this, this.#stops);
+    if (this.#walk) shape(this, this.#walk.settings);
   }
 
   #joined() {
@@ -358,9 +317,9 @@ class FramePlayer extends HTMLElement {
     if (!positions.length) return; // frames are on their way, for an order that the film does not have
     const rank = nearest(positions, this.#here);
     const frame = this.#playing && this.#filmed ? undefined : this.#store.at(positions[rank]);
-    if (frame) this.#paint(frame.picture);
+    if (frame) paint(this, frame.picture);
     else if (this.#film?.ready) {
-      if (moved || this.#playing) this.#paint(this.#film.video);
+      if (moved || this.#playing) paint(this, this.#film.video);
       else this.#film.go(this.#list[this.#place] === rank ? this.#place : this.#list.indexOf(rank));
     }
     this.dataset.rank = rank;
@@ -369,21 +328,6 @@ class FramePlayer extends HTMLElement {
     const where = `frame ${rank + 1} of ${positions.length}`;
     scrubber.setAttribute("aria-valuetext", this.#playing ? "playing" : `${where}${this.#nameHere(this.#here)}`);
     this.querySelector(".where").textContent = `${rank + 1} / ${positions.length}`;
-  }
-
-  #shape({ width, height }) {
-    const canvas = this.querySelector(".work");
-    const enlarge = Math.max(1, Math.ceil(SHARP / Math.max(width, height)));
-    if (canvas.width === width * enlarge && canvas.height === height * enlarge) return;
-    Object.assign(canvas, { width: width * enlarge, height: height * enlarge });
-    this.style.setProperty("--ratio", width / height);
-  }
-
-  #paint(picture) {
-    const canvas = this.querySelector(".work");
-    const pen = canvas.getContext("2d");
-    pen.imageSmoothingQuality = "high";
-    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
   }
 
   #nameHere(position) {

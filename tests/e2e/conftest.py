@@ -2,10 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
 import pytest
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from momalisa.client import Client
@@ -16,12 +19,30 @@ from tests.conftest import until
 DONE = 120_000
 """Timeout of a walk on a slow machine, in milliseconds."""
 
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+"""The rules of axe that pages keep to."""
+
 
 def expect_stops(page: Page, *words: str) -> None:
     """Expect these words in the fields of the form."""
     expect(page.locator("stop-list input")).to_have_count(len(words))
     for place, word in enumerate(words):
         expect(page.locator(f"#stop-{place}")).to_have_value(word)
+
+
+def expect_axe_finds_nothing(page: Page) -> None:
+    """Expect that axe finds no violation of its rules, by day and by night."""
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        found = Axe().run(page, options=RULES)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def pixel_at(page: Page, x: float, y: float) -> tuple[int, ...]:
+    """Return the red, green and blue of a pixel of the page."""
+    picture = page.screenshot(clip={"x": round(x), "y": round(y), "width": 1, "height": 1})
+    with Image.open(BytesIO(picture)) as image:
+        return tuple(image.convert("RGB").tobytes())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, Response, expect
 
 from api.access import COOKIE
 from momalisa.domain.spec import WalkSpec
-from tests.e2e.test_website_museum import expect_axe_finds_nothing
+from tests.e2e.conftest import expect_axe_finds_nothing
 from tests.finished_walks import make_finished_walk
 from tests.serving import serving
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.walks import service
-from tests.e2e.test_website_museum import expect_axe_finds_nothing
+from tests.e2e.conftest import expect_axe_finds_nothing
 from tests.finished_walks import OWNER, insert_finished_walks, make_finished_walk
 
 Spec = Callable[..., WalkSpec]

@@ -11,8 +11,7 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.local.stack import LocalStack
 from momalisa.walks import queries
-from tests.e2e.conftest import expect_stops
-from tests.e2e.test_website_museum import pixel_at
+from tests.e2e.conftest import expect_stops, pixel_at
 from tests.finished_walks import insert_finished_walks, make_finished_walk
 
 Finished = Callable[..., dict[str, Any]]

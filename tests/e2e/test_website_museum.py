@@ -6,13 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html import unescape
-from io import BytesIO
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, expect
 from sqlalchemy import func, update
 
@@ -25,7 +22,7 @@ from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries, service
 from tests.conftest import run_retention, until
-from tests.e2e.test_website_access import RULES
+from tests.e2e.conftest import expect_axe_finds_nothing, pixel_at
 from tests.finished_walks import OWNER, colour, draw, insert_finished_walks, make_finished_walk
 from worker import assemble_task, runner
 from worker.lease import Lease
@@ -33,13 +30,6 @@ from worker.process.worker import Worker
 from worker.recording import Record
 
 Spec = Callable[..., WalkSpec]
-
-
-def expect_axe_finds_nothing(page: Page) -> None:
-    for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-        found = Axe().run(page, options=RULES)
-        assert found.violations_count == 0, found.generate_report()
 
 
 def test_an_empty_museum_invites_visitors_to_make_the_first_walk(museum: str, quiet: Page) -> None:
@@ -166,12 +156,6 @@ def test_240_frames_are_fetched_once_to_be_scrubbed_each_in_its_place(museum: st
         assert quiet.evaluate(REACHED)[0] == urls[position]
         quiet.keyboard.press("ArrowRight")
     assert asked == []
-
-
-def pixel_at(page: Page, x: float, y: float) -> tuple[int, ...]:
-    picture = page.screenshot(clip={"x": round(x), "y": round(y), "width": 1, "height": 1})
-    with Image.open(BytesIO(picture)) as image:
-        return tuple(image.convert("RGB").tobytes())
 
 
 @pytest.fixture
