@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.schemas import requests
 from momalisa.domain.model import Model
+from momalisa.domain.passes import FEWEST_FRAMES
 from momalisa.domain.spec import slug
-from momalisa.queue.estimate import Pace
+from momalisa.queue.estimate import DENSE_SHARE, Pace
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 
@@ -121,7 +122,13 @@ def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
         ),
         "knows": _knows(model),
         "sizes": _sizes(model),
-        "pace": pace and {"speed": float(f"{pace.speed:.2g}"), "workers": pace.workers, "batch": pace.batch},
+        "pace": pace
+        and {
+            "speed": float(f"{pace.speed:.2g}"),
+            "workers": pace.workers,
+            "batch": pace.batch,
+            "dense": {"from": FEWEST_FRAMES, "share": DENSE_SHARE} if model.dense else None,
+        },
     }
 
 

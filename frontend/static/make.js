@@ -96,11 +96,11 @@ function showChanges() {
 }
 
 function showEstimate() {
-  const { frames, steps, size } = values();
+  const { frames, exact, steps, size } = values();
   const [width, height] = size.split("x").map(Number);
   const usualSteps = Number(form.elements.steps.placeholder);
   const shown = document.getElementById("estimate");
-  const seconds = estimate(model.chosen().pace ?? {}, { frames: Number(frames), settings: { width, height, steps: Number(steps) || usualSteps } });
+  const seconds = estimate(model.chosen().pace ?? {}, { frames: Number(frames), exact, settings: { width, height, steps: Number(steps) || usualSteps } });
   shown.textContent = seconds === null ? "" : `Takes ${roughly(seconds)} once a painter is free.`;
 }
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, tupl
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from momalisa.db.models import Chunk, Frame, Walk
+from momalisa.db.models import Chunk, Frame, KnownModel, Walk
 from momalisa.domain import passes
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import fairness, leases, workers
@@ -25,7 +25,8 @@ RECENT_CHUNKS = 30
 """The pace is measured over at most this many chunks, done within the last hour."""
 
 DENSE_SHARE = 3
-"""A dense walk takes about one part in so many of the work of an exact one (`make bench-dense`)."""
+"""A dense walk of a model that is dense takes about one part in so many of the work of an exact one
+(`make bench-dense`)."""
 
 CACHE_FACTOR = 20
 """Backlogs are cached for the time that it took to read them, times this."""
@@ -61,6 +62,8 @@ class Backlog:
     tenants: dict[str, TenantBacklog]
     seconds_per_weight: float | None
     """Recent seconds of a worker per unit of weight; None if no chunk was done."""
+    is_dense: bool
+    """Whether the model is, so that frames of its dense walks may be interpolated (`domain.model.Model.dense`)."""
 
 
 class _Cached(NamedTuple):
@@ -95,7 +98,7 @@ class Pace:
     """Frames × pixels × steps per second of one worker."""
     workers: int
     batch: int
-    """Frames in a chunk of a new walk."""
+    """Frames in a chunk of a new walk, if they are denoised."""
 
 
 def pace(session: Session, model: str) -> Pace | None:
@@ -193,7 +196,7 @@ def _eta(
             n = max(n, mine.retried + mine.queued)
         else:
             n = max(n, mine.queued_before(last + 1))
-    share = DENSE_SHARE if passes.is_dense(walk.spec) else 1
+    share = DENSE_SHARE if backlog.is_dense and passes.is_dense(walk.spec) else 1
     n += ceil((walk.frames_total - planned) / walk.batch_size / share)
     running = ahead = 0.0
     for other in backlog.tenants.values():
@@ -216,14 +219,15 @@ def _backlog(session: Session, model: str) -> Backlog:
         return cached.backlog
     if cached:  # meanwhile, other threads keep using it
         _cache[model] = cached._replace(until=now + 2 * cached.took)
-    tenants = {tenant.tenant: tenant for tenant in _tenant_backlogs(session, model)}
-    backlog = Backlog(tenants, _seconds_per_weight(session, model))
+    is_dense = bool(session.execute(select(_model_is_dense()).where(KnownModel.name == model)).scalar())
+    tenants = {tenant.tenant: tenant for tenant in _tenant_backlogs(session, model, is_dense=is_dense)}
+    backlog = Backlog(tenants, _seconds_per_weight(session, model), is_dense)
     end = time.monotonic()
     _cache[model] = _Cached(backlog, end - now, end + CACHE_FACTOR * (end - now))
     return backlog
 
 
-def _tenant_backlogs(session: Session, model: str) -> list[TenantBacklog]:
+def _tenant_backlogs(session: Session, model: str, *, is_dense: bool) -> list[TenantBacklog]:
     """Return the backlogs of all tenants that have chunks of a model queued or leased."""
     queued, leased = Chunk.status == ChunkStatus.QUEUED, Chunk.status == ChunkStatus.LEASED
     untried = and_(queued, Chunk.priority != fairness.RETRY)
@@ -241,7 +245,8 @@ def _tenant_backlogs(session: Session, model: str) -> list[TenantBacklog]:
         .group_by(Chunk.tenant, Chunk.walk_id)
         .subquery()
     )
-    size = Walk.batch_size * case((_is_dense(), DENSE_SHARE), else_=1)
+    share = case((_walk_is_dense(), DENSE_SHARE), else_=1) if is_dense else 1
+    size = Walk.batch_size * share
     chunks = (Walk.frames_total - Walk.frames_done + size - 1) // size
     found = session.execute(
         select(
@@ -263,7 +268,13 @@ def _tenant_backlogs(session: Session, model: str) -> list[TenantBacklog]:
     ]
 
 
-def _is_dense() -> ColumnElement[bool]:
+def _model_is_dense() -> ColumnElement[bool]:
+    """Return the condition that a model of the catalog is dense."""
+    is_dense: ColumnElement[bool] = KnownModel.description["dense"].as_boolean()
+    return is_dense
+
+
+def _walk_is_dense() -> ColumnElement[bool]:
     """Return the condition that frames of a walk may be interpolated (`passes.is_dense`)."""
     exact = type_coerce(Walk.spec, JSONB)["exact"].as_boolean()
     return and_(func.coalesce(exact, True) == false(), Walk.frames_total >= passes.FEWEST_FRAMES)

@@ -10,11 +10,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, update
 
+from momalisa import description
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
-from momalisa.queue import estimate, leases, results, workers
+from momalisa.queue import catalog, estimate, leases, results, workers
 from momalisa.queue.leases import Claim
 from momalisa.settings import settings
 from momalisa.walks import service
@@ -104,6 +105,29 @@ def test_the_estimate_counts_the_chunks_of_another_tenant(spec: Callable[..., Wa
         service.create(session, spec(frames=8, pacing="linear"), public=True, owner="small")
         large = service.create(session, spec(frames=80, pacing="linear"), public=True, owner="large")
         assert estimate.estimate(session, large).eta_seconds == 10 * (10 + 1)
+
+
+def test_dense_walks_are_expected_to_take_less_only_with_a_model_that_is_dense(
+    spec: Callable[..., WalkSpec],
+) -> None:
+    with transaction() as session:  # in which PostgreSQL's now() is one moment
+
+        def estimated(*, dense: bool) -> list[int | None]:
+            catalog.report(session, description.of_settings().model_copy(update={"dense": dense}))
+            estimate._cache.clear()
+            return [estimate.estimate(session, walk).eta_seconds for walk in (ordered, other)]
+
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
+        done = leases.claim(session, ChunkKind.RENDER, "there:1")
+        assert done
+        results.record_frames(session, done, made_frames(done))
+        began_at = Chunk.finished_at - timedelta(seconds=10)
+        session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
+        other = service.create(session, spec(frames=96, pacing="linear"), public=True, owner="other")
+        ordered = service.create(session, spec(frames=96, exact=False), public=True, owner="ordered")
+        assert estimated(dense=False) == [10 * (12 + 11.5)] * 2  # half a chunk of the other is behind it
+        assert estimated(dense=True) == [10 * (5 + 4.5), 10 * (12 + 4)]
 
 
 def test_setting_the_clock_during_chunks_does_not_change_estimates(

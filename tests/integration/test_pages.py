@@ -15,11 +15,12 @@ from sqlalchemy import func, update
 
 from api.web import templates
 from api.web.templates import FRONTEND
+from momalisa import description
 from momalisa.db.models import Artifact, Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import leases, results
+from momalisa.queue import catalog, leases, results
 from momalisa.walks import service
 from tests.conftest import made_frames
 
@@ -304,7 +305,10 @@ def test_the_pace_shown_by_the_form_excludes_waiting_times(api: TestClient, spec
         session.execute(update(Walk).values(started_at=func.now() - timedelta(minutes=30)))
     pace = models(api)[0]["pace"]
     assert pace["speed"] == pytest.approx(len(claim.frames) * 3 * 128 * 128 / 2, rel=0.05)
-    assert (pace["workers"], pace["batch"]) == (1, 8)
+    assert (pace["workers"], pace["batch"], pace["dense"]) == (1, 8, None)
+    with transaction() as session:
+        catalog.report(session, description.of_settings().model_copy(update={"dense": True}))
+    assert models(api)[0]["pace"]["dense"] == {"from": 48, "share": 3}
     with transaction() as session:
         session.execute(update(Chunk).values(model="another"))  # of another walk
     assert models(api)[0]["pace"] is None
