@@ -71,7 +71,8 @@ class FrameView(BaseModel):
     )
     error: float | None = Field(
         description="How much an interpolated frame is expected to differ from a denoised one: mean absolute "
-        "difference, in levels of 255. Null for other frames, and if it is unknown."
+        "difference, in levels of 255. A copy has that of its original. Null for denoised frames, and if it is "
+        "unknown, as in walks that are pinned."
     )
     flagged: bool = Field(
         description="Whether the frame must not be shown, because the model's safety checker flagged it or it came "
