@@ -160,7 +160,11 @@ class Settings(BaseSettings):
         None, ge=0, le=20, description="Default guidance scale; unset means the model's."
     )
     batch_size: int = Field(
-        8, ge=1, le=64, description="Frames in a chunk of a new walk, which a worker renders as one batch."
+        8,
+        ge=1,
+        le=64,
+        description="Frames in a chunk of a new walk to denoise, which a worker renders as one batch. A chunk of "
+        "interpolated frames has up to 4 times as many, 64 at most.",
     )
 
     # Rendering. Operators, by the hardware; the chart sets DEVICE, `momalisa up` sets THREADS.
@@ -180,7 +184,8 @@ class Settings(BaseSettings):
     dense_revisions: CommaSeparated[str] = Field(
         ADMITTED,
         description="Revisions of models whose frames may be interpolated between others, separated by commas: the "
-        "errors were measured and are small. none means no model, unset the bundled one.",
+        "errors were measured and are small. `momalisa admit` measures them and prints what to set. none means no "
+        "model, unset the bundled one.",
     )
     compile_cache_dir: Path | None = Field(
         None,

@@ -63,9 +63,9 @@ def weights(position: float, keys: Sequence[float], distances: Sequence[float]) 
     """Return the weight of the latents of each key in those at a position between the keys; their sum is 1.
 
     They are those of a cubic Hermite spline whose slope at a key is that of the parabola through it and the keys on
-    both sides (Catmull and Rom, 1974, for uneven spacing). Its parameter is not the position but the length of the
-    way that the latents have come, which a monotone cubic gives for each position: where they rest and then jump,
-    a spline over positions overshoots.
+    both sides (Catmull and Rom, 1974, for uneven spacing). Its parameter is not the position but the distance that
+    the latents have covered, which a monotone cubic gives for each position: where they rest and then jump, a
+    spline over positions overshoots.
 
     Args:
         position: of the frame.

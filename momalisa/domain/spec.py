@@ -138,7 +138,7 @@ class WalkSpec(BaseModel):
         bool,
         Setting(
             "Whether to denoise every frame. If not, frames of a dense walk (48 or more) are interpolated between "
-            "denoised ones wherever a check shows that they hardly differ; see `made` of each frame.",
+            "denoised ones wherever a check shows that the error is within a tolerance; see `made` of each frame.",
             False,
             help="Denoise every frame.",
         ),
