@@ -251,7 +251,7 @@ def test_model_is_deployed_to_a_dedicated_endpoint_and_replaced_without_a_gap(go
         "deploy-vertex.yml",
         "--skip-tags=images",
         "--extra-vars",
-        '{"settings": {"BATCH_SIZE": 16, "ANONYMOUS": "off"}, "poll_seconds": 0}',
+        '{"settings": {"BATCH_SIZE": 16, "DENSE_REVISIONS": "abc,def", "ANONYMOUS": "off"}, "poll_seconds": 0}',
     )
     place = f"projects/{PROJECT}/locations/us-central1"
     unready = {
@@ -289,6 +289,7 @@ def test_model_is_deployed_to_a_dedicated_endpoint_and_replaced_without_a_gap(go
                 {"name": "BUCKET", "value": f"{PROJECT}-momalisa"},
                 {"name": "SIGNED_URLS", "value": "on"},
                 {"name": "BATCH_SIZE", "value": "16"},
+                {"name": "DENSE_REVISIONS", "value": "abc,def"},
             ],
         },
     }
