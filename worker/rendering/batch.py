@@ -27,7 +27,7 @@ from worker.cancellation import CancellationToken
 from worker.media import encoders
 from worker.media.metadata import frame_caption
 from worker.media.thumbnail import thumbnail
-from worker.rendering.interpolation import Interpolated, difference, interpolate, read_keys
+from worker.rendering.interpolation import InterpolatedLatents, difference, interpolate, read_keys
 
 if TYPE_CHECKING:
     from worker.rendering.pipeline import Renderer, Rendering
@@ -49,12 +49,12 @@ class RenderRequest:
     to_upload: frozenset[float]
     """Positions of the frames to upload and report; if it is empty, nothing is rendered."""
     batch_size: int
-    """Size to which the batch is padded, as stored on the walk."""
+    """Size to which the batch is padded: that of the chunk. Frames are interpolated in several batches of it."""
     interpolated: bool = False
     """Whether the frames are interpolated between keys. If not, and they lie between keys, it is measured how good
     that would have been."""
     keys: tuple[Key, ...] = ()
-    """Denoised frames around these, with latents in their files."""
+    """All denoised frames of earlier passes, with latents in their files."""
 
 
 class Batch(NamedTuple):
@@ -141,8 +141,10 @@ def _keys_around(request: RenderRequest) -> dict[float, list[Key]]:
     return {at: [keys[each] for each in places] for at, places in found.items() if places}
 
 
-def _interpolated(around: Mapping[float, Sequence[Key]], token: CancellationToken) -> dict[float, Interpolated]:
-    """Return the latents between keys, by position; none if a key is missing or damaged: an assembly mends that."""
+def _interpolated(
+    around: Mapping[float, Sequence[Key]], token: CancellationToken
+) -> dict[float, InterpolatedLatents]:
+    """Return latents between keys, by position; none if a key is missing or damaged: the assembly repairs it."""
     try:
         latents = read_keys({key for keys in around.values() for key in keys}, token)
     except ObjectCorruptError as error:
@@ -152,7 +154,10 @@ def _interpolated(around: Mapping[float, Sequence[Key]], token: CancellationToke
 
 
 def _decode(
-    renderer: "Renderer", request: RenderRequest, latents: Mapping[float, Interpolated], token: CancellationToken
+    renderer: "Renderer",
+    request: RenderRequest,
+    latents: Mapping[float, InterpolatedLatents],
+    token: CancellationToken,
 ) -> "Rendering":
     stacked = np.stack(list(latents.values()))
     return renderer.decode(request.spec, stacked, token.checkpoint, batch_size=request.batch_size)

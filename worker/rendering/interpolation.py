@@ -18,7 +18,7 @@ from worker.cancellation import CancellationToken
 from worker.media import encoders
 from worker.media.encoders import Latents, Picture
 
-Interpolated = NDArray[np.float32]
+InterpolatedLatents = NDArray[np.float32]
 """Latents of one picture, between those of others."""
 
 CACHED = 64
@@ -56,7 +56,7 @@ def read_keys(keys: Collection[Key], token: CancellationToken) -> dict[float, La
 
 def interpolate(
     neighbours: Mapping[float, Sequence[float]], latents: Mapping[float, Latents]
-) -> dict[float, Interpolated]:
+) -> dict[float, InterpolatedLatents]:
     """Return the latents at positions between keys.
 
     They are computed in such a way that all processes get the same, whatever their processors.

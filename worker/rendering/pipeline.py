@@ -39,7 +39,7 @@ from worker.rendering.samplers import make_sampler
 Pictures = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
 
-Latents = NDArray[np.float16]
+BatchLatents = NDArray[np.float16]
 """Shape (frames, channels, …): what the decoder makes pictures of."""
 
 
@@ -52,7 +52,7 @@ class Rendering:
     """Why each picture must not be shown; None if it may be."""
     batch_size: int
     """The number of frames per batch, which changes pixels slightly."""
-    latents: Latents | None = None
+    latents: BatchLatents | None = None
     """Of denoised frames, from which others can be interpolated (`Renderer.decodes`)."""
 
 
@@ -306,7 +306,7 @@ def _last_words(text: str) -> str:
 
 
 def _rendering(
-    images: decoding.Images, unsafe: Sequence[bool] | None, size: int, latents: Latents | None = None
+    images: decoding.Images, unsafe: Sequence[bool] | None, size: int, latents: BatchLatents | None = None
 ) -> Rendering:
     """Return images in [0, 1] as pictures, with why each must not be shown."""
     flags = tuple(
