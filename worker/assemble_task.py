@@ -137,7 +137,8 @@ def _make_artifacts(
     assert claim.pins
     caption = walk_caption(spec, claim.model, claim.pins, _made(claim.frames))
     again = json.dumps(walk_request(spec, claim.model, claim.pins), indent=1, ensure_ascii=False)
-    height, width = (middle := shown[len(shown) // 2].picture()).shape[:2]
+    middle = shown[len(shown) // 2].picture()
+    height, width = middle.shape[:2]
 
     def pictures(indices: Iterable[int], size: tuple[int, int] | None = None) -> Iterator[Picture]:
         """Yield frames, enlarged if there is a size; one that is held is decoded and enlarged once."""
@@ -170,8 +171,12 @@ def _make_artifacts(
             case ArtifactKind.POSTER:
                 encoders.write_poster(path, middle, caption)
             case ArtifactKind.CARD:
-                triptych = [shown[0].picture(), middle, shown[-1].picture()]
-                size = card.write(path, triptych, spec.prompts, f"Latent diffusion, {len(shown)} frames")
+                size = card.write(
+                    path,
+                    [shown[0].picture(), middle, shown[-1].picture()],
+                    spec.prompts,
+                    f"Latent diffusion, {len(shown)} frames",
+                )
             case ArtifactKind.LARGE:
                 size = large
                 encoders.write_mp4(path, partial(pictures, order, large), fps, caption)
