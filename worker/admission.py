@@ -1,7 +1,7 @@
 """Whether frames of a model may be interpolated: `momalisa admit`, or `python -m worker.admission`.
 
 A few walks are made as workers make them, and then their interpolated frames are denoised. The model is admitted if
-both hardly differ, and no more than was expected (`docs/decisions/0036-admission.md`).
+the errors are small, and as small as was expected (`docs/decisions/0036-admission.md`).
 """
 
 import sys
@@ -206,7 +206,8 @@ def report(trials: Sequence[Trial], revision: str) -> Iterator[str]:
         yield f"The model is admitted: DENSE_REVISIONS has its revision {revision} already."
     else:
         yield "The model is admitted. Set this for the render workers, and restart them:"
-        yield f"DENSE_REVISIONS={','.join([*settings().dense_revisions, revision])}"
+        others = [each for each in settings().dense_revisions if each != "none"]
+        yield f"DENSE_REVISIONS={','.join([*others, revision])}"
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from momalisa.domain.dense import Error
 from momalisa.domain.spec import WalkSpec
+from momalisa.settings import ADMITTED, settings
 from worker import admission
 from worker.admission import Trial, dense_walk, report, trial
 from worker.rendering import loaded
@@ -40,7 +41,7 @@ def of(expected: float, *means: float) -> Trial:
         (of(0.4, *[0.2] * 50, *[0.9] * 10), ["17% of the errors"]),
     ],
 )
-def test_a_walk_speaks_against_a_model_if_errors_are_large_or_unexpected(
+def test_a_walk_counts_against_a_model_if_errors_are_large_or_unexpected(
     measured: Trial, mistakes: list[str]
 ) -> None:
     assert len(measured.mistakes) == len(mistakes)
@@ -84,7 +85,10 @@ def test_the_command_prints_what_to_set(
     assert ("DENSE_REVISIONS" in shown) == admitted != ("not admitted" in shown)
 
 
-def test_a_revision_is_added_to_those_that_are_set() -> None:
+def test_a_revision_is_added_to_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     *_, line = report([of(0.4, *[0.2] * 60)], "abc")
-    assert line.startswith("DENSE_REVISIONS=")
-    assert line.endswith(",abc")
+    assert line == f"DENSE_REVISIONS={','.join(ADMITTED)},abc"
+    monkeypatch.setenv("DENSE_REVISIONS", "none")
+    settings.cache_clear()
+    *_, line = report([of(0.4, *[0.2] * 60)], "abc")
+    assert line == "DENSE_REVISIONS=abc"
