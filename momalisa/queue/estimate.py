@@ -11,7 +11,7 @@ from datetime import timedelta
 from math import ceil, log2
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, and_, case, false, func, literal, or_, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -219,7 +219,8 @@ def _backlog(session: Session, model: str) -> Backlog:
         return cached.backlog
     if cached:  # meanwhile, other threads keep using it
         _cache[model] = cached._replace(until=now + 2 * cached.took)
-    is_dense = bool(session.execute(select(_model_is_dense()).where(KnownModel.name == model)).scalar())
+    reported = select(KnownModel.description["dense"].as_boolean()).where(KnownModel.name == model)
+    is_dense = bool(session.execute(reported).scalar())
     tenants = {tenant.tenant: tenant for tenant in _tenant_backlogs(session, model, is_dense=is_dense)}
     backlog = Backlog(tenants, _seconds_per_weight(session, model), is_dense)
     end = time.monotonic()
@@ -245,8 +246,7 @@ def _tenant_backlogs(session: Session, model: str, *, is_dense: bool) -> list[Te
         .group_by(Chunk.tenant, Chunk.walk_id)
         .subquery()
     )
-    share = case((_walk_is_dense(), DENSE_SHARE), else_=1) if is_dense else 1
-    size = Walk.batch_size * share
+    size = Walk.batch_size * case((and_(literal(is_dense), _is_dense()), DENSE_SHARE), else_=1)
     chunks = (Walk.frames_total - Walk.frames_done + size - 1) // size
     found = session.execute(
         select(
@@ -268,13 +268,7 @@ def _tenant_backlogs(session: Session, model: str, *, is_dense: bool) -> list[Te
     ]
 
 
-def _model_is_dense() -> ColumnElement[bool]:
-    """Return the condition that a model of the catalog is dense."""
-    is_dense: ColumnElement[bool] = KnownModel.description["dense"].as_boolean()
-    return is_dense
-
-
-def _walk_is_dense() -> ColumnElement[bool]:
+def _is_dense() -> ColumnElement[bool]:
     """Return the condition that frames of a walk may be interpolated (`passes.is_dense`)."""
     exact = type_coerce(Walk.spec, JSONB)["exact"].as_boolean()
     return and_(func.coalesce(exact, True) == false(), Walk.frames_total >= passes.FEWEST_FRAMES)
