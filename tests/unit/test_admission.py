@@ -71,24 +71,32 @@ def test_a_model_whose_frames_do_not_lie_between_their_neighbours_is_not_admitte
     assert trial(small, spec(**DENSE)).mistakes
 
 
+@pytest.mark.parametrize(("largest_mean", "admitted"), [(0.1, False), (5.0, True)])
 def test_the_command_prints_what_to_set(
-    small: Renderer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Renderer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    largest_mean: float,
+    admitted: bool,
 ) -> None:
     model = loaded.model().model_copy(update={"steps": 2, "size": 64})
     monkeypatch.setattr(loaded, "model", lambda: model)
     monkeypatch.setattr(loaded, "renderer", lambda: small)
     monkeypatch.setattr(admission, "PAIRS", admission.PAIRS[:1])
     monkeypatch.setattr(admission, "FRAMES", 48)
-    admitted = not admission.main()
+    monkeypatch.setattr(admission, "MEAN", largest_mean)
+    monkeypatch.setattr(admission, "PERCENTILE_99", 5.0)
+    monkeypatch.setattr(admission, "settings", lambda: settings().model_copy(update={"dense_revisions": ("none",)}))
+    assert admission.main() == (0 if admitted else 1)
     shown = capsys.readouterr().out
     assert "a giraffe to a battleship" in shown
-    assert ("DENSE_REVISIONS" in shown) == admitted != ("not admitted" in shown)
+    assert (f"DENSE_REVISIONS={small.revision}\n" in shown) == admitted
+    assert ("not admitted" in shown) != admitted
 
 
 def test_a_revision_is_added_to_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     *_, line = report([of(0.4, *[0.2] * 60)], "abc")
     assert line == f"DENSE_REVISIONS={','.join(ADMITTED)},abc"
-    monkeypatch.setenv("DENSE_REVISIONS", "none")
-    settings.cache_clear()
+    monkeypatch.setattr(admission, "settings", lambda: settings().model_copy(update={"dense_revisions": ("none",)}))
     *_, line = report([of(0.4, *[0.2] * 60)], "abc")
     assert line == "DENSE_REVISIONS=abc"
