@@ -5,7 +5,7 @@ from typing import Any
 
 from api.schemas.views import WalkView
 
-LOOPS = {"pingpong": "to and fro", "closed": "closed"}
+LOOPS = {"pingpong": "back and forth", "closed": "closed"}
 EASINGS = {"ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends"}
 PATHS = {"slerp": "along the arc"}
 

@@ -127,6 +127,6 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
 
 function noticeOf(error) {
   if (!navigator.onLine) return "You are offline. The walk goes on without you; this page catches up when you are back.";
-  if (error.status === 429) return "You ask more often than is served; this page waits a moment, then looks again.";
+  if (error.status === 429) return "Too many requests. This page waits a moment, then looks again.";
   return "The museum does not answer just now. The walk is safe; this page keeps asking.";
 }

@@ -84,7 +84,7 @@ onward.addEventListener("click", async (event) => {
   } catch (failure) {
     if (!(failure instanceof TypeError)) throw failure;
     error.textContent = navigator.onLine
-      ? "The museum does not answer just now. Load more once again in a moment."
+      ? "The museum does not answer just now. Try again in a moment."
       : "You are offline. The walks that hang here stay; load more when you are back.";
     more.ariaBusy = "false";
   }

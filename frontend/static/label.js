@@ -4,11 +4,11 @@ import { html, nothing } from "./vendor/lit-html.js";
 /** The files in the order in which they are offered, in plain words; walk.html has the same for readers without scripts. */
 const DOWNLOADS = {
   mp4: "Film (MP4)", gif: "Animation (GIF)", webp: "Animation (WebP)", large: "Large film (MP4)",
-  poster: "Still (WebP)", large_still: "Large still (PNG)", sheet: "Contact sheet (PNG)", zip: "Frames (ZIP)",
+  poster: "Middle frame (WebP)", large_still: "Large middle frame (PNG)", sheet: "Contact sheet (PNG)", zip: "Frames (ZIP)",
 };
 const sizeOf = ({ bytes, height, enlarged_from }) => `${kilobytes(bytes)}${enlarged_from ? `, ${height} pixels high, enlarged from ${enlarged_from}` : ""}`;
 const WORDS = {
-  loop: { pingpong: "to and fro", closed: "closed" },
+  loop: { pingpong: "back and forth", closed: "closed" },
   easing: { "ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends" },
   interpolation: { slerp: "along the arc" },
 };

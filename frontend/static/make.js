@@ -253,7 +253,7 @@ async function take(file) {
   carried = { settings, filled: request() };
   keep();
   draw();
-  if (settings !== found) blame("", `The model of ${file.name}, ${found.model}, is not here; this walk would have the form’s.`);
+  if (settings !== found) blame("", `The model of ${file.name}, ${found.model}, is not here; this walk will use the one in the form.`);
   announce(`The form has the settings of ${file.name}.`);
 }
 

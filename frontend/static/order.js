@@ -1,14 +1,14 @@
 /** In which order the frames of a walk are shown: pure. A rank is a frame's place among those that are there. */
 
 /** Loop modes by the names that people read. */
-export const MODES = { round: "Round", "to-and-fro": "To and fro", once: "Once" };
+export const MODES = { round: "From the start again", "back-and-forth": "Back and forth", once: "Once" };
 
-export const ownMode = (loop) => (loop === "pingpong" ? "to-and-fro" : "round");
+export const ownMode = (loop) => (loop === "pingpong" ? "back-and-forth" : "round");
 
 /** Ranks in order; `holds` says how often each is shown, once if it says nothing. */
 export function playlist(count, mode, holds = []) {
   const there = Array.from({ length: count }, (_, rank) => rank);
-  const order = mode === "to-and-fro" ? [...there, ...there.slice(1, -1).reverse()] : there;
+  const order = mode === "back-and-forth" ? [...there, ...there.slice(1, -1).reverse()] : there;
   return order.flatMap((rank) => Array(holds[rank] ?? 1).fill(rank));
 }
 

@@ -212,7 +212,7 @@ class WalkView extends HTMLElement {
 }
 
 function goneWords(error) {
-  if (error.status === 410) return { title: "The walk has expired", words: "It was taken down, to make room. Its words are free for a new one." };
+  if (error.status === 410) return { title: "The walk has expired", words: "A walk is removed after some time. You can make a new one from the same words." };
   if (error.status === 404) return { title: "No such walk", words: "Nothing hangs here any more. The walk was taken down by its maker." };
   return { title: "This walk cannot be shown", words: error.message };
 }

@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { coarseFirst, holdsOf, ownPlaylist, playlist, resumed, stopMarks } from "../static/order.js";
 
-test("to and fro shows neither end twice in a row", () => {
-  assert.deepEqual(playlist(4, "to-and-fro"), [0, 1, 2, 3, 2, 1]);
-  assert.deepEqual(playlist(2, "to-and-fro"), [0, 1]);
-  assert.deepEqual(playlist(1, "to-and-fro"), [0]);
+test("back and forth shows neither end twice in a row", () => {
+  assert.deepEqual(playlist(4, "back-and-forth"), [0, 1, 2, 3, 2, 1]);
+  assert.deepEqual(playlist(2, "back-and-forth"), [0, 1]);
+  assert.deepEqual(playlist(1, "back-and-forth"), [0]);
 });
 
 test("holds repeat a frame", () => {
@@ -28,7 +28,7 @@ test("holds are read off an animation", () => {
 });
 
 test("after frames have joined, the walk goes on at the same frame, the same way", () => {
-  const list = playlist(4, "to-and-fro");
+  const list = playlist(4, "back-and-forth");
   assert.equal(list[resumed(list, 1, true) + 1], 2);
   assert.equal(list[(resumed(list, 1, false) + 1) % list.length], 0);
   assert.equal(list[resumed(list, 3, true)], 3);

@@ -108,7 +108,7 @@ def test_a_class_exhibits_ten_walks(museum: str, quiet: Page, spec: Spec) -> Non
     expect(quiet.get_by_role("button", name="Copy link")).to_be_visible()
     link = quiet.evaluate("navigator.clipboard.readText()")
     assert link.startswith(f"{museum}/exhibition?walks=")
-    quiet.get_by_role("button", name="Exhibit them").click()
+    quiet.get_by_role("button", name="Start the exhibition").click()
     expect(quiet).to_have_url(link)
 
     here = quiet.locator(".exhibit.here")
@@ -190,7 +190,7 @@ def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_s
     expect(films.first).to_be_visible()
     scriptless.goto(f"{museum}/gallery?choose=true")
     scriptless.get_by_role("checkbox").first.check()
-    scriptless.get_by_role("button", name="Exhibit them").click()
+    scriptless.get_by_role("button", name="Start the exhibition").click()
     expect(films).to_have_count(1)
     scriptless.goto(f"{museum}/gallery?q=wall")
     scriptless.get_by_role("link", name="Play this wall").click()

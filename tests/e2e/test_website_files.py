@@ -104,7 +104,7 @@ def test_a_file_of_a_model_that_is_not_here_is_made_with_the_one_that_is(
     quiet.goto(museum)
     quiet.set_input_files("#like", tmp_path / "walk.json")
     expect(quiet.locator("#form-error")).to_have_text(
-        "The model of walk.json, theirs, is not here; this walk would have the form’s."
+        "The model of walk.json, theirs, is not here; this walk will use the one in the form."
     )
     quiet.get_by_role("button", name="Make the walk").click()
     quiet.wait_for_url("**/walks/*")

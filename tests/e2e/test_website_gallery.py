@@ -70,7 +70,7 @@ def test_the_gallery_can_be_searched(website: Page, system: LocalStack, finished
     website.get_by_label("Only walks with this word").fill("100%_\\")
     website.get_by_role("button", name="Find").click()
     expect(website.get_by_text("Nothing here shows “100%_\\”.")).to_be_visible()
-    website.get_by_role("link", name="Make the first walk to it").click()
+    website.get_by_role("link", name="Make the first walk there").click()
     expect_stops(website, "", "100%_\\")
     website.locator("#stop-0").fill("a sum")
     website.reload()
