@@ -17,6 +17,7 @@ export const labelOf = (walk) => (walk ? `Walk from ${walk.prompts.join(" to ")}
 /** `film` is the <video> behind the picture, or null; `positions` are those of the frames that can be shown; `on` says what the controls do. */
 export function playerTemplate({ walk, stops, film, caption, positions, playing, mode, speed, full }, on) {
   const numbered = stops.length > 3;
+  const prompts = walk?.prompts ?? [];
   return html`<div class="frame"><div class="mat">${film ?? nothing}
       <canvas class="work" role="img" aria-label=${labelOf(walk)} @click=${on.toggle}></canvas>
     </div>${caption}</div>
@@ -29,8 +30,9 @@ export function playerTemplate({ walk, stops, film, caption, positions, playing,
         <input type="range" class="scrubber" min="0" max=${SCALE} step="1" value="0" aria-label="Place on the walk"
           @pointerdown=${on.grab} @pointerup=${on.letGo} @pointercancel=${on.letGo} @input=${on.scrub} />
         <ol class="stop-names" aria-hidden="true">
-          ${stops.map(({ prompt }, place) => html`<li title=${prompt}><span dir="auto">${numbered ? place + 1 : prompt}</span></li>`)}
+          ${stops.map(({ prompt }, place) => html`<li title=${prompt}><span dir="auto">${numbered ? (place % prompts.length) + 1 : prompt}</span></li>`)}
         </ol>
+        ${numbered ? html`<ol class="stop-legend" aria-hidden="true">${prompts.map((prompt, place) => html`<li title=${prompt}>${place + 1} <bdi>${prompt}</bdi></li>`)}</ol>` : nothing}
       </div>
       <div class="manner">
         <label><span>Loop</span> <select class="mode" @change=${({ target }) => on.setMode(target.value)}>

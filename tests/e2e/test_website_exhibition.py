@@ -54,12 +54,13 @@ def expect_a_large_uncut_picture(picture: Locator, ratio: float) -> None:
     assert max(box["width"], box["height"]) >= 0.85 * min(screen["width"], screen["height"]), (box, screen)
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 64), (64, 96)])
-def test_full_screen_shows_the_whole_picture_and_its_exit_on_any_screen(
-    museum: str, quiet: Page, spec: Spec, width: int, height: int
+@pytest.mark.parametrize(("width", "height", "stops"), [(64, 64, 2), (96, 64, 2), (64, 96, 4)])
+def test_full_screen_shows_the_whole_picture_its_stops_and_its_exit_on_any_screen(
+    museum: str, quiet: Page, spec: Spec, width: int, height: int, stops: int
 ) -> None:
-    prompts = ("a giraffe in the grass", "a ship")
-    walk_id = make_finished_walk(spec(prompts=prompts, width=width, height=height))
+    prompts = ("a giraffe in the grass", "a ship", "a fox", "an owl")[:stops]
+    loop = "closed" if stops == 4 else "none"
+    walk_id = make_finished_walk(spec(prompts=prompts, width=width, height=height, loop=loop))
     quiet.emulate_media(reduced_motion="reduce", color_scheme="dark")
     quiet.goto(f"{museum}/walks/{walk_id}")
     player = quiet.locator("frame-player")
@@ -79,9 +80,14 @@ def test_full_screen_shows_the_whole_picture_and_its_exit_on_any_screen(
         assert player_box
         assert player_box["width"] == columns  # without a bar at its side
         expect_a_large_uncut_picture(player.locator(".work"), width / height)
-        if columns == SCREENS[0][0]:  # there is room for each name
+        if columns == SCREENS[0][0] and stops == 2:  # there is room for each name
             names = player.locator(".stop-names span")
             assert names.evaluate_all("(all) => all.every((name) => name.scrollWidth <= name.clientWidth)")
+        if stops == 4:  # there is room for their numbers, with a legend
+            expect(player.locator(".stop-names li")).to_have_text(["1", "2", "3", "4", "1"])
+            legend = player.locator(".stop-legend li")
+            expect(legend).to_have_text(["1 a giraffe in the grass", "2 a ship", "3 a fox", "4 an owl"])
+            expect_inside_the_screen(*legend.all())
         expect_inside_the_screen(leave, player.get_by_role("slider"), player.locator(".play"))
     leave.click()
     expect(player.get_by_role("button", name="Full screen", exact=True)).to_be_visible()
@@ -146,6 +152,10 @@ def test_a_wall_plays_by_itself_on_a_screen_of_any_shape(museum: str, quiet: Pag
         quiet.set_viewport_size({"width": columns, "height": rows})
         expect_a_large_uncut_picture(here.locator("video"), 1)
         expect_inside_the_screen(leave, here.locator(".title"), quiet.get_by_role("button", name="Next walk"))
+        keys, guide = here.locator(".keys").bounding_box(), quiet.locator(".guide").bounding_box()
+        assert keys
+        assert guide
+        assert keys["y"] + keys["height"] <= guide["y"] + 1
     letters = here.locator(".title").evaluate("(title) => parseFloat(getComputedStyle(title).fontSize)")
     assert letters > 0.045 * 1080  # to be read from the last row
     quiet.keyboard.press("F")  # as with Caps Lock
@@ -197,6 +207,7 @@ def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_s
     expect(scriptless).to_have_url(f"{museum}/exhibition?q=wall")
     expect(films).to_have_count(1)
 
+    expect(phone.locator(".exhibit.here .keys")).to_be_hidden()  # there is no keyboard, it seems
     phone.clock.pause_at(600)
     number = phone.locator(".exhibit.here .number")
     expect(number).to_have_text("1 of 2")
