@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from api.schemas.views import WalkView
+from api.schemas.views import MadeCounts, WalkView
 
 LOOPS = {"pingpong": "back and forth", "closed": "closed"}
 EASINGS = {"ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends"}
 PATHS = {"slerp": "along the arc"}
+MADE = {"denoised": "painted", "interpolated": "interpolated", "copied": "copied"}
 
 
 def facts(walk: WalkView) -> list[tuple[str, str]]:
@@ -23,9 +24,14 @@ def facts(walk: WalkView) -> list[tuple[str, str]]:
         ("Date", _long_date(walk.finished_at or walk.created_at)),
         ("Motion", ", ".join(filter(None, motion))),
         ("Left out", ", ".join(filter(None, left_out))),
+        ("Frames", _made(walk.made) if walk.made.interpolated else ""),
         ("Accession", f"{walk.created_at.year}.{str(walk.id)[:8]}"),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _made(made: MadeCounts) -> str:
+    return ", ".join(f"{getattr(made, how)} {words}" for how, words in MADE.items() if getattr(made, how))
 
 
 def _long_date(moment: datetime) -> str:

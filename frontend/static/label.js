@@ -12,6 +12,8 @@ const WORDS = {
   easing: { "ease-in": "starts slowly", "ease-out": "arrives slowly", "ease-in-out": "slow at both ends" },
   interpolation: { slerp: "along the arc" },
 };
+const MADE = { denoised: "painted", interpolated: "interpolated", copied: "copied" };
+const madeWords = (made) => Object.entries(MADE).filter(([how]) => made[how]).map(([how, words]) => `${made[how]} ${words}`).join(", ");
 
 /** The prompts with arrows between them, each in its own writing direction. */
 export const titleTemplate = ({ prompts }) =>
@@ -19,7 +21,7 @@ export const titleTemplate = ({ prompts }) =>
 
 /** What a museum says of a work, each fact a name and a value. */
 export function facts(walk) {
-  const { settings, model, created_at, finished_at } = walk;
+  const { settings, model, created_at, finished_at, made } = walk;
   const date = finished_at ?? created_at;
   const seeds = settings.seeds ?? [settings.seed, settings.seed_to].filter((seed) => seed !== null && seed !== undefined);
   const leftOut = [settings.negative_prompt, ...(settings.negative_prompts ?? [])].filter(Boolean);
@@ -31,6 +33,7 @@ export function facts(walk) {
     ["Date", html`<time datetime=${date}>${longDate(date)}</time>`],
     ["Motion", manner],
     ["Left out", leftOut.length ? leftOut.map((words, place) => html`${place ? ", " : nothing}<bdi>${words}</bdi>`) : undefined],
+    ["Frames", made.interpolated ? madeWords(made) : undefined],
     ["Accession", accession(walk)],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "");
 }

@@ -18,6 +18,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
 from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import DONE, expect_stops
+from tests.e2e.test_website_museum import expect_axe_finds_nothing
 
 Finished = Callable[..., dict[str, Any]]
 MODULES = environment(PYTHONPATH=str(ROOT))
@@ -261,6 +262,12 @@ def test_only_the_owner_of_a_walk_can_remove_it(website: Page, finished: Finishe
     expect(website.get_by_role("link", name=re.compile("GIF"))).to_be_visible(timeout=DONE)
     address, gif = website.url, website.get_by_role("link", name=re.compile("GIF"))
     old = gif.get_attribute("href") or ""
+    website.get_by_role("button", name="Embed").click()
+    expect(website.get_by_label("Code to embed this walk")).to_be_visible()
+    website.get_by_role("button", name="Remove").click()
+    expect(website.get_by_role("button", name="Yes")).to_be_focused()
+    expect_axe_finds_nothing(website)
+    website.get_by_role("button", name="No").click()
     website.get_by_role("button", name="Make private").click()
     expect(website.get_by_role("button", name="Make public")).to_be_visible()
     expect(gif).not_to_have_attribute("href", old, timeout=60_000)  # the page looks again by itself

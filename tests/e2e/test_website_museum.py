@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
 from sqlalchemy import func, update
 
-from momalisa.db.models import Chunk, Walk
+from momalisa.db.models import Chunk, Frame, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
@@ -40,6 +40,10 @@ def test_an_empty_museum_invites_visitors_to_make_the_first_walk(museum: str, qu
     expect_axe_finds_nothing(quiet)
     quiet.get_by_role("link", name="Make it").click()
     expect(quiet.get_by_role("button", name="Make the walk")).to_be_visible()
+    for path, words in (("/exhibition", "No finished walk hangs"), ("/problems/walk-not-found", "What to do")):
+        quiet.goto(museum + path)
+        expect(quiet.get_by_text(words)).to_be_visible()
+        expect_axe_finds_nothing(quiet)
 
 
 def test_an_expired_walk_says_that_it_is_gone(museum: str, quiet: Page, spec: Spec) -> None:
@@ -271,7 +275,11 @@ def test_a_finished_walk_is_shown_at_once_in_its_place(
     museum: str, quiet: Page, browser: Browser, spec: Spec
 ) -> None:
     """With scripts nothing moves, and the first frame comes first; without, there are a film and the same label."""
-    address = f"{museum}/walks/{make_finished_walk(spec(frames=24, negative_prompt='mist', easing='ease-in'))}"
+    walk_id = make_finished_walk(spec(frames=24, negative_prompt="mist", easing="ease-in"))
+    between = (Frame.walk_id == walk_id, Frame.position > 0, Frame.position < 1)
+    with transaction() as session:
+        session.execute(update(Frame).where(*between).values(interpolated=True))
+    address = f"{museum}/walks/{walk_id}"
     quiet.add_init_script("""
         globalThis.shifted = 0;
         const add = ({ value }) => { globalThis.shifted += value; };
@@ -300,6 +308,7 @@ def test_a_finished_walk_is_shown_at_once_in_its_place(
     assert (film.get_attribute("src") or "").startswith(
         quiet.get_by_role("link", name="MP4").evaluate("a => a.href")
     )
+    expect(plain.locator(".facts")).to_contain_text("2 painted, 22 interpolated")
     for part in (".facts", ".downloads"):
         assert plain.locator(part).inner_text().split() == quiet.locator(part).inner_text().split()
     context.close()
@@ -362,6 +371,7 @@ def test_a_walk_is_watched_from_its_plan_to_its_film(museum: str, quiet: Page, s
                 expect(page.locator(".plan-picture")).to_have_count(8)
             else:
                 expect(page.locator("frame-player")).to_have_attribute("data-frames", str(frames))
+        expect_axe_finds_nothing(polling)
     quiet.bring_to_front()
     quiet.get_by_role("slider").press("End")
     gate.release()  # the files

@@ -12,6 +12,7 @@ from momalisa.local.stack import LocalStack
 from tests.conftest import wait_for_workers
 from tests.e2e.conftest import DONE
 from tests.e2e.test_website import ADDRESS, name_stops, submit
+from tests.e2e.test_website_museum import expect_axe_finds_nothing
 
 Finished = Callable[..., dict[str, Any]]
 
@@ -146,6 +147,7 @@ def test_a_failed_walk_says_why_and_offers_a_way_on(website: Page, finished: Fin
     website.goto(walk["urls"]["web"])
     expect(website.get_by_text("This walk could not be finished").first).to_be_visible()
     expect(website.locator(".reason")).to_have_text(walk["error"]["message"])
+    expect_axe_finds_nothing(website)
     website.get_by_role("link", name="Try again").click()
     expect(website.locator("#stop-0")).to_have_value("a fox")
 
