@@ -203,7 +203,7 @@ def walk(walk_id: str, base: Base, caller: Caller) -> HTMLResponse:
 @router.get("/about")
 def about(base: Base, place: Place) -> HTMLResponse:
     """Explain what a latent walk is."""
-    return templates.page("about.html", base=base, place=place)
+    return templates.page("about.html", base=base, place=place, long_walk=templates.long_walk())
 
 
 @router.get("/.well-known/security.txt")

@@ -110,6 +110,13 @@ def pairs() -> list[dict[str, Any]]:
     return [{"prompts": pair, "name": slug(pair)} for pair in listed]
 
 
+@cache
+def long_walk() -> dict[str, Any]:
+    """Return how the frames of the long walk on the about page were made (`make figure`)."""
+    found: dict[str, Any] = json.loads((FRONTEND / "pages" / "long-walk.json").read_text())
+    return found
+
+
 def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
     """Return what the form shows of a model: its defaults, its sizes, and how fast it renders here."""
     return {
