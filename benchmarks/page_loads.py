@@ -70,6 +70,7 @@ def main() -> None:
             "the walk in a frame": f"{walk}/embed",
             "exhibition": f"/exhibition?walks={walk.removeprefix('/walks/')}",
             "about": "/about",
+            "the API": "/docs",
         }
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(**launch_options())

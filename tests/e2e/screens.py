@@ -32,10 +32,13 @@ FOLDER = ROOT / "docs" / "screens"
 Theme = Literal["light", "dark"]
 Prepare = Callable[[Page], object]
 
-SIZES = {390: 844, 1280: 800, 1920: 1080}
+SIZES = {390: 844, 820: 1180, 1280: 800, 1920: 1080}
 THEMES: tuple[Theme, ...] = ("light", "dark")
 FEW: tuple[tuple[int, Theme], ...] = ((1280, "light"), (390, "dark"))
 """How a state is shown that has no page of its own."""
+
+MAX_HEIGHT = 6000
+"""Pixels after which a screenshot is cut: the reference of the API is longer than a WebP can be."""
 
 PAIRS = (
     ("an owl", "a clock"), ("a fox", "a teapot"), ("a rose", "a butterfly"), ("a castle", "a ship"),
@@ -82,9 +85,9 @@ class Photographer:
 
     def _take(self, name: str, path: str, width: int, theme: Theme, prepare: Prepare) -> None:
         screen: Any = {"width": width, "height": SIZES[width]}
-        phone = width < 600  # where scroll bars take no space
+        touch = width < 1000  # then scroll bars take no space
         page = self._browser.new_page(
-            viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=phone, has_touch=phone
+            viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=touch, has_touch=touch
         )
         page.goto(self._url + path)
         prepare(page)
@@ -94,7 +97,8 @@ class Photographer:
         page.mouse.move(0, 0)
         page.evaluate("scrollTo(0, 0)")
         with Image.open(BytesIO(page.screenshot(full_page=True, animations="disabled"))) as image:
-            image.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
+            shown = image.crop((0, 0, image.width, min(image.height, MAX_HEIGHT)))
+            shown.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
         page.close()
 
 
@@ -117,6 +121,17 @@ def _show(page: Page, *, frames: int, at: float) -> None:
     expect(page.locator("frame-player")).to_have_attribute("data-frames", str(frames))
     scrub = f"(scrubber) => {{ scrubber.value = {at} * scrubber.max; scrubber.dispatchEvent(new Event('input')); }}"
     page.get_by_role("slider").evaluate(scrub)
+
+
+def _fill_the_screen(page: Page, *, frames: int) -> None:
+    _show(page, frames=frames, at=0.42)
+    page.get_by_role("button", name="Full screen").click()
+    expect(page.get_by_role("button", name="Leave full screen")).to_be_visible()
+
+
+def _choose_two(page: Page) -> None:
+    for piece in page.locator(".piece label").all()[:2]:
+        piece.click()
 
 
 def _show_figure(page: Page) -> None:
@@ -178,6 +193,11 @@ def shoot(photographer: Photographer, client: Client, system: LocalStack) -> Non
     photographer.page("walk", walk, partial(_show, frames=48, at=0.42))
     photographer.page("gallery", "/gallery")
     photographer.page("about", "/about", _show_figure)
+    photographer.state("full-screen", walk, partial(_fill_the_screen, frames=48))
+    photographer.state("embed", f"{walk}/embed")
+    photographer.state("exhibition", f"/exhibition?walks={Path(walk).name}")
+    photographer.state("choosing", "/gallery?choose=true", _choose_two)
+    photographer.state("docs", "/docs")
     photographer.state("settings", "/", lambda page: page.get_by_text("Settings", exact=True).click())
     photographer.state("refused", "/", _refuse)
     photographer.state("ten-stops", "/", _name_ten)
