@@ -17,8 +17,7 @@ from playwright.sync_api import Page, Route, expect
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
 from tests.conftest import until, wait_for_workers
-from tests.e2e.conftest import DONE, expect_stops
-from tests.e2e.test_website_museum import expect_axe_finds_nothing
+from tests.e2e.conftest import DONE, expect_axe_finds_nothing, expect_stops
 
 Finished = Callable[..., dict[str, Any]]
 MODULES = environment(PYTHONPATH=str(ROOT))

@@ -10,9 +10,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from momalisa.local.stack import LocalStack
 from tests.conftest import wait_for_workers
-from tests.e2e.conftest import DONE
+from tests.e2e.conftest import DONE, expect_axe_finds_nothing
 from tests.e2e.test_website import ADDRESS, name_stops, submit
-from tests.e2e.test_website_museum import expect_axe_finds_nothing
 
 Finished = Callable[..., dict[str, Any]]
 
