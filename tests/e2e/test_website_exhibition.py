@@ -152,10 +152,10 @@ def test_a_wall_plays_by_itself_on_a_screen_of_any_shape(museum: str, quiet: Pag
         quiet.set_viewport_size({"width": columns, "height": rows})
         expect_a_large_uncut_picture(here.locator("video"), 1)
         expect_inside_the_screen(leave, here.locator(".title"), quiet.get_by_role("button", name="Next walk"))
-        keys, guide = here.locator(".keys").bounding_box(), quiet.locator(".guide").bounding_box()
+        keys, buttons = here.locator(".keys").bounding_box(), quiet.locator(".guide").bounding_box()
         assert keys
-        assert guide
-        assert keys["y"] + keys["height"] <= guide["y"] + 1
+        assert buttons
+        assert keys["y"] + keys["height"] <= buttons["y"] + 1
     letters = here.locator(".title").evaluate("(title) => parseFloat(getComputedStyle(title).fontSize)")
     assert letters > 0.045 * 1080  # to be read from the last row
     quiet.keyboard.press("F")  # as with Caps Lock
