@@ -57,10 +57,17 @@ WALK: dict[str, Any] = SUMMARY | {
         "waiting_for": None,
         "started_at": "2026-11-23T12:00:01Z",
     },
+    "made": {"denoised": 3, "interpolated": 0, "copied": 0, "error": None},
     "frames": [
-        {"index": 0, "position": 0.0, "url": f"{_BUCKET}/frames/0.000000000.png", "flagged": False},
-        {"index": 1, "position": 0.5, "url": f"{_BUCKET}/frames/0.500000000.png", "flagged": False},
-        {"index": 2, "position": 1.0, "url": f"{_BUCKET}/frames/1.000000000.png", "flagged": False},
+        {
+            "index": index,
+            "position": position,
+            "url": f"{_BUCKET}/frames/{position:.9f}.png",
+            "made": "denoised",
+            "error": None,
+            "flagged": False,
+        }
+        for index, position in enumerate((0.0, 0.5, 1.0))
     ],
     "sequence": [0, 1, 2, 1],
 }
@@ -79,7 +86,8 @@ QUEUED: dict[str, Any] = WALK | {
     "artifacts": {},
     "started_at": None,
     "finished_at": None,
-    "frames": [{**frame, "url": None} for frame in WALK["frames"]],
+    "made": dict.fromkeys(("denoised", "interpolated", "copied"), 0) | {"error": None},
+    "frames": [{**frame, "url": None, "made": None} for frame in WALK["frames"]],
 }
 
 CANCELED: dict[str, Any] = WALK | {"status": "canceled", "artifacts": {}}

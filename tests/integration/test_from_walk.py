@@ -30,6 +30,7 @@ class Painter:
     """A stand-in for the model: paints the position of each frame at once, and counts frames."""
 
     made_with = MadeWith(revision="painted", dtype="uint8", device="brush")
+    dense = False
 
     def __init__(self) -> None:
         self.painted: list[float] = []
@@ -37,7 +38,7 @@ class Painter:
     def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
         return []
 
-    def batch_that_fits(self, spec: WalkSpec, wanted: int) -> int:  # noqa: ARG002
+    def batch_that_fits(self, spec: WalkSpec, wanted: int, *, decoded: bool) -> int:  # noqa: ARG002
         return wanted
 
     def render(

@@ -49,7 +49,9 @@ def frames_of(workers: int, folder: Path) -> list[Picture]:
         Client(system.url) as client,
     ):
         wait_for_workers(system)
-        walk = client.submit(["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=2, pacing="linear")
+        walk = client.submit(
+            ["a giraffe", "a battleship"], frames=FRAMES, seed=7, steps=2, pacing="linear", exact=True
+        )
         *_, walk = client.watch(walk)
         shares = chunks_by_worker(system, walk)
         assert set(shares) == {f"render-{number}" for number in range(1, workers + 1)}
