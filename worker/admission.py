@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from momalisa.domain import dense, pacing, passes
-from momalisa.domain.dense import Check, Error
+from momalisa.domain.dense import Error
 from momalisa.domain.passes import Recorded
 from momalisa.domain.pins import Batch
 from momalisa.domain.spec import WalkSpec
@@ -24,7 +24,7 @@ from worker.media.encoders import Latents, Picture
 from worker.media.thumbnail import thumbnail
 from worker.process import startup
 from worker.rendering import loaded
-from worker.rendering.interpolation import difference, interpolate
+from worker.rendering.interpolation import check, difference, interpolate
 
 if TYPE_CHECKING:
     from worker.rendering.pipeline import Renderer
@@ -118,13 +118,8 @@ def _make(
             continue
         walk.latents[position] = latents
         known = position in decoded and not flags[position]
-        check = _check(position, around[position], difference(decoded[position], picture)) if known else None
-        walk.recorded[position] = Recorded(thumbnail(picture), latents=True, check=check)
-
-
-def _check(position: float, near: Sequence[float], error: Error) -> Check:
-    start, end = max(key for key in near if key < position), min(key for key in near if key > position)
-    return Check(start=start, end=end, mean=error.mean, block=error.block)
+        found = check(position, around[position], decoded[position], picture) if known else None
+        walk.recorded[position] = Recorded(thumbnail(picture), latents=True, check=found)
 
 
 @dataclass(frozen=True)

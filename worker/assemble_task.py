@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from momalisa.domain.path import leg, sequence
 from momalisa.domain.spec import file_name
-from momalisa.domain.states import ENLARGED, ArtifactKind, Flag
+from momalisa.domain.states import ENLARGED, ArtifactKind, Flag, made_counts
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
@@ -25,7 +25,7 @@ from momalisa.telemetry.logging import logger
 from worker.lease import Lease
 from worker.media import card, contact_sheet, encoders, gif
 from worker.media.encoders import Picture
-from worker.media.metadata import made_counts, walk_caption, walk_request
+from worker.media.metadata import walk_caption, walk_request
 from worker.recording import Record
 
 log = logger(__name__)
@@ -135,7 +135,9 @@ def _make_artifacts(
     positions = [frame.position for frame in claim.frames]
     order = sequence(positions, spec.timing.legs, hold=spec.hold, loop=spec.loop)
     assert claim.pins
-    caption = walk_caption(spec, claim.model, claim.pins, _made(claim.frames))
+    caption = walk_caption(
+        spec, claim.model, claim.pins, made_counts((frame.made, frame.error) for frame in claim.frames)
+    )
     again = json.dumps(walk_request(spec, claim.model, claim.pins), indent=1, ensure_ascii=False)
     middle = shown[len(shown) // 2].picture()
     height, width = middle.shape[:2]
@@ -193,12 +195,6 @@ def _make_artifacts(
         omissions.append(f"There are no large files, since the frames have {height} lines.")
     kinds = [kind for kind in FILES if spec.large_size or kind not in ENLARGED]
     return lease.run_concurrently(make, kinds), sorted(omissions)
-
-
-def _made(frames: Sequence[ClaimedFrame]) -> dict[str, float]:
-    """Return how the frames that may be shown were made."""
-    errors = [frame.error for frame in frames if frame.made and frame.error is not None]
-    return made_counts([frame.made for frame in frames if frame.made], errors)
 
 
 def _labels(claim: Claim) -> list[str]:

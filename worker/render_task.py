@@ -42,7 +42,7 @@ def render(lease: Lease) -> Record:
     made_with, batch_size, warnings = batch.made_with, batch.batch_size, batch.warnings + _differences(claim, batch)
 
     def record(session: Session) -> Ready | None:
-        ready = results.record_frames(session, claim, made, made_with, batch_size)
+        ready = results.record_frames(session, claim, made, made_with, batch_size, interpolated=batch.interpolated)
         results.add_warnings(session, claim, warnings)
         return ready
 
@@ -74,6 +74,7 @@ def _request(claim: Claim, wanted: Collection[ClaimedFrame]) -> RenderRequest:
         batch_size=claim.batch_size,
         interpolated=claim.interpolated,
         keys=claim.keys,
+        keys_may_be_lost=claim.attempt > 1,
     )
 
 
@@ -102,11 +103,12 @@ def _copy_reusable(
         )
         if stored is None:
             return None
+        same_place = (original.position, original.legs) == (frame.position, claim.spec.legs)
         made = UploadedFrame(frame.position, stored, original.thumbnail, content_hashes[frame], copied=True)
         return made._replace(
             interpolated=original.interpolated,
             latents=original.latents,
-            check=original.check,
+            check=original.check if same_place else None,
             error=original.error,
         )
 

@@ -1,19 +1,17 @@
 """Walks in responses."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from statistics import fmean
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field, create_model
 
-from momalisa.db.models import Frame, Walk
+from momalisa.db.models import Walk
 from momalisa.domain.model import Model
 from momalisa.domain.path import sequence
 from momalisa.domain.spec import SETTINGS, field_type
-from momalisa.domain.states import ENLARGED, ArtifactKind, Made, WalkStatus
+from momalisa.domain.states import ENLARGED, ArtifactKind, Made, WalkStatus, made_counts
 from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.storage import bucket
@@ -240,12 +238,6 @@ def _summary(walk: Walk, base_url: str, viewer: str | None) -> WalkSummary:
     )
 
 
-def _made(frames: Sequence[Frame]) -> MadeCounts:
-    counts = Counter(frame.made for frame in frames)
-    errors = [frame.error for frame in frames if frame.made and frame.error is not None]
-    return MadeCounts(**{made.value: counts[made] for made in Made}, error=fmean(errors) if errors else None)
-
-
 def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> WalkView:
     """Return a walk as a viewer may see it; `base_url` has no trailing slash.
 
@@ -264,14 +256,14 @@ def view(walk: Walk, ahead: Estimate, base_url: str, *, viewer: str | None) -> W
     return WalkView(
         **common,
         progress=progress,
-        made=_made(walk.frames),
+        made=MadeCounts.model_validate(made_counts((frame.made, frame.expected_error) for frame in walk.frames)),
         frames=[
             FrameView(
                 index=index,
                 position=frame.position,
                 url=None if frame.object is None else bucket.url(frame.object, base_url),
                 made=frame.made,
-                error=frame.error if frame.made else None,
+                error=frame.expected_error,
                 flagged=frame.flagged is not None,
             )
             for index, frame in enumerate(walk.frames)

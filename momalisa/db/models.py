@@ -258,6 +258,7 @@ class Chunk(Base):
         ),
         Index("chunks_done", "kind", "finished_at", postgresql_where=text("status = 'done'")),
         Index("chunks_leased", "kind", "model", postgresql_where=text("status = 'leased'")),
+        Index("chunks_waiting", "walk_id", postgresql_where=text("status = 'waiting'")),
     )
 
 
@@ -347,6 +348,11 @@ class Frame(Base):
         if self.copied:
             return Made.COPIED
         return Made.INTERPOLATED if self.interpolated else Made.DENOISED
+
+    @property
+    def expected_error(self) -> float | None:
+        """`error` of an interpolated frame that may be shown; what was planned for others means nothing."""
+        return self.error if self.made and self.interpolated else None
 
     __table_args__ = (
         ForeignKeyConstraint(["walk_id", "chunk"], ["chunks.walk_id", "chunks.number"], ondelete="CASCADE"),

@@ -173,7 +173,9 @@ def _gaps(spec: WalkSpec, recorded: Mapping[float, Recorded]) -> Iterator[_Gap]:
     for start, length in zip(known, distances, strict=False):
         of_legs[leg(start, spec.legs)[0]] += length
     points = _points(spec, known, distances, spec.frames - len(recorded))
-    checks = [frame.check for frame in frames if frame.check is not None]
+    # A frame that was copied brings its check along, whose ends need not be frames of this walk.
+    found = [frame.check for frame in frames if frame.check is not None]
+    checks = [check for check in found if check.start in lengths and check.end in lengths]
     ends = [
         (position, frame.latents) for position, frame in zip(known, frames, strict=True) if not frame.interpolated
     ]

@@ -1,6 +1,9 @@
 """Statuses and kinds of database rows: enums whose values are stored as text."""
 
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
+from statistics import fmean
 
 
 class WalkStatus(StrEnum):
@@ -51,6 +54,18 @@ class Made(StrEnum):
     DENOISED = "denoised"  # by the model
     INTERPOLATED = "interpolated"  # decoded from latents between those of denoised frames (`domain.dense`)
     COPIED = "copied"  # from another walk, which has the same frame
+
+
+def made_counts(frames: Iterable[tuple[Made | None, float | None]]) -> dict[str, float | None]:
+    """Return how many frames were made in which way, and the mean expected error of those that are interpolated.
+
+    Args:
+        frames: how each was made, and its expected error in levels of 255; each is None if there is none.
+    """
+    made = [(kind, error) for kind, error in frames if kind is not None]
+    counts = Counter(kind for kind, _ in made)
+    errors = [error for _, error in made if error is not None]
+    return {**{kind.value: counts[kind] for kind in Made}, "error": round(fmean(errors), 3) if errors else None}
 
 
 class ArtifactKind(StrEnum):

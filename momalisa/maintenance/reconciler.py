@@ -17,7 +17,7 @@ from momalisa.domain.states import ChunkKind, DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import OrphanScan
-from momalisa.queue import catalog, celery_app, fairness, reclaim, stats, workers
+from momalisa.queue import catalog, celery_app, fairness, lifecycle, reclaim, stats, workers
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
@@ -145,7 +145,7 @@ _monitor = reclaim.LeaseMonitor()
 
 
 def reclaim_expired() -> None:
-    """Put chunks whose lease has expired back into the queue.
+    """Put chunks whose lease has expired back into the queue, and those that wait for nothing more.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -156,6 +156,10 @@ def reclaim_expired() -> None:
     if reclaimed:
         log.info("leases expired", chunks=reclaimed)
         metrics.record(metrics.LEASES_EXPIRED, reclaimed)
+    with transaction() as session:
+        settled = lifecycle.settle_stuck(session)
+    if settled:
+        log.info("waiting chunks queued", chunks=settled)
 
 
 def maintain_fairness() -> None:

@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session, aliased
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Pause, Walk
 from momalisa.db.session import rowcount
-from momalisa.domain import pins
+from momalisa.domain import passes, pins
 from momalisa.domain.pins import MadeWith, Pins, RenderedFrame
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, Flag, Made, WalkStatus
@@ -114,6 +114,8 @@ class Claim(Attempt):
     """Whether the frames are interpolated between the keys."""
     keys: tuple[Key, ...] = ()
     """The frames of earlier passes that have latents, by position; for a closed walk, the first again at 1."""
+    others_wait: bool = False
+    """Whether the walk has chunks that wait for the frames of others."""
     pins: Pins | None = None
     """How the frames were rendered; of an assembly."""
     pinned_to: MadeWith | None = None
@@ -161,13 +163,19 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
         )
     ).one()
     columns = (Walk.spec, Walk.batch_size, Walk.made_with, Walk.model, Walk.owner, Walk.secret, Walk.from_walk)
-    walk = session.execute(select(*columns, Walk.traceparent, Walk.status).where(Walk.id == found.walk_id)).one()
+    waiting = select(Chunk.number).where(Chunk.walk_id == found.walk_id, Chunk.status == ChunkStatus.WAITING)
+    walk = session.execute(
+        select(*columns, Walk.traceparent, Walk.status, waiting.exists().label("others_wait")).where(
+            Walk.id == found.walk_id
+        )
+    ).one()
     if walk.status == WalkStatus.QUEUED:
         _start_walk(session, found.walk_id)
     if kind == ChunkKind.RENDER:
         frames, how = _frames_of_chunk(session, found.walk_id, found.number), None
     else:
         frames, how = _frames_of_walk(session, found.walk_id)
+    between_others = chunk.pass_start and (chunk.interpolated or passes.is_dense(walk.spec))
     return Claim(
         walk_id=found.walk_id,
         number=found.number,
@@ -185,7 +193,8 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
         batch_size=chunk.batch_size or walk.batch_size,
         frames=frames,
         interpolated=chunk.interpolated,
-        keys=_keys(session, found.walk_id, walk.spec, chunk.pass_start) if chunk.pass_start else (),
+        keys=_keys(session, found.walk_id, walk.spec, chunk.pass_start) if between_others else (),
+        others_wait=walk.others_wait,
         pins=how,
         pinned_to=walk.made_with,
         recovery_seconds=None if found.recovery_seconds is None else max(0.0, float(found.recovery_seconds)),
@@ -231,8 +240,8 @@ def _frames_of_chunk(session: Session, walk_id: UUID, number: int) -> tuple[Clai
 
 
 def _keys(session: Session, walk_id: UUID, spec: WalkSpec, pass_start: int) -> tuple[Key, ...]:
-    """Return the frames of earlier passes that others can be interpolated between."""
-    of_walk = and_(Frame.walk_id == walk_id, Frame.chunk < pass_start)
+    """Return the frames of earlier passes that others can be interpolated between, without those that were lost."""
+    of_walk = and_(Frame.walk_id == walk_id, Frame.chunk < pass_start, Frame.object.is_not(None))
     columns = (Frame.position, Frame.object, Frame.bytes, Frame.crc32c, Frame.content_hash)
     rows = session.execute(select(*columns).where(of_walk, Frame.latents).order_by(Frame.position))
     keys = [Key(row.position, StoredObject(row.object, row.bytes, row.crc32c), row.content_hash) for row in rows]
@@ -263,7 +272,7 @@ def _frames_of_walk(session: Session, walk_id: UUID) -> tuple[tuple[ClaimedFrame
 
 
 def _claimed(frame: Frame) -> ClaimedFrame:
-    return ClaimedFrame(frame.position, _stored(frame), frame.flagged, frame.made, frame.error)
+    return ClaimedFrame(frame.position, _stored(frame), frame.flagged, frame.made, frame.expected_error)
 
 
 def heartbeat(session: Session, claim: Claim) -> None:

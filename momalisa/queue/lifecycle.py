@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from momalisa.db import notifications
 from momalisa.db.models import Chunk, Frame, Walk
@@ -119,6 +119,28 @@ def settle_waiting(session: Session, walk_id: UUID) -> int:
         .returning(Chunk.status)
     )
     return sum(status == ChunkStatus.QUEUED for status in settled.scalars())
+
+
+def settle_stuck(session: Session) -> int:
+    """Settle walks of which chunks wait and none is queued or leased; return how many chunks that queued.
+
+    The one that records the last frame they wait for queues them, unless it is a worker of a release that knows of
+    none that wait.
+    """
+    other = aliased(Chunk)
+    active = other.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED])
+    stuck = session.scalars(
+        select(Chunk.walk_id)
+        .where(Chunk.status == ChunkStatus.WAITING)
+        .where(~select(other.number).where(other.walk_id == Chunk.walk_id, active).exists())
+        .distinct()
+        .order_by(Chunk.walk_id)
+    ).all()
+    queued = 0
+    for walk_id in stuck:
+        lock_chunks(session, walk_id)
+        queued += settle_waiting(session, walk_id)
+    return queued
 
 
 def release_values(status: ChunkStatus) -> dict[str, object]:

@@ -84,6 +84,8 @@ def record_frames(
     frames: Sequence[UploadedFrame | FlaggedFrame],
     made_with: MadeWith | None = None,
     batch_size: int | None = None,
+    *,
+    interpolated: bool | None = None,
 ) -> Ready | None:
     """Record the frames of a chunk, complete it, and enqueue what follows.
 
@@ -96,6 +98,7 @@ def record_frames(
         frames: what was made.
         made_with: what rendered them.
         batch_size: how many of them were rendered at once, if not as many as planned.
+        interpolated: whether they were interpolated, if not as planned.
 
     Returns:
         The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
@@ -103,11 +106,14 @@ def record_frames(
     Raises:
         LeaseLostError: if the lease is lost.
     """
-    rendered = {"made_with": made_with, "batch_size": batch_size or claim.batch_size}
+    between = claim.interpolated if interpolated is None else interpolated
+    rendered = {"made_with": made_with, "batch_size": batch_size or claim.batch_size, "interpolated": between}
+    if claim.others_wait:
+        lifecycle.lock_chunks(session, claim.walk_id)  # before the walk: `_next_pass` may let them be claimed
     leases.fenced_update(
         session, claim, **lifecycle.release_values(ChunkStatus.DONE), **rendered, finished_at=func.now()
     )
-    new = _record(session, claim, frames) if frames else 0
+    new = _record(session, claim, frames, interpolated=between) if frames else 0
     missing, done, size, age = session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id, Walk.status.in_([WalkStatus.RUNNING, WalkStatus.ASSEMBLING]))
@@ -120,7 +126,9 @@ def record_frames(
     return _next_pass(session, claim, size) if missing else _assembly(session, claim)
 
 
-def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | FlaggedFrame]) -> int:
+def _record(
+    session: Session, claim: Claim, frames: Sequence[UploadedFrame | FlaggedFrame], *, interpolated: bool
+) -> int:
     """Record frames by one statement, and return how many of them were missing before."""
     columns = (
         Frame.position,
@@ -137,7 +145,7 @@ def _record(session: Session, claim: Claim, frames: Sequence[UploadedFrame | Fla
         Frame.error,
     )
     rows = [
-        (frame.position, None, None, None, frame.flag, None, None, claim.interpolated, False, False, None, None)
+        (frame.position, None, None, None, frame.flag, None, None, interpolated, False, False, None, None)
         if isinstance(frame, FlaggedFrame)
         else (
             *(frame.position, *astuple(frame.stored), None, frame.thumbnail, frame.content_hash),
@@ -300,8 +308,8 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
             error="frames were damaged",
         )
     )
-    cleared = ("object", "bytes", "crc32c", "rendered_at", "thumbnail", "content_hash")
-    session.execute(update(Frame).where(lost).values(dict.fromkeys(cleared)))
+    cleared = ("object", "bytes", "crc32c", "rendered_at", "thumbnail", "content_hash", "check")
+    session.execute(update(Frame).where(lost).values(dict.fromkeys(cleared)).values(latents=False))
     lifecycle.settle_waiting(session, claim.walk_id)
     session.execute(
         update(Walk)

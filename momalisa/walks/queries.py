@@ -154,6 +154,9 @@ def _was_there(walk_id: UUID, viewer: str | None) -> ColumnElement[bool]:
 class ReusableFrame(NamedTuple):
     """A frame that another walk can copy, as it was recorded (`db.models.Frame`)."""
 
+    position: float
+    legs: int
+    """Of its walk: positions of other walks mean the same only if they have as many."""
     stored: StoredObject
     thumbnail: bytes
     interpolated: bool
@@ -169,17 +172,20 @@ def reusable_frames(
 
     The result is empty if the viewer may not see the walk, or it has expired.
     """
+    there = (Walk.id == walk_id, _visible(viewer), Walk.status != WalkStatus.EXPIRED)
+    spec = session.scalar(select(Walk.spec).where(*there))
+    if spec is None:
+        return {}
     found = session.execute(
         select(
-            *(Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail),
+            *(Frame.position, Frame.content_hash, Frame.object, Frame.bytes, Frame.crc32c, Frame.thumbnail),
             *(Frame.interpolated, Frame.latents, Frame.check, Frame.error),
-        )
-        .join(Walk, Walk.id == Frame.walk_id)
-        .where(Frame.walk_id == walk_id, Frame.content_hash.in_(hashes), Frame.object.is_not(None))
-        .where(_visible(viewer), Walk.status != WalkStatus.EXPIRED)
+        ).where(Frame.walk_id == walk_id, Frame.content_hash.in_(hashes), Frame.object.is_not(None))
     )
     return {
         frame.content_hash: ReusableFrame(
+            frame.position,
+            spec.legs,
             StoredObject(frame.object, frame.bytes, frame.crc32c),
             frame.thumbnail,
             frame.interpolated,

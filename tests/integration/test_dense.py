@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
@@ -14,6 +14,7 @@ from momalisa.domain.dense import Check
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, Made, WalkStatus
+from momalisa.maintenance import reconciler
 from momalisa.queue import admin, leases, lifecycle, results
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
@@ -44,15 +45,20 @@ def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim | None:
         return leases.claim(session, kind, "here")
 
 
-def finish(claimed: Claim, error: float = 0.5) -> Ready | None:
-    """Record the frames of a chunk, whose pictures change evenly, and whose checks all find the same error."""
+def finish(claimed: Claim, error: float = 0.5, *, denoised: bool = False) -> Ready | None:
+    """Record the frames of a chunk, whose pictures change evenly, and whose checks all find the same error.
+
+    They may be denoised, although they were to be interpolated.
+    """
+    between = claimed.interpolated and not denoised
     keys = [key.position for key in claimed.keys]
     made = []
     for frame in claimed.frames:
         near = dense.neighbours(frame.position, keys, claimed.spec.legs)
         check = None
-        if near and not claimed.interpolated:
-            start, end = near[len(near) // 2 - 1 : len(near) // 2 + 1]
+        if near and not between:
+            start = max(key for key in near if key < frame.position)
+            end = min(key for key in near if key > frame.position)
             check = Check(start=start, end=end, mean=error, block=error)
         made.append(
             UploadedFrame(
@@ -60,13 +66,13 @@ def finish(claimed: Claim, error: float = 0.5) -> Ready | None:
                 StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="),
                 bytes([round(255 * frame.position)]) * 12,
                 f"hash of {frame.position}",
-                interpolated=claimed.interpolated,
-                latents=not claimed.interpolated,
+                interpolated=between,
+                latents=not between,
                 check=check,
             )
         )
     with transaction() as session:
-        return results.record_frames(session, claimed, made)
+        return results.record_frames(session, claimed, made, interpolated=between)
 
 
 def finish_all() -> list[Claim]:
@@ -188,6 +194,57 @@ def test_a_lost_frame_is_interpolated_again_only_once_those_around_it_are_there(
     assert [claimed.interpolated for claimed in claims] == [False, True]
     assert [key.position for key in claims[1].keys] == [0, 0.5, 1]
     assert walk(walk_id).status == WalkStatus.ASSEMBLING
+
+
+def test_a_frame_that_was_lost_is_no_key(make: Make) -> None:
+    places = [index / 48 for index in range(49)]
+    first, between, last = places[::2], places[1:2], places[3::2]
+    pins = Pins(
+        batches=[
+            Batch(size=32, positions=first),
+            Batch(size=32, positions=between, interpolated=True),
+            Batch(size=32, positions=last),
+        ]
+    )
+    walk_id = make(frames=49, pins=pins)
+    finish_all()
+    assembly = claim(ChunkKind.ASSEMBLE)
+    assert assembly
+    with transaction() as session:
+        assert results.requeue_frames(session, assembly, [first[0], last[0]])
+    assert statuses(walk_id) == [ChunkStatus.QUEUED, ChunkStatus.DONE, ChunkStatus.QUEUED]
+    found = claim(), claim()
+    [keys] = [claimed.keys for claimed in found if claimed and claimed.number == 2]
+    assert [(key.position, key.stored.name) for key in keys] == [(at, f"w/{at}.png") for at in first[1:]]
+
+
+def test_a_chunk_that_was_denoised_instead_is_pinned_so(make: Make) -> None:
+    walk_id = make(frames=6, pins=PINS)
+    while claimed := claim():
+        finish(claimed, denoised=claimed.number == 2)
+    found = walk(walk_id)
+    assert [frame.made for frame in found.frames].count(Made.INTERPOLATED) == 1
+    assert all(frame.expected_error is None for frame in found.frames if frame.made == Made.DENOISED)
+    assembly = claim(ChunkKind.ASSEMBLE)
+    assert assembly
+    assert assembly.pins
+    assert [batch.interpolated for batch in assembly.pins.batches] == [False, False, False, True]
+    assert assembly.pins.positions == PINS.positions
+
+
+def test_the_reconciler_queues_chunks_that_wait_for_nothing_more(make: Make) -> None:
+    """A worker of an earlier release recorded the frames that they waited for."""
+    walk_id = make(frames=6, pins=PINS)
+    for _ in range(2):
+        claimed = claim()
+        assert claimed
+        reconciler.reclaim_expired()
+        assert statuses(walk_id)[2:] == [ChunkStatus.WAITING] * 2
+        finish(claimed)
+    with transaction() as session:
+        session.execute(update(Chunk).where(Chunk.interpolated).values(status=ChunkStatus.WAITING))
+    reconciler.reclaim_expired()
+    assert statuses(walk_id)[2:] == [ChunkStatus.QUEUED] * 2
 
 
 def test_more_frames_keep_those_that_were_interpolated_between_the_same_ones(make: Make) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from numpy.typing import NDArray
+from sqlalchemy import select, update
 
-from momalisa.db.models import Walk
+from momalisa.db.models import Frame, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, WalkStatus
+from momalisa.settings import settings
 from momalisa.storage import bucket
 from tests.conftest import until
 from tests.integration.conftest import accepted, completed
@@ -34,12 +36,19 @@ class Painter:
 
     def __init__(self) -> None:
         self.painted: list[float] = []
+        self.dense = False
 
     def warnings(self, spec: WalkSpec) -> list[str]:  # noqa: ARG002
         return []
 
     def batch_that_fits(self, spec: WalkSpec, wanted: int, *, decoded: bool) -> int:  # noqa: ARG002
         return wanted
+
+    def decode(
+        self, spec: WalkSpec, latents: NDArray[np.float32], check: Callable[[], None], batch_size: int
+    ) -> Rendering:
+        check()
+        return self._paint(spec, latents[:, 0].tolist(), batch_size)
 
     def render(
         self,
@@ -50,12 +59,16 @@ class Painter:
     ) -> Rendering:
         check()
         self.painted += positions
+        return self._paint(spec, positions, batch_size)
+
+    def _paint(self, spec: WalkSpec, positions: list[float], batch_size: int) -> Rendering:
         pictures = []
         for position in positions:
             picture = np.full((spec.height, spec.width, 3), 255, np.uint8)
             picture[:, : round(position * spec.width)] = 0
             pictures.append(picture)
-        return Rendering(np.stack(pictures), (None,) * len(pictures), batch_size)
+        latents = np.array(positions, np.float16)[:, None] if self.dense else None
+        return Rendering(np.stack(pictures), (None,) * len(pictures), batch_size, latents)
 
 
 @pytest.fixture
@@ -114,6 +127,33 @@ def test_refining_a_walk_renders_only_the_new_frames(
     assert (fine["from_walk"], fine["progress"]["frames_done"]) == (coarse["id"], frames)
     for frame in fine["frames"]:
         assert picture(fine, frame["position"])[:, : round(frame["position"] * 64)].max(initial=0) == 0
+
+
+def test_a_copied_frame_keeps_its_check_only_where_that_means_the_same(
+    api: TestClient, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of one frame, walks share frames whatever else they have."""
+    painter.dense = True
+    monkeypatch.setenv("BATCH_SIZE", "1")
+    settings.cache_clear()
+
+    def rendered(order: Reply) -> Reply:
+        walk, worker = accepted(api, order), Worker()
+        worker.watchdog.start()
+        while runner._claim_and_process(worker, ChunkKind.RENDER, render_task.render):
+            pass
+        found: Reply = api.get(f"/v1/walks/{walk['id']}").json()
+        assert found["status"] == "assembling", found["error"]
+        return found
+
+    first = rendered({**ORDER, "exact": False, "frames": 49, "pacing": "linear"})
+    again = rendered({"from_walk": first["id"]})
+    stop = rendered({"from_walk": first["id"], "prompts": ["a giraffe", "a battleship", "a swan"]})
+    with_checks = select(Frame.position).where(Frame.copied, ~Frame.interpolated, Frame.check.is_not(None))
+    for walk, kept in ((again, True), (stop, False)):
+        assert walk["made"]["copied"]
+        with transaction() as session:
+            assert bool(session.scalars(with_checks.where(Frame.walk_id == walk["id"])).all()) == kept
 
 
 def picture(walk: Reply, position: float) -> Picture:

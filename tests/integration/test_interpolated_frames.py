@@ -7,19 +7,28 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from sqlalchemy import func, update
 from transformers import CLIPImageProcessor
 
+from momalisa.db.models import Chunk
+from momalisa.db.session import transaction
 from momalisa.domain.content import content_hashes
+from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import Flag
+from momalisa.domain.states import ChunkKind, Flag
+from momalisa.errors import ObjectCorruptError
 from momalisa.local.stack import LocalStack
-from momalisa.queue.leases import Key
+from momalisa.queue import leases, results
+from momalisa.queue.leases import Claim, Key
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
+from momalisa.walks import relocation, service
 from tests.integration.test_flagged import Checker
 from tests.unit.test_batches import Never
+from worker import render_task
 from worker.media import encoders
+from worker.rendering import batch as rendered
 from worker.rendering import interpolation
 from worker.rendering.batch import RenderRequest, render_batch
 from worker.rendering.interpolation import difference
@@ -113,13 +122,53 @@ def test_a_frame_that_cannot_be_interpolated_is_denoised(
     [exact] = render(dense, 0.6, number=2)
     others = tuple(key for key in keys if key.position > 0.6)
     lost = tuple(key._replace(stored=replace(key.stored, crc32c="AAAAAA==")) for key in keys)
-    for number, changes in enumerate(({"keys": others}, {"keys": lost}, {"keys": keys}), 3):
+    with pytest.raises(ObjectCorruptError):  # they may have been renamed since the chunk was claimed
+        render(dense, 0.6, number=2, interpolated=True, keys=lost)
+    for number, given in enumerate((others, lost, keys), 3):
         with monkeypatch.context() as patch:
-            patch.setattr(dense, "decodes", changes["keys"] is not keys)
-            [frame] = render(dense, 0.6, number=number, interpolated=True, **changes)
+            patch.setattr(dense, "decodes", given is not keys)
+            [frame] = render(dense, 0.6, number=number, interpolated=True, keys=given, keys_may_be_lost=True)
         assert isinstance(frame, UploadedFrame)
         assert not frame.interpolated
         assert np.array_equal(picture(frame), picture(exact))
+
+
+def test_frames_that_are_renamed_while_others_are_made_between_them_are_found_at_the_next_attempt(
+    render: Render, dense: Renderer, spec: Callable[..., WalkSpec]
+) -> None:
+    between = Batch(size=2, positions=[0.5], interpolated=True)
+    pins = Pins(batches=[Batch(size=2, positions=[0, 1]), between])
+    with transaction() as session:
+        walk_id = service.create(session, spec(frames=3, exact=False), public=True, owner="ann", pins=pins).id
+
+    def claim() -> Claim:
+        with transaction() as session:
+            claimed = leases.claim(session, ChunkKind.RENDER, "here")
+        assert claimed
+        return claimed
+
+    def render_claimed(claimed: Claim) -> rendered.Batch:
+        interpolation._cache.clear()
+        return render_batch(dense, render_task._request(claimed, claimed.frames), Never())
+
+    first = claim()
+    made = render_claimed(first)
+    with transaction() as session:
+        results.record_frames(session, first, made.made)
+    before = claim()
+    with transaction() as session:
+        service.set_public(session, walk_id, False, owner="ann")
+    relocation.move(walk_id)
+    with pytest.raises(ObjectCorruptError):
+        render_claimed(before)
+    with transaction() as session:
+        leases.attempt_failed(session, before, "renamed")
+        session.execute(update(Chunk).values(scheduled_at=func.now()))
+    again = claim()
+    assert {key.stored.name for key in before.keys}.isdisjoint(key.stored.name for key in again.keys)
+    made = render_claimed(again)
+    assert made.interpolated
+    assert all(isinstance(frame, UploadedFrame) and frame.interpolated for frame in made.made)
 
 
 def test_a_frame_between_is_flagged_by_the_safety_checker(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from uuid import UUID
 
 import pytest
@@ -10,14 +11,16 @@ from sqlalchemy.orm import Session
 
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import engine, transaction
+from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, WalkStatus
+from momalisa.errors import LeaseLostError
 from momalisa.maintenance import retention
-from momalisa.queue import leases, lifecycle, reclaim
+from momalisa.queue import leases, lifecycle, reclaim, results
 from momalisa.queue.reclaim import ExpiredLease
 from momalisa.settings import settings
 from momalisa.walks import moderation, service
-from tests.conftest import until
+from tests.conftest import made_frames, until
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -79,6 +82,37 @@ def test_a_locked_chunk_delays_the_reclaim_of_no_other(walk_id: UUID) -> None:
         session.execute(select(Chunk.number).where(Chunk.number == 1).with_for_update())
         assert reclaim.reclaim(lost) == 2
     assert reclaim.reclaim(lost) == 1
+
+
+def test_recording_a_chunk_that_others_wait_for_and_canceling_its_walk(spec: Callable[..., WalkSpec]) -> None:
+    """Once the last denoised chunk is recorded, the one before it may be interpolated."""
+    pins = Pins(
+        batches=[
+            Batch(size=2, positions=[0, 1]),
+            Batch(size=2, positions=[0.25], interpolated=True),
+            Batch(size=2, positions=[0.5]),
+        ]
+    )
+    with transaction() as session:
+        walk_id = service.create(session, spec(frames=4, exact=False), public=True, owner="ann", pins=pins).id
+    with transaction() as session:
+        first, last = (leases.claim(session, ChunkKind.RENDER, "here") for _ in range(2))
+        assert first
+        assert last
+        assert last.number == 2
+        results.record_frames(session, first, made_frames(first))
+
+    def record_the_last() -> None:
+        with suppress(LeaseLostError), transaction() as session:
+            results.record_frames(session, last, made_frames(last))
+
+    def lock_the_others(session: Session) -> None:
+        others = select(Chunk.number).where(Chunk.walk_id == walk_id, Chunk.number < last.number)
+        session.execute(others.order_by(Chunk.number).with_for_update())
+
+    meet(lock_the_others, record_the_last, lambda session: service.cancel(session, walk_id, owner="ann"))
+    with transaction() as session:
+        assert session.scalar(select(Walk.status)) == WalkStatus.CANCELED
 
 
 def test_removing_an_expired_walk_and_hiding_it(walk_id: UUID) -> None:

@@ -196,6 +196,17 @@ def test_beside_a_flagged_frame_all_are_denoised(spec: MakeSpec) -> None:
             assert not [position for position in walk.expected if before < position < after]
 
 
+def test_a_check_between_frames_that_the_walk_does_not_have_counts_for_nothing(spec: MakeSpec) -> None:
+    """It came with a frame that was copied from a walk of other frames."""
+    ordered = spec(frames=96, pacing="even", exact=False)
+    walk = Walked(ordered, jump(0.5, 20))
+    there = {position: walk.recorded[position] for new in walk.denoised[:2] for position in new}
+    at = walk.denoised[1][0]
+    without = {**there, at: there[at]._replace(check=None)}
+    foreign = {**there, at: there[at]._replace(check=Check(start=0.00001, end=0.99999, mean=0, block=0))}
+    assert passes.plan_next_pass(ordered, foreign, 8) == passes.plan_next_pass(ordered, without, 8)
+
+
 def test_the_last_pass_is_made_in_contiguous_chunks_of_several_batches(spec: MakeSpec) -> None:
     walk = Walked(spec(frames=240, pacing="even", exact=False), lambda position: position, size=8)
     assert all(batch.interpolated for batch in walk.batches)

@@ -144,12 +144,12 @@ def test_every_instance_gets_one_prediction_in_its_place(spec: Callable[..., Wal
     request = RenderRequest(uuid4(), "s", "m", spec(), (0.0, 0.25, 0.5, 1.0), frozenset({0.25, 0.5, 1.0}), 8)
     check = Check(start=0, end=1, mean=0.25, block=2)
     made = UploadedFrame(0.25, KEY.stored, b"looks", "b", interpolated=True, latents=True, check=check)
-    batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."], MADE_WITH, 4)
+    batch = Batch(("a", "b", "c", "d"), [made, FlaggedFrame(1.0, Flag.UNSAFE)], ["Long."], MADE_WITH, 4, True)
     company, shown, conflicting, flagged = server.response(request, batch).predictions
     assert (company.object, company.flagged, company.conflict) == (None, None, False)
     assert (shown.object, shown.bytes, shown.crc32c) == ("gs://momalisa/walks/x.png", 9, "AAAAAA==")
     assert (shown.interpolated, shown.latents, shown.check) == (True, True, check)
-    assert (company.interpolated, company.latents, company.check) == (False, False, None)
+    assert (company.interpolated, company.latents, company.check) == (True, False, None)
     assert (conflicting.object, conflicting.conflict) == (None, True)
     assert (flagged.object, flagged.flagged) == (None, Flag.UNSAFE)
     assert [frame.content_hash for frame in (company, shown, conflicting, flagged)] == ["a", "b", "c", "d"]

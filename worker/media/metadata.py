@@ -1,11 +1,9 @@
 """The metadata inside image and video files: prompts, seed, model, positions."""
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from statistics import fmean
 
 from momalisa.domain.path import leg
 from momalisa.domain.pins import Pins
@@ -33,28 +31,17 @@ def walk_request(spec: WalkSpec, model: str, pins: Pins) -> dict[str, object]:
     return {**settings, "model": model, "pinned": pins.model_dump(mode="json")}
 
 
-def walk_caption(spec: WalkSpec, model: str, pins: Pins, made: Mapping[str, float] | None = None) -> Caption:
+def walk_caption(spec: WalkSpec, model: str, pins: Pins, made: Mapping[str, float | None] | None = None) -> Caption:
     """Return the caption of a walk: what makes it again (`walk_request`), and how its frames were made.
 
     Args:
         spec: the walk.
         model: its name.
         pins: of its frames.
-        made: `made_counts`; left out for frames that are not recorded.
+        made: `momalisa.domain.states.made_counts`; left out for frames that are not recorded.
     """
     about = {"software": "MoMALisa", **walk_request(spec, model, pins)} | ({"made": made} if made else {})
     return Caption(" to ".join(spec.prompts), json.dumps(about))
-
-
-def made_counts(made: Iterable[Made | None], errors: Collection[float]) -> dict[str, float]:
-    """Return how many frames were made in which way, and the mean expected error of those that are interpolated.
-
-    Args:
-        made: how each frame was made.
-        errors: those of interpolated frames, in levels of 255, as far as they are known.
-    """
-    counts = Counter(made)
-    return {kind.value: counts[kind] for kind in Made} | ({"error": round(fmean(errors), 3)} if errors else {})
 
 
 def frame_caption(spec: WalkSpec, model: str, position: float, *, interpolated: bool = False) -> Caption:

@@ -4,7 +4,6 @@ This runs where the model is: in a render worker, or behind an endpoint (`worker
 """
 
 import time
-from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +26,7 @@ from worker.cancellation import CancellationToken
 from worker.media import encoders
 from worker.media.metadata import frame_caption
 from worker.media.thumbnail import thumbnail
-from worker.rendering.interpolation import InterpolatedLatents, difference, interpolate, read_keys
+from worker.rendering.interpolation import InterpolatedLatents, check, interpolate, read_keys
 
 if TYPE_CHECKING:
     from worker.rendering.pipeline import Renderer, Rendering
@@ -55,6 +54,9 @@ class RenderRequest:
     that would have been."""
     keys: tuple[Key, ...] = ()
     """All denoised frames of earlier passes, with latents in their files."""
+    keys_may_be_lost: bool = False
+    """Whether to do without keys that cannot be read. Not at the first attempt, before which they may have been
+    renamed (`momalisa.walks.relocation`): the next claim has their new names."""
 
 
 class Batch(NamedTuple):
@@ -69,15 +71,18 @@ class Batch(NamedTuple):
     made_with: MadeWith
     batch_size: int
     """How many frames are rendered at once: fewer than requested if memory ran out."""
+    interpolated: bool
+    """Whether the frames are interpolated; they may be denoised although the request says so."""
 
 
 def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
     """Render the frames of a request as one batch, and upload those that it names.
 
     Frames to interpolate are denoised instead if that cannot be done: if the model of this process is not dense, or
-    the keys around them cannot be read. Each tells how it was made.
+    keys around them are lost. Each tells how it was made.
 
     Raises:
+        ObjectCorruptError: if keys cannot be read, unless they may be lost.
         Exception: whatever `token` raises if the work is cancelled.
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
@@ -93,12 +98,13 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
         return content_hashes(spec, positions, made_with, batch_size)
 
     def result(batch_size: int, made: list[UploadedFrame | FlaggedFrame]) -> Batch:
-        return Batch(hashes(batch_size), made, renderer.warnings(spec), renderer.made_with, batch_size)
+        warnings, made_with = renderer.warnings(spec), renderer.made_with
+        return Batch(hashes(batch_size), made, warnings, made_with, batch_size, interpolated)
 
     if not request.to_upload:
         return result(renderer.batch_that_fits(spec, request.batch_size, decoded=interpolated), [])
     started = time.monotonic()
-    between = _interpolated(around, token) if around else {}
+    between = _interpolated(request, around, token) if around else {}
     interpolated = interpolated and bool(between)
     decoded = _decode(renderer, request, between, token) if between else None
     if interpolated and decoded:
@@ -142,12 +148,18 @@ def _keys_around(request: RenderRequest) -> dict[float, list[Key]]:
 
 
 def _interpolated(
-    around: Mapping[float, Sequence[Key]], token: CancellationToken
+    request: RenderRequest, around: Mapping[float, Sequence[Key]], token: CancellationToken
 ) -> dict[float, InterpolatedLatents]:
-    """Return latents between keys, by position; none if a key is missing or damaged: the assembly repairs it."""
+    """Return latents between keys, by position; none if a key is missing or damaged: the assembly repairs it.
+
+    Raises:
+        ObjectCorruptError: if one is, and they may not be lost.
+    """
     try:
         latents = read_keys({key for keys in around.values() for key in keys}, token)
     except ObjectCorruptError as error:
+        if not request.keys_may_be_lost:
+            raise
         log.warning("keys not readable, frames are not interpolated", reason=str(error))
         return {}
     return interpolate({at: [key.position for key in keys] for at, keys in around.items()}, latents)
@@ -169,12 +181,14 @@ def _checks(
     around: Mapping[float, Sequence[Key]],
     interpolated: "Rendering",
 ) -> dict[float, Check]:
-    """Return for each position between keys how much an interpolated frame there differs from the denoised one."""
+    """Return for each position between keys how much an interpolated frame there differs from the denoised one.
+
+    A frame that was flagged when it was interpolated tells nothing: its picture may be black.
+    """
     denoised = dict(zip(request.positions, exact.pictures, strict=True))
-    found = {}
-    for (position, keys), picture in zip(around.items(), interpolated.pictures, strict=True):
-        places = [key.position for key in keys]
-        after = bisect(places, position)
-        mean, block = difference(picture, denoised[position])
-        found[position] = Check(start=places[after - 1], end=places[after], mean=mean, block=block)
-    return found
+    decoded = zip(around.items(), interpolated.pictures, interpolated.flags, strict=True)
+    return {
+        position: check(position, [key.position for key in keys], picture, denoised[position])
+        for (position, keys), picture, flag in decoded
+        if flag is None
+    }

@@ -1,5 +1,6 @@
 """Frames between others: their latents are interpolated between those of keys, denoised frames of the same walk."""
 
+from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from momalisa.domain import dense
-from momalisa.domain.dense import Error
+from momalisa.domain.dense import Check, Error
 from momalisa.queue.leases import Key
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
@@ -87,3 +88,17 @@ def difference(picture: Picture, exact: Picture) -> Error:
     height, width = (side // BLOCK for side in levels.shape)
     blocks = levels.reshape(height, BLOCK, width, BLOCK).mean(axis=(1, 3))
     return Error(mean=float(levels.mean()), block=float(blocks.max()))
+
+
+def check(position: float, keys: Sequence[float], picture: Picture, exact: Picture) -> Check:
+    """Return the check of the gap that a denoised frame was made in.
+
+    Args:
+        position: of the frame.
+        keys: positions between which it was interpolated, too (`dense.neighbours`).
+        picture: what interpolation made.
+        exact: the denoised picture.
+    """
+    after = bisect(keys, position)
+    error = difference(picture, exact)
+    return Check(start=keys[after - 1], end=keys[after], mean=error.mean, block=error.block)

@@ -80,6 +80,7 @@ class Parameters(BaseModel):
     """Size to which the batch is padded."""
     interpolated: bool = False
     keys: tuple[Key, ...] = ()
+    keys_may_be_lost: bool = False
     """As in a `RenderRequest`."""
     seconds: float = Field(gt=0)
     """How long the client waits for the response."""
@@ -97,16 +98,16 @@ class Prediction(BaseModel):
 
     content_hash: str
     warnings: list[str]
-    """About the walk, like the following two the same for all instances."""
+    """About the walk, like the following three the same for all instances."""
     made_with: MadeWith
     batch_size: int
+    interpolated: bool = False
     object: str | None = None
     """`gs://` name of the frame, if it was uploaded."""
     bytes: int = 0
     crc32c: str = ""
     thumbnail: str = ""
     """In base64."""
-    interpolated: bool = False
     latents: bool = False
     check: Check | None = None
     """As of an `UploadedFrame`."""
@@ -146,7 +147,7 @@ def render_batch(request: RenderRequest, token: CancellationToken) -> Batch:
         if position in request.to_upload
     ]
     hashes, first = tuple(prediction.content_hash for prediction in predictions), predictions[0]
-    return Batch(hashes, made, first.warnings, first.made_with, first.batch_size)
+    return Batch(hashes, made, first.warnings, first.made_with, first.batch_size, first.interpolated)
 
 
 def _made(request: RenderRequest, position: float, prediction: Prediction) -> UploadedFrame | FlaggedFrame:
@@ -185,6 +186,7 @@ def _predict(request: RenderRequest, token: CancellationToken) -> list[Predictio
             batch_size=request.batch_size,
             interpolated=request.interpolated,
             keys=request.keys,
+            keys_may_be_lost=request.keys_may_be_lost,
             seconds=seconds,
         ),
     )

@@ -172,6 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             batch_size=parameters.batch_size,
             interpolated=parameters.interpolated,
             keys=parameters.keys,
+            keys_may_be_lost=parameters.keys_may_be_lost,
         )
         slot = RequestSlot(self.server.stop_flag, self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(request.walk_id)):
@@ -255,13 +256,14 @@ def response(request: RenderRequest, batch: Batch) -> PredictResponse:
             warnings=batch.warnings,
             made_with=batch.made_with,
             batch_size=batch.batch_size,
+            interpolated=batch.interpolated,
         )
         match made.get(position):
             case UploadedFrame(stored=stored, thumbnail=thumbnail) as frame:
                 result.object = f"gs://{settings().bucket}/{stored.name}"
                 result.bytes, result.crc32c = stored.bytes, stored.crc32c
                 result.thumbnail = base64.b64encode(thumbnail).decode()
-                result.interpolated, result.latents, result.check = frame.interpolated, frame.latents, frame.check
+                result.latents, result.check = frame.latents, frame.check
             case FlaggedFrame(flag=flag):
                 result.flagged = flag
             case None:
