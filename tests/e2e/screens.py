@@ -96,7 +96,8 @@ class Photographer:
             page.wait_for_load_state("networkidle")
         page.mouse.move(0, 0)
         page.evaluate("scrollTo(0, 0)")
-        with Image.open(BytesIO(page.screenshot(full_page=True, animations="disabled"))) as image:
+        whole = page.evaluate("document.fullscreenElement === null")  # else its page is below
+        with Image.open(BytesIO(page.screenshot(full_page=whole, animations="disabled"))) as image:
             shown = image.crop((0, 0, image.width, min(image.height, MAX_HEIGHT)))
             shown.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
         page.close()
