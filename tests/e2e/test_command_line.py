@@ -288,7 +288,7 @@ def test_a_walk_can_be_shown_listed_canceled_and_downloaded(system: LocalStack, 
     late = momalisa("cancel", made["id"], url)
     assert (late.returncode, "Only the owner of walk" in late.stderr) == (1, True)
     wrong = momalisa("download", made["id"], "--kind=psd", url)
-    assert (wrong.returncode, "it has gif, mp4, poster, sheet, webp, zip" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "it has card, gif, mp4, poster, sheet, webp, zip" in wrong.stderr) == (1, True)
 
 
 def test_admit_explains_why_a_model_cannot_be_measured() -> None:

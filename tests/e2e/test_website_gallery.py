@@ -72,6 +72,7 @@ def test_the_gallery_can_be_searched(website: Page, system: LocalStack, finished
     expect(website.get_by_text("Nothing here shows “100%_\\”.")).to_be_visible()
     website.get_by_role("link", name="Make the first walk there").click()
     expect_stops(website, "", "100%_\\")
+    expect(website.get_by_role("button", name="Back to your words")).to_be_visible()  # the script is there
     website.locator("#stop-0").fill("a sum")
     website.reload()
     expect_stops(website, "a sum", "100%_\\")
