@@ -235,7 +235,8 @@ def create(
     session.add(walk)
     session.flush()
     lifecycle.enqueue(session, walk.id, tenant, model, batches)
-    lifecycle.settle_waiting(session, walk.id)
+    if any(batch.interpolated for batch in batches):
+        lifecycle.settle_waiting(session, walk.id)
     return walk
 
 
