@@ -1,4 +1,4 @@
-"""Dense walks in PostgreSQL: denoised passes, then one that is interpolated between them, whoever makes what."""
+"""Dense walks in PostgreSQL: denoised passes, then one that is interpolated between them, by any workers."""
 
 from collections.abc import Callable
 from typing import Any
