@@ -220,6 +220,7 @@ def main() -> int:
             prompts=pair,
             frames=FRAMES,
             exact=False,
+            pacing="even",
             seed=7,
             negative_prompt="",
             steps=described.steps,
