@@ -1,5 +1,7 @@
 """All errors of MoMALisa. `api/problems/catalog.py` gives them HTTP statuses and problem types."""
 
+from collections.abc import Collection
+
 
 class MomalisaError(Exception):
     """Base class of errors whose message is for users."""
@@ -150,6 +152,14 @@ class ObjectConflictError(MomalisaError):
 
 class ObjectCorruptError(MomalisaError):
     """An object of the bucket is missing, or differs from what was recorded."""
+
+
+class KeysLostError(MomalisaError):
+    """Frames between which others are interpolated are missing, or differ from what was recorded."""
+
+    def __init__(self, positions: Collection[float]) -> None:
+        super().__init__(f"The frames at {', '.join(f'{at:g}' for at in positions)} are missing or damaged.")
+        self.positions = frozenset(positions)
 
 
 class LeaseLostError(MomalisaError):

@@ -1,15 +1,17 @@
 """Rendering a claimed chunk: its frames are copied from another walk, or rendered and uploaded."""
 
 from collections.abc import Collection
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from momalisa.db.session import transaction
+from momalisa.errors import KeysLostError
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
 from momalisa.queue.lifecycle import Ready
-from momalisa.queue.results import UploadedFrame
+from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
@@ -27,8 +29,26 @@ def render(lease: Lease) -> Record:
     """Copy the frames of a chunk that the walk can reuse from another walk, and render the rest.
 
     All frames are rendered as one batch, even those that are copied or already recorded: the other frames in a
-    batch change pixels slightly, and an interrupted walk must look like one that was not interrupted.
+    batch change pixels slightly, and an interrupted walk must look like one that was not interrupted. For the same
+    reason, keys that were lost are rendered again first.
     """
+    claim = lease.claim
+    try:
+        made, batch = _make(lease)
+    except KeysLostError as error:
+        return partial(results.requeue_keys, claim=claim, positions=error.positions)
+    made_with, batch_size, warnings = batch.made_with, batch.batch_size, batch.warnings + _differences(claim, batch)
+
+    def record(session: Session) -> Ready | None:
+        ready = results.record_frames(session, claim, made, made_with, batch_size, interpolated=batch.interpolated)
+        results.add_warnings(session, claim, warnings)
+        return ready
+
+    return record
+
+
+def _make(lease: Lease) -> tuple[list[UploadedFrame | FlaggedFrame], Batch]:
+    """Copy or render the frames of a chunk, and return those that were missing and the batch that was rendered."""
     claim = lease.claim
     copied: dict[ClaimedFrame, UploadedFrame | None] = {}
     batch = None
@@ -38,15 +58,7 @@ def render(lease: Lease) -> Record:
     rest = [frame for frame in claim.frames if frame not in copied]
     if batch is None or rest:
         batch = _render(_request(claim, rest), lease)
-    made = [frame for frame in copied.values() if frame is not None] + batch.made
-    made_with, batch_size, warnings = batch.made_with, batch.batch_size, batch.warnings + _differences(claim, batch)
-
-    def record(session: Session) -> Ready | None:
-        ready = results.record_frames(session, claim, made, made_with, batch_size, interpolated=batch.interpolated)
-        results.add_warnings(session, claim, warnings)
-        return ready
-
-    return record
+    return [frame for frame in copied.values() if frame is not None] + batch.made, batch
 
 
 def _differences(claim: Claim, batch: Batch) -> list[str]:
@@ -74,7 +86,6 @@ def _request(claim: Claim, wanted: Collection[ClaimedFrame]) -> RenderRequest:
         batch_size=claim.batch_size,
         interpolated=claim.interpolated,
         keys=claim.keys,
-        keys_may_be_lost=claim.attempt > 1,
     )
 
 

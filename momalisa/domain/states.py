@@ -37,7 +37,7 @@ class ChunkKind(StrEnum):
 class ChunkStatus(StrEnum):
     """The status of a chunk."""
 
-    WAITING = "waiting"  # for the frames of earlier passes, between which it interpolates
+    WAITING = "waiting"  # for missing frames of earlier passes, between which its own lie
     QUEUED = "queued"  # can be claimed once `scheduled_at` is past
     LEASED = "leased"  # claimed by the worker that holds `lease_token`
     DONE = "done"  # its result is recorded

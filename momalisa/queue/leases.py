@@ -114,8 +114,6 @@ class Claim(Attempt):
     """Whether the frames are interpolated between the keys."""
     keys: tuple[Key, ...] = ()
     """The frames of earlier passes that have latents, by position; for a closed walk, the first again at 1."""
-    others_wait: bool = False
-    """Whether the walk has chunks that wait for the frames of others."""
     pins: Pins | None = None
     """How the frames were rendered; of an assembly."""
     pinned_to: MadeWith | None = None
@@ -163,12 +161,7 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
         )
     ).one()
     columns = (Walk.spec, Walk.batch_size, Walk.made_with, Walk.model, Walk.owner, Walk.secret, Walk.from_walk)
-    waiting = select(Chunk.number).where(Chunk.walk_id == found.walk_id, Chunk.status == ChunkStatus.WAITING)
-    walk = session.execute(
-        select(*columns, Walk.traceparent, Walk.status, waiting.exists().label("others_wait")).where(
-            Walk.id == found.walk_id
-        )
-    ).one()
+    walk = session.execute(select(*columns, Walk.traceparent, Walk.status).where(Walk.id == found.walk_id)).one()
     if walk.status == WalkStatus.QUEUED:
         _start_walk(session, found.walk_id)
     if kind == ChunkKind.RENDER:
@@ -194,7 +187,6 @@ def claim(session: Session, kind: ChunkKind, worker: str, parent: str = "") -> C
         frames=frames,
         interpolated=chunk.interpolated,
         keys=_keys(session, found.walk_id, walk.spec, chunk.pass_start) if between_others else (),
-        others_wait=walk.others_wait,
         pins=how,
         pinned_to=walk.made_with,
         recovery_seconds=None if found.recovery_seconds is None else max(0.0, float(found.recovery_seconds)),

@@ -1,7 +1,8 @@
 """The life of a walk in the queue: its chunks are enqueued, and it ends when it fails or is canceled.
 
 Each function works inside the transaction of its caller (`db.session.transaction`), who commits. Rows are locked in
-one order, chunks by number and then the walk, so that transactions cannot deadlock.
+one order, chunks by number and then the walk, so that transactions cannot deadlock. Only chunks that wait are
+locked after the walk, when the one that they wait for is recorded: its number is lower.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from momalisa.db import notifications
@@ -52,7 +53,7 @@ def enqueue(
         walk_id: of the walk.
         tenant: of the chunks.
         model: of the walk.
-        batches: each becomes a chunk; interpolated ones wait for those before them (`settle_waiting`).
+        batches: each becomes a chunk; those of later passes may have to wait (`settle_waiting`).
         start: number of the first of these chunks: 0 for a new walk.
         errors: the expected error of interpolated frames, by position, where it is known.
     """
@@ -101,21 +102,31 @@ def _pass_starts(batches: Sequence[Batch], start: int) -> list[int]:
 
 
 def settle_waiting(session: Session, walk_id: UUID) -> int:
-    """Let interpolated chunks of a walk wait while frames of earlier passes are missing, and queue the others.
+    """Let chunks of a walk wait while frames of earlier passes are missing, and queue those that need not any more.
+
+    Their frames are interpolated between those, or compared with what would be. A worker that has such a chunk
+    loses its lease, which is no failed attempt.
 
     Returns:
-        The number of its interpolated chunks that are queued.
+        The number of chunks that need not wait any more.
     """
     earlier = and_(Frame.walk_id == Chunk.walk_id, Frame.chunk < Chunk.pass_start)
     missing = select(Frame.position).where(earlier, MISSING).correlate(Chunk).exists()
     settled = session.execute(
         update(Chunk)
+        .where(Chunk.walk_id == walk_id, Chunk.pass_start > 0)
         .where(
-            Chunk.walk_id == walk_id,
-            Chunk.interpolated,
-            Chunk.status.in_([ChunkStatus.WAITING, ChunkStatus.QUEUED]),
+            or_(
+                Chunk.status == ChunkStatus.WAITING,
+                and_(Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]), missing),
+            )
         )
-        .values(status=case((missing, ChunkStatus.WAITING), else_=ChunkStatus.QUEUED))
+        .values(
+            status=case((missing, ChunkStatus.WAITING), else_=ChunkStatus.QUEUED),
+            lease_token=None,
+            lease_expires_at=None,
+            attempts=case((Chunk.status == ChunkStatus.LEASED, Chunk.attempts - 1), else_=Chunk.attempts),
+        )
         .returning(Chunk.status)
     )
     return sum(status == ChunkStatus.QUEUED for status in settled.scalars())

@@ -4,11 +4,11 @@ Each function works inside the transaction of its caller (`db.session.transactio
 fenced by the lease token of the claim (`leases`), and it locks rows in the order of `lifecycle`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
-from sqlalchemy import and_, case, cast, column, func, insert, literal, not_, select, update, values
+from sqlalchemy import ColumnElement, and_, case, cast, column, func, insert, literal, not_, select, update, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -108,8 +108,6 @@ def record_frames(
     """
     between = claim.interpolated if interpolated is None else interpolated
     rendered = {"made_with": made_with, "batch_size": batch_size or claim.batch_size, "interpolated": between}
-    if claim.others_wait:
-        lifecycle.lock_chunks(session, claim.walk_id)  # before the walk: `_next_pass` may let them be claimed
     leases.fenced_update(
         session, claim, **lifecycle.release_values(ChunkStatus.DONE), **rendered, finished_at=func.now()
     )
@@ -291,12 +289,36 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
         leases.release(session, claim)
         return Ready(ChunkKind.ASSEMBLE)
     leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DROPPED), finished_at=func.now())
-    of_lost = and_(
-        Chunk.walk_id == claim.walk_id, Chunk.number.in_(select(Frame.chunk).where(lost).scalar_subquery())
-    )
+    return _requeue(session, claim, lost)
+
+
+def requeue_keys(session: Session, claim: Claim, positions: Collection[float]) -> Ready | None:
+    """Queue keys again that a worker found missing or damaged; chunks of later passes wait for them.
+
+    If the chunk of the keys has no attempts left, the walk fails instead. If keys were renamed in the meantime
+    (`relocation`), only this chunk is repeated. That is no failed attempt.
+
+    Returns:
+        The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
+
+    Raises:
+        LeaseLostError: if the lease is lost.
+    """
+    lifecycle.lock_chunks(session, claim.walk_id)
+    leases.release(session, claim)
+    names = {key.stored.name for key in claim.keys if key.position in positions}
+    lost = and_(Frame.walk_id == claim.walk_id, Frame.object.in_(names))
+    recorded = session.execute(select(func.count()).where(lost)).scalar_one()
+    return _requeue(session, claim, lost) if recorded == len(names) else Ready(ChunkKind.RENDER, model=claim.model)
+
+
+def _requeue(session: Session, claim: Claim, lost: ColumnElement[bool]) -> Ready | None:
+    """Queue the chunks of recorded frames that were lost, or fail the walk if one has no attempts left."""
+    numbers = session.scalars(select(Frame.chunk).where(lost)).all()
+    of_lost = and_(Chunk.walk_id == claim.walk_id, Chunk.number.in_(numbers))
     attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()
     if attempts >= settings().max_attempts:
-        lifecycle.fail_walk(session, claim.walk_id, ChunkKind.ASSEMBLE)
+        lifecycle.fail_walk(session, claim.walk_id, claim.kind)
         return None
     session.execute(
         update(Chunk)
@@ -314,6 +336,6 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
     session.execute(
         update(Walk)
         .where(Walk.id == claim.walk_id)
-        .values(frames_done=Walk.frames_done - len(positions), **notifications.changed(session, claim.walk_id))
+        .values(frames_done=Walk.frames_done - len(numbers), **notifications.changed(session, claim.walk_id))
     )
-    return Ready(ChunkKind.RENDER, model=claim.model)
+    return Ready(ChunkKind.RENDER, len(set(numbers)), claim.model)

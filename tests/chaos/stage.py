@@ -51,9 +51,12 @@ ORDERS: list[dict[str, Any]] = [
         "interpolation": "slerp",
         "loop": "closed",
     },
-    {"prompts": ["a fox", "a sailing boat"], "frames": 24, "seed": 1, "steps": 2, "guidance": 1.0},
+    {"prompts": ["a fox", "a sailing boat"], "frames": 60, "seed": 1, "steps": 2, "guidance": 1.0},
 ]
-"""The requests of visitors, mostly evenly paced in several passes. All walks of one request must be equal."""
+"""The requests of visitors, mostly evenly paced in several passes; the last one is dense enough for interpolation.
+
+All walks of one request must be equal.
+"""
 
 
 @dataclass

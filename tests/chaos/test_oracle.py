@@ -49,11 +49,12 @@ def put(stage: Stage, name: str, data: bytes) -> None:
     httpx.post(url, params=parameters, content=data, headers={"Content-Type": "image/png"}).raise_for_status()
 
 
-def test_a_calm_run_is_right(judge: Callable[[], Verdict]) -> None:
+def test_a_calm_run_is_right(stage: Stage, judge: Callable[[], Verdict]) -> None:
     verdict = judge()
     assert verdict.wrongs == []
     assert verdict.walks == {"succeeded": 4}
-    assert verdict.frames_rendered == verdict.frames_needed == 54
+    assert verdict.frames_rendered == verdict.frames_needed == 90
+    assert stage.rows("SELECT count(*) > 0 FROM frames WHERE interpolated") == [(True,)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from momalisa.domain.dense import Check
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, Made, WalkStatus
+from momalisa.errors import LeaseLostError
 from momalisa.maintenance import reconciler
 from momalisa.queue import admin, leases, lifecycle, results
 from momalisa.queue.leases import Claim
@@ -196,7 +197,7 @@ def test_a_lost_frame_is_interpolated_again_only_once_those_around_it_are_there(
     assert walk(walk_id).status == WalkStatus.ASSEMBLING
 
 
-def test_a_frame_that_was_lost_is_no_key(make: Make) -> None:
+def test_frames_that_were_lost_are_made_again_before_those_that_are_compared_with_them(make: Make) -> None:
     places = [index / 48 for index in range(49)]
     first, between, last = places[::2], places[1:2], places[3::2]
     pins = Pins(
@@ -212,10 +213,76 @@ def test_a_frame_that_was_lost_is_no_key(make: Make) -> None:
     assert assembly
     with transaction() as session:
         assert results.requeue_frames(session, assembly, [first[0], last[0]])
-    assert statuses(walk_id) == [ChunkStatus.QUEUED, ChunkStatus.DONE, ChunkStatus.QUEUED]
-    found = claim(), claim()
-    [keys] = [claimed.keys for claimed in found if claimed and claimed.number == 2]
-    assert [(key.position, key.stored.name) for key in keys] == [(at, f"w/{at}.png") for at in first[1:]]
+    assert statuses(walk_id) == [ChunkStatus.QUEUED, ChunkStatus.DONE, ChunkStatus.WAITING]
+    again, compared = finish_all()
+    assert [again.number, compared.number] == [0, 2]
+    assert [(key.position, key.stored.name) for key in compared.keys] == [(at, f"w/{at}.png") for at in first]
+
+
+def lose(claimed: Claim, *positions: float) -> Ready | None:
+    with transaction() as session:
+        return results.requeue_keys(session, claimed, positions)
+
+
+def made(walk_id: UUID) -> list[tuple[float, Made | None, float | None]]:
+    return [(frame.position, frame.made, frame.error) for frame in walk(walk_id).frames]
+
+
+def test_a_walk_whose_keys_are_lost_at_any_time_is_planned_and_made_like_one_that_loses_none(make: Make) -> None:
+    calm = make()
+    finish_all()
+    stormy = make()
+    lost = set[int]()
+    while claimed := claim():
+        if claimed.keys and claimed.number not in lost:
+            lost.add(claimed.number)
+            keys = claimed.keys[0].position, claimed.keys[-1].position
+            assert lose(claimed, *keys) == Ready(ChunkKind.RENDER, 1, claimed.model)
+            again = claim()
+            assert again
+            assert [frame.position for frame in again.frames if frame.missing] == list(keys)
+            assert claim() is None, "the others wait for these"
+            finish(again)
+            with transaction() as session:  # so that losing many does not fail the walk
+                session.execute(update(Chunk).values(attempts=0))
+        else:
+            finish(claimed)
+    assert len(lost) > 3
+    assert made(stormy) == made(calm)
+    assert walk(stormy).frames_done == 96
+
+
+def test_workers_with_chunks_of_later_passes_lose_their_lease_when_a_key_is_lost(make: Make) -> None:
+    walk_id = make()
+    while not (claimed := claim()) or not claimed.interpolated:
+        assert claimed
+        finish(claimed)
+    other = claim()
+    assert other
+    assert lose(claimed, 0.0)
+    for late in (claimed, other):
+        with pytest.raises(LeaseLostError):
+            finish(late)
+    with pytest.raises(LeaseLostError):
+        lose(other, 0.0)
+    repeated = [each for each in finish_all() if each.number in {claimed.number, other.number}]
+    assert [each.attempt for each in repeated] == [1, 1], "they have not failed"
+    assert walk(walk_id).status == WalkStatus.ASSEMBLING
+
+
+def test_a_walk_whose_keys_are_lost_each_time_fails(make: Make) -> None:
+    walk_id = make(frames=6, pins=PINS)
+    for _ in range(settings().max_attempts):
+        for _ in range(2):
+            if (claimed := claim()) and not claimed.interpolated:
+                finish(claimed)
+        between = claimed if claimed and claimed.interpolated else claim()
+        assert between
+        ready = lose(between, 0.0)
+    assert ready is None
+    found = walk(walk_id)
+    assert (found.status, found.error_code) == (WalkStatus.FAILED, "render_failed")
+    assert set(statuses(walk_id)) == {ChunkStatus.DONE, ChunkStatus.DROPPED}
 
 
 def test_a_chunk_that_was_denoised_instead_is_pinned_so(make: Make) -> None:

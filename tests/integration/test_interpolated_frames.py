@@ -2,33 +2,31 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import numpy as np
 import pytest
-from sqlalchemy import func, update
 from transformers import CLIPImageProcessor
 
-from momalisa.db.models import Chunk
 from momalisa.db.session import transaction
 from momalisa.domain.content import content_hashes
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import ChunkKind, Flag
-from momalisa.errors import ObjectCorruptError
+from momalisa.domain.states import ChunkKind, Flag, Made
 from momalisa.local.stack import LocalStack
-from momalisa.queue import leases, results
+from momalisa.queue import leases
 from momalisa.queue.leases import Claim, Key
+from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
-from momalisa.walks import relocation, service
+from momalisa.walks import queries, relocation, service
 from tests.integration.test_flagged import Checker
 from tests.unit.test_batches import Never
 from worker import render_task
+from worker.lease import Lease
 from worker.media import encoders
-from worker.rendering import batch as rendered
 from worker.rendering import interpolation
 from worker.rendering.batch import RenderRequest, render_batch
 from worker.rendering.interpolation import difference
@@ -121,54 +119,101 @@ def test_a_frame_that_cannot_be_interpolated_is_denoised(
 ) -> None:
     [exact] = render(dense, 0.6, number=2)
     others = tuple(key for key in keys if key.position > 0.6)
-    lost = tuple(key._replace(stored=replace(key.stored, crc32c="AAAAAA==")) for key in keys)
-    with pytest.raises(ObjectCorruptError):  # they may have been renamed since the chunk was claimed
-        render(dense, 0.6, number=2, interpolated=True, keys=lost)
-    for number, given in enumerate((others, lost, keys), 3):
+    for number, given in enumerate((others, keys), 3):
         with monkeypatch.context() as patch:
             patch.setattr(dense, "decodes", given is not keys)
-            [frame] = render(dense, 0.6, number=number, interpolated=True, keys=given, keys_may_be_lost=True)
+            [frame] = render(dense, 0.6, number=number, interpolated=True, keys=given)
         assert isinstance(frame, UploadedFrame)
         assert not frame.interpolated
         assert np.array_equal(picture(frame), picture(exact))
 
 
-def test_frames_that_are_renamed_while_others_are_made_between_them_are_found_at_the_next_attempt(
-    render: Render, dense: Renderer, spec: Callable[..., WalkSpec]
-) -> None:
-    between = Batch(size=2, positions=[0.5], interpolated=True)
-    pins = Pins(batches=[Batch(size=2, positions=[0, 1]), between])
-    with transaction() as session:
-        walk_id = service.create(session, spec(frames=3, exact=False), public=True, owner="ann", pins=pins).id
+PINS = Pins(
+    batches=[Batch(size=2, positions=[0, 1]), Batch(size=2, positions=[0.25, 0.5, 0.75], interpolated=True)]
+)
 
-    def claim() -> Claim:
+
+class Held(Never):
+    """A lease that is never lost."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+
+
+@pytest.fixture
+def walk(
+    render: Render, dense: Renderer, spec: Callable[..., WalkSpec], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], UUID]:
+    """A function that orders a walk with frames between two others, for this process to render."""
+    monkeypatch.setattr(render_task, "renderer", lambda: dense)
+
+    def order() -> UUID:
         with transaction() as session:
-            claimed = leases.claim(session, ChunkKind.RENDER, "here")
-        assert claimed
-        return claimed
+            return service.create(session, spec(frames=5, exact=False), public=True, owner="ann", pins=PINS).id
 
-    def render_claimed(claimed: Claim) -> rendered.Batch:
-        interpolation._cache.clear()
-        return render_batch(dense, render_task._request(claimed, claimed.frames), Never())
+    return order
 
-    first = claim()
-    made = render_claimed(first)
+
+def claim() -> Claim:
     with transaction() as session:
-        results.record_frames(session, first, made.made)
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
+    assert claimed
+    return claimed
+
+
+def work(claimed: Claim) -> Ready | None:
+    """Process a claimed chunk as a worker that remembers no keys."""
+    interpolation._cache.clear()
+    record = render_task.render(cast("Lease", Held(claimed)))
+    with transaction() as session:
+        return record(session)
+
+
+def frames(walk_id: UUID) -> dict[float, tuple[Made | None, bytes]]:
+    with transaction() as session:
+        found = queries.get(session, walk_id, viewer="ann").frames
+        stored = {frame.position: (frame.made, leases._stored(frame)) for frame in found}
+    return {at: (made, bucket.read(where)) for at, (made, where) in stored.items() if where}
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_key_that_was_lost_is_made_again_before_frames_are_made_between(
+    walk: Callable[[], UUID], *, missing: bool
+) -> None:
+    calm = walk()
+    work(claim())
+    assert work(claim()) == Ready(ChunkKind.ASSEMBLE)
+    stormy = walk()
+    work(claim())
+    between = claim()
+    [_, lost] = between.keys
+    bucket.delete(lost.stored.name)
+    if not missing:
+        bucket.upload(lost.stored.name, b"not the frame", "image/png")
+    assert work(between) == Ready(ChunkKind.RENDER, 1, between.model)
+    again = claim()
+    assert [(frame.position, frame.missing) for frame in again.frames] == [(0, False), (1, True)]
+    assert work(again) == Ready(ChunkKind.RENDER, 1, between.model)
+    between = claim()
+    assert between.attempt == 1, "it has not failed"
+    assert work(between) == Ready(ChunkKind.ASSEMBLE)
+    assert frames(stormy) == frames(calm)
+    assert frames(stormy)[0.5][0] == Made.INTERPOLATED
+
+
+def test_keys_that_are_renamed_meanwhile_are_found_at_the_next_claim(walk: Callable[[], UUID]) -> None:
+    walk_id = walk()
+    work(claim())
     before = claim()
     with transaction() as session:
         service.set_public(session, walk_id, False, owner="ann")
     relocation.move(walk_id)
-    with pytest.raises(ObjectCorruptError):
-        render_claimed(before)
-    with transaction() as session:
-        leases.attempt_failed(session, before, "renamed")
-        session.execute(update(Chunk).values(scheduled_at=func.now()))
+    assert work(before) == Ready(ChunkKind.RENDER, 1, before.model)
     again = claim()
+    assert again.attempt == 1, "it has not failed"
     assert {key.stored.name for key in before.keys}.isdisjoint(key.stored.name for key in again.keys)
-    made = render_claimed(again)
-    assert made.interpolated
-    assert all(isinstance(frame, UploadedFrame) and frame.interpolated for frame in made.made)
+    work(again)
+    assert frames(walk_id)[0.5][0] == Made.INTERPOLATED
 
 
 def test_a_frame_between_is_flagged_by_the_safety_checker(

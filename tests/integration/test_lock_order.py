@@ -85,12 +85,12 @@ def test_a_locked_chunk_delays_the_reclaim_of_no_other(walk_id: UUID) -> None:
 
 
 def test_recording_a_chunk_that_others_wait_for_and_canceling_its_walk(spec: Callable[..., WalkSpec]) -> None:
-    """Once the last denoised chunk is recorded, the one before it may be interpolated."""
+    """Once the last denoised chunk is recorded, the next one may be interpolated."""
     pins = Pins(
         batches=[
             Batch(size=2, positions=[0, 1]),
-            Batch(size=2, positions=[0.25], interpolated=True),
             Batch(size=2, positions=[0.5]),
+            Batch(size=2, positions=[0.25], interpolated=True),
         ]
     )
     with transaction() as session:
@@ -99,18 +99,18 @@ def test_recording_a_chunk_that_others_wait_for_and_canceling_its_walk(spec: Cal
         first, last = (leases.claim(session, ChunkKind.RENDER, "here") for _ in range(2))
         assert first
         assert last
-        assert last.number == 2
+        assert last.number == 1
         results.record_frames(session, first, made_frames(first))
 
     def record_the_last() -> None:
         with suppress(LeaseLostError), transaction() as session:
             results.record_frames(session, last, made_frames(last))
 
-    def lock_the_others(session: Session) -> None:
-        others = select(Chunk.number).where(Chunk.walk_id == walk_id, Chunk.number < last.number)
-        session.execute(others.order_by(Chunk.number).with_for_update())
+    def lock_some(session: Session) -> None:
+        some = select(Chunk.number).where(Chunk.walk_id == walk_id, Chunk.number <= last.number)
+        session.execute(some.order_by(Chunk.number).with_for_update())
 
-    meet(lock_the_others, record_the_last, lambda session: service.cancel(session, walk_id, owner="ann"))
+    meet(lock_some, record_the_last, lambda session: service.cancel(session, walk_id, owner="ann"))
     with transaction() as session:
         assert session.scalar(select(Walk.status)) == WalkStatus.CANCELED
 

@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, func, select, text
 from momalisa.client import Client, Walk
 from momalisa.db.models import Chunk, Frame
 from momalisa.db.session import transaction
+from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.local import stack
@@ -329,13 +330,13 @@ def rendered_by(
 ) -> Callable[..., Chunk]:
     """Create a walk, render its chunk by an endpoint, in this process, and return the chunk afterwards."""
 
-    def render(url: str, **variables: str) -> Chunk:
+    def render(url: str, pins: Pins | None = None, **variables: str) -> Chunk:
         given = {"RENDERER": "vertex", "VERTEX_ENDPOINT": ENDPOINT, "VERTEX_URL": url, **variables}
         for name, value in given.items():
             monkeypatch.setenv(name, value)
         clear_caches()
         with transaction() as session:
-            service.create(session, spec(frames=4), public=True, owner="ann")
+            service.create(session, spec(frames=4, exact=False), public=True, owner="ann", pins=pins)
         runner.run(worker, ChunkKind.RENDER, render_task.render)
         return chunk()
 
@@ -475,6 +476,31 @@ def test_a_conflicting_object_is_replaced_by_the_holder_of_the_lease(
         blob = bucket._bucket().blob(frame.object)
         blob.reload()
         assert (blob.crc32c, blob.size) == (frame.crc32c, frame.bytes)
+
+
+def test_keys_that_the_endpoint_cannot_read_are_rendered_again_first(
+    container: Container, rendered_by: Callable[..., Chunk], worker: Worker
+) -> None:
+    between = Batch(size=2, positions=[0.25, 0.5], interpolated=True)
+    lost: list[list[float]] = []
+
+    def lose(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> Answer:
+        if request["parameters"]["interpolated"] and len(lost) == 1:
+            bucket.delete(request["parameters"]["keys"][1][1]["name"])
+        passed_on = container.http.post(ROUTE, json=request)
+        lost.append(passed_on.json()["predictions"][0]["lost_keys"])
+        return passed_on.status_code, {}, passed_on.content
+
+    with endpoint(lose) as url:
+        rendered_by(url, Pins(batches=[Batch(size=2, positions=[0, 1]), between]))
+        for _ in range(3):
+            runner.run(worker, ChunkKind.RENDER, render_task.render)
+    assert lost == [[], [1.0], [], []]
+    with transaction() as session:
+        chunks = session.scalars(select(Chunk).where(Chunk.kind == ChunkKind.RENDER).order_by(Chunk.number)).all()
+        made = session.scalars(select(Frame.interpolated).order_by(Frame.position)).all()
+    assert [(each.status, each.attempts) for each in chunks] == [(ChunkStatus.DONE, 2), (ChunkStatus.DONE, 1)]
+    assert made == [False, True, True, False]
 
 
 def test_a_conflicting_object_stays_if_the_lease_is_lost(rendered_by: Callable[..., Chunk]) -> None:

@@ -13,6 +13,7 @@ from momalisa.settings import ROOT
 INTERNAL = {
     "AddressRefusedError",
     "KeyNotFoundError",
+    "KeysLostError",
     "LeaseLostError",
     "LocalSystemError",
     "ModelError",

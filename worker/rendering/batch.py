@@ -17,7 +17,6 @@ from momalisa.domain.dense import Check
 from momalisa.domain.passes import is_dense
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
-from momalisa.errors import ObjectCorruptError
 from momalisa.queue.leases import Key
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.storage import bucket
@@ -54,9 +53,6 @@ class RenderRequest:
     that would have been."""
     keys: tuple[Key, ...] = ()
     """All denoised frames of earlier passes, with latents in their files."""
-    keys_may_be_lost: bool = False
-    """Whether to do without keys that cannot be read. Not at the first attempt, before which they may have been
-    renamed (`momalisa.walks.relocation`): the next claim has their new names."""
 
 
 class Batch(NamedTuple):
@@ -78,11 +74,10 @@ class Batch(NamedTuple):
 def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
     """Render the frames of a request as one batch, and upload those that it names.
 
-    Frames to interpolate are denoised instead if that cannot be done: if the model of this process is not dense, or
-    keys around them are lost. Each tells how it was made.
+    Frames to interpolate are denoised instead if the model of this process is not dense, and say so.
 
     Raises:
-        ObjectCorruptError: if keys cannot be read, unless they may be lost.
+        KeysLostError: if files of keys cannot be read.
         Exception: whatever `token` raises if the work is cancelled.
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
@@ -104,8 +99,7 @@ def render_batch(renderer: "Renderer", request: RenderRequest, token: Cancellati
     if not request.to_upload:
         return result(renderer.batch_that_fits(spec, request.batch_size, decoded=interpolated), [])
     started = time.monotonic()
-    between = _interpolated(request, around, token) if around else {}
-    interpolated = interpolated and bool(between)
+    between = _interpolated(around, token) if around else {}
     decoded = _decode(renderer, request, between, token) if between else None
     if interpolated and decoded:
         rendering, checks = decoded, dict[float, Check]()
@@ -148,20 +142,10 @@ def _keys_around(request: RenderRequest) -> dict[float, list[Key]]:
 
 
 def _interpolated(
-    request: RenderRequest, around: Mapping[float, Sequence[Key]], token: CancellationToken
+    around: Mapping[float, Sequence[Key]], token: CancellationToken
 ) -> dict[float, InterpolatedLatents]:
-    """Return latents between keys, by position; none if a key is missing or damaged: the assembly repairs it.
-
-    Raises:
-        ObjectCorruptError: if one is, and they may not be lost.
-    """
-    try:
-        latents = read_keys({key for keys in around.values() for key in keys}, token)
-    except ObjectCorruptError as error:
-        if not request.keys_may_be_lost:
-            raise
-        log.warning("keys not readable, frames are not interpolated", reason=str(error))
-        return {}
+    """Return latents between keys, by position."""
+    latents = read_keys({key for keys in around.values() for key in keys}, token)
     return interpolate({at: [key.position for key in keys] for at, keys in around.items()}, latents)
 
 

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from momalisa.domain import dense
 from momalisa.domain.dense import Check, Error
+from momalisa.errors import KeysLostError, ObjectCorruptError
 from momalisa.queue.leases import Key
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
+from momalisa.telemetry.logging import logger
 from worker.cancellation import CancellationToken
 from worker.media import encoders
 from worker.media.encoders import Latents, Picture
+
+log = logger(__name__)
 
 InterpolatedLatents = NDArray[np.float32]
 """Latents of one picture, between those of others."""
@@ -37,16 +41,24 @@ def read_keys(keys: Collection[Key], token: CancellationToken) -> dict[float, La
 
     Raises:
         Exception: whatever `token` raises if the work is cancelled.
-        ObjectCorruptError: if a file is missing or damaged, or has no latents.
+        KeysLostError: if files are missing or damaged, or have no latents.
         google.api_core.exceptions.GoogleAPIError: if the bucket refuses, or stays unavailable.
     """
 
-    def read(key: Key) -> Latents:
-        return encoders.read_latents(bucket.read(key.stored, check=token.checkpoint))
+    def read(key: Key) -> Latents | None:
+        try:
+            return encoders.read_latents(bucket.read(key.stored, check=token.checkpoint))
+        except ObjectCorruptError as error:
+            log.warning("key missing or damaged", position=key.position, reason=str(error))
+            return None
 
-    missing = [key for key in keys if key.stored not in _cache]
     found = {key.position: _cache[key.stored] for key in keys if key.stored in _cache}
-    found |= zip((key.position for key in missing), token.run_concurrently(read, missing), strict=True)
+    missing = [key for key in keys if key.position not in found]
+    for key, latents in zip(missing, token.run_concurrently(read, missing), strict=True):
+        if latents is not None:
+            found[key.position] = latents
+    if lost := {key.position for key in keys} - found.keys():
+        raise KeysLostError(sorted(lost))
     for key in keys:
         _cache[key.stored] = found[key.position]
         _cache.move_to_end(key.stored)

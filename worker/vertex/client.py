@@ -31,7 +31,7 @@ from momalisa.domain.dense import Check
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.errors import RendererBusyError, RendererError
+from momalisa.errors import KeysLostError, RendererBusyError, RendererError
 from momalisa.queue.leases import Key
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
@@ -80,7 +80,6 @@ class Parameters(BaseModel):
     """Size to which the batch is padded."""
     interpolated: bool = False
     keys: tuple[Key, ...] = ()
-    keys_may_be_lost: bool = False
     """As in a `RenderRequest`."""
     seconds: float = Field(gt=0)
     """How long the client waits for the response."""
@@ -114,6 +113,8 @@ class Prediction(BaseModel):
     flagged: Flag | None = None
     conflict: bool = False
     """Whether the frame was not uploaded because another object has the name of a frame of this request."""
+    lost_keys: tuple[float, ...] = ()
+    """Positions of keys that could not be read, so that nothing was rendered; the same for all instances."""
 
 
 class PredictResponse(BaseModel):
@@ -129,11 +130,14 @@ def render_batch(request: RenderRequest, token: CancellationToken) -> Batch:
     reports a conflict; the client deletes that object after verifying its lease, and sends the request again.
 
     Raises:
+        KeysLostError: if files of keys cannot be read.
         RendererBusyError: if the endpoint accepts no requests at present, or does not exist.
         RendererError: if it refuses this request, fails, does not respond in time or sends an invalid response.
         Exception: whatever `token` raises if the work is cancelled; the endpoint then stops at its next step.
     """
     predictions = _predict(request, token)
+    if lost := predictions[0].lost_keys:
+        raise KeysLostError(lost)
     if any(prediction.conflict for prediction in predictions):
         for position in request.to_upload:
             name = bucket.frame_name(request.walk_id, request.secret, position)
@@ -186,7 +190,6 @@ def _predict(request: RenderRequest, token: CancellationToken) -> list[Predictio
             batch_size=request.batch_size,
             interpolated=request.interpolated,
             keys=request.keys,
-            keys_may_be_lost=request.keys_may_be_lost,
             seconds=seconds,
         ),
     )

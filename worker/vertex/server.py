@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from momalisa.errors import ObjectConflictError
+from momalisa.errors import KeysLostError, ObjectConflictError
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.telemetry import logging
@@ -172,7 +172,6 @@ class Handler(BaseHTTPRequestHandler):
             batch_size=parameters.batch_size,
             interpolated=parameters.interpolated,
             keys=parameters.keys,
-            keys_may_be_lost=parameters.keys_may_be_lost,
         )
         slot = RequestSlot(self.server.stop_flag, self.connection, parameters.seconds)
         with structlog.contextvars.bound_contextvars(walk=str(request.walk_id)):
@@ -184,6 +183,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             except ShutdownRequested:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping; retry later.")
+            except KeysLostError as error:
+                logger.warning("keys missing or damaged", reason=str(error))
+                self._respond(HTTPStatus.OK, nothing_rendered(request, error).model_dump(mode="json"))
             except Exception as error:  # noqa: BLE001 - any error is reported to the client
                 self._failed(error)
             else:
@@ -273,6 +275,18 @@ def response(request: RenderRequest, batch: Batch) -> PredictResponse:
     return PredictResponse(
         predictions=[prediction(*each) for each in zip(request.positions, batch.content_hashes, strict=True)]
     )
+
+
+def nothing_rendered(request: RenderRequest, error: KeysLostError) -> PredictResponse:
+    """Return the result of a request whose keys cannot be read, in the protocol of Vertex AI."""
+    prediction = Prediction(
+        content_hash="",
+        warnings=[],
+        made_with=renderer().made_with,
+        batch_size=request.batch_size,
+        lost_keys=tuple(sorted(error.positions)),
+    )
+    return PredictResponse(predictions=[prediction] * len(request.positions))
 
 
 def main() -> int:
