@@ -1,6 +1,6 @@
-"""Rate limits and daily budgets of callers, counted in Redis for all API processes.
+"""Rate limits of callers, counted in Redis for all API processes, and what remains of their daily budgets.
 
-While Redis is down, these limits are not enforced.
+While Redis is down, rates are not limited; the budgets are in PostgreSQL (`queue.budgets`).
 """
 
 import math
@@ -21,8 +21,9 @@ from starlette.types import Scope
 
 from api.response_headers import response_headers
 from momalisa import broker
-from momalisa.db import session
+from momalisa.db.session import refuse_open_transaction, transaction
 from momalisa.errors import InvalidFieldError, LimitExceededError
+from momalisa.queue import budgets
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 from momalisa.walks.service import NewWalk
@@ -67,32 +68,33 @@ def count_walk(scope: Scope, tenant: str, new: NewWalk) -> None:
 
     Raises:
         InvalidFieldError: if the walks alone exceed a daily budget.
-        LimitExceededError: if the rate limit or a daily budget is exceeded.
+        LimitExceededError: if the rate limit is exceeded.
     """
     if not settings().rate_limits:
         return
-    spec, count = new.spec, 1 + len(new.variations)
-    pixels = count * spec.width * spec.height
-    # A batch with fewer positions than its size is padded: each of its pictures takes the same work.
-    rendered = spec.frames if new.pins is None else sum(batch.size for batch in new.pins.batches)
-    work, work_budget = rendered * pixels * spec.steps, settings().pixel_steps_per_day
-    large_width, large_height = spec.large_size or (0, 0)
-    output = spec.frames_shown * (pixels + count * large_width * large_height)
-    output_budget = settings().output_pixels_per_day
-    for field, product, requested, budget in (
-        (
-            "frames" if new.pins is None else "pinned",
-            "rendered pictures × width × height × steps",
-            work,
-            work_budget,
-        ),
+    count = 1 + len(new.variations)
+    work, output = (count * each for each in budgets.highest_cost(new.spec, new.pins))
+    work_budget, output_budget = settings().pixel_steps_per_day, settings().output_pixels_per_day
+    field = "frames" if new.pins is None else "pinned"
+    for name, product, requested, budget in (
+        (field, "rendered pictures × width × height × steps", work, work_budget),
         ("frames", "frames of the animation × width × height, with those of large files,", output, output_budget),
     ):
         if requested > budget:
-            raise InvalidFieldError(field, f"{product} may be at most {budget} per day, got {requested}")
+            message = f"{product} may be at most {budget} per day, and this may take {requested}; {budgets.ADVICE}"
+            raise InvalidFieldError(name, message)
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant, count)
-    _take(scope, RateLimitItemPerDay(work_budget, namespace="pixel-steps"), tenant, work)
-    _take(scope, RateLimitItemPerDay(output_budget, namespace="output-pixels"), tenant, output)
+
+
+def show_budgets(scope: Scope, tenant: str) -> None:
+    """Put what remains of a tenant's daily budgets into the response headers."""
+    if not settings().rate_limits:
+        return
+    with transaction() as session:
+        found = budgets.all_of(session, tenant)
+    for budget in found:
+        item = RateLimitItemPerDay(budget.per_day, namespace=budget.name)
+        _add_headers(scope, item, remaining=budget.left, seconds=budget.reset_seconds)
 
 
 def seconds_until_room(
@@ -139,7 +141,7 @@ class _Counters:
         Raises:
             LimitExceededError: if the limit would be exceeded.
         """
-        session.refuse_open_transaction()
+        refuse_open_transaction()
         if time.monotonic() < self._paused_until:
             return None
         try:

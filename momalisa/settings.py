@@ -276,7 +276,8 @@ class Settings(BaseSettings):
         20_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Work per 24 hours: rendered pictures × width × height × denoising steps.",
+        description="Work per 24 hours: rendered pictures × width × height × denoising steps. Until a walk ends, "
+        "all its frames count as denoised; then an interpolated one counts one step, and a copied one nothing.",
     )
     output_pixels_per_day: int = Field(
         2_000_000_000,

@@ -168,18 +168,23 @@ def submit(
         limits.count_walk(request.scope, caller.tenant, new)
         return new
 
-    submitted = service.submit(
-        prepare,
-        owner=caller.owner,
-        tenant=caller.tenant,
-        known=caller.known,
-        from_walk=body.from_walk,
-        count=count,
-        idempotent=idempotent
-        and idempotency.identify(
-            *idempotent, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
-        ),
-    )
+    try:
+        submitted = service.submit(
+            prepare,
+            owner=caller.owner,
+            tenant=caller.tenant,
+            known=caller.known,
+            from_walk=body.from_walk,
+            count=count,
+            idempotent=idempotent
+            and idempotency.identify(
+                *idempotent, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
+            ),
+        )
+    except LimitExceededError:
+        limits.show_budgets(request.scope, caller.tenant)
+        raise
+    limits.show_budgets(request.scope, caller.tenant)
     made = [(submitted.walk, submitted.estimate), *submitted.variations]
     first, *others = (views.view(each, ahead, base, viewer=submitted.viewer) for each, ahead in made)
     walk = views.SubmittedWalk(**dict(first), variations=others)

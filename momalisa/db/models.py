@@ -274,6 +274,23 @@ class Tenant(Base):
     """Virtual time after its last enqueued chunk."""
 
 
+class Charge(Base):
+    """What a walk takes of its tenant's daily budgets (`queue.budgets`); kept for a day, even if it is deleted."""
+
+    __tablename__ = "charges"
+
+    walk_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    """As `Chunk.tenant`."""
+    pixel_steps: Mapped[int]
+    output_pixels: Mapped[int]
+    settled: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether the walk has ended: then this is what was computed, and before that the most that may be."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("charges_tenant", "tenant", "created_at"), Index("charges_age", "created_at"))
+
+
 class Worker(Base):
     """A live worker process (`workers`)."""
 

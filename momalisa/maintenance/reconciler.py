@@ -17,7 +17,7 @@ from momalisa.domain.states import ChunkKind, DeliveryStatus
 from momalisa.errors import StoreUnavailableError
 from momalisa.maintenance import retention
 from momalisa.maintenance.orphans import OrphanScan
-from momalisa.queue import catalog, celery_app, fairness, lifecycle, reclaim, stats, workers
+from momalisa.queue import budgets, catalog, celery_app, fairness, lifecycle, reclaim, stats, workers
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.telemetry.logging import cause, logger
@@ -199,7 +199,7 @@ def expire() -> bool:
 
 
 def delete_old_records() -> None:
-    """Delete expired idempotency keys, tombstones of walks that expired long ago, and models without workers.
+    """Delete idempotency keys and charges of yesterday, tombstones of last year, and models without workers.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.
@@ -208,6 +208,7 @@ def delete_old_records() -> None:
         idempotency.delete_expired(session)
         retention.delete_old_tombstones(session)
         catalog.delete_forgotten(session)
+        budgets.delete_old(session)
 
 
 def remove_walks() -> bool:

@@ -18,7 +18,7 @@ from momalisa.db.models import Chunk, Frame, Walk
 from momalisa.db.session import record_after_commit
 from momalisa.domain.pins import Batch
 from momalisa.domain.states import ACTIVE, UNFINISHED, ChunkKind, ChunkStatus, WalkStatus
-from momalisa.queue import fairness
+from momalisa.queue import budgets, fairness
 from momalisa.settings import settings
 from momalisa.telemetry import metrics
 from momalisa.webhooks import deliveries
@@ -192,11 +192,13 @@ def end_walk(session: Session, walk_id: UUID, status: WalkStatus, **values: str)
         update(Walk)
         .where(Walk.id == walk_id, Walk.status.in_(ACTIVE))
         .values(status=status, finished_at=func.now(), **notifications.changed(session, walk_id), **values)
-        .returning(age_seconds())
-    ).scalar_one_or_none()
+        .returning(age_seconds(), Walk.spec)
+    ).one_or_none()
     if ended is None:
         return False
-    record_end(session, status, ended)
+    age, spec = ended
+    record_end(session, status, age)
+    budgets.settle(session, walk_id, spec)
     session.execute(
         update(Chunk)
         .where(Chunk.walk_id == walk_id, Chunk.status.in_(UNFINISHED))

@@ -20,7 +20,7 @@ from momalisa.domain.dense import Check
 from momalisa.domain.passes import Recorded
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, Flag, WalkStatus
-from momalisa.queue import fairness, leases, lifecycle
+from momalisa.queue import budgets, fairness, leases, lifecycle
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import MISSING, Ready
 from momalisa.settings import settings
@@ -242,6 +242,7 @@ def complete_walk(session: Session, claim: Claim, artifacts: Sequence[UploadedAr
     ).scalar_one_or_none()
     if age is not None:
         lifecycle.record_end(session, WalkStatus.SUCCEEDED, age)
+        budgets.settle(session, claim.walk_id, claim.spec)
     deliveries.enqueue(session, claim.walk_id, WalkStatus.SUCCEEDED)
 
 

@@ -29,7 +29,7 @@ from momalisa.errors import (
     WalkExpiredError,
     WalkNotFoundError,
 )
-from momalisa.queue import catalog, estimate, fairness, lifecycle
+from momalisa.queue import budgets, catalog, estimate, fairness, lifecycle
 from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
@@ -99,7 +99,7 @@ def submit(
     Raises:
         InvalidFieldError: if `owner` may not start from `from_walk`.
         IdempotencyKeyReusedError: if the key was used before for another request.
-        LimitExceededError: if too many walks of the tenant wait.
+        LimitExceededError: if too many walks of the tenant wait, or its daily budgets do not suffice.
     """
     new_id, source = uuid4(), None
     with transaction() as session:
@@ -114,7 +114,11 @@ def submit(
             walk_id = new_id if idempotent is None else idempotency.remember(session, idempotent, new_id)
             if walk_id == new_id:
                 _check_waiting(session, tenant, count)
-                for each, spec in zip(_ids(new_id, count), (new.spec, *new.variations), strict=True):
+                specs = dict(zip(_ids(new_id, count), (new.spec, *new.variations), strict=True))
+                if settings().rate_limits:
+                    costs = {each: budgets.highest_cost(spec, new.pins) for each, spec in specs.items()}
+                    budgets.charge(session, tenant, costs)
+                for each, spec in specs.items():
                     create(
                         session,
                         spec,

@@ -1,0 +1,161 @@
+"""The daily budgets of tenants: what the walks that they submitted within a day render and encode.
+
+A new walk is charged the most that it may take, so that no budget is ever exceeded. When it ends, the charge is
+lowered to what was computed, in the same transaction. A charge outlives its walk: deleting one gives nothing back.
+
+Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, ScalarSelect, and_, case, delete, func, insert, not_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from momalisa.db.models import Charge, Chunk, Frame
+from momalisa.db.session import rowcount
+from momalisa.domain.pins import Pins
+from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkKind
+from momalisa.errors import LimitExceededError
+from momalisa.settings import settings
+
+DAY = timedelta(days=1)
+
+ADVICE = "ask for fewer frames, fewer steps or a smaller size"
+
+RETRY_SECONDS = 30
+"""Retry-After if walks that have not ended may give enough back: when they end is unknown."""
+
+
+class Cost(NamedTuple):
+    """What a walk takes of the daily budgets."""
+
+    pixel_steps: int
+    """Rendered pictures × width × height × steps."""
+    output_pixels: int
+    """Frames of the animation × width × height, with those of large files."""
+
+
+class Budget(NamedTuple):
+    """A daily budget, and what remains of it."""
+
+    name: str
+    per_day: int
+    left: int
+    reserved: int
+    """What walks that have not ended are charged, and may give back."""
+    reset_seconds: int
+    """Until all of it is left again, if nothing is charged until then."""
+
+
+def highest_cost(spec: WalkSpec, pins: Pins | None) -> Cost:
+    """Return the most that a walk may take: all its pictures are denoised, and none is copied."""
+    pixels = spec.width * spec.height
+    # A batch with fewer positions than its size is padded: each of its pictures takes the same work.
+    pictures = spec.frames if pins is None else sum(batch.size for batch in pins.batches)
+    large_width, large_height = spec.large_size or (0, 0)
+    return Cost(pictures * pixels * spec.steps, spec.frames_shown * (pixels + large_width * large_height))
+
+
+def all_of(session: Session, tenant: str) -> list[Budget]:
+    """Return the budgets of a tenant, in the order of `Cost`."""
+    open_only = not_(Charge.settled)
+    sums = [func.sum(column) for column in _COLUMNS] + [func.sum(column).filter(open_only) for column in _COLUMNS]
+    age = func.extract("epoch", func.now() - func.max(Charge.created_at))
+    row = session.execute(select(*sums, age).where(_of_today(tenant))).one()
+    work, output, open_work, open_output = (int(each or 0) for each in row[:-1])
+    seconds = 1 if row[-1] is None else max(1, math.ceil(DAY.total_seconds() - float(row[-1])))
+    per_day = settings().pixel_steps_per_day, settings().output_pixels_per_day
+    return [
+        Budget("pixel-steps", per_day[0], max(per_day[0] - work, 0), open_work, seconds),
+        Budget("output-pixels", per_day[1], max(per_day[1] - output, 0), open_output, seconds),
+    ]
+
+
+def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> None:
+    """Charge a tenant what new walks may take at most.
+
+    The caller has locked the tenant (`fairness.lock_tenant`), so that no two submissions take the same rest.
+
+    Raises:
+        LimitExceededError: if a budget does not suffice.
+    """
+    totals = [sum(costs) for costs in zip(*walks.values(), strict=True)]
+    for budget, column, cost in zip(all_of(session, tenant), _COLUMNS, totals, strict=True):
+        if cost > budget.left:
+            message = (
+                f"Of {budget.per_day} {budget.name} in 24 hours, {budget.left} are left, and this may take {cost}; "
+                f"{ADVICE}"
+            )
+            if cost <= budget.left + budget.reserved:
+                message += ", or wait for your unfinished walks: what they turn out not to need is given back"
+                raise LimitExceededError(f"{message}.", retry_after=RETRY_SECONDS)
+            seconds = _seconds_until_room(session, tenant, column, budget.per_day - cost)
+            raise LimitExceededError(f"{message}.", retry_after=seconds)
+    rows = [{"walk_id": walk_id, "tenant": tenant, **cost._asdict()} for walk_id, cost in walks.items()]
+    session.execute(insert(Charge).values(rows))
+
+
+def settle(session: Session, walk_id: UUID, spec: WalkSpec) -> None:
+    """Lower the charge of a walk that ends to what was computed; it may have none, and never rises.
+
+    Frames that a worker has begun to render count as denoised, unless they were recorded as interpolated, which
+    counts as one step, or as copied, which counts as nothing.
+    """
+    pixel_steps = spec.width * spec.height * _picture_steps(walk_id, spec.steps)
+    assembled = select(Chunk.number).where(_begun(walk_id, ChunkKind.ASSEMBLE)).exists()
+    session.execute(
+        update(Charge)
+        .where(Charge.walk_id == walk_id)
+        .values(
+            settled=True,
+            pixel_steps=func.least(Charge.pixel_steps, pixel_steps),
+            output_pixels=case((assembled, Charge.output_pixels), else_=0),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def delete_old(session: Session) -> int:
+    """Delete up to 1,000 charges that no longer count, and return how many."""
+    old = select(Charge.walk_id).where(Charge.created_at <= func.now() - DAY).limit(1000)
+    # A walk that ends now may lock one of them, and others after it.
+    unlocked = old.with_for_update(skip_locked=True)
+    return rowcount(session.execute(delete(Charge).where(Charge.walk_id.in_(unlocked))))
+
+
+_COLUMNS = (Charge.pixel_steps, Charge.output_pixels)
+
+
+def _of_today(tenant: str) -> ColumnElement[bool]:
+    return and_(Charge.tenant == tenant, Charge.created_at > func.now() - DAY)
+
+
+def _seconds_until_room(session: Session, tenant: str, column: InstrumentedAttribute[int], most: int) -> int:
+    """Return the seconds until a tenant's charges sum up to no more than `most`, if none is added or lowered."""
+    since = func.sum(column).over(order_by=Charge.created_at.desc())  # with all that were made at the same time
+    charges = select(Charge.created_at, since.label("since")).where(_of_today(tenant)).subquery()
+    age = func.extract("epoch", func.now() - func.max(charges.c.created_at))
+    seconds = session.execute(select(age).where(charges.c.since > most)).scalar_one()
+    return max(1, math.ceil(DAY.total_seconds() - float(seconds)))
+
+
+def _begun(walk_id: UUID, kind: ChunkKind) -> ColumnElement[bool]:
+    return and_(Chunk.walk_id == walk_id, Chunk.kind == kind, Chunk.attempts > 0)
+
+
+def _picture_steps(walk_id: UUID, steps: int) -> ScalarSelect[int]:
+    """Return how many pictures a walk rendered × steps; a batch is rendered whole, for whichever of its frames."""
+    size = func.coalesce(Chunk.batch_size, 1)
+    pictures = (func.count() + size - 1) // size * size
+    denoised = func.bool_or(not_(Frame.interpolated) & not_(Frame.copied))
+    decoded = func.count().filter(Frame.interpolated, not_(Frame.copied))
+    each = (case((denoised, pictures * steps), else_=0) + decoded).label("each")
+    its_frames = and_(Frame.walk_id == Chunk.walk_id, Frame.chunk == Chunk.number)
+    begun = select(each).select_from(Chunk).join(Frame, its_frames).where(_begun(walk_id, ChunkKind.RENDER))
+    chunks = begun.group_by(Chunk.number, Chunk.batch_size).subquery()
+    return select(func.coalesce(func.sum(chunks.c.each), 0)).scalar_subquery()
