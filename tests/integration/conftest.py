@@ -1,16 +1,24 @@
 """What several integration tests need."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
+from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
+from momalisa.local.stack import LocalStack
 from momalisa.settings import settings
+from momalisa.walks import service
+from tests import receiver
+from tests.receiver import Receiver
 from worker import assemble_task, render_task, runner
 from worker.process.worker import Worker
 
@@ -52,6 +60,37 @@ def limit(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> Limit:
         settings.cache_clear()
 
     return set_limits
+
+
+@pytest.fixture
+def barred(services: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A receiver on this machine, which is trusted but not allowed."""
+    with receiver.listening(tmp_path) as listening:
+        monkeypatch.setenv("WEBHOOK_CA", str(listening.authority))
+        settings.cache_clear()
+        yield listening
+
+
+@pytest.fixture
+def hook(barred: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    """A receiver that is allowed, with the name `receiver.test`."""
+    monkeypatch.setenv("WEBHOOK_LOOPBACK", "true")
+    settings.cache_clear()
+    return barred
+
+
+@pytest.fixture
+def canceled(services: LocalStack, spec: Callable[..., WalkSpec]) -> Callable[..., UUID]:
+    """Create a walk with a webhook and cancel it, so that there is a delivery."""
+
+    def make(url: str, owner: str = "ann") -> UUID:
+        with transaction() as session:
+            walk_id = service.create(session, spec(), public=True, owner=owner, webhook_url=url).id
+        with transaction() as session:
+            service.cancel(session, walk_id, owner=owner)
+        return walk_id
+
+    return make
 
 
 def assert_refused(answer: Response, words: str) -> None:
