@@ -1,5 +1,6 @@
 """A tiny model as people have it on disk: as a folder, as one file, and with a LoRA."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,11 @@ def copy(model: Path, folder: Path) -> Path:
     """Return a copy of a model, to be changed."""
     shutil.copytree(model, folder)
     return folder
+
+
+def change(file: Path, **values: object) -> None:
+    """Set values in a JSON file of a model."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def single_file(model: Path, file: Path) -> Path:

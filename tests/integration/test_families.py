@@ -17,8 +17,9 @@ from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
 from tests import tiny
 from tests.conftest import until
+from tests.pictures import BATCH_TOLERANCE, difference
 from tests.tiny_pipelines import diffusers, saved
-from tests.unit.test_families import BATCH_TOLERANCE, LONG, SHORT, difference, stock_picture
+from tests.unit.test_families import LONG, SHORT, stock_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside samplers
 

@@ -13,8 +13,8 @@ import torch._inductor.config as inductor
 
 from momalisa.domain.content import content_hashes
 from momalisa.domain.spec import WalkSpec
+from tests.pictures import difference
 from tests.tiny_pipelines import saved
-from tests.unit.test_families import difference
 from worker.cancellation import CancellationToken
 from worker.rendering import memory
 from worker.rendering.batch import RenderRequest, render_batch

@@ -14,6 +14,7 @@ from momalisa.description import describe
 from momalisa.domain.families import FAMILIES as KNOWN
 from momalisa.domain.model import Model
 from momalisa.domain.spec import Scheduler, WalkSpec
+from tests.pictures import BATCH_TOLERANCE, difference, mean_difference
 from tests.tiny_pipelines import MAKERS, diffusers, saved
 from worker.rendering.families import FAMILIES
 from worker.rendering.pipeline import Pictures, Renderer
@@ -22,9 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # inside samplers
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),  # inside Chroma
 ]
-
-BATCH_TOLERANCE = 2
-"""Levels of 255 by which a pixel may change with the size of its batch: other kernels round otherwise."""
 
 ROUNDED = 0.5
 """Mean difference in levels of 255 that is left by rounding latents to half precision."""
@@ -107,14 +105,6 @@ def stock_picture(stock: Any, spec: WalkSpec, prompt: str, seed: int) -> Picture
     ).images
     pictures: Pictures = (np.nan_to_num(images[0]) * 255).round().astype(np.uint8)
     return pictures
-
-
-def difference(a: Pictures, b: Pictures) -> int:
-    return int(np.abs(a.astype(int) - b.astype(int)).max())
-
-
-def mean_difference(a: Pictures, b: Pictures) -> float:
-    return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
 def test_every_family_that_workers_render_is_described() -> None:

@@ -70,10 +70,6 @@ def said(model: Path | str, additions: Additions = NONE) -> str:
     return explain(refused.value)
 
 
-def change(file: Path, **values: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-
-
 def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(file)
     change(tensors)
@@ -98,11 +94,11 @@ def _shards(model: Path) -> None:
 
 BROKEN: dict[str, tuple[Act | list[Act], str]] = {
     "inpainting": (
-        lambda m: change(m / INDEX, _class_name="StableDiffusionInpaintPipeline"),
+        lambda m: tiny.change(m / INDEX, _class_name="StableDiffusionInpaintPipeline"),
         "StableDiffusionInpaintPipeline of '{m}' cannot render walks. Supported are {kinds}.",
     ),
     "another family": (
-        lambda m: change(m / INDEX, _class_name="KandinskyV22Pipeline"),
+        lambda m: tiny.change(m / INDEX, _class_name="KandinskyV22Pipeline"),
         "KandinskyV22Pipeline of '{m}' cannot render walks. Supported are {kinds}.",
     ),
     "no index": (
@@ -118,7 +114,7 @@ BROKEN: dict[str, tuple[Act | list[Act], str]] = {
         "{m} has no folder tokenizer, which its model_index.json names.",
     ),
     "no safety checker": (
-        lambda m: change(m / INDEX, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]),
+        lambda m: tiny.change(m / INDEX, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]),
         "{m} has no folder safety_checker, which its model_index.json names; set it to [null, null] there to "
         "render without it.",
     ),
@@ -190,12 +186,12 @@ BROKEN: dict[str, tuple[Act | list[Act], str]] = {
         "{unet} has 1 tensors that UNet2DConditionModel does not have, such as controlnet.weight.",
     ),
     "other shapes": (
-        lambda m: change(m / "unet/config.json", cross_attention_dim=24),
+        lambda m: tiny.change(m / "unet/config.json", cross_attention_dim=24),
         "{unet} does not fit its configuration: {key} has the shape 16 × 32, and "
         "UNet2DConditionModel needs 16 × 24; so have 7 more tensors another shape.",
     ),
     "an unknown class of a part": (
-        lambda m: change(m / INDEX, unet=["diffusers", "UNet9DModel"]),
+        lambda m: tiny.change(m / INDEX, unet=["diffusers", "UNet9DModel"]),
         "The class UNet9DModel of {m}/unet is not one of diffusers {diffusers}.",
     ),
     "a shard missing": (
@@ -270,7 +266,7 @@ def test_what_is_wrong_with_a_model_is_said_in_one_sentence(way: str, model: Pat
 
 def test_a_sampler_whose_noise_no_seed_decides_is_refused(model: Path, tmp_path: Path) -> None:
     noisy = tiny.copy(model, tmp_path / "noisy")
-    change(noisy / INDEX, scheduler=["diffusers", "DPMSolverSDEScheduler"])
+    tiny.change(noisy / INDEX, scheduler=["diffusers", "DPMSolverSDEScheduler"])
     assert said(noisy).startswith(
         f"The scheduler DPMSolverSDEScheduler of '{noisy}' is unknown, or draws noise that no seed decides; a walk "
         "needs one of DDIMScheduler, "

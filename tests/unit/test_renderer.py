@@ -1,55 +1,34 @@
 """The renderer with the bundled model, compared with the stock pipeline of diffusers."""
 
-import ctypes
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config as inductor
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from momalisa.domain.spec import Scheduler, WalkSpec
+from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import Flag
-from momalisa.errors import ModelError
 from momalisa.settings import ROOT, settings
-from worker.rendering.compiled import AlignedCode
+from tests.pictures import BATCH_TOLERANCE, HALF_PRECISION_MEAN, difference, mean_difference
 from worker.rendering.embeddings import lerp, slerp
 from worker.rendering.layers import FEW_TOKENS, ShortAttention
-from worker.rendering.pipeline import Pictures, Renderer
-from worker.rendering.samplers import make_sampler
+from worker.rendering.pipeline import Renderer
 
-BATCH_TOLERANCE = 2
-"""Levels of 255 by which a pixel may change with the batch size, since other kernels round differently."""
-
-HALF_PRECISION_MEAN, HALF_PRECISION_MAX = 2, 64
-"""Levels of 255 by which pixels may change with half precision: mean and maximum."""
-
-CACHE_LINE = 64
-"""Bytes."""
+HALF_PRECISION_MAX = 64
+"""Levels of 255 by which a pixel may change with half precision."""
 
 MakeSpec = Callable[..., WalkSpec]
-
-
-def difference(a: Pictures, b: Pictures) -> int:
-    return int(np.abs(a.astype(int) - b.astype(int)).max())
-
-
-def mean_difference(a: Pictures, b: Pictures) -> float:
-    return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
 @pytest.fixture(scope="module")
@@ -188,121 +167,6 @@ def test_slerp_between_collinear_vectors_is_linear(factor: float) -> None:
     assert torch.allclose(slerp(a, factor * a, 0.25), lerp(a, factor * a, 0.25))
 
 
-@pytest.fixture(scope="module")
-def alone() -> Renderer:
-    return Renderer(settings().model, batch_size=1)
-
-
-@pytest.fixture(scope="module")
-def own(alone: Renderer, spec: MakeSpec) -> Pictures:
-    """The result of the model's own sampler with enough steps."""
-    return alone.render(spec(steps=20), [0.0]).pictures
-
-
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
-@pytest.mark.parametrize("scheduler", get_args(Scheduler))
-def test_all_samplers_give_about_the_same_picture(
-    alone: Renderer, own: Pictures, spec: MakeSpec, scheduler: Scheduler
-) -> None:
-    """With enough steps, they all solve the same equation."""
-    pictures = alone.render(spec(steps=20, scheduler=scheduler), [0.0]).pictures
-    assert mean_difference(pictures, own) < 12
-    again = alone.render(spec(steps=20), [0.0]).pictures
-    assert difference(own, again) == 0  # the model's own is not changed
-
-
-def _scales_latents_otherwise(model: Path) -> None:
-    _change(model / "vae/config.json", scaling_factor=0.5)
-
-
-def _reads_otherwise(model: Path) -> None:
-    """Change the merge order of the tokenizer."""
-    file = model / "tokenizer/tokenizer.json"
-    config = json.loads(file.read_text())
-    config["model"]["merges"].reverse()
-    file.write_text(json.dumps(config))
-
-
-def _samples_otherwise(model: Path) -> None:
-    _change(model / "scheduler/scheduler_config.json", beta_end=0.013)
-
-
-def _ends_otherwise(model: Path) -> None:
-    """Change the last number of the largest tensor."""
-    file = model / "unet/diffusion_pytorch_model.safetensors"
-    tensors = load_file(file)
-    largest = max(tensors.values(), key=torch.numel)
-    largest.view(-1)[-1] += 1
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
-def _change(file: Path, **values: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-
-
-@pytest.mark.parametrize(
-    "change", [None, _scales_latents_otherwise, _reads_otherwise, _samples_otherwise, _ends_otherwise]
-)
-def test_the_revision_depends_on_everything_that_decides_pixels_but_not_on_the_folder(
-    renderer: Renderer, tmp_path: Path, change: Callable[[Path], None] | None
-) -> None:
-    model = tmp_path / "copy"
-    shutil.copytree(settings().model, model)
-    if change:
-        change(model)
-    assert (Renderer(str(model), batch_size=1).revision == renderer.revision) == (change is None)
-
-
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
-def test_the_sampler_of_a_walk_does_not_change_the_revision_of_the_model(spec: MakeSpec) -> None:
-    first, second = (Renderer(settings().model, batch_size=1) for _ in range(2))
-    first.render(spec(scheduler="euler", steps=1), [0.0])
-    first.warnings(spec(prompts=("a " * 200, "b")))  # which uses the tokenizer with other settings
-    assert first.revision == second.revision
-
-
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside those samplers
-@pytest.mark.parametrize("steps", range(1, 5))
-@pytest.mark.parametrize("sampler", [None, *get_args(Scheduler)])
-def test_every_sampler_works_with_few_steps(
-    renderer: Renderer, spec: MakeSpec, sampler: Scheduler | None, steps: int
-) -> None:
-    rendered = renderer.render(spec(scheduler=sampler, steps=steps, width=64, height=64), [0.0, 1.0])
-    assert rendered.flags == (None, None)
-    assert difference(*rendered.pictures) > 0
-
-
-@pytest.fixture(scope="module")
-def terse(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    """The bundled model with PNDM, without settings of other samplers."""
-    model = tmp_path_factory.mktemp("terse") / "model"
-    shutil.copytree(settings().model, model)
-    file = model / "scheduler/scheduler_config.json"
-    config = json.loads(file.read_text())
-    names = ("beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset", "timestep_spacing")
-    kept = {name: config[name] for name in names}
-    file.write_text(json.dumps({"_class_name": "PNDMScheduler", "skip_prk_steps": False, **kept}))
-    _change(model / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
-    return Renderer(str(model), batch_size=2, dtype="float32")
-
-
-def test_ddim_does_not_clip_latents_unless_the_model_says_so(terse: Renderer) -> None:
-    ddim = make_sampler(terse.own_scheduler, "ddim", 8)
-    assert ddim.config.clip_sample is False
-    clipping = type(ddim).from_config(ddim.config, clip_sample=True)
-    assert make_sampler(clipping, "ddim", 8).config.clip_sample is True
-
-
-@pytest.mark.parametrize("sampler", [None, "pndm"])
-def test_a_model_with_pndm_renders_in_fewer_than_four_steps(
-    terse: Renderer, spec: MakeSpec, sampler: Scheduler | None
-) -> None:
-    for steps in range(1, 5):
-        rendered = terse.render(spec(scheduler=sampler, steps=steps, width=64, height=64), [0.0])
-        assert rendered.flags == (None,)
-    assert make_sampler(terse.own_scheduler, None, 4) is terse.own_scheduler
-
-
 def test_the_middle_is_neither_end(renderer: Renderer, spec: MakeSpec) -> None:
     start, middle, end = renderer.render(spec(), [0.0, 0.5, 1.0]).pictures
     assert difference(start, middle) > 50
@@ -367,19 +231,6 @@ def test_a_prompt_longer_than_the_model_reads_gets_a_warning(renderer: Renderer,
     [warning] = renderer.warnings(spec(prompts=("a 🦒🏰" * 200, "a dog")))
     assert "�" not in warning
     assert "🏰" in warning
-
-
-def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="nowhere"):
-        Renderer(str(tmp_path / "nowhere"), batch_size=1)
-
-
-def test_a_sampler_whose_noise_no_seed_decides_is_refused(tmp_path: Path) -> None:
-    model = tmp_path / "noisy"
-    shutil.copytree(settings().model, model)
-    _change(model / "model_index.json", scheduler=["diffusers", "DPMSolverSDEScheduler"])
-    with pytest.raises(ModelError, match="DPMSolverSDEScheduler"):
-        Renderer(str(model), batch_size=1)
 
 
 def with_checker(folder: Path, threshold: float) -> str:
@@ -487,66 +338,3 @@ def test_attention_is_the_same_for_few_tokens_and_for_many(tokens: int, words: i
         layer.set_processor(ShortAttention())
         ours = layer(picture, encoder_hidden_states=text)
     torch.testing.assert_close(ours, stock)
-
-
-def with_small_denoiser(folder: Path) -> str:
-    """The bundled model with a small untrained denoiser, which compiles in seconds."""
-    torch.manual_seed(7)
-    denoiser = UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(16,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        mid_block_type=None,
-        up_block_types=("UpBlock2D",),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=256,
-        attention_head_dim=4,
-    )
-    pipeline = StableDiffusionPipeline.from_pretrained(settings().model, unet=denoiser, low_cpu_mem_usage=False)
-    pipeline.save_pretrained(folder)
-    return str(folder)
-
-
-def address(weights: torch.Tensor) -> int:
-    """Return the address of weights; for weights packed by oneDNN only PyTorch's C interface tells it."""
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-    content = ctypes.pythonapi.PyCapsule_GetPointer
-    content.restype, content.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    handle = ctypes.c_void_p(content(torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(weights), None))
-    found = ctypes.c_void_p()
-    assert library.aoti_torch_get_data_ptr(handle, ctypes.byref(found)) == 0
-    library.aoti_torch_delete_tensor_object(handle)
-    assert found.value
-    return found.value
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="compiled packages are looked into as they are on Linux")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler on this machine")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
-def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: MakeSpec, tmp_path: Path) -> None:
-    model = with_small_denoiser(tmp_path / "model")
-    plain = Renderer(model, batch_size=2)
-    usual = spec(width=64, height=64)
-    made = set()
-    for _ in range(2):
-        compiled = Renderer(model, batch_size=2)
-        compiled.compile(64, tmp_path / "compiled")
-        [package] = (tmp_path / "compiled").glob("*.pt2")
-        made.add(package.stat().st_mtime_ns)
-        first = compiled.render(usual, [0.0, 0.5, 1.0]).pictures
-        assert difference(first, compiled.render(usual, [0.0, 0.5, 1.0]).pictures) == 0
-        assert mean_difference(first, plain.render(usual, [0.0, 0.5, 1.0]).pictures) < HALF_PRECISION_MEAN
-    assert len(made) == 1
-    loaded = [AlignedCode(package) for _ in range(4)]  # each allocates in another state of memory
-    assert {address(weights) % CACHE_LINE for code in loaded for weights in code.weights.values()} == {0}
-    for other in (spec(), spec(width=64, height=64, guidance=1.0)):  # another size, or half as many rows
-        assert difference(compiled.render(other, [0.0]).pictures, plain.render(other, [0.0]).pictures) == 0
-
-
-def test_without_a_compiler_the_renderer_renders_uncompiled(spec: MakeSpec, tmp_path: Path) -> None:
-    renderer = Renderer(settings().model, batch_size=2)
-    with inductor.patch({"cpp.cxx": ("nowhere-c++",)}):
-        renderer.compile(64, tmp_path)
-    assert list(tmp_path.glob("*.pt2")) == []
-    assert renderer.render(spec(), [0.0]).flags == (None,)
