@@ -24,7 +24,7 @@ from benchmarks import chip, quality
 from benchmarks.peers import Job
 from momalisa.description import INDEX, KNOWN, read_json
 from momalisa.settings import settings
-from tests import tiny_pipelines
+from tests import tiny_parts, tiny_pipelines
 from worker.rendering import embeddings, families, files, memory
 from worker.rendering.layers import best_device, fastest_dtype
 from worker.rendering.noise import seeded
@@ -111,7 +111,7 @@ def _flux(device: torch.device) -> Any:
         **parts,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(KNOWN / "v1" / "tokenizer"),
-        tokenizer_2=tiny_pipelines.t5_tokenizer(),
+        tokenizer_2=tiny_parts.t5_tokenizer(),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import tiny_pipelines
+from tests import tiny_parts, tiny_pipelines
 
 WIDTH = 32
 """Of a text embedding."""
@@ -28,7 +28,7 @@ def stable_diffusion(folder: Path, **saving: Any) -> Path:
 
 def autoencoder(channels: int = 4, seed: int = 7) -> Any:
     """Return an autoencoder with random weights."""
-    vae = tiny_pipelines.autoencoder(channels)
+    vae = tiny_parts.autoencoder(channels)
     torch.manual_seed(seed)
     torch.nn.init.normal_(vae.decoder.conv_in.weight)
     return vae

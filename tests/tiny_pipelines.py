@@ -1,183 +1,41 @@
 """Tiny pipelines of every family with random weights, made offline in about a second each.
 
-They paint nothing, but they read prompts, are guided and sampled by the code of the real ones. Some weights are
-larger than at random, so that a difference of prompts or of noise shows in the pixels.
+They paint nothing, but they read prompts, are guided and sampled by the code of the real ones.
 """
 
-import string
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from momalisa.settings import BUNDLED_MODEL
-
-diffusers: Any = import_module("diffusers")  # which is typed in part
-transformers: Any = import_module("transformers")
+from tests.tiny_parts import (
+    autoencoder,
+    clip,
+    clip_tokenizer,
+    diffusers,
+    flow_vae,
+    gemma,
+    gemma_tokenizer,
+    heed_text,
+    qwen3,
+    qwen_tokenizer,
+    t5,
+    t5_tokenizer,
+    transformers,
+    unet,
+)
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
-
-def _clip_tokenizer() -> Any:
-    return transformers.CLIPTokenizer.from_pretrained(Path(BUNDLED_MODEL) / "tokenizer")
-
-
-def t5_tokenizer() -> Any:
-    letters = [(letter, -3.0) for letter in string.printable if letter.strip()]
-    tokenizer = transformers.T5Tokenizer(
-        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters], extra_ids=0
-    )
-    tokenizer.model_max_length = 512
-    return tokenizer
-
-
-def _gemma_tokenizer() -> Any:
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.printable]
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    tokenizer = transformers.GemmaTokenizer(vocab=vocabulary, merges=[])
-    tokenizer.model_max_length, tokenizer.padding_side = 8192, "right"
-    return tokenizer
-
-
-def _qwen_tokenizer() -> Any:
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [chr(256 + number) for number in range(256 - len(printable))]  # as in GPT-2's vocabulary of bytes
-    vocabulary = {letter: number for number, letter in enumerate([*map(chr, printable), *others])}
-    tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=None)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template, tokenizer.model_max_length = CHAT, 32768
-    return tokenizer
-
-
-def _clip(kind: Any = transformers.CLIPTextModel, activation: str = "quick_gelu") -> Any:
-    torch.manual_seed(1)
-    tokenizer = _clip_tokenizer()
-    config = transformers.CLIPTextConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_hidden_layers=3,
-        vocab_size=len(tokenizer),
-        hidden_act=activation,
-        projection_dim=32,
-        initializer_factor=1.0,
-    )
-    return kind(config).eval()
-
-
-def _t5(width: int = 32) -> Any:
-    torch.manual_seed(5)
-    config = transformers.T5Config(
-        vocab_size=128,
-        d_model=width,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-    )
-    return transformers.T5EncoderModel(config).eval()
-
-
-def _gemma() -> Any:
-    torch.manual_seed(11)
-    config = transformers.Gemma2Config(
-        head_dim=8,
-        hidden_size=8,
-        intermediate_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        num_key_value_heads=2,
-        vocab_size=256,
-        sliding_window=64,
-    )
-    return transformers.Gemma2Model(config).eval()
-
-
-def _qwen3(kind: Any, layers: int) -> Any:
-    torch.manual_seed(8)
-    config = transformers.Qwen3Config(
-        intermediate_size=16,
-        hidden_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        vocab_size=512,
-        max_position_embeddings=2048,
-        head_dim=8,
-        initializer_range=0.5,
-    )
-    return kind(config).eval()
-
-
-VAE: dict[str, Any] = {
-    "block_out_channels": (8, 8, 16, 16),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "norm_num_groups": 4,
-    "layers_per_block": 1,
-    "sample_size": 512,
-}
-
-
-def autoencoder(latent_channels: int = 4, kind: Any = diffusers.AutoencoderKL, **changes: Any) -> Any:
-    torch.manual_seed(2)
-    vae = kind(**VAE, latent_channels=latent_channels, **changes).eval()
-    with torch.no_grad():
-        vae.decoder.conv_out.weight.mul_(8)
-    return vae
-
-
-def _flow_vae() -> Any:
-    return autoencoder(
-        16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False
-    )
-
-
-def _unet(size: int, width: int = 32, **changes: Any) -> Any:
-    torch.manual_seed(3)
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=size,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=width,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **changes,
-    ).eval()
-    with torch.no_grad():
-        unet.conv_out.weight.mul_(2)
-        _heed_text(unet)
-    return unet
-
-
-def _heed_text(denoiser: Any) -> None:
-    for name, weights in denoiser.named_parameters():
-        if "attn2.to_out" in name or "attn2.to_v" in name:
-            weights.mul_(30)
-
-
-def stable_diffusion(scheduler: Any = None, size: int = 64, **unet: Any) -> Any:
+def stable_diffusion(scheduler: Any = None, size: int = 64, **changes: Any) -> Any:
     """Stable Diffusion 1.5, or what the changes make of it."""
     return diffusers.StableDiffusionPipeline(
         vae=autoencoder(),
-        text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
-        unet=_unet(size, **unet),
+        text_encoder=clip(),
+        tokenizer=clip_tokenizer(),
+        unet=unet(size, **changes),
         scheduler=scheduler or diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -197,11 +55,11 @@ def stable_diffusion_xl(scheduler: Any = None, size: int = 128, **vae: Any) -> A
     """Stable Diffusion XL, or what the changes make of it."""
     return diffusers.StableDiffusionXLPipeline(
         vae=autoencoder(**{"scaling_factor": 0.13025, "force_upcast": True, **vae}),
-        text_encoder=_clip(),
-        text_encoder_2=_clip(transformers.CLIPTextModelWithProjection, "gelu"),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
-        unet=_unet(
+        text_encoder=clip(),
+        text_encoder_2=clip(transformers.CLIPTextModelWithProjection, "gelu"),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=unet(
             size,
             64,
             use_linear_projection=True,
@@ -263,9 +121,9 @@ def lcm() -> Any:
     """A latent consistency model."""
     return diffusers.LatentConsistencyModelPipeline(
         vae=autoencoder(),
-        text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
-        unet=_unet(96, time_cond_proj_dim=32),
+        text_encoder=clip(),
+        tokenizer=clip_tokenizer(),
+        unet=unet(96, time_cond_proj_dim=32),
         scheduler=diffusers.LCMScheduler(
             **BETAS, original_inference_steps=50, clip_sample=False, set_alpha_to_one=True, steps_offset=0
         ),
@@ -294,12 +152,12 @@ def stable_diffusion_3() -> Any:
     return diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_flow_vae(),
-        text_encoder=_clip(transformers.CLIPTextModelWithProjection),
-        tokenizer=_clip_tokenizer(),
-        text_encoder_2=_clip(transformers.CLIPTextModelWithProjection),
-        tokenizer_2=_clip_tokenizer(),
-        text_encoder_3=_t5(64),
+        vae=flow_vae(),
+        text_encoder=clip(transformers.CLIPTextModelWithProjection),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=clip(transformers.CLIPTextModelWithProjection),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5(64),
         tokenizer_3=t5_tokenizer(),
     )
 
@@ -325,10 +183,10 @@ def flux(scheduler: Any = None, *, guidance: bool = True) -> Any:
         or diffusers.FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, shift=3.0
         ),
-        vae=_flow_vae(),
-        text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
-        text_encoder_2=_t5(),
+        vae=flow_vae(),
+        text_encoder=clip(),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=t5(),
         tokenizer_2=t5_tokenizer(),
     )
 
@@ -361,8 +219,8 @@ def klein(*, distilled: bool = True) -> Any:
             use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15
         ),
         vae=autoencoder(32, diffusers.AutoencoderKLFlux2),
-        text_encoder=_qwen3(transformers.Qwen3ForCausalLM, 28),
-        tokenizer=_qwen_tokenizer(),
+        text_encoder=qwen3(transformers.Qwen3ForCausalLM, 28),
+        tokenizer=qwen_tokenizer(),
         is_distilled=distilled,
     )
 
@@ -415,8 +273,8 @@ def sana() -> Any:
             use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
         ),
         vae=vae,
-        text_encoder=_gemma(),
-        tokenizer=_gemma_tokenizer(),
+        text_encoder=gemma(),
+        tokenizer=gemma_tokenizer(),
     )
 
 
@@ -443,12 +301,12 @@ def pixart(kind: Any = diffusers.PixArtSigmaPipeline) -> Any:
     ).eval()
     with torch.no_grad():
         transformer.proj_out.weight.mul_(4)
-        _heed_text(transformer)
+        heed_text(transformer)
     return kind(
         transformer=transformer,
         scheduler=diffusers.DPMSolverMultistepScheduler(),
         vae=autoencoder(),
-        text_encoder=_t5(),
+        text_encoder=t5(),
         tokenizer=t5_tokenizer(),
     )
 
@@ -518,7 +376,7 @@ def qwen_image() -> Any:
         ),
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=qwen_tokenizer(),
     )
 
 
@@ -541,8 +399,8 @@ def chroma() -> Any:
     return diffusers.ChromaPipeline(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_flow_vae(),
-        text_encoder=_t5(),
+        vae=flow_vae(),
+        text_encoder=t5(),
         tokenizer=t5_tokenizer(),
     )
 

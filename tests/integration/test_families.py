@@ -18,7 +18,8 @@ from momalisa.local.stack import LocalStack
 from tests import tiny
 from tests.conftest import until
 from tests.pictures import BATCH_TOLERANCE, difference
-from tests.tiny_pipelines import diffusers, saved
+from tests.tiny_parts import diffusers
+from tests.tiny_pipelines import saved
 from tests.unit.test_families import LONG, SHORT, stock_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside samplers

@@ -15,7 +15,8 @@ from momalisa.domain.families import FAMILIES as KNOWN
 from momalisa.domain.model import Model
 from momalisa.domain.spec import Scheduler, WalkSpec
 from tests.pictures import BATCH_TOLERANCE, difference, mean_difference
-from tests.tiny_pipelines import MAKERS, diffusers, saved
+from tests.tiny_parts import diffusers
+from tests.tiny_pipelines import MAKERS, saved
 from worker.rendering.families import FAMILIES
 from worker.rendering.pipeline import Pictures, Renderer
 

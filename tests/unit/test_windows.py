@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momalisa.settings import ROOT
-from tests.tiny_pipelines import stable_diffusion, transformers
+from tests.tiny_parts import transformers
+from tests.tiny_pipelines import stable_diffusion
 from worker.rendering.windows import read, split, tokens
 
 ROOM = 75
