@@ -21,7 +21,7 @@ from api.middleware import (
     telemetry,
 )
 from api.problems import handlers
-from api.routes import docs, embed, files, gallery, health, models, pages, problems, walks, webhooks
+from api.routes import docs, embed, files, gallery, health, models, pages, problems, walk_files, walks, webhooks
 from api.web import static
 from momalisa import __version__
 from momalisa.telemetry import logging
@@ -68,6 +68,7 @@ security_headers.install(app)
 app.add_middleware(telemetry.Telemetry)
 app.add_middleware(request_id.RequestId)
 app.include_router(walks.router)
+app.include_router(walk_files.router)
 app.include_router(models.router)
 app.include_router(webhooks.router)
 app.include_router(health.router)

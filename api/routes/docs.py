@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from api.dependencies import Base, Place
 from api.docs import reference
-from api.routes.walks import Base, Place
 from api.web import templates
 
 router = APIRouter(include_in_schema=False)

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from api.dependencies import Base, Caller
 from api.problems import catalog as problems
-from api.routes.walks import Base, Caller
 from api.schemas import views
 from api.schemas.views import ArtifactView, WalkSummary
 from api.web import templates

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
 from api import access, cursors
-from api.routes.walks import Base, Caller, Place
+from api.dependencies import Base, Caller, Place
 from api.schemas import views
 from api.web import templates
 from momalisa.db.models import Walk

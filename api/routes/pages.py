@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import access, media
+from api.dependencies import Base, Caller, Place
 from api.problems import catalog as problems
 from api.problems.fields import field_errors
 from api.routes.embed import discovery, identifier
-from api.routes.walks import Base, Caller, Place, submit
+from api.routes.walks import submit
 from api.schemas import requests, views
 from api.web import form, label, templates
 from momalisa import description

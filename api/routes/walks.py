@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
-from api import access, cursors, limits, media, site
+from api import access, cursors, limits, media
+from api.dependencies import Base, Caller, Poller, Submitter, WalkId
 from api.docs import examples
 from api.live import long_polling, watchers
 from api.problems import documents
@@ -22,10 +22,8 @@ from api.problems.openapi import problem_responses
 from api.schemas import requests, views
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
-from momalisa.domain.states import ArtifactKind, ChunkKind, WalkStatus
+from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.errors import (
-    ArtifactNotFoundError,
-    FrameNotFoundError,
     IdempotencyKeyError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
@@ -40,7 +38,6 @@ from momalisa.errors import (
     WalkNotFoundError,
 )
 from momalisa.queue import catalog, celery_app, estimate
-from momalisa.storage import bucket
 from momalisa.telemetry.logging import logger
 from momalisa.walks import idempotency, queries, service
 
@@ -52,10 +49,6 @@ router = APIRouter(
     responses=problem_responses(UnauthorizedError, InvalidRequestError, LimitExceededError, StoreUnavailableError),
 )
 
-WalkId = Annotated[UUID, Path(description="Id of the walk.", examples=[examples.WALK_ID])]
-Caller = Annotated[access.Caller, Depends(access.caller)]
-Poller = Annotated[access.Caller, Depends(access.poller)]
-Submitter = Annotated[access.Owner, Depends(access.submitter)]
 IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the last response.")]
 PreferWait = Annotated[int, Depends(long_polling.prefer_wait)]
 
@@ -69,9 +62,6 @@ ETAG = {
 }
 NOT_MODIFIED = {"description": "Nothing has changed since the given `ETag`."}
 PREFERENCE_APPLIED = {"description": "The `wait` that was applied.", "schema": {"type": "string"}}
-
-Base = Annotated[str, Depends(site.url)]
-Place = Annotated[str, Depends(site.place)]
 
 
 async def _idempotency_key(
@@ -313,64 +303,6 @@ async def follow_walk(
         yield ServerSentEvent(event=event, raw_data=documents.problem(error).model_dump_json(exclude_defaults=True))
     else:
         yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
-
-
-def _redirect(what: str, missing: type[MomalisaError]) -> dict[int | str, dict[str, Any]]:
-    """Return the responses of an operation that redirects to a file of a walk."""
-    return {
-        HTTPStatus.TEMPORARY_REDIRECT.value: {
-            "description": f"The {what} is at `Location`.",
-            "headers": {"Location": {"schema": {"type": "string"}}},
-        },
-        **problem_responses(WalkNotFoundError, missing, WalkExpiredError),
-    }
-
-
-@router.get(
-    "/{walk_id}/frames/{index}",
-    summary="Get a frame",
-    status_code=HTTPStatus.TEMPORARY_REDIRECT,
-    response_class=RedirectResponse,
-    responses=_redirect("picture", FrameNotFoundError),
-)
-def read_frame(
-    walk_id: WalkId,
-    index: Annotated[int, Path(description="Index of the frame; 0 is the first stop.", examples=[0])],
-    base: Base,
-    caller: Caller,
-) -> str:
-    """Redirect to the picture of a frame: a PNG file that never changes."""
-    with transaction() as session:
-        frames = queries.get(session, walk_id, viewer=caller.owner).frames
-        if not 0 <= index < len(frames):
-            raise FrameNotFoundError(f"index: must be 0 to {len(frames) - 1}, got {index}.")
-        name = frames[index].object
-    if name is None:
-        raise FrameNotFoundError(f"Frame {index} of walk {walk_id} has not been rendered yet.")
-    return bucket.url(name, base)
-
-
-@router.get(
-    "/{walk_id}/artifacts/{kind}",
-    summary="Get a file",
-    status_code=HTTPStatus.TEMPORARY_REDIRECT,
-    response_class=RedirectResponse,
-    responses=_redirect("file", ArtifactNotFoundError),
-)
-def read_artifact(
-    walk_id: WalkId,
-    kind: Annotated[ArtifactKind, Path(description="Kind of file.")],
-    base: Base,
-    caller: Caller,
-) -> str:
-    """Redirect to a file of a finished walk; it never changes."""
-    with transaction() as session:
-        walk = queries.get(session, walk_id, viewer=caller.owner)
-        found = {artifact.kind: artifact.object for artifact in walk.artifacts}
-        status = walk.status
-    if kind not in found:
-        raise ArtifactNotFoundError(f"Walk {walk_id} has no {kind}; the walk is {status}.")
-    return bucket.url(found[kind], base)
 
 
 @router.post(

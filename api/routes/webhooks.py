@@ -1,12 +1,11 @@
 """The signing secret of webhooks."""
 
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from api import access
+from api.dependencies import Caller
 from api.docs import examples
 from api.problems.openapi import problem_responses
 from momalisa.errors import LimitExceededError, StoreUnavailableError, UnauthorizedError, WebhooksOffError
@@ -29,9 +28,7 @@ class WebhookSecret(BaseModel):
         **problem_responses(UnauthorizedError, WebhooksOffError, LimitExceededError, StoreUnavailableError),
     },
 )
-def read_webhook_secret(
-    response: Response, caller: Annotated[access.Caller, Depends(access.caller)]
-) -> WebhookSecret:
+def read_webhook_secret(response: Response, caller: Caller) -> WebhookSecret:
     """Return the secret that signs your webhooks; each API key and each visitor has its own."""
     if caller.owner is None:
         raise UnauthorizedError("Send an API key, or the cookie that was set when you created your first walk.")
