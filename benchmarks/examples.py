@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from momalisa.client import Client, Walk
-from momalisa.domain.spec import slug
+from momalisa.domain.file_names import slug
 from momalisa.local import stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack

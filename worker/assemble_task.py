@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from momalisa.domain.file_names import file_name
 from momalisa.domain.path import leg, sequence
-from momalisa.domain.spec import file_name
 from momalisa.domain.states import ENLARGED, ArtifactKind, Flag, made_counts
 from momalisa.errors import ObjectCorruptError
 from momalisa.queue import results

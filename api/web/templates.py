@@ -10,9 +10,9 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.schemas import requests
+from momalisa.domain.file_names import slug
 from momalisa.domain.model import Model
 from momalisa.domain.passes import FEWEST_FRAMES
-from momalisa.domain.spec import slug
 from momalisa.queue.estimate import DENSE_SHARE, Pace
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket

@@ -19,7 +19,7 @@ from momalisa.cli import admin, request
 from momalisa.cli.options import with_settings
 from momalisa.cli.terminal import Stopped, console, errors_as_sentences, fail, print_json, tell
 from momalisa.client import ApiError, Client, Walk
-from momalisa.domain.spec import file_name
+from momalisa.domain.file_names import file_name
 from momalisa.errors import LocalSystemError
 from momalisa.local.processes import free_port
 from momalisa.settings import ROOT, settings
