@@ -11,6 +11,9 @@ from markupsafe import Markup, escape
 
 REF = "#/components/schemas/"
 
+LIMITS = {"array": ("minItems", "maxItems", " items"), "string": ("minLength", "maxLength", " characters")}
+"""By type: the names of its limits, and their unit."""
+
 Schema = dict[str, Any]
 
 
@@ -101,9 +104,7 @@ def _operation(path: str, method: str, operation: dict[str, Any], shared: set[tu
                 each["name"],
                 kind(each["schema"]),
                 described(each["description"]),
-                ", ".join(
-                    filter(None, (each["in"], "required" if each.get("required") else "", _default(each["schema"])))
-                ),
+                _notes(each["in"], "required" if each.get("required") else "", _default(each["schema"])),
             )
             for each in operation.get("parameters", [])
         ],
@@ -141,12 +142,14 @@ def _fields(schema: Schema) -> list[Field]:
             name,
             kind(each),
             described(each.get("description", "")),
-            ", ".join(
-                filter(None, ("required" if name in required and "default" not in each else "", _default(each)))
-            ),
+            _notes("required" if name in required and "default" not in each else "", _default(each)),
         )
         for name, each in schema.get("properties", {}).items()
     ]
+
+
+def _notes(*notes: str) -> str:
+    return ", ".join(filter(None, notes))
 
 
 def _default(schema: Schema) -> str:
@@ -165,28 +168,28 @@ def kind(schema: Schema) -> Markup:
         return Markup(", ").join(map(_code, values))
     name = schema.get("type", "any value")
     if name == "array":
-        return Markup("list of ") + kind(schema.get("items", {})) + _limits(schema, "Items")
+        return Markup("list of ") + kind(schema.get("items", {})) + _limits(schema)
     if name == "object" and isinstance(values := schema.get("additionalProperties"), dict):
         return Markup("object of ") + kind(values)
-    return escape(schema.get("format", name)) + _limits(schema, "Length" if name == "string" else "imum")
+    return escape(schema.get("format", name)) + _limits(schema)
 
 
 def _code(value: object) -> Markup:
     return Markup("<code>{}</code>").format(value)
 
 
-def _limits(schema: Schema, of: str) -> str:
-    """Return the limits of a value; `of` is the end of their names."""
-    least, most = schema.get(f"min{of}"), schema.get(f"max{of}")
-    unit = {"Items": " items", "Length": " characters"}.get(of, "")
-    match least, most:
+def _limits(schema: Schema) -> str:
+    """Return the limits of a value, or of its length."""
+    lowest, highest, unit = LIMITS.get(schema.get("type", ""), ("minimum", "maximum", ""))
+    match schema.get(lowest), schema.get(highest):
         case None, None:
             return ""
         case None, most:
             return f", at most {most:g}{unit}"
         case least, None:
             return f", at least {least:g}{unit}"
-    return f", {least:g} to {most:g}{unit}"
+        case least, most:
+            return f", {least:g} to {most:g}{unit}"
 
 
 def described(text: str) -> Markup:

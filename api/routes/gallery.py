@@ -50,7 +50,7 @@ def gallery(
     before = None if cursor is None else cursors.decode(cursor)
     word = word.strip()
     status = None if mine and not choose else WalkStatus.SUCCEEDED
-    walks = _hung(caller, word, mine=mine, status=status, limit=PAGE_SIZE + 1, before=before)
+    walks = _newest(caller, word, mine=mine, status=status, limit=PAGE_SIZE + 1, before=before)
     shown = walks[:PAGE_SIZE]
     with transaction() as session:
         ends = queries.ends(session, [walk.id for walk in shown])
@@ -94,7 +94,7 @@ def exhibition(
         with transaction() as session:
             shown = queries.chosen(session, _uuids(asked[:MAX_EXHIBITS]), viewer=caller.owner)
     else:
-        shown = _hung(caller, word, mine=mine, status=WalkStatus.SUCCEEDED, limit=MAX_EXHIBITS + 1)
+        shown = _newest(caller, word, mine=mine, status=WalkStatus.SUCCEEDED, limit=MAX_EXHIBITS + 1)
     summaries = views.summaries(shown[:MAX_EXHIBITS], base, viewer=caller.owner)
     films = [
         (walk, walk.artifacts.get(ArtifactKind.LARGE) or walk.artifacts.get(ArtifactKind.MP4)) for walk in summaries
@@ -112,7 +112,7 @@ def exhibition(
     )
 
 
-def _hung(
+def _newest(
     caller: access.Caller,
     word: str,
     *,
@@ -121,7 +121,7 @@ def _hung(
     limit: int,
     before: tuple[datetime, UUID] | None = None,
 ) -> Sequence[Walk]:
-    """Return the newest walks on a wall: those of all, or one's own, with a search text or without."""
+    """Return the newest walks, those of all or one's own, with a search text or without."""
     if mine and caller.owner is None:
         return []
     with transaction() as session:
