@@ -113,7 +113,7 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
   /** Looks once more, also at a walk that is done: the addresses of its files may have run out. */
   function again() {
     etag = undefined;
-    done = false; // until it is told: a page that is hidden, or offline, looks when it can
+    done = false; // so that a page that is hidden, or offline, looks when it can
     hush();
     return ask();
   }

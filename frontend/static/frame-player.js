@@ -13,7 +13,7 @@ const SLOWEST_FILM = 0.25; // of its own speed; a walk of so few frames is shown
 /**
  * Plays a walk and lets it be scrubbed: from its MP4 once there is one, before that from frames while more of them arrive.
  *
- * Call update(walk, stops) as often as there is news. Of a walk that has a film, frames are fetched only when somebody
+ * Call update(walk, stops) as often as there is news. Of a walk that has a film, frames are fetched only when a visitor
  * scrubs or wants another order than the film has; what is not there yet is sought in the film. A frame joins once it is
  * decoded, so that nothing flickers or restarts. data-frames is the number of frames that can be shown, data-loaded the
  * number of those that are loaded, data-rank the place of the one in view. Tells "failed" when a frame could not
@@ -186,7 +186,7 @@ class FramePlayer extends HTMLElement {
     const { joined } = this.#store;
     this.dataset.loaded = joined.length;
     if (!this.#filmed) {
-      // While it stands still and nobody has chosen another, the first frame is in view.
+      // While it stands still and the visitor has not chosen another, the first frame is in view.
       if (this.#here === null || (!this.#chosen && !this.#playing)) this.#here = joined[0].position;
       this.#order();
     }
@@ -200,7 +200,7 @@ class FramePlayer extends HTMLElement {
     });
   }
 
-  /** Makes the list anew, and goes on in it at the frame in view. */
+  /** Makes the list again, and goes on in it at the frame in view. */
   #order() {
     const positions = this.#positions;
     this.dataset.frames = positions.length;

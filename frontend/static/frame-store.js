@@ -27,7 +27,7 @@ export class FrameStore extends EventTarget {
   #wanted = new Set(); // the positions of those that are to be kept
   #loading = 0;
   #most = MOST;
-  #place = null; // the position in view; null while nobody chose one
+  #place = null; // the position in view; null until one is chosen
   #open = false;
 
   /** The joined frame at a position, if there is one. */

@@ -20,7 +20,7 @@ export const titleTemplate = ({ prompts }) =>
   prompts.map((prompt, place) => html`${place ? "\u00a0→ " : nothing}<bdi>${prompt}</bdi>`);
 
 /** What a museum says of a work, each fact a name and a value. */
-export function facts(walk) {
+function facts(walk) {
   const { settings, model, created_at, finished_at, made } = walk;
   const date = finished_at ?? created_at;
   const seeds = settings.seeds ?? [settings.seed, settings.seed_to].filter((seed) => seed !== null && seed !== undefined);

@@ -1,4 +1,5 @@
 import { motion } from "./motion.js";
+import { MOST_FRAMES } from "./request-body.js";
 import { html, nothing, render, svg } from "./vendor/lit-html.js";
 
 const HERE = 1.15; // radius of the red dot, in hundredths of the drawing
@@ -24,7 +25,7 @@ class PlanDrawing extends HTMLElement {
   }
 
   update({ stops, examples: [first, last] = [], frames, loop, pictures = [], walking = false }) {
-    const count = Number.isInteger(frames) && frames >= 2 && frames <= 960 ? frames : 24;
+    const count = Number.isInteger(frames) && frames >= 2 && frames <= MOST_FRAMES ? frames : 24;
     const state = JSON.stringify([stops, first, last, count, loop, pictures, walking]);
     if (state === this.#drawn) return;
     this.#drawn = state;

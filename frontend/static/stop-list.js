@@ -6,7 +6,7 @@ import { html, nothing, render } from "./vendor/lit-html.js";
  * The stops of a walk in words, to be added, removed and put in another order.
  *
  * An empty first or last stop means the example that its field shows. Takes over the plain inputs that the server
- * wrote, also while somebody types in one. Tells each change by an "input" event of its own.
+ * wrote, also while the visitor types in one. Tells each change by an "input" event of its own.
  */
 class StopList extends HTMLElement {
   #stops = ["", ""];

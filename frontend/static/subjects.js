@@ -1,6 +1,6 @@
 import { request } from "./api.js";
 
-let models; // as the API lists them, once somebody is about to type
+let models; // as the API lists them, once a stop has had the focus
 
 /** Offers what a model has learned to paint as completions of a stop. */
 export async function offerSubjects(datalist, name) {

@@ -27,7 +27,7 @@ class WalkFigure extends HTMLElement {
     this.#sheet.src = "/static/figure.webp";
     this.#sheet.decode().then(() => this.#paint());
     motion.addEventListener("change", () => this.#move(!motion.paused));
-    // Nothing moves that nobody sees.
+    // Nothing moves out of sight.
     new IntersectionObserver(([{ isIntersecting }]) => (isIntersecting ? this.#run() : this.#halt())).observe(this);
     new ResizeObserver(() => this.#paint()).observe(this);
   }

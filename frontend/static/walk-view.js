@@ -77,7 +77,7 @@ class WalkView extends HTMLElement {
     this.#renew();
   }
 
-  /** Addresses that run out are asked for anew before they do, so that a download never meets a closed door. */
+  /** Asks for new addresses before those of the files run out, so that no download is refused. */
   #renew() {
     clearTimeout(this.#renewal);
     const until = Date.parse(this.#walk.urls_expire_at) - Date.now();
