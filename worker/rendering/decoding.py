@@ -2,7 +2,7 @@
 
 The frames between denoised ones are only decoded. So this repeats the end of the pipelines, which is the same for
 most families; `Renderer.warm_up` compares both, byte for byte, and a model whose pipeline ends otherwise has no
-in-between frames.
+interpolated frames.
 """
 
 from collections.abc import Sequence
