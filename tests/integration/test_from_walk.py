@@ -32,7 +32,6 @@ class Painter:
     """A stand-in for the model: paints the position of each frame at once, and counts frames."""
 
     made_with = MadeWith(revision="painted", dtype="uint8", device="brush")
-    dense = False
 
     def __init__(self) -> None:
         self.painted: list[float] = []
