@@ -44,8 +44,8 @@ CHUNK_SECONDS = 8.0
 BATCH = 8
 """Frames in a chunk."""
 
-BIG_WALK = {**WALK, "frames": 240, "pacing": "linear"}
-"""The largest possible walk, of which all 30 chunks can be rendered at once."""
+BIG_WALK = {**WALK, "frames": 240, "pacing": "linear", "exact": True}
+"""A walk of which all 30 chunks can be rendered at once: it has one pass."""
 
 SMALL_WALK = {**WALK, "width": 128, "height": 128}
 """A walk of the KEDA loop; small, because these walks are really assembled."""
