@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, update
+from sqlalchemy.orm import Session
 
 from momalisa import description
 from momalisa.db.models import Chunk, Walk
@@ -92,16 +93,21 @@ def told_to_true(spec: Callable[..., WalkSpec], seed: int) -> list[float]:
     ]
 
 
+def render_in_ten_seconds(session: Session, one_chunk: WalkSpec) -> None:
+    """Record that the only worker rendered a chunk in ten seconds."""
+    workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
+    service.create(session, one_chunk, public=True, owner="before")
+    done = leases.claim(session, ChunkKind.RENDER, "there:1")
+    assert done
+    results.record_frames(session, done, made_frames(done))
+    began_at = Chunk.finished_at - timedelta(seconds=10)
+    session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
+
+
 def test_the_estimate_counts_the_chunks_of_another_tenant(spec: Callable[..., WalkSpec]) -> None:
     """And not its frames: another tenant's small walk is soon done."""
     with transaction() as session:
-        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
-        service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
-        done = leases.claim(session, ChunkKind.RENDER, "there:1")
-        assert done
-        results.record_frames(session, done, made_frames(done))
-        began_at = Chunk.finished_at - timedelta(seconds=10)
-        session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
+        render_in_ten_seconds(session, spec(frames=8, pacing="linear"))
         service.create(session, spec(frames=8, pacing="linear"), public=True, owner="small")
         large = service.create(session, spec(frames=80, pacing="linear"), public=True, owner="large")
         assert estimate.estimate(session, large).eta_seconds == 10 * (10 + 1)
@@ -117,13 +123,7 @@ def test_dense_walks_are_expected_to_take_less_only_with_a_model_that_is_dense(
             estimate._cache.clear()
             return [estimate.estimate(session, walk).eta_seconds for walk in (ordered, other)]
 
-        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
-        service.create(session, spec(frames=8, pacing="linear"), public=True, owner="before")
-        done = leases.claim(session, ChunkKind.RENDER, "there:1")
-        assert done
-        results.record_frames(session, done, made_frames(done))
-        began_at = Chunk.finished_at - timedelta(seconds=10)
-        session.execute(update(Chunk).where(chunk(done)).values(claimed_at=began_at))
+        render_in_ten_seconds(session, spec(frames=8, pacing="linear"))
         other = service.create(session, spec(frames=96, pacing="linear"), public=True, owner="other")
         ordered = service.create(session, spec(frames=96, exact=False), public=True, owner="ordered")
         assert estimated(dense=False) == [10 * (12 + 11.5)] * 2  # half a chunk of the other is behind it
