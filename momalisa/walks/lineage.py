@@ -3,7 +3,6 @@
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from momalisa.db.models import Walk
@@ -33,9 +32,7 @@ class Lineage(BaseModel):
 
 def of(session: Session, walk: Walk, *, viewer: str | None) -> Lineage:
     """Return the lineage of a walk that the viewer may see (`queries.get`)."""
-    parent = (
-        None if walk.source is None else session.scalars(select(Walk).where(Walk.id == walk.source)).one_or_none()
-    )
+    parent = None if walk.source is None else session.get(Walk, walk.source)
     children = queries.list_walks(
         session, limit=MOST_CHILDREN + 1, before=None, status=None, viewer=viewer, source=walk.id
     )
