@@ -36,10 +36,16 @@ function takeOver(film) {
 
 const film = document.querySelector("video");
 if (film) takeOver(film);
-if (document.querySelector("[data-again]")) setTimeout(lookAgain, AGAIN);
+const unfinished = document.querySelector("[data-again]");
+if (unfinished) setTimeout(lookAgain, AGAIN);
 
-/** Loads the page again, once it is in sight. */
+/** Loads the page again, once it is in sight: in a tab that is shown, at a place to which its page is scrolled. */
 function lookAgain() {
-  if (document.hidden) document.addEventListener("visibilitychange", lookAgain, { once: true });
-  else location.reload();
+  let inView = false;
+  const look = () => inView && !document.hidden && location.reload();
+  document.addEventListener("visibilitychange", look);
+  new IntersectionObserver((seen) => {
+    inView = seen.at(-1).isIntersecting;
+    look();
+  }).observe(unfinished);
 }
