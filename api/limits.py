@@ -5,6 +5,7 @@ While Redis is down, rates are not limited; the budgets are in PostgreSQL (`queu
 
 import math
 import time
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from momalisa import broker
 from momalisa.db.session import refuse_open_transaction, transaction
 from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.queue import budgets
+from momalisa.queue.budgets import Budget
 from momalisa.settings import settings
 from momalisa.telemetry.logging import logger
 from momalisa.walks.service import NewWalk
@@ -86,12 +88,16 @@ def count_walk(scope: Scope, tenant: str, new: NewWalk) -> None:
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant, count)
 
 
-def show_budgets(scope: Scope, tenant: str) -> None:
-    """Put what remains of a tenant's daily budgets into the response headers."""
+def read_budgets(tenant: str) -> list[Budget]:
+    """Return a tenant's daily budgets; none if they are not limited."""
     if not settings().rate_limits:
-        return
+        return []
     with transaction() as session:
-        found = budgets.all_of(session, tenant)
+        return budgets.all_of(session, tenant)
+
+
+def show_budgets(scope: Scope, found: Iterable[Budget]) -> None:
+    """Put what remains of daily budgets into the response headers."""
     for budget in found:
         item = RateLimitItemPerDay(budget.per_day, namespace=budget.name)
         _add_headers(scope, item, remaining=budget.left, seconds=budget.reset_seconds)

@@ -172,9 +172,9 @@ def submit(
             ),
         )
     except LimitExceededError:
-        limits.show_budgets(request.scope, caller.tenant)
+        limits.show_budgets(request.scope, limits.read_budgets(caller.tenant))
         raise
-    limits.show_budgets(request.scope, caller.tenant)
+    limits.show_budgets(request.scope, submitted.budgets)
     made = [(submitted.walk, submitted.estimate), *submitted.variations]
     first, *others = (views.view(each, ahead, base, viewer=submitted.viewer) for each, ahead in made)
     walk = views.SubmittedWalk(**dict(first), variations=others)

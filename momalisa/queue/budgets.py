@@ -76,8 +76,8 @@ def all_of(session: Session, tenant: str) -> list[Budget]:
     ]
 
 
-def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> None:
-    """Charge a tenant what new walks may take at most.
+def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> list[Budget]:
+    """Charge a tenant what new walks may take at most, and return its budgets afterwards.
 
     The caller has locked the tenant (`fairness.lock_tenant`), so that no two submissions take the same rest.
 
@@ -85,7 +85,8 @@ def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> None:
         LimitExceededError: if a budget does not suffice.
     """
     totals = [sum(costs) for costs in zip(*walks.values(), strict=True)]
-    for budget, column, cost in zip(all_of(session, tenant), _COLUMNS, totals, strict=True):
+    found = all_of(session, tenant)
+    for budget, column, cost in zip(found, _COLUMNS, totals, strict=True):
         if cost > budget.left:
             message = (
                 f"Of {budget.per_day} {budget.name} in 24 hours, {budget.left} are left, and this may take {cost}; "
@@ -98,6 +99,12 @@ def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> None:
             raise LimitExceededError(f"{message}.", retry_after=seconds)
     rows = [{"walk_id": walk_id, "tenant": tenant, **cost._asdict()} for walk_id, cost in walks.items()]
     session.execute(insert(Charge).values(rows))
+    return [
+        budget._replace(
+            left=budget.left - cost, reserved=budget.reserved + cost, reset_seconds=int(DAY.total_seconds())
+        )
+        for budget, cost in zip(found, totals, strict=True)
+    ]
 
 
 def settle(session: Session, walk_id: UUID, spec: WalkSpec) -> None:

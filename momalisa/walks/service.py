@@ -30,6 +30,7 @@ from momalisa.errors import (
     WalkNotFoundError,
 )
 from momalisa.queue import budgets, catalog, estimate, fairness, lifecycle
+from momalisa.queue.budgets import Budget
 from momalisa.queue.catalog import Catalog
 from momalisa.queue.estimate import Estimate
 from momalisa.settings import settings
@@ -70,6 +71,8 @@ class Submission:
     """Who may view it in the response: its owner, or None if the request does not prove to come from the owner."""
     new: bool
     """Whether this submission created it, and not an earlier one with the same idempotency key."""
+    budgets: tuple[Budget, ...] = ()
+    """The tenant's daily budgets, if the walk was charged to them just now."""
 
 
 def submit(
@@ -101,7 +104,7 @@ def submit(
         IdempotencyKeyReusedError: if the key was used before for another request.
         LimitExceededError: if too many walks of the tenant wait, or its daily budgets do not suffice.
     """
-    new_id, source = uuid4(), None
+    new_id, source, left = uuid4(), None, tuple[Budget, ...]()
     with transaction() as session:
         walk_id = None if idempotent is None else idempotency.find(session, idempotent)
         if walk_id is None:
@@ -117,7 +120,7 @@ def submit(
                 specs = dict(zip(_ids(new_id, count), (new.spec, *new.variations), strict=True))
                 if settings().rate_limits:
                     costs = {each: budgets.highest_cost(spec, new.pins) for each, spec in specs.items()}
-                    budgets.charge(session, tenant, costs)
+                    left = tuple(budgets.charge(session, tenant, costs))
                 for each, spec in specs.items():
                     create(
                         session,
@@ -145,6 +148,7 @@ def submit(
             tuple((other, estimate.estimate(session, other)) for other in others),
             viewer,
             new=walk_id == new_id,
+            budgets=left,
         )
 
 
