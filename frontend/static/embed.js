@@ -29,7 +29,12 @@ function takeOver(film) {
     film.pause();
     film.currentTime = (film.duration || 0) * Math.min(dot.value / SCALE, 0.9999); // the very end would be the first frame
   });
-  film.addEventListener("loadeddata", () => film.removeAttribute("poster")); // the first frame, where the dot is
+  const begin = () => {
+    film.removeAttribute("poster"); // the middle of the walk, whereas the dot is at its beginning
+    film.currentTime = 0; // Chromium would paint nothing in its place
+  };
+  if (film.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) begin();
+  else film.addEventListener("loadeddata", begin, { once: true });
   film.controls = false;
   film.closest(".frame").after(line);
 }

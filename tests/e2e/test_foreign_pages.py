@@ -9,8 +9,9 @@ from playwright.sync_api import Browser, Page, Response, expect
 
 from api.access import COOKIE
 from momalisa.domain.spec import WalkSpec
-from tests.e2e.conftest import expect_axe_finds_nothing
-from tests.finished_walks import make_finished_walk
+from tests.conftest import until
+from tests.e2e.conftest import expect_axe_finds_nothing, pixel_at
+from tests.finished_walks import colour, make_finished_walk
 from tests.serving import serving
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 4, "public": False}
@@ -151,6 +152,10 @@ def test_a_page_with_a_strict_policy_shows_a_walk_in_a_frame(
         assert not [answer for answer in answers if "set-cookie" in answer.headers]
 
     quiet.goto(f"{museum}/walks/{walk}/embed")
+    box = quiet.locator("video").bounding_box()
+    assert box
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    until(lambda: pixel_at(quiet, *middle) == pytest.approx(colour(0), abs=24))  # the first frame, where the dot is
     expect_axe_finds_nothing(quiet)
     plain = browser.new_context(java_script_enabled=False).new_page()
     plain.goto(f"{museum}/walks/{walk}/embed")
