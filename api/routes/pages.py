@@ -49,6 +49,7 @@ def _make_page(
     *,
     errors: dict[str, str] | None = None,
     source: UUID | None = None,
+    seen: views.WalkSummary | None = None,
     settings_: dict[str, Any] | None = None,
     **more: Any,
 ) -> HTMLResponse:
@@ -64,6 +65,7 @@ def _make_page(
         values={"prompts": ["", ""], "size": "", "model": names[0], **values},
         errors=errors or {},
         source=source or values.get("from_walk"),
+        seen=seen,
         unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
         fields=templates.fields(),
         models=choices,
@@ -107,7 +109,10 @@ def home(
     }
     if at is not None and at < len(walk.spec.prompts):
         values |= {"prompts": [walk.spec.prompts[at], ""], "seed": walk.spec.noise(at / walk.spec.legs).start}
-    return _make_page(values, source=walk.id, settings_={**settings_, "model": walk.model}, base=base, place=place)
+    [seen] = views.summaries([walk], base, viewer=caller.owner)
+    return _make_page(
+        values, source=walk.id, seen=seen, settings_={**settings_, "model": walk.model}, base=base, place=place
+    )
 
 
 async def _sent(request: Request) -> dict[str, list[str]]:

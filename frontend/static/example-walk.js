@@ -1,21 +1,34 @@
 import { motion } from "./motion.js";
 
-/** The finished walk that hangs in the frame until the visitor names something: a pair's, shipped as a video. */
+/**
+ * The finished walk that hangs in the frame until the visitor names something: that of a pair, shipped as a video, or
+ * at first the one that the server wrote, to be remixed.
+ */
 export class ExampleWalk {
   #frame;
   #video;
-  #seen = true; // whether it is what the frame shows
+  #name; // of the region
+  #seen; // whether it is what the frame shows
 
   constructor(frame) {
     this.#frame = frame;
     this.#video = frame.querySelector("video");
+    this.#seen = frame.dataset.shows === "example";
+    this.#name = this.#seen ? frame.closest(".stage").getAttribute("aria-label") : "An example";
     this.#video.controls = false; // the switch of the page stops it
     motion.addEventListener("change", () => this.#run());
   }
 
-  /** Hangs the walk of another pair. */
+  get seen() {
+    return this.#seen;
+  }
+
+  /** Hangs the walk of a pair. */
   hang({ name, prompts }) {
-    this.#frame.querySelector(".example-label i").textContent = prompts.join(" → ");
+    const [kind, words] = this.#frame.querySelector(".example-label").children;
+    kind.textContent = "Example:";
+    words.textContent = prompts.join(" → ");
+    this.#name = "An example";
     const poster = `/static/walks/${name}.webp`;
     if (this.#video.getAttribute("poster") === poster) return;
     this.#video.poster = poster;
@@ -27,7 +40,7 @@ export class ExampleWalk {
   show(seen) {
     this.#seen = seen;
     this.#frame.dataset.shows = seen ? "example" : "plan";
-    this.#frame.closest(".stage").setAttribute("aria-label", seen ? "An example" : "The plan of your walk");
+    this.#frame.closest(".stage").setAttribute("aria-label", seen ? this.#name : "The plan of your walk");
     this.#run();
   }
 

@@ -37,6 +37,8 @@ let sent = ""; // the body that the key belongs to
 let countdown;
 let pair = pairs[0]; // whose finished walk is the example
 let typed = null; // the stops before others took their place
+const written = list.stops; // by the server
+const showsSource = example.seen; // and not the plan, while the stops are those
 let carriedBySource = null; // the settings of the source, and what the form asked for when it was filled with them
 let carried = null; // those, or the settings of a file that was put here
 
@@ -80,8 +82,8 @@ function draw() {
   list.lengthOf = (text) => lengthHere(text).words;
   if (negative !== undefined) document.getElementById("negative_prompt-hint").textContent = lengthHere(negative).words;
   plan.update({ stops: list.stops, examples: list.examples, frames: Number(frames), loop });
-  example.hang({ name: pair.name, prompts: list.examples });
-  example.show(list.stops.every((stop) => !stop.trim()));
+  if (!source) example.hang({ name: pair.name, prompts: list.examples });
+  example.show(source ? showsSource && String(list.stops) === String(written) : list.stops.every((stop) => !stop.trim()));
   undo.hidden = !typed;
   if (document.activeElement !== line) line.value = frames;
   line.setAttribute("aria-valuetext", `${frames} frames`);
@@ -317,7 +319,6 @@ carried = carriedBySource;
 const kept = draft.read();
 model.offer();
 if (kept) {
-  const named = list.stops;
   pair = pairs.find(({ name }) => name === kept.pair?.name) ?? pair;
   if (kept.pair?.name === pair.name) list.examples = kept.pair.prompts;
   typed = kept.typed ?? null;
@@ -325,7 +326,7 @@ if (kept) {
   carried = kept.carried ?? carried;
   if (new URLSearchParams(location.search).has("to")) { // the address names a stop, for which what was typed is set aside
     setAside();
-    list.stops = named;
+    list.stops = written;
     keep();
     history.replaceState(null, "", "/"); // so that a reload shows this form again
   }
