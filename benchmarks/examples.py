@@ -71,7 +71,7 @@ def save_walks_of_home(client: Client) -> None:
     for made in finished(client, [{"prompts": pair, **HOME} for pair in json.loads(PAIRS.read_text())]):
         name = HOME_FOLDER / slug(made["prompts"])
         client.save(made, "mp4", name.with_suffix(".mp4"))
-        _picture(client, made["frames"][0]["url"]).save(name.with_suffix(".webp"), quality=85)
+        _picture(client, made["frames"][0]["url"]).save(name.with_suffix(".webp"), quality=95)
         print(f"Saved {name}.mp4 and its first frame.")
 
 
