@@ -113,7 +113,7 @@ examples: .venv/dev ## Make the walks in docs/walks.md and on the home page.
 	$(BIN)/python -m benchmarks.examples
 
 screens: .venv/dev .venv/browser ## Take the screenshots of docs/screens.
-	@fc-list :lang=zh-cn | grep -q . || \
+	@fc-list ':charset=957f 6d77' | grep -q . || \
 		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && \
 		  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-droid-fallback >/dev/null; } || \
 		echo "There is no font for Chinese and Japanese here, so these words would be shown as boxes."

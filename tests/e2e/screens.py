@@ -3,7 +3,7 @@
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
@@ -33,9 +33,30 @@ Theme = Literal["light", "dark"]
 Prepare = Callable[[Page], object]
 
 SIZES = {390: 844, 820: 1180, 1280: 800, 1920: 1080}
+"""Widths and heights of a phone, a tablet, a laptop and a desktop."""
+
+ON_ITS_SIDE = (844, 390)
+"""The phone in landscape."""
+
+EMBEDDED = (480, 544)
+"""The usual size of a walk that is embedded on another page."""
+
 THEMES: tuple[Theme, ...] = ("light", "dark")
-FEW: tuple[tuple[int, Theme], ...] = ((1280, "light"), (390, "dark"))
-"""How a state is shown that has no page of its own."""
+
+FLATTEN = """() => {
+    for (const image of document.images) image.loading = "eager";
+    for (const element of document.querySelectorAll("*")) {
+        const { display, position, contentVisibility } = getComputedStyle(element);
+        if (display === "none") element.style.display = "none";
+        if (contentVisibility === "auto") element.style.contentVisibility = "visible";
+        if (position === "sticky") Object.assign(element.style, { position: "relative", inset: "auto" });
+    }
+}"""
+"""Prepares a page to be captured whole: nothing floats over it, what is below the screen is drawn, too, and what a
+touch screen hides stays hidden, since the capture takes it for another screen."""
+
+TIMEOUT = 120_000
+"""Milliseconds to load a page on a busy machine."""
 
 MAX_HEIGHT = 6000
 """Pixels after which a screenshot is cut: the reference of the API is longer than a WebP can be."""
@@ -74,32 +95,51 @@ class Photographer:
 
     def page(self, name: str, path: str, prepare: Prepare = lambda _: None) -> None:
         """Capture a page at every width, light and dark."""
-        for width in SIZES:
-            for theme in THEMES:
-                self._take(name, path, width, theme, prepare)
+        for screen in SIZES.items():
+            self._take(name, path, screen, THEMES, prepare)
 
     def state(self, name: str, path: str, prepare: Prepare = lambda _: None) -> None:
-        """Capture a state on a desktop in light mode and on a phone in dark mode."""
-        for width, theme in FEW:
-            self._take(name, path, width, theme, prepare)
+        """Capture a state that has no page of its own: on a laptop in light mode, on a phone in dark mode."""
+        self._take(name, path, (1280, SIZES[1280]), ("light",), prepare)
+        self._take(name, path, (390, SIZES[390]), ("dark",), prepare)
 
-    def _take(self, name: str, path: str, width: int, theme: Theme, prepare: Prepare) -> None:
-        screen: Any = {"width": width, "height": SIZES[width]}
+    def first_screen(
+        self, name: str, path: str, screen: tuple[int, int], prepare: Prepare = lambda _: None
+    ) -> None:
+        """Capture what a screen shows without scrolling, light and dark."""
+        self._take(name, path, screen, THEMES, prepare, whole=False)
+
+    def _take(
+        self,
+        name: str,
+        path: str,
+        screen: tuple[int, int],
+        themes: Iterable[Theme],
+        prepare: Prepare,
+        *,
+        whole: bool = True,
+    ) -> None:
+        width, height = screen
         touch = width < 1000  # then scroll bars take no space
         page = self._browser.new_page(
-            viewport=screen, color_scheme=theme, reduced_motion="reduce", is_mobile=touch, has_touch=touch
+            viewport={"width": width, "height": height}, reduced_motion="reduce", is_mobile=touch, has_touch=touch
         )
+        page.set_default_timeout(TIMEOUT)
         page.goto(self._url + path)
         prepare(page)
-        page.evaluate("document.fonts.ready")
-        if "running" not in name:
-            page.wait_for_load_state("networkidle")
         page.mouse.move(0, 0)
         page.evaluate("scrollTo(0, 0)")
-        whole = page.evaluate("document.fullscreenElement === null")  # else its page is below
-        with Image.open(BytesIO(page.screenshot(full_page=whole, animations="disabled"))) as image:
-            shown = image.crop((0, 0, image.width, min(image.height, MAX_HEIGHT)))
-            shown.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
+        whole = whole and page.evaluate("document.fullscreenElement === null")  # else its page is below
+        if whole:
+            page.evaluate(FLATTEN)
+        if "running" not in name:
+            page.wait_for_load_state("networkidle")
+        page.evaluate("document.fonts.ready")
+        for theme in themes:
+            page.emulate_media(color_scheme=theme)
+            with Image.open(BytesIO(page.screenshot(full_page=whole, animations="disabled"))) as image:
+                shown = image.crop((0, 0, image.width, min(image.height, MAX_HEIGHT)))
+                shown.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
         page.close()
 
 
@@ -112,6 +152,7 @@ def main() -> None:
         Client(system.url) as client,
         sync_playwright() as playwright,
     ):
+        expect.set_options(timeout=TIMEOUT)
         browser = playwright.chromium.launch(**launch_options())
         shoot(Photographer(browser, system.url), client, system)
         browser.close()
@@ -130,6 +171,12 @@ def _fill_the_screen(page: Page, *, frames: int) -> None:
     expect(page.get_by_role("button", name="Leave full screen")).to_be_visible()
 
 
+def _hang(page: Page) -> None:
+    """Wait until the first walk of an exhibition can be seen."""
+    film = page.locator(".here video")
+    film.evaluate("(film) => film.readyState >= 2 || new Promise((go) => film.addEventListener('loadeddata', go))")
+
+
 def _choose_two(page: Page) -> None:
     for piece in page.locator(".piece label").all()[:2]:
         piece.click()
@@ -142,7 +189,7 @@ def _show_figure(page: Page) -> None:
 
 
 def _refuse(page: Page) -> None:
-    page.locator("#stop-0").fill("")
+    page.locator("#stop-0").fill(200 * "a cat ")
     page.locator("#frames").fill("1")
     page.get_by_role("button", name="Make the walk").click()
 
@@ -194,9 +241,17 @@ def shoot(photographer: Photographer, client: Client, system: LocalStack) -> Non
     photographer.page("walk", walk, partial(_show, frames=48, at=0.42))
     photographer.page("gallery", "/gallery")
     photographer.page("about", "/about", _show_figure)
-    photographer.state("full-screen", walk, partial(_fill_the_screen, frames=48))
-    photographer.state("embed", f"{walk}/embed")
-    photographer.state("exhibition", f"/exhibition?walks={Path(walk).name}")
+    photographer.first_screen("make", "/", ON_ITS_SIDE)
+    photographer.first_screen("walk", walk, ON_ITS_SIDE, partial(_show, frames=48, at=0.42))
+    photographer.first_screen("gallery", "/gallery", ON_ITS_SIDE)
+    photographer.first_screen("embed", f"{walk}/embed", EMBEDDED)
+    for name, path, prepare in (
+        ("full-screen", walk, partial(_fill_the_screen, frames=48)),
+        ("exhibition", "/exhibition", _hang),
+    ):
+        photographer.state(name, path, prepare)
+        photographer.first_screen(name, path, ON_ITS_SIDE, prepare)
+    photographer.state("remix", f"/?from={Path(walk).name}")
     photographer.state("choosing", "/gallery?choose=true", _choose_two)
     photographer.state("docs", "/docs")
     photographer.state("settings", "/", lambda page: page.get_by_text("Settings", exact=True).click())
