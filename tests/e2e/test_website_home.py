@@ -59,6 +59,13 @@ def test_a_phone_shows_a_finished_walk_and_the_form_on_one_screen(museum: str, p
     masthead = page.locator(".masthead").bounding_box()
     assert masthead
     assert masthead["height"] < 48  # one row
+    picture = video.bounding_box()
+    assert picture
+    assert picture["height"] > 0.75 * stage["height"]
+    page.set_viewport_size({"width": 664, "height": 390})  # the phone on its side
+    for selector in ("video", "#stop-0", "#stop-1"):
+        expect(page.locator(selector)).to_be_in_viewport(ratio=1)
+    page.set_viewport_size({"width": 390, "height": 664})
 
     page.locator("#stop-0").tap()
     page.keyboard.type("a cat")

@@ -72,6 +72,7 @@ def test_a_removed_walk_and_one_that_never_existed_look_the_same(museum: str, qu
         assert answered.status == 404
         expect(quiet.get_by_role("heading", name="No such walk")).to_be_visible()
         expect(quiet.get_by_text("Nothing hangs here.")).to_be_visible()
+        assert quiet.evaluate("document.documentElement.scrollHeight <= innerHeight")  # nothing to scroll to
         expect_axe_finds_nothing(quiet)
 
 
