@@ -1,30 +1,26 @@
 """The tables of MoMALisa."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
-    Dialect,
-    Enum,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     LargeBinary,
     MetaData,
     Text,
-    TypeDecorator,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 
+from momalisa.db.types import ModelType, enum
 from momalisa.domain.dense import Check
 from momalisa.domain.pins import MadeWith
 from momalisa.domain.spec import WalkSpec
@@ -43,38 +39,6 @@ Bytes = bytes  # under another name, because a column is called `bytes`
 
 GONE = "deleted_at IS NOT NULL OR status = 'expired'"
 """Condition that the objects and the row of a walk have to be removed; literal SQL, as in its partial index."""
-
-
-class ModelType(TypeDecorator[Any]):
-    """A pydantic model, stored as JSON."""
-
-    impl = JSONB
-    cache_ok = True
-
-    def __init__(self, model: type[BaseModel]) -> None:
-        """Store instances of a model; None is NULL."""
-        super().__init__(none_as_null=True)
-        self.model = model
-
-    def process_bind_param(self, value: BaseModel | None, dialect: Dialect) -> Any:  # noqa: ARG002
-        """Turn an instance into JSON."""
-        return None if value is None else value.model_dump(mode="json")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
-        """Turn JSON into an instance."""
-        return None if value is None else self.model.model_validate(value)
-
-
-def _enum(kind: type[StrEnum]) -> Enum:
-    """Return the type of a column that holds an enum: text with a CHECK constraint."""
-    return Enum(
-        kind,
-        native_enum=False,
-        create_constraint=True,
-        length=16,
-        name=kind.__name__.lower(),
-        values_callable=lambda members: [member.value for member in members],
-    )
 
 
 class Base(DeclarativeBase):
@@ -98,13 +62,13 @@ class Base(DeclarativeBase):
         MadeWith: ModelType(MadeWith),
         WalkSpec: ModelType(WalkSpec),
         list[str]: JSONB(),
-        WalkStatus: _enum(WalkStatus),
-        ChunkKind: _enum(ChunkKind),
-        ChunkStatus: _enum(ChunkStatus),
-        ArtifactKind: _enum(ArtifactKind),
-        Flag: _enum(Flag),
-        WebhookEvent: _enum(WebhookEvent),
-        DeliveryStatus: _enum(DeliveryStatus),
+        WalkStatus: enum(WalkStatus),
+        ChunkKind: enum(ChunkKind),
+        ChunkStatus: enum(ChunkStatus),
+        ArtifactKind: enum(ArtifactKind),
+        Flag: enum(Flag),
+        WebhookEvent: enum(WebhookEvent),
+        DeliveryStatus: enum(DeliveryStatus),
     }
 
 
