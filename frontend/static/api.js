@@ -17,7 +17,7 @@ export class ApiError extends Error {
 }
 
 /** Seconds from a Retry-After header, which holds seconds or a date; null when absent or unreadable. */
-export function retryAfterSeconds(header) {
+function retryAfterSeconds(header) {
   if (!header) return null;
   const seconds = /^\d+(\.\d+)?$/.test(header) ? Number(header) : (Date.parse(header) - Date.now()) / 1000;
   return Number.isFinite(seconds) ? Math.max(0, seconds) : null;

@@ -64,7 +64,7 @@ class PlanDrawing extends HTMLElement {
 }
 
 /** The place of t on a way that swings from side to side, a stop at each turn. Stops are rows of equal height. */
-export function wayPoint(t, rows) {
+function wayPoint(t, rows) {
   const along = t * (rows - 1);
   return { x: 50 - 48.5 * Math.cos(Math.PI * along), y: (100 * (along + 0.5)) / rows };
 }
