@@ -104,10 +104,15 @@ class Photographer:
         self._take(name, path, (390, SIZES[390]), ("dark",), prepare)
 
     def first_screen(
-        self, name: str, path: str, screen: tuple[int, int], prepare: Prepare = lambda _: None
+        self,
+        name: str,
+        path: str,
+        screen: tuple[int, int],
+        prepare: Prepare = lambda _: None,
+        themes: Iterable[Theme] = THEMES,
     ) -> None:
-        """Capture what a screen shows without scrolling, light and dark."""
-        self._take(name, path, screen, THEMES, prepare, whole=False)
+        """Capture what a screen shows without scrolling."""
+        self._take(name, path, screen, themes, prepare, whole=False)
 
     def _take(
         self,
@@ -250,7 +255,7 @@ def shoot(photographer: Photographer, client: Client, system: LocalStack) -> Non
         ("exhibition", "/exhibition", _hang),
     ):
         photographer.state(name, path, prepare)
-        photographer.first_screen(name, path, ON_ITS_SIDE, prepare)
+        photographer.first_screen(name, path, ON_ITS_SIDE, prepare, ("dark",))  # these are always dark
     photographer.state("remix", f"/?from={Path(walk).name}")
     photographer.state("choosing", "/gallery?choose=true", _choose_two)
     photographer.state("docs", "/docs")
