@@ -58,8 +58,8 @@ touch screen hides stays hidden, since the capture takes it for another screen."
 TIMEOUT = 120_000
 """Milliseconds to load a page on a busy machine."""
 
-MAX_HEIGHT = 6000
-"""Pixels after which a screenshot is cut: the reference of the API is longer than a WebP can be."""
+MAX_HEIGHT = 3500
+"""Pixels after which a screenshot is cut: the reference of the API is very long."""
 
 PAIRS = (
     ("an owl", "a clock"), ("a fox", "a teapot"), ("a rose", "a butterfly"), ("a castle", "a ship"),
@@ -144,7 +144,7 @@ class Photographer:
             page.emulate_media(color_scheme=theme)
             with Image.open(BytesIO(page.screenshot(full_page=whole, animations="disabled"))) as image:
                 shown = image.crop((0, 0, image.width, min(image.height, MAX_HEIGHT)))
-                shown.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=85, method=6)
+                shown.convert("RGB").save(FOLDER / f"{name}-{width}-{theme}.webp", quality=70, method=6)
         page.close()
 
 
