@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from momalisa.db.models import Charge
+from momalisa.db.models import Charge, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind, ChunkKind, Made
 from momalisa.maintenance import reconciler
@@ -109,7 +109,11 @@ def test_deleting_a_walk_gives_nothing_back_that_was_computed(api: TestClient, l
     walk_id = submit(api, **SMALL)
     render_a_chunk()
     assert api.delete(f"/v1/walks/{walk_id}").status_code == 204
+    with transaction() as session:
+        session.execute(update(Walk).values(deleted_at=Walk.deleted_at - timedelta(hours=1)))
     reconciler.remove_walks()
+    with transaction() as session:
+        assert session.get(Walk, UUID(walk_id)) is None
     assert charged_steps(walk_id) == 16 * 3
     assert_refused(api.post("/v1/walks", json=SMALL), "pixel-steps")
 
