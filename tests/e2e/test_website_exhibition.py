@@ -211,7 +211,7 @@ def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_s
     phone.clock.pause_at(600)
     number = phone.locator(".exhibit.here .number")
     expect(number).to_have_text("1 of 2")
-    phone.wait_for_function("document.querySelectorAll('video')[1].error")
+    phone.wait_for_function("() => document.querySelectorAll('video')[1].error")
     phone.unroute(second)
     touch = phone.context.new_cdp_session(phone)
     for kind, x in (("touchStart", 300), ("touchMove", 200), ("touchMove", 100), ("touchEnd", None)):
@@ -219,7 +219,7 @@ def test_an_exhibition_says_what_is_not_on_view_and_is_a_page_of_films_without_s
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     expect(number).to_have_text("2 of 2")
     expect(phone.get_by_text("3 walks are not on view")).to_have_count(0)
-    phone.wait_for_function("document.querySelectorAll('video')[1].readyState >= 2")  # it is tried again
+    phone.wait_for_function("() => document.querySelectorAll('video')[1].readyState >= 2")  # it is tried again
     left: list[str] = []
     phone.on("request", lambda request: left.append(request.url) if request.is_navigation_request() else None)
     leave = phone.get_by_role("link", name="Leave")

@@ -123,7 +123,7 @@ def test_on_a_phone_triptychs_play_in_view_and_a_tap_opens_one(
     places = "() => [...document.querySelectorAll('.hanging')].slice(0, 3).map((frame) => frame.clientHeight)"
     before = phone.evaluate(places)
     phone.unroute(pictures_of_walks)
-    phone.wait_for_function("document.querySelector('.piece').querySelectorAll('img')[2].complete")
+    phone.wait_for_function("() => document.querySelector('.piece').querySelectorAll('img')[2].complete")
     assert phone.evaluate(places) == before  # nothing shifts
     assert min(before) > 90  # pixels
     expect(first.locator("img")).to_have_count(3)
