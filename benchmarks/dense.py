@@ -41,11 +41,11 @@ COMPARED = 192
 """Frames of the walks for which there are targets, and which other ways fill in, too."""
 
 CASES = {
-    (8, 48): 5,
+    (8, 64): 5,
     (8, 96): 5,
     (8, COMPARED): 20,
     (8, 480): 2,
-    (20, 48): 2,
+    (20, 64): 2,
     (20, 96): 2,
     (20, COMPARED): 4,
     (20, 480): 1,
@@ -289,7 +289,7 @@ def main() -> None:
     """Measure, and write the tables."""
     short = quality.parser("benchmarks.dense", __doc__).parse_args().short
     model = description.of_settings()
-    cases, size = ({(2, 48): 1}, 64) if short else (CASES, model.size)
+    cases, size = ({(2, 64): 1}, 64) if short else (CASES, model.size)
 
     def spec(pair: tuple[str, str], steps: int, frames: int) -> WalkSpec:
         return WalkSpec(

@@ -98,11 +98,12 @@ function showChanges() {
 }
 
 function showEstimate() {
-  const { frames, exact, steps, size } = values();
+  const { frames, loop, exact, steps, size } = values();
+  const legs = list.stops.length - (loop !== "closed");
   const [width, height] = size.split("x").map(Number);
   const usualSteps = Number(form.elements.steps.placeholder);
   const shown = document.getElementById("estimate");
-  const seconds = estimate(model.chosen().pace ?? {}, { frames: Number(frames), exact, settings: { width, height, steps: Number(steps) || usualSteps } });
+  const seconds = estimate(model.chosen().pace ?? {}, { frames: Number(frames), legs, exact, settings: { width, height, steps: Number(steps) || usualSteps } });
   shown.textContent = seconds === null ? "" : `Takes ${roughly(seconds)} once a painter is free.`;
 }
 

@@ -25,8 +25,9 @@ from momalisa.domain.path import apportion, leg, linspace_indices, positions
 from momalisa.domain.pins import MAX_BATCH, Batch
 from momalisa.domain.spec import WalkSpec
 
-FEWEST_FRAMES = 48
-"""Walks of fewer frames are not dense enough for interpolation: all their frames are denoised."""
+FEWEST_FRAMES = 64
+"""Walks of fewer frames a leg are not dense enough for interpolation: with the checks it would take longer than
+denoising all their frames (`make bench-dense`)."""
 
 PROBES = 8
 """Frames of the first pass for each leg of a dense walk, up to whole batches."""
@@ -62,7 +63,7 @@ class Pass(NamedTuple):
 
 def is_dense(spec: WalkSpec) -> bool:
     """Return whether frames of a walk may be interpolated."""
-    return not spec.exact and spec.frames >= FEWEST_FRAMES
+    return not spec.exact and spec.frames >= FEWEST_FRAMES * spec.legs
 
 
 def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:

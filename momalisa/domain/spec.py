@@ -136,8 +136,9 @@ class WalkSpec(BaseModel):
     exact: Annotated[
         bool,
         Setting(
-            "Whether to denoise every frame. If not, frames of a dense walk (48 or more) are interpolated between "
-            "denoised ones wherever a check shows that the error is within a tolerance; see `made` of each frame.",
+            "Whether to denoise every frame. If not, frames of a dense walk (64 or more a leg) are interpolated "
+            "between denoised ones wherever a check shows that the error is within a tolerance; see `made` of each "
+            "frame.",
             False,
             help="Denoise every frame.",
         ),

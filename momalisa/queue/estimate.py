@@ -24,9 +24,9 @@ from momalisa.settings import settings
 RECENT_CHUNKS = 30
 """The pace is measured over at most this many chunks, done within the last hour."""
 
-DENSE_SHARE = 3
-"""A dense walk of a model that is dense takes about one part in so many of the work of an exact one
-(`make bench-dense`)."""
+DENSE_SHARE = 2
+"""A dense walk of a model that is dense takes about one part in so many of the work of an exact one; less of one
+with hundreds of frames (`make bench-dense`)."""
 
 CACHE_FACTOR = 20
 """Backlogs are cached for the time that it took to read them, times this."""
@@ -270,8 +270,10 @@ def _tenant_backlogs(session: Session, model: str, *, is_dense: bool) -> list[Te
 
 def _is_dense() -> ColumnElement[bool]:
     """Return the condition that frames of a walk may be interpolated (`passes.is_dense`)."""
-    exact = type_coerce(Walk.spec, JSONB)["exact"].as_boolean()
-    return and_(func.coalesce(exact, True) == false(), Walk.frames_total >= passes.FEWEST_FRAMES)
+    spec = type_coerce(Walk.spec, JSONB)
+    legs = func.jsonb_array_length(spec["prompts"]) - case((spec["loop"].as_string() == "closed", 0), else_=1)
+    exact = func.coalesce(spec["exact"].as_boolean(), True)
+    return and_(exact == false(), Walk.frames_total >= passes.FEWEST_FRAMES * legs)
 
 
 def _elapsed() -> ColumnElement[Any]:

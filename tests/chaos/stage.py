@@ -51,7 +51,7 @@ ORDERS: list[dict[str, Any]] = [
         "interpolation": "slerp",
         "loop": "closed",
     },
-    {"prompts": ["a fox", "a sailing boat"], "frames": 60, "seed": 1, "steps": 2, "guidance": 1.0},
+    {"prompts": ["a fox", "a sailing boat"], "frames": 64, "seed": 1, "steps": 2, "guidance": 1.0},
 ]
 """The requests of visitors, mostly evenly paced in several passes; the last one is dense enough for interpolation.
 

@@ -53,7 +53,7 @@ def test_a_calm_run_is_right(stage: Stage, judge: Callable[[], Verdict]) -> None
     verdict = judge()
     assert verdict.wrongs == []
     assert verdict.walks == {"succeeded": 4}
-    assert verdict.frames_rendered == verdict.frames_needed == 90
+    assert verdict.frames_rendered == verdict.frames_needed == 94
     assert stage.rows("SELECT count(*) > 0 FROM frames WHERE interpolated") == [(True,)]
 
 

@@ -198,7 +198,7 @@ def test_a_lost_frame_is_interpolated_again_only_once_those_around_it_are_there(
 
 
 def test_frames_that_were_lost_are_made_again_before_those_that_are_compared_with_them(make: Make) -> None:
-    places = [index / 48 for index in range(49)]
+    places = [index / 64 for index in range(65)]
     first, between, last = places[::2], places[1:2], places[3::2]
     pins = Pins(
         batches=[
@@ -207,7 +207,7 @@ def test_frames_that_were_lost_are_made_again_before_those_that_are_compared_wit
             Batch(size=32, positions=last),
         ]
     )
-    walk_id = make(frames=49, pins=pins)
+    walk_id = make(frames=65, pins=pins)
     finish_all()
     assembly = claim(ChunkKind.ASSEMBLE)
     assert assembly
@@ -346,7 +346,7 @@ def test_an_exact_walk_keeps_only_what_was_denoised(make: Make) -> None:
 
 
 def test_the_last_leg_of_a_closed_walk_is_interpolated_towards_its_first_frame(make: Make) -> None:
-    make(prompts=("a", "b"), loop="closed")
+    make(prompts=("a", "b"), loop="closed", frames=160)
     last = [claimed for claimed in finish_all() if claimed.interpolated]
     assert {claimed.keys[-1].position for claimed in last} == {1.0}
     assert {claimed.keys[-1].stored for claimed in last} == {last[0].keys[0].stored}

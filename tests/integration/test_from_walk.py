@@ -145,7 +145,7 @@ def test_a_copied_frame_keeps_its_check_only_where_that_means_the_same(
         assert found["status"] == "assembling", found["error"]
         return found
 
-    first = rendered({**ORDER, "exact": False, "frames": 49, "pacing": "linear"})
+    first = rendered({**ORDER, "exact": False, "frames": 129, "pacing": "linear"})
     again = rendered({"from_walk": first["id"]})
     stop = rendered({"from_walk": first["id"], "prompts": ["a giraffe", "a battleship", "a swan"]})
     with_checks = select(Frame.position).where(Frame.copied, ~Frame.interpolated, Frame.check.is_not(None))

@@ -60,7 +60,7 @@ def render(services: LocalStack, spec: Callable[..., WalkSpec]) -> Iterator[Rend
             walk_id=UUID(int=number),
             secret="",
             model="momalisa-mini",
-            spec=spec(frames=48, exact=False),
+            spec=spec(frames=64, exact=False),
             positions=positions,
             to_upload=frozenset(positions),
             batch_size=2,
@@ -102,7 +102,7 @@ def test_a_frame_between_is_the_same_whichever_process_makes_it_and_near_the_den
     assert again[0].content_hash == made[2].content_hash
     denoised = render(dense, *BETWEEN, number=3, keys=keys)
     apart = difference(*(encoders.decode_png(bucket.read(key.stored)) for key in keys[2:4]))
-    hashes = content_hashes(spec(frames=48), BETWEEN, dense.made_with.model_dump_json(), 2)
+    hashes = content_hashes(spec(frames=64), BETWEEN, dense.made_with.model_dump_json(), 2)
     for frame, exact, content_hash in zip(made, denoised, hashes, strict=True):
         assert isinstance(exact, UploadedFrame)
         assert isinstance(frame, UploadedFrame)

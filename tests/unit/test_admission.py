@@ -16,7 +16,7 @@ from worker.rendering.pipeline import Renderer, Rendering
 
 Spec = Callable[..., WalkSpec]
 
-DENSE: dict[str, Any] = {"exact": False, "frames": 48, "steps": 2, "width": 64, "height": 64}
+DENSE: dict[str, Any] = {"exact": False, "frames": 64, "steps": 2, "width": 64, "height": 64}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_walk_in_one_process_has_each_frame_once_and_says_what_it_expects(smal
     kept: list[float] = []
     walk = dense_walk(small, spec(**DENSE), lambda position, *_: kept.append(position))
     assert sorted(kept) == sorted(set(kept)) == sorted(walk.pictures)
-    assert len(kept) == 48
+    assert len(kept) == 64
     assert walk.interpolated
     assert set(walk.expected) == set(walk.interpolated)
     assert set(walk.latents) == set(walk.pictures) - set(walk.interpolated)
@@ -83,7 +83,7 @@ def test_the_command_prints_what_to_set(
     monkeypatch.setattr(loaded, "model", lambda: model)
     monkeypatch.setattr(loaded, "renderer", lambda: small)
     monkeypatch.setattr(admission, "PAIRS", admission.PAIRS[:1])
-    monkeypatch.setattr(admission, "FRAMES", 48)
+    monkeypatch.setattr(admission, "FRAMES", 64)
     monkeypatch.setattr(admission, "MEAN", largest_mean)
     monkeypatch.setattr(admission, "PERCENTILE_99", 5.0)
     monkeypatch.setattr(admission, "settings", lambda: settings().model_copy(update={"dense_revisions": ("none",)}))

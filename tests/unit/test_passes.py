@@ -220,7 +220,8 @@ def test_the_last_pass_is_made_in_contiguous_chunks_of_several_batches(spec: Mak
 def test_exact_walks_and_those_that_are_not_dense_are_planned_as_before(
     spec: MakeSpec, order: dict[str, Any], exact: bool
 ) -> None:
-    ordered = spec(**order | ({} if exact else {"frames": passes.FEWEST_FRAMES - 1}), exact=exact)
+    too_few = passes.FEWEST_FRAMES * (len(order["prompts"]) - 1) - 1
+    ordered = spec(**order | ({} if exact else {"frames": too_few}), exact=exact)
     assert passes.plan_first_pass(ordered, 8) == pacing.plan_first_pass(ordered, 8)
     walk = Walked(ordered, jump(0.5, 20))
     assert not walk.expected
