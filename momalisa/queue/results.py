@@ -174,20 +174,17 @@ def _next_pass(session: Session, claim: Claim, batch_size: int) -> Ready | None:
     if missing:
         queued = 0 if set(missing) - {ChunkStatus.WAITING} else lifecycle.settle_waiting(session, claim.walk_id)
         return Ready(ChunkKind.RENDER, queued, claim.model) if queued else None
-    columns = (Frame.thumbnail, Frame.latents, Frame.interpolated, Frame.check)
-    recorded = {
-        row.position: Recorded(row.thumbnail, row.latents, row.interpolated, row.check)
-        for row in session.execute(select(Frame.position, *columns).where(mine))
-    }
+    columns = (Frame.chunk, Frame.thumbnail, Frame.latents, Frame.interpolated, Frame.check)
+    rows = session.execute(select(Frame.position, *columns).where(mine)).all()
+    recorded = {row.position: Recorded(row.thumbnail, row.latents, row.interpolated, row.check) for row in rows}
     planned = passes.plan_next_pass(claim.spec, recorded, batch_size)
-    last = session.execute(select(func.max(Chunk.number)).where(Chunk.walk_id == claim.walk_id)).scalar_one()
     return lifecycle.enqueue(
         session,
         claim.walk_id,
         claim.tenant,
         claim.model,
         planned.batches,
-        start=last + 1,
+        start=1 + max(row.chunk for row in rows),
         errors=planned.errors,
     )
 
