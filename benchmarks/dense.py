@@ -213,7 +213,8 @@ def lines(results: Results, size: int) -> Iterator[str]:
     made_with = renderer().made_with
     yield (
         f"`make bench-dense`: {size} × {size} pixels, seed {SEED}, {settings().model_name} in {made_with.dtype}; "
-        f"one worker on {CORES} cores, torch {torch.__version__}. Means over the pairs, but the 99th percentile "
+        f"one worker of {torch.get_num_threads()} threads on {CORES} cores, "
+        f"torch {torch.__version__}. Means over the pairs, but the 99th percentile "
         "and the largest block are those of the worst. Errors are of the interpolated frames, in levels of 255."
     )
     yield ""
@@ -287,9 +288,20 @@ def _ways(case: str, walks: dict[tuple[str, str], Measured]) -> Iterator[str]:
 
 def main() -> None:
     """Measure, and write the tables."""
-    short = quality.parser("benchmarks.dense", __doc__).parse_args().short
+    parser = quality.parser("benchmarks.dense", __doc__)
+    parser.add_argument(
+        "--frames", type=int, choices=sorted({frames for _, frames in CASES}), help="only these; write no document"
+    )
+    parser.add_argument("--steps", type=int, choices=sorted(FASTER), help="only these; write no document")
+    given = parser.parse_args()
+    short, only = given.short, given.frames or given.steps
     model = description.of_settings()
-    cases, size = ({(2, 64): 1}, 64) if short else (CASES, model.size)
+    chosen = {
+        (steps, frames): pairs
+        for (steps, frames), pairs in CASES.items()
+        if given.frames in {frames, None} and given.steps in {steps, None}
+    }
+    cases, size = ({(2, 64): 1}, 64) if short else (chosen, model.size)
 
     def spec(pair: tuple[str, str], steps: int, frames: int) -> WalkSpec:
         return WalkSpec(
@@ -318,13 +330,13 @@ def main() -> None:
             about = f"{steps} steps, {frames} frames, {pair[0]} → {pair[1]}"
             print(f"{about}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     table = list(lines(results, size))
-    if not short:
+    if not short and not only:
         for steps in FASTER:
             ratios = through_system([spec(pair, steps, COMPARED) for pair in PAIRS[:SYSTEM_PAIRS]])
             faster = ", ".join(f"× {ratio:.2f}" for ratio in ratios)
             table += ["", f"Two workers of the whole system, {COMPARED} frames, {steps} steps: {faster} faster."]
     print("\n".join(table))
-    if not short:
+    if not short and not only:
         quality.write("bench-dense", table)
 
 
