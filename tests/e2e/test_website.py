@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from imageio_ffmpeg import read_frames
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
@@ -65,6 +66,24 @@ def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: LocalSt
         if decoder:
             with Image.open(path) as gif:
                 assert (gif.format, getattr(gif, "n_frames", 1)) == (decoder, 24)
+
+
+def test_a_designer_downloads_large_files(website: Page, system: LocalStack, tmp_path: Path) -> None:
+    wait_for_workers(system)
+    website.locator("#settings-fields summary").click()
+    website.get_by_label("Also make large files").check()
+    submit(website, "a giraffe", "a battleship", 3)
+    for words, kind in (("Large film", "mp4"), ("Large middle frame", "png")):
+        link = website.get_by_role("link", name=re.compile(words))
+        expect(link).to_have_accessible_name(re.compile("1080 pixels high, enlarged from 128"), timeout=DONE)
+        with website.expect_download() as download:
+            link.click()
+        name = rf"a-giraffe-to-a-battleship-[0-9a-f]{{4}}-enlarged-from-128\.{kind}"
+        assert re.fullmatch(name, download.value.suggested_filename)
+        download.value.save_as(tmp_path / kind)
+    with Image.open(tmp_path / "png") as still:
+        assert (still.format, still.size) == ("PNG", (1080, 1080))
+    assert next(read_frames(tmp_path / "mp4"))["size"] == (1080, 1080)
 
 
 def test_stops_are_added_moved_and_removed_by_keyboard(website: Page) -> None:

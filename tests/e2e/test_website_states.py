@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from momalisa.local.stack import LocalStack
-from tests.conftest import wait_for_workers
+from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import DONE, expect_axe_finds_nothing
 from tests.e2e.test_website import ADDRESS, name_stops, submit
 
@@ -88,12 +88,17 @@ def test_at_the_limit_the_page_says_how_long_to_wait_and_counts_down(website: Pa
     expect(website.locator("#form-error")).to_have_text("You can send it again now.")
 
 
-def test_the_page_catches_up_after_the_server_was_down(running: Page) -> None:
-    running.route("**/v1/walks/**", answer(503, **{"Retry-After": "1"}))
-    running.reload()
-    expect(running.locator(".notice")).to_contain_text("this page keeps asking", timeout=DONE)
-    running.unroute_all()
+def test_an_open_page_goes_on_after_the_whole_system_was_restarted(running: Page, system: LocalStack) -> None:
+    player = running.locator("frame-player")
+    expect(player).to_have_attribute("data-frames", re.compile("^[1-9]"), timeout=DONE)
+    system.stop()
+    shown = int(player.get_attribute("data-frames") or 0)
+    try:
+        expect(running.locator(".notice")).to_contain_text("this page keeps asking", timeout=DONE)
+    finally:
+        system.start()
     expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
+    until(lambda: int(player.get_attribute("data-frames") or 0) > shown, 240)  # which come from the bucket
 
 
 def test_a_walk_waits_for_the_network(running: Page) -> None:
