@@ -54,6 +54,7 @@ def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: LocalSt
     website.locator("h1").click()
     website.keyboard.press("ArrowRight")  # on the whole page
     expect(player).to_have_attribute("data-rank", "1")
+    expect(website.locator(".keys")).to_contain_text("Space plays and pauses")
 
     for kind, decoder in (("GIF", "GIF"), ("MP4", None)):
         with website.expect_download() as download:

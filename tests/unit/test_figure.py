@@ -1,0 +1,30 @@
+"""The figure of the About page."""
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import figure
+from momalisa import description
+from momalisa.domain.spec import WalkSpec
+from momalisa.settings import settings
+from worker.rendering.pipeline import Renderer
+
+
+def test_the_figure_shows_what_the_bundled_model_paints_today() -> None:
+    model = description.of_settings()
+    spec = WalkSpec(
+        prompts=figure.PROMPTS,
+        frames=2,
+        seed=figure.SEED,
+        negative_prompt="",
+        steps=model.steps,
+        guidance=model.guidance,
+        width=model.size,
+        height=model.size,
+        fps=12,
+    )
+    painted = Renderer(settings().model, batch_size=2, dtype="float32").render(spec, [0.0, 1.0]).pictures
+    with Image.open(figure.FOLDER / "figure.webp") as image:
+        shown = np.asarray(image.convert("RGB"))
+    for picture, place in zip(painted, (slice(0, model.size), slice(-model.size, None)), strict=True):
+        assert np.abs(shown[:, place].astype(int) - picture).mean() < 4
