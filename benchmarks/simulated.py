@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,10 @@ from momalisa.domain.pins import MadeWith  # noqa: E402
 from momalisa.domain.spec import WalkSpec  # noqa: E402
 from momalisa.domain.states import Flag  # noqa: E402
 from worker.rendering import construction, families  # noqa: E402, F401 - once, and not in each child after the fork
-from worker.tasks import app  # noqa: E402, F401 - Celery's app
+from worker.tasks import app, worker  # noqa: E402, F401 - Celery's app
+
+# A worker has one child. Here many start at the same time, and would take each other for killed during their start.
+worker.startup.in_child = lambda _model: nullcontext()  # type: ignore[assignment, method-assign, return-value]
 
 CHUNK_SECONDS = float(os.environ["CHUNK_SECONDS"])
 """Seconds that the GPU takes for a batch."""
