@@ -1,17 +1,19 @@
 """The figure of the About page."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from benchmarks import figure
-from momalisa import description
+from momalisa.description import describe
 from momalisa.domain.spec import WalkSpec
-from momalisa.settings import settings
+from momalisa.settings import BUNDLED_MODEL
 from worker.rendering.pipeline import Renderer
 
 
 def test_the_figure_shows_what_the_bundled_model_paints_today() -> None:
-    model = description.of_settings()
+    model = describe("momalisa-mini", Path(BUNDLED_MODEL))
     spec = WalkSpec(
         prompts=figure.PROMPTS,
         frames=2,
@@ -23,7 +25,7 @@ def test_the_figure_shows_what_the_bundled_model_paints_today() -> None:
         height=model.size,
         fps=12,
     )
-    painted = Renderer(settings().model, batch_size=2, dtype="float32").render(spec, [0.0, 1.0]).pictures
+    painted = Renderer(BUNDLED_MODEL, batch_size=2, dtype="float32").render(spec, [0.0, 1.0]).pictures
     with Image.open(figure.FOLDER / "figure.webp") as image:
         shown = np.asarray(image.convert("RGB"))
     start, end = shown[:, : model.size].astype(int), shown[:, -model.size :].astype(int)
