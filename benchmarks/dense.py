@@ -213,7 +213,7 @@ def lines(results: Results, size: int) -> Iterator[str]:
     made_with = renderer().made_with
     yield (
         f"`make bench-dense`: {size} × {size} pixels, seed {SEED}, {settings().model_name} in {made_with.dtype}; "
-        f"one worker of {torch.get_num_threads()} threads on {CORES} cores, "
+        f"{torch.get_num_threads()} threads on {CORES} cores, "
         f"torch {torch.__version__}. Means over the pairs, but the 99th percentile "
         "and the largest block are those of the worst. Errors are of the interpolated frames, in levels of 255."
     )
