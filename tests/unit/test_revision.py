@@ -1,4 +1,4 @@
-"""The revision of a model, by which frames of different weights are told apart."""
+"""The revision of a model, which differs wherever its weights do."""
 
 import json
 import shutil
