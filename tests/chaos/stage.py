@@ -185,14 +185,6 @@ class Stage(Pooled):
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(pid, how)
 
-    def pool_child(self, name: str) -> int | None:
-        """Return the pid of the child of a Celery worker."""
-        try:
-            children = psutil.Process(self.process(name).pid).children()
-        except psutil.NoSuchProcess:
-            return None
-        return children[0].pid if children else None
-
     @contextmanager
     def down(self, name: str, how: signal.Signals = signal.SIGKILL, *, row: str) -> Iterator[None]:
         """Keep a part down during the block and the outage."""
