@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from imageio_ffmpeg import read_frames
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
@@ -69,7 +68,7 @@ def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: LocalSt
                 assert (gif.format, getattr(gif, "n_frames", 1)) == (decoder, 24)
 
 
-def test_a_designer_downloads_large_files(website: Page, system: LocalStack, tmp_path: Path) -> None:
+def test_a_designer_downloads_large_files(website: Page, system: LocalStack) -> None:
     wait_for_workers(system)
     website.locator("#settings-fields summary").click()
     website.get_by_label("Also make large files").check()
@@ -81,10 +80,6 @@ def test_a_designer_downloads_large_files(website: Page, system: LocalStack, tmp
             link.click()
         name = rf"a-giraffe-to-a-battleship-[0-9a-f]{{4}}-enlarged-from-128\.{kind}"
         assert re.fullmatch(name, download.value.suggested_filename)
-        download.value.save_as(tmp_path / kind)
-    with Image.open(tmp_path / "png") as still:
-        assert (still.format, still.size) == ("PNG", (1080, 1080))
-    assert next(read_frames(tmp_path / "mp4"))["size"] == (1080, 1080)
 
 
 def test_stops_are_added_moved_and_removed_by_keyboard(website: Page) -> None:
