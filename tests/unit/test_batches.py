@@ -9,7 +9,6 @@ from uuid import UUID
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config as inductor
 
 from momalisa.domain.content import content_hashes
 from momalisa.domain.spec import WalkSpec
@@ -218,11 +217,3 @@ def test_no_float64_is_handed_to_the_device_since_mps_has_none(
     assert {each.dtype for each in given} == {torch.float32}
     assert {each.device.type for each in arguments["generator"]} == {"cpu"}, "other devices draw other noise"
     assert torch.float64 not in noise
-
-
-def test_a_transformer_that_cannot_be_compiled_renders_as_it_is(tmp_path: Path, walk: MakeSpec) -> None:
-    renderer = Renderer(saved("flux", tmp_path), batch_size=2, dtype="float32", device="cpu")
-    with inductor.patch({"cpp.cxx": ("nowhere-c++",)}):
-        renderer.compile(64, tmp_path)
-    assert all(module._compiled_call_impl is None for module in renderer.denoiser.modules())
-    assert renderer.render(walk(), [0.0]).flags == (None,)

@@ -1,4 +1,4 @@
-"""The compiled denoiser of the bundled model."""
+"""Compiled denoisers, and models where there is no compiler."""
 
 import ctypes
 import shutil
@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from momalisa.domain.spec import WalkSpec
 from momalisa.settings import settings
 from tests.pictures import HALF_PRECISION_MEAN, difference, mean_difference
+from tests.tiny_pipelines import saved
 from worker.rendering.compiled import AlignedCode
 from worker.rendering.pipeline import Renderer
 
@@ -78,9 +79,13 @@ def test_a_compiled_denoiser_makes_the_same_pictures_and_is_compiled_once(spec: 
         assert difference(compiled.render(other, [0.0]).pictures, plain.render(other, [0.0]).pictures) == 0
 
 
-def test_without_a_compiler_the_renderer_renders_uncompiled(spec: MakeSpec, tmp_path: Path) -> None:
-    renderer = Renderer(settings().model, batch_size=2)
+@pytest.mark.parametrize("name", ["stable_diffusion", "flux"])
+def test_without_a_compiler_unets_and_transformers_render_uncompiled(
+    name: str, spec: MakeSpec, tmp_path: Path
+) -> None:
+    renderer = Renderer(saved(name, tmp_path), batch_size=2, dtype="float32", device="cpu")
     with inductor.patch({"cpp.cxx": ("nowhere-c++",)}):
-        renderer.compile(64, tmp_path)
-    assert list(tmp_path.glob("*.pt2")) == []
-    assert renderer.render(spec(), [0.0]).flags == (None,)
+        assert not renderer.compile(64, tmp_path / "compiled")
+    assert list((tmp_path / "compiled").glob("*.pt2")) == []
+    assert all(module._compiled_call_impl is None for module in renderer.denoiser.modules())
+    assert renderer.render(spec(width=64, height=64), [0.0]).flags == (None,)
