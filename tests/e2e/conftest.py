@@ -1,5 +1,6 @@
 """The website in Chromium, whose console must stay empty."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -19,8 +20,25 @@ from tests.conftest import until
 DONE = 120_000
 """Timeout of a walk on a slow machine, in milliseconds."""
 
+ADDRESS = re.compile(r"/walks/[0-9a-f-]{36}$")
+"""Of the page of a walk."""
+
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 """The rules of axe that pages keep to."""
+
+
+def name_stops(page: Page, *stops: str) -> None:
+    """Fill the stops of the form."""
+    for place, stop in enumerate(stops):
+        page.locator(f"#stop-{place}").fill(stop)
+
+
+def submit(page: Page, start: str, end: str, frames: int) -> None:
+    """Make a walk with the form, and wait for its page."""
+    name_stops(page, start, end)
+    page.locator("#frames").fill(str(frames))
+    page.get_by_role("button", name="Make the walk").click()
+    page.wait_for_url(ADDRESS)
 
 
 def expect_stops(page: Page, *words: str) -> None:

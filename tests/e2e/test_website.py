@@ -17,23 +17,10 @@ from playwright.sync_api import Page, Route, expect
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment
 from tests.conftest import until, wait_for_workers
-from tests.e2e.conftest import DONE, expect_axe_finds_nothing, expect_stops
+from tests.e2e.conftest import ADDRESS, DONE, expect_axe_finds_nothing, expect_stops, name_stops, submit
 
 Finished = Callable[..., dict[str, Any]]
 MODULES = environment(PYTHONPATH=str(ROOT))
-ADDRESS = re.compile(r"/walks/[0-9a-f-]{36}$")
-
-
-def name_stops(page: Page, *stops: str) -> None:
-    for place, stop in enumerate(stops):
-        page.locator(f"#stop-{place}").fill(stop)
-
-
-def submit(page: Page, start: str, end: str, frames: int) -> None:
-    name_stops(page, start, end)
-    page.locator("#frames").fill(str(frames))
-    page.get_by_role("button", name="Make the walk").click()
-    page.wait_for_url(ADDRESS)
 
 
 def test_a_visitor_makes_watches_and_saves_a_walk(website: Page, system: LocalStack, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from momalisa.local.stack import LocalStack
 from tests.conftest import until, wait_for_workers
-from tests.e2e.conftest import DONE, expect_axe_finds_nothing
-from tests.e2e.test_website import ADDRESS, name_stops, submit
+from tests.e2e.conftest import ADDRESS, DONE, expect_axe_finds_nothing, name_stops, submit
 
 Finished = Callable[..., dict[str, Any]]
 

@@ -20,7 +20,7 @@ from momalisa.local.processes import free_port
 from tests.conftest import until
 from tests.infra.docker import CACHE, Docker, remove
 from tests.infra.google import Google
-from tests.infra.test_ansible import BIN, FOLDER, PROJECT, Played, run
+from tests.infra.playbooks import BIN, FOLDER, PROJECT, Played, run
 from tests.receiver import certificates
 
 DOMAIN = "momalisa.test"

@@ -17,15 +17,17 @@ from momalisa.local.processes import Child, free_port
 from momalisa.local.stack import LocalStack
 from tests import tiny
 from tests.conftest import until
-from tests.pictures import BATCH_TOLERANCE, difference
+from tests.pictures import BATCH_TOLERANCE, difference, stock_picture
 from tests.tiny_parts import diffusers
 from tests.tiny_pipelines import saved
-from tests.unit.test_families import LONG, SHORT, stock_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # inside samplers
 
 MODELS = ("turbo", "stable_diffusion_3", "flux", "sana")
 """A UNet whose sampler draws noise, and transformers of three kinds."""
+
+SHORT, LONG = "a cat", "a battleship with nine masts and a flag on every one of them"
+"""Prompts of unequal length."""
 
 FILE = "dream.safetensors"
 """A model that is one file, with a LoRA."""

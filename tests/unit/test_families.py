@@ -1,6 +1,5 @@
 """Every family of models, by tiny pipelines with random weights, held against the stock pipeline of diffusers."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from momalisa.description import describe
 from momalisa.domain.families import FAMILIES as KNOWN
 from momalisa.domain.model import Model
 from momalisa.domain.spec import Scheduler, WalkSpec
-from tests.pictures import BATCH_TOLERANCE, difference, mean_difference
+from tests.pictures import BATCH_TOLERANCE, difference, mean_difference, stock_picture
 from tests.tiny_parts import diffusers
 from tests.tiny_pipelines import MAKERS, saved
 from worker.rendering.families import FAMILIES
@@ -83,29 +82,6 @@ def walk(spec: MakeSpec) -> MakeSpec:
         return spec(**{"prompts": (SHORT, LONG), "steps": 2, "width": 64, "height": 64, **changes})
 
     return make
-
-
-def stock_picture(stock: Any, spec: WalkSpec, prompt: str, seed: int) -> Pictures:
-    takes = inspect.signature(stock.__call__).parameters
-    arguments: dict[str, Any] = {"use_resolution_binning": False} if "use_resolution_binning" in takes else {}
-    if spec.negative_prompt and "negative_prompt" in takes:
-        arguments["negative_prompt"] = spec.negative_prompt
-    elif "true_cfg_scale" in takes and "prompt_embeds_mask" in takes:
-        arguments["negative_prompt"] = " "  # as its authors say, for none
-    elif spec.negative_prompt and "negative_prompt_embeds" in takes:
-        arguments["negative_prompt_embeds"] = stock.encode_prompt(spec.negative_prompt)[0]
-    images = stock(
-        prompt=prompt,
-        num_inference_steps=spec.steps,
-        width=spec.width,
-        height=spec.height,
-        generator=torch.Generator("cpu").manual_seed(seed),
-        output_type="np",
-        **{"true_cfg_scale" if "QwenImage" in type(stock).__name__ else "guidance_scale": spec.guidance},
-        **arguments,
-    ).images
-    pictures: Pictures = (np.nan_to_num(images[0]) * 255).round().astype(np.uint8)
-    return pictures
 
 
 def test_every_family_that_workers_render_is_described() -> None:

@@ -13,18 +13,10 @@ from momalisa.domain import pacing
 from momalisa.domain.pacing import GRID
 from momalisa.domain.path import leg
 from momalisa.domain.spec import WalkSpec
+from tests.thumbnails import bar
 
 MakeSpec = Callable[..., WalkSpec]
 Looks = Callable[[float], bytes]
-
-LENGTH = 256
-"""Size of a thumbnail, in bytes."""
-
-
-def bar(done: float) -> bytes:
-    """Return the thumbnail of a picture at a progress in [0, 1]."""
-    level = round(done * LENGTH * 255)
-    return bytes([255] * (level // 255) + [level % 255] * (level < LENGTH * 255)).ljust(LENGTH, b"\0")
 
 
 def jump(at: float, sharpness: float) -> Looks:

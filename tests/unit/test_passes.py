@@ -15,7 +15,7 @@ from momalisa.domain.passes import TOLERANCE, Recorded
 from momalisa.domain.path import leg
 from momalisa.domain.pins import Pins
 from momalisa.domain.spec import WalkSpec
-from tests.unit.test_pacing import bar
+from tests.thumbnails import bar
 
 MakeSpec = Callable[..., WalkSpec]
 Latents = Callable[[float], float]

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from momalisa.settings import ROOT
+from momalisa.settings import ROOT, Settings
 
 CHART = ROOT / "infra" / "helm" / "momalisa"
 TOOLS = ROOT / ".venv" / "kubernetes-tools"
@@ -135,6 +135,23 @@ def _serialized(values: str) -> str:
 def rendered(values: str) -> Manifests:
     """Return the objects for a set of values, which are the caller's to change."""
     return Manifests(values, json.loads(_serialized(values)))
+
+
+@cache
+def definitions() -> dict[str, Object]:
+    """Return our own definitions of kinds, by kind."""
+    found = yaml.safe_load_all(Path(__file__).with_name("definitions.yaml").read_text())
+    return {each["spec"]["names"]["kind"]: each for each in found}
+
+
+def loaded(given: dict[str, str]) -> Settings:
+    """Return the settings of a process with an environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        return Settings()
 
 
 # Checks are checked: each finds what was broken for it.

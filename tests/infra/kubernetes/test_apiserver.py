@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.conftest import until
-from tests.infra.kubernetes.chart import SETS, TOOLS, Fault, Object, put, rendered
-from tests.infra.kubernetes.test_schemas import definitions
+from tests.infra.kubernetes.chart import SETS, TOOLS, Fault, Object, definitions, put, rendered
 
 TOKEN = "test-token"  # noqa: S105
 

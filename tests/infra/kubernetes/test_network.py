@@ -16,13 +16,13 @@ from tests.infra.kubernetes.chart import (
     Object,
     finds,
     labels,
+    loaded,
     matches,
     put,
     rendered,
     setting,
     without,
 )
-from tests.infra.kubernetes.test_settings import loaded
 
 POD_NETWORK, PRIVATE, INTERNET = "10.20.3.4", "10.30.0.3", "93.184.216.34"
 LB_ADDRESS, LB_PROXY, LB_HEALTH, METADATA = "192.0.2.1", "10.10.64.9", "35.191.1.2", "169.254.169.254"

@@ -23,13 +23,13 @@ from tests.infra.kubernetes.chart import (
     component,
     container,
     finds,
+    loaded,
     parsed,
     put,
     rendered,
     setting,
     template,
 )
-from tests.infra.kubernetes.test_settings import loaded
 
 POOLS = {"pools": {"render-l4": "stable-diffusion-v1-5", "render-h100": "sdxl"}}
 """The model of each pool, by the set of values; of the others:"""

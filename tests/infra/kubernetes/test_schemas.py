@@ -24,6 +24,7 @@ from tests.infra.kubernetes.chart import (
     Fault,
     Manifests,
     Object,
+    definitions,
     finds,
     helm,
     put,
@@ -80,13 +81,6 @@ def objects_of_other_definitions_are_valid(manifests: Manifests) -> None:
                 jsonschema.validate(each, _closed(version["schema"]["openAPIV3Schema"]))
             except jsonschema.ValidationError as error:
                 pytest.fail(f"{each['kind']}/{each['metadata']['name']}: {error.json_path}: {error.message}")
-
-
-@cache
-def definitions() -> dict[str, Object]:
-    """Return our own definitions of kinds, by kind."""
-    found = yaml.safe_load_all(Path(__file__).with_name("definitions.yaml").read_text())
-    return {each["spec"]["names"]["kind"]: each for each in found}
 
 
 def _closed(schema: Any) -> Any:

@@ -17,6 +17,7 @@ from tests.infra.kubernetes.chart import (
     component,
     container,
     finds,
+    loaded,
     parsed,
     put,
     rendered,
@@ -49,16 +50,6 @@ AT_DEFAULT = {
     *("google_cloud_project", "momalisa_version", "momalisa_revision"),
 }
 """Settings that the chart leaves to `settings`. A new one is named here, in a template, or in a set of values."""
-
-
-def loaded(given: dict[str, str]) -> Settings:
-    """Return the settings of a process with an environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in Settings.model_fields:
-            patch.delenv(name.upper(), raising=False)
-        for name, value in given.items():
-            patch.setenv(name, value)
-        return Settings()
 
 
 def secrets_are_where_the_settings_look(manifests: Manifests) -> None:
