@@ -1,4 +1,4 @@
-"""Pages on a phone while their fonts are still on the way."""
+"""Pages on a phone while their fonts and scripts are still on the way."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def browser_context_args(browser_context_args: dict[str, object]) -> dict[str, o
     return {**browser_context_args, **PHONE}
 
 
-def test_hardly_anything_moves_when_the_fonts_arrive_late(
+def test_hardly_anything_moves_when_fonts_and_scripts_arrive_late(
     museum: str, quiet: Page, spec: Callable[..., WalkSpec]
 ) -> None:
     make_finished_walk(spec(frames=4))
@@ -29,8 +29,9 @@ def test_hardly_anything_moves_when_the_fonts_arrive_late(
         late.append(route)
 
     quiet.route("**/static/fonts/*", hold)
-    for path in ("/", "/gallery", "/about"):
-        quiet.goto(f"{museum}{path}", wait_until="domcontentloaded")
+    quiet.route("**/static/exhibition.js", hold)
+    for path in ("/", "/gallery", "/exhibition", "/about"):
+        quiet.goto(f"{museum}{path}", wait_until="commit")
         until(lambda: quiet.evaluate("painted > 0"))
         while late:
             late.pop().continue_()
