@@ -96,12 +96,13 @@ def exhibition(
     else:
         shown = _newest(caller, word, mine=mine, status=WalkStatus.SUCCEEDED, limit=MAX_EXHIBITS + 1)
     summaries = views.summaries(shown[:MAX_EXHIBITS], base, viewer=caller.owner)
-    films = [
-        (walk, walk.artifacts.get(ArtifactKind.LARGE) or walk.artifacts.get(ArtifactKind.MP4)) for walk in summaries
+    kinds = [
+        next((kind for kind in (ArtifactKind.LARGE, ArtifactKind.MP4) if kind in walk.artifacts), None)
+        for walk in summaries
     ]
     return templates.page(
         "exhibition.html",
-        exhibits=[(walk, film) for walk, film in films if film],
+        exhibits=[(walk, kind) for walk, kind in zip(summaries, kinds, strict=True) if kind],
         missing=len(asked[:MAX_EXHIBITS]) - len(shown) if asked else 0,
         cut=len(asked or shown) > MAX_EXHIBITS,
         most=MAX_EXHIBITS,
@@ -158,8 +159,8 @@ def _uuids(names: Iterable[str]) -> list[UUID]:
 
 def _triptychs(
     walks: Sequence[views.WalkSummary], ends: dict[UUID, tuple[str, str]], base: str
-) -> dict[UUID, list[str]]:
-    """Return the URLs of the first, the middle and the last picture of finished walks.
+) -> dict[UUID, list[tuple[str, str]]]:
+    """Return the URLs of the first, the middle and the last picture of finished walks, and where the API has them.
 
     The middle one is the poster. A walk of two frames has no other than these.
     """
@@ -169,6 +170,6 @@ def _triptychs(
         if walk.id in ends:
             first, last = (bucket.url(name, base) for name in ends[walk.id])
             poster = walk.artifacts.get(ArtifactKind.POSTER)
-            between = [poster.url] if poster and walk.frames_total > 2 else []  # noqa: PLR2004
-            pictures[walk.id] = [first, *between, last]
+            between = [(poster.url, "artifacts/poster")] if poster and walk.frames_total > 2 else []  # noqa: PLR2004
+            pictures[walk.id] = [(first, "frames/0"), *between, (last, f"frames/{walk.frames_total - 1}")]
     return pictures

@@ -20,17 +20,16 @@ from momalisa.storage import bucket
 FRONTEND = ROOT / "frontend"
 
 
-def _files() -> str:
-    """Return the source of the files of walks, as a Content-Security-Policy names it."""
-    return "'self'" if bucket.base_url().startswith("/") else bucket.base_url()
+def _media() -> str:
+    """Return the sources of images and videos, as a Content-Security-Policy names them: we and the bucket."""
+    return "'self'" if bucket.base_url().startswith("/") else f"'self' {bucket.base_url()}"
 
 
 def content_security_policy() -> str:
     """Return the policy of pages: they load our own files, and images and videos from the bucket."""
-    media = " ".join(dict.fromkeys(["'self'", _files()]))
     return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src {media}; "
-        f"media-src {media}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src {_media()}; "
+        f"media-src {_media()}; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 
 
@@ -62,7 +61,7 @@ def page(template: str, *, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
 def frame(template: str, *, status: int = HTTPStatus.OK, headers: dict[str, str], **context: Any) -> HTMLResponse:
     """Render a page that every site may show in a frame; it has no forms, no cookies and asks for nothing."""
     policy = (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {_files()}; media-src {_files()}; "
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {_media()}; media-src {_media()}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors *"
     )
     return HTMLResponse(

@@ -32,6 +32,7 @@ export class ExampleWalk {
     const poster = `/static/walks/${name}.webp`;
     if (this.#video.getAttribute("poster") === poster) return;
     this.#video.poster = poster;
+    delete this.#video.dataset.fresh;
     this.#video.src = `/static/walks/${name}.mp4`;
     this.#run();
   }

@@ -113,6 +113,7 @@ class FramePlayer extends HTMLElement {
 
   #open(film) {
     this.#film = film;
+    film.video.dataset.fresh = `/v1/walks/${this.#walk.id}/artifacts/mp4`;
     film.addEventListener("ready", () => this.isConnected && this.#onFilm());
     film.addEventListener("moved", () => this.#showFrame({ moved: true }));
     film.addEventListener("failed", () => {

@@ -12,11 +12,14 @@ function play(link) {
   if (films.has(link) || motion.paused || !link.dataset.film) return;
   const film = document.createElement("video");
   Object.assign(film, { muted: true, loop: true, playsInline: true, src: link.dataset.film });
+  film.dataset.fresh = link.dataset.fresh;
   film.setAttribute("aria-hidden", "true");
   film.addEventListener("playing", () => film.classList.add("running"), { once: true });
   link.querySelector(".hanging").append(film);
   films.set(link, film);
-  film.play().catch(() => films.get(link) === film && still(link)); // the browser saves data or power, and the picture is there
+  const end = () => films.get(link) === film && still(link); // the picture is there
+  film.addEventListener("error", end);
+  film.play().catch((error) => error.name === "NotAllowedError" && end()); // the browser saves data or power
 }
 
 function still(link) {

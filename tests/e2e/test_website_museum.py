@@ -4,12 +4,11 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from html import unescape
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
-import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
 from sqlalchemy import func, update
 
@@ -163,109 +162,20 @@ def test_240_frames_are_fetched_once_to_be_scrubbed_each_in_its_place(museum: st
     assert asked == []
 
 
-@pytest.fixture
-def expiring(private_bucket: object, monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
-    """A private bucket whose URLs expire at the last of these times."""
-    moments = [datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)]
-    monkeypatch.setattr(bucket, "urls_expire_at", lambda: moments[-1])
-    return moments
-
-
-def held_until(url: str) -> datetime:
-    """Return when a signed URL expires."""
-    query = parse_qs(urlsplit(url).query)
-    made = datetime.strptime(query["X-Goog-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    return made + timedelta(seconds=int(query["X-Goog-Expires"][0]))
-
-
-def test_expiring_urls_are_renewed_while_a_walk_is_shown(
-    museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
-) -> None:
-    walk_id = make_finished_walk(spec(frames=8))
-    asked: Counter[str] = Counter()
-
-    def refuse_the_third_at_first(route: Route) -> None:
-        path = urlsplit(route.request.url).path
-        asked[path] += 1
-        refused = path == third and len(expiring) == 1
-        return route.fulfill(status=403) if refused else route.continue_()
-
-    with transaction() as session:
-        name = str(queries.get(session, walk_id, viewer=None).frames[3].object)
-    third = urlsplit(bucket.url(name, museum)).path
-    quiet.clock.install()
-    quiet.emulate_media(reduced_motion="reduce")
-    quiet.route("**/frames/**", refuse_the_third_at_first)
-    quiet.goto(f"{museum}/walks/{walk_id}")
-    player = quiet.locator("frame-player")
-    expect(player).to_have_attribute("data-frames", "8")
-    player.get_by_role("slider").press("End")
-    expect(player).to_have_attribute("data-loaded", "7")
-    expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")
-    gif = quiet.get_by_role("link", name=re.compile("GIF"))
-    first = gif.get_attribute("href") or ""
-    assert abs(held_until(first) - expiring[0]) <= timedelta(seconds=1)
-
-    expiring.append(expiring[0] + timedelta(hours=1))
-    quiet.clock.fast_forward("59:30")  # half a minute before the URLs expire
-    expect(gif).not_to_have_attribute("href", first)
-    assert abs(held_until(gif.get_attribute("href") or "") - expiring[1]) <= timedelta(seconds=1)
-    expect(player).to_have_attribute("data-loaded", "8")
-    expect(quiet.locator(".notice")).to_have_count(0)
-    assert {times for path, times in asked.items() if path != third} == {1}  # loaded frames are not fetched again
-    with quiet.expect_download() as download:
-        gif.click()
-    assert re.fullmatch(r"a-giraffe-to-a-battleship-[0-9a-f]{4}\.gif", download.value.suggested_filename)
-
-
-def test_urls_that_expired_in_a_background_tab_are_renewed_on_return(
-    museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
-) -> None:
-    walk_id = make_finished_walk(spec())
-    quiet.clock.install()
-    quiet.goto(f"{museum}/walks/{walk_id}")
-    gif = quiet.get_by_role("link", name=re.compile("GIF"))
-    turn = """(away) => {
-        Object.defineProperty(document, "hidden", { get: () => away, configurable: true });
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    for hours in (1, 2):
-        before = gif.get_attribute("href") or ""
-        quiet.evaluate(turn, True)
-        expiring.append(expiring[0] + timedelta(hours=hours))
-        quiet.clock.fast_forward("02:00:00")
-        expect(gif).to_have_attribute("href", before)
-        quiet.evaluate(turn, False)
-        expect(gif).not_to_have_attribute("href", before)
-
-
-def test_urls_that_expire_early_are_renewed_when_one_fails(
-    museum: str, quiet: Page, spec: Spec, expiring: list[datetime]
-) -> None:
-    walk_id = make_finished_walk(spec(frames=8))
-    with transaction() as session:
-        third = str(queries.get(session, walk_id, viewer=None).frames[3].object)
-
-    def refuse_old_addresses(route: Route) -> None:
-        if held_until(route.request.url) > expiring[0] + timedelta(minutes=1):
-            return route.continue_()
-        if len(expiring) == 1:
-            expiring.append(expiring[0] + timedelta(hours=1))
-        return route.fulfill(status=403)
-
-    quiet.route(f"**/{third}?*", refuse_old_addresses)
-    quiet.goto(f"{museum}/walks/{walk_id}")
-    quiet.get_by_role("slider").press("Home")
-    expect(quiet.locator("frame-player")).to_have_attribute("data-loaded", "8")
-
-
 def test_pictures_load_once_the_bucket_is_back(museum: str, quiet: Page, spec: Spec) -> None:
     walk_id = make_finished_walk(spec())
     quiet.clock.install()
-    away = re.compile(r"/walk\.mp4|/frames/")
-    quiet.route(away, lambda route: route.abort())
+    away = re.compile(r"/walk\.mp4|/artifacts/mp4|/frames/")
+    refused: Counter[str] = Counter()
+
+    def refuse(route: Route) -> None:
+        refused[urlsplit(route.request.url).path] += 1
+        route.abort()
+
+    quiet.route(away, refuse)
     quiet.goto(f"{museum}/walks/{walk_id}")
     expect(quiet.locator(".notice")).to_contain_text("this page keeps trying")  # the film fails, then the frames
+    assert refused[f"/v1/walks/{walk_id}/artifacts/mp4"] == 1
     quiet.unroute(away)
     quiet.clock.fast_forward(30_000)
     expect(quiet.locator("frame-player")).to_have_attribute("data-frames", "4")
