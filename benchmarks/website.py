@@ -65,7 +65,7 @@ SCRUB = """() => new Promise((done) => {
         requestAnimationFrame(move);
     });
 })"""
-"""Moves the scrubber over the whole walk and back, one frame of the walk per frame of the screen."""
+"""Moves the scrubber over the whole walk and back, each in 240 pictures of the screen: four seconds."""
 
 LOAD_MORE = """async () => {
     const wall = document.querySelector(".wall"), times = [];
@@ -104,15 +104,18 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=10_000, help="walks in the gallery")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="momalisa-bench-") as folder, museum(Path(folder)) as url:
-        small = _spec(128)
-        walks = {side: make_finished_walk(_spec(side), leave_unassembled) for side in (128, 512)}
-        insert_finished_walks(small, given.walks)
+        walks = {
+            (240, 128): make_finished_walk(_spec(240, 128), leave_unassembled),
+            (240, 512): make_finished_walk(_spec(240, 512), leave_unassembled),
+            (960, 128): make_finished_walk(_spec(960, 128)),
+        }
+        insert_finished_walks(_spec(240, 128), given.walks)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(**launch_options())
             lines = [*head(browser)]
             lines += first_page(browser, url, given.runs)
-            for side, walk_id in walks.items():
-                lines += scrubbing(browser, f"{url}/walks/{walk_id}", f"240 frames of {side}²")
+            for (frames, side), walk_id in walks.items():
+                lines += scrubbing(browser, f"{url}/walks/{walk_id}", frames, side)
             lines += gallery(browser, url)
             browser.close()
     quality.write("bench-website", lines)
@@ -181,11 +184,15 @@ def first_page(browser: Browser, url: str, runs: int) -> Iterator[str]:
     yield row("first page, nothing cached: tasks of over 50 ms", tasks)
 
 
-def scrubbing(browser: Browser, address: str, name: str) -> Iterator[str]:
-    """Measure scrubbing of a walk from end to end and back."""
+def scrubbing(browser: Browser, address: str, frames: int, side: int) -> Iterator[str]:
+    """Measure scrubbing of a walk from end to end and back.
+
+    All frames can be shown once they are loaded, or once there is a film: of 960 frames only some are kept.
+    """
+    name = f"{frames} frames of {side}²"
     page = browser.new_page(viewport=SCREEN, reduced_motion="reduce")
     page.goto(address)
-    page.wait_for_selector("frame-player[data-frames='240']")
+    page.wait_for_selector(f"frame-player[data-frames='{frames}']")
     page.evaluate(SCRUB)  # the first one warms up the browser's compiler
     gaps, work = page.evaluate(SCRUB)
     yield row(f"scrubbing {name}: between two pictures of the screen, ms", gaps)
@@ -223,10 +230,10 @@ def row(name: str, values: Sequence[float]) -> str:
     return f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} |"
 
 
-def _spec(side: int) -> WalkSpec:
+def _spec(frames: int, side: int) -> WalkSpec:
     return WalkSpec(
         prompts=("a giraffe", "a battleship"),
-        frames=240,
+        frames=frames,
         seed=side,
         negative_prompt="",
         steps=20,
