@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from api.schemas import requests
 from momalisa.domain.file_names import slug
 from momalisa.domain.model import Model
-from momalisa.domain.passes import FEWEST_FRAMES
-from momalisa.queue.estimate import DENSE_SHARE, Pace
+from momalisa.domain.passes import DENOISED_PER_LEG, FEWEST_FRAMES
+from momalisa.queue.estimate import Pace
 from momalisa.settings import ROOT, settings
 from momalisa.storage import bucket
 
@@ -133,7 +133,7 @@ def choice(model: Model, pace: Pace | None) -> dict[str, Any]:
             "speed": float(f"{pace.speed:.2g}"),
             "workers": pace.workers,
             "batch": pace.batch,
-            "dense": {"from": FEWEST_FRAMES, "share": DENSE_SHARE} if model.dense else None,
+            "dense": {"from": FEWEST_FRAMES, "denoised": DENOISED_PER_LEG} if model.dense else None,
         },
     }
 

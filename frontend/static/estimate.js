@@ -4,13 +4,14 @@ const OVERHEAD = 1.5; // seconds: looking at the queue, stitching
 
 /**
  * Seconds, or null if the pace is not known: what one painter makes in a second, how many there are, and how many
- * frames each paints at once. `dense`: from how many frames a leg on a walk that is not exact takes one part in `share`
- * of the work; null if the model paints every frame.
+ * frames each paints at once. `dense`: from how many frames a leg on a walk that is not exact has about `denoised`
+ * frames a leg painted, while each of the others takes one step; null if the model paints every frame.
  */
 export function estimate({ speed, workers, batch, dense }, { frames, legs, exact, settings: { width, height, steps } }) {
   if (!(speed > 0) || !(frames >= 2)) return null;
-  const share = dense && !exact && frames >= dense.from * legs ? dense.share : 1;
-  const rounds = Math.ceil(Math.ceil(frames / batch / share) / workers);
+  const isDense = dense && !exact && frames >= dense.from * legs;
+  const painted = isDense ? dense.denoised * legs : frames;
+  const rounds = Math.ceil(Math.ceil((painted + (frames - painted) / steps) / batch) / workers);
   return OVERHEAD + (rounds * batch * width * height * steps) / speed;
 }
 

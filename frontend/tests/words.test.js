@@ -34,9 +34,10 @@ test("an estimate is only made where enough is known, and a walk of twice the wo
   const pace = { speed: 8 * 128 * 128 * 20, workers: 2, batch: 8 }; // a batch a second
   assert.equal(estimate({ speed: NaN, workers: NaN, batch: NaN }, { frames: 24, settings }), null);
   assert.deepEqual([8, 16, 24, 48].map((frames) => estimate(pace, { frames, legs: 1, settings })), [2.5, 2.5, 3.5, 4.5]);
-  const dense = { ...pace, dense: { from: 64, share: 2 } };
+  const dense = { ...pace, dense: { from: 64, denoised: 48 } };
   const kinds = [[pace, false], [dense, true], [dense, false]]; // only the last one paints a part of its frames
-  assert.deepEqual(kinds.map(([of, exact]) => estimate(of, { frames: 128, legs: 2, exact, settings })), [9.5, 9.5, 5.5]);
+  assert.deepEqual(kinds.map(([of, exact]) => estimate(of, { frames: 128, legs: 2, exact, settings })), [9.5, 9.5, 8.5]);
+  assert.equal(estimate(dense, { frames: 960, legs: 1, exact: false, settings }), 7.5); // 48 painted, and 912 × 1/20
   assert.equal(estimate(dense, { frames: 127, legs: 2, exact: false, settings }), 9.5);
   assert.deepEqual([3, 34, 70, 3600].map(roughly), ["a few seconds", "about 40 seconds", "about a minute", "about an hour"]);
 });

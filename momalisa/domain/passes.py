@@ -29,6 +29,9 @@ FEWEST_FRAMES = 64
 """Walks of fewer frames a leg are not dense enough for interpolation: with the checks it would take longer than
 denoising all their frames (`make bench-dense`)."""
 
+DENOISED_PER_LEG = 48
+"""About so many frames of each leg of a dense walk are denoised, however many it has (`make bench-dense`)."""
+
 PROBES = 8
 """Frames of the first pass for each leg of a dense walk, up to whole batches."""
 
@@ -64,6 +67,16 @@ class Pass(NamedTuple):
 def is_dense(spec: WalkSpec) -> bool:
     """Return whether frames of a walk may be interpolated."""
     return not spec.exact and spec.frames >= FEWEST_FRAMES * spec.legs
+
+
+def expected_work(spec: WalkSpec, made: int) -> float:
+    """Return about how much of the work of a dense walk is left, in denoised frames, once `made` frames are made.
+
+    An interpolated frame counts as one denoising step.
+    """
+    left = spec.frames - made
+    denoised = min(max(DENOISED_PER_LEG * spec.legs - made, 0), left)
+    return denoised + (left - denoised) / spec.steps
 
 
 def plan_first_pass(spec: WalkSpec, size: int, kept: Collection[float] = ()) -> list[float]:

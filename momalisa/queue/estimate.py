@@ -24,10 +24,6 @@ from momalisa.settings import settings
 RECENT_CHUNKS = 30
 """The pace is measured over at most this many chunks, done within the last hour."""
 
-DENSE_SHARE = 2
-"""A dense walk of a model that is dense takes about one part in so many of the work of an exact one; less of one
-with hundreds of frames (`make bench-dense`)."""
-
 CACHE_FACTOR = 20
 """Backlogs are cached for the time that it took to read them, times this."""
 
@@ -196,8 +192,9 @@ def _eta(
             n = max(n, mine.retried + mine.queued)
         else:
             n = max(n, mine.queued_before(last + 1))
-    share = DENSE_SHARE if backlog.is_dense and passes.is_dense(walk.spec) else 1
-    n += ceil((walk.frames_total - planned) / walk.batch_size / share)
+    is_dense = backlog.is_dense and passes.is_dense(walk.spec)
+    unplanned = passes.expected_work(walk.spec, planned) if is_dense else walk.frames_total - planned
+    n += ceil(unplanned / walk.batch_size)
     running = ahead = 0.0
     for other in backlog.tenants.values():
         if not other.chunks:
@@ -246,8 +243,9 @@ def _tenant_backlogs(session: Session, model: str, *, is_dense: bool) -> list[Te
         .group_by(Chunk.tenant, Chunk.walk_id)
         .subquery()
     )
-    size = Walk.batch_size * case((and_(literal(is_dense), _is_dense()), DENSE_SHARE), else_=1)
-    chunks = (Walk.frames_total - Walk.frames_done + size - 1) // size
+    left = Walk.frames_total - Walk.frames_done
+    work = case((and_(literal(is_dense), _is_dense()), _expected_work()), else_=left)
+    chunks = func.ceil(work / Walk.batch_size)
     found = session.execute(
         select(
             walks.c.tenant,
@@ -270,10 +268,21 @@ def _tenant_backlogs(session: Session, model: str, *, is_dense: bool) -> list[Te
 
 def _is_dense() -> ColumnElement[bool]:
     """Return the condition that frames of a walk may be interpolated (`passes.is_dense`)."""
+    exact = func.coalesce(type_coerce(Walk.spec, JSONB)["exact"].as_boolean(), True)
+    return and_(exact == false(), Walk.frames_total >= passes.FEWEST_FRAMES * _legs())
+
+
+def _expected_work() -> ColumnElement[Any]:
+    """Return how much of the work of a dense walk is left, in denoised frames (`passes.expected_work`)."""
+    left = Walk.frames_total - Walk.frames_done
+    denoised = func.least(func.greatest(passes.DENOISED_PER_LEG * _legs() - Walk.frames_done, 0), left)
+    work: ColumnElement[Any] = denoised + (left - denoised) / type_coerce(Walk.spec, JSONB)["steps"].as_float()
+    return work
+
+
+def _legs() -> ColumnElement[int]:
     spec = type_coerce(Walk.spec, JSONB)
-    legs = func.jsonb_array_length(spec["prompts"]) - case((spec["loop"].as_string() == "closed", 0), else_=1)
-    exact = func.coalesce(spec["exact"].as_boolean(), True)
-    return and_(exact == false(), Walk.frames_total >= passes.FEWEST_FRAMES * legs)
+    return func.jsonb_array_length(spec["prompts"]) - case((spec["loop"].as_string() == "closed", 0), else_=1)
 
 
 def _elapsed() -> ColumnElement[Any]:

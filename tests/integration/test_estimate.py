@@ -127,7 +127,7 @@ def test_dense_walks_are_expected_to_take_less_only_with_a_model_that_is_dense(
         other = service.create(session, spec(frames=96, pacing="linear"), public=True, owner="other")
         ordered = service.create(session, spec(frames=96, exact=False), public=True, owner="ordered")
         assert estimated(dense=False) == [10 * (12 + 11.5)] * 2  # half a chunk of the other is behind it
-        assert estimated(dense=True) == [10 * (7 + 6.5), 10 * (12 + 6)]
+        assert estimated(dense=True) == [10 * (8 + 7.5), 10 * (12 + 8)]  # 48 frames, and 48 of one step of three
 
 
 def test_setting_the_clock_during_chunks_does_not_change_estimates(

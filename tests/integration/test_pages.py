@@ -308,7 +308,7 @@ def test_the_pace_shown_by_the_form_excludes_waiting_times(api: TestClient, spec
     assert (pace["workers"], pace["batch"], pace["dense"]) == (1, 8, None)
     with transaction() as session:
         catalog.report(session, description.of_settings().model_copy(update={"dense": True}))
-    assert models(api)[0]["pace"]["dense"] == {"from": 64, "share": 2}
+    assert models(api)[0]["pace"]["dense"] == {"from": 64, "denoised": 48}
     with transaction() as session:
         session.execute(update(Chunk).values(model="another"))  # of another walk
     assert models(api)[0]["pace"] is None
