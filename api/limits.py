@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from api.response_headers import response_headers
 from momalisa import broker
-from momalisa.db.session import refuse_open_transaction, transaction
+from momalisa.db.session import refuse_open_transaction
 from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.queue import budgets
 from momalisa.queue.budgets import Budget
@@ -75,25 +75,8 @@ def count_walk(scope: Scope, tenant: str, new: NewWalk) -> None:
     if not settings().rate_limits:
         return
     count = 1 + len(new.variations)
-    work, output = (count * each for each in budgets.highest_cost(new.spec, new.pins))
-    work_budget, output_budget = settings().pixel_steps_per_day, settings().output_pixels_per_day
-    field = "frames" if new.pins is None else "pinned"
-    for name, product, requested, budget in (
-        (field, "rendered pictures × width × height × steps", work, work_budget),
-        ("frames", "frames of the animation × width × height, with those of large files,", output, output_budget),
-    ):
-        if requested > budget:
-            message = f"{product} may be at most {budget} per day, and this may take {requested}; {budgets.ADVICE}"
-            raise InvalidFieldError(name, message)
+    budgets.check_possible(new.spec, new.pins, count)
     _take(scope, RateLimitItemPerMinute(settings().submissions_per_minute, namespace="submissions"), tenant, count)
-
-
-def read_budgets(tenant: str) -> list[Budget]:
-    """Return a tenant's daily budgets; none if they are not limited."""
-    if not settings().rate_limits:
-        return []
-    with transaction() as session:
-        return budgets.all_of(session, tenant)
 
 
 def show_budgets(scope: Scope, found: Iterable[Budget]) -> None:

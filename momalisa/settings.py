@@ -283,7 +283,8 @@ class Settings(BaseSettings):
         2_000_000_000,
         ge=1,
         le=10**15 - 1,
-        description="Output per 24 hours: frames of the animation × width × height; repeated frames count, too.",
+        description="Output per 24 hours: frames of the animation × width × height, with repeated frames and those "
+        "of large files; a walk whose files were never begun counts nothing.",
     )
 
     # The queue. Operators who tune recovery against load; tests shorten the times.

@@ -38,6 +38,7 @@ from momalisa.errors import (
     WalkNotFoundError,
 )
 from momalisa.queue import catalog, celery_app, estimate
+from momalisa.queue.budgets import BudgetExceededError
 from momalisa.telemetry.logging import logger
 from momalisa.walks import idempotency, queries, service
 
@@ -171,8 +172,8 @@ def submit(
                 *idempotent, owner=caller.owner, tenant=caller.tenant, known=caller.known, public=body.public
             ),
         )
-    except LimitExceededError:
-        limits.show_budgets(request.scope, limits.read_budgets(caller.tenant))
+    except BudgetExceededError as error:
+        limits.show_budgets(request.scope, error.budgets)
         raise
     limits.show_budgets(request.scope, submitted.budgets)
     made = [(submitted.walk, submitted.estimate), *submitted.variations]

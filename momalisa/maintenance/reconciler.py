@@ -199,7 +199,7 @@ def expire() -> bool:
 
 
 def delete_old_records() -> None:
-    """Delete idempotency keys and charges of yesterday, tombstones of last year, and models without workers.
+    """Delete idempotency keys and charges of over a day, tombstones of over a year, and models without workers.
 
     Raises:
         StoreUnavailableError: if PostgreSQL cannot be reached.

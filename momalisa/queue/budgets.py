@@ -1,7 +1,8 @@
 """The daily budgets of tenants: what the walks that they submitted within a day render and encode.
 
-A new walk is charged the most that it may take, so that no budget is ever exceeded. When it ends, the charge is
-lowered to what was computed, in the same transaction. A charge outlives its walk: deleting one gives nothing back.
+A new walk is charged for all its frames, so that no budget is ever exceeded. When it ends, the charge is lowered to
+what was computed, in the same transaction, and then never changes. A charge outlives its walk: deleting one gives
+nothing back.
 
 Each function works inside the transaction of its caller (`db.session.transaction`), who commits.
 """
@@ -12,7 +13,7 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, and_, case, delete, func, insert, not_, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, and_, case, delete, func, insert, not_, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from momalisa.db.models import Charge, Chunk, Frame
@@ -20,12 +21,10 @@ from momalisa.db.session import rowcount
 from momalisa.domain.pins import Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
-from momalisa.errors import LimitExceededError
+from momalisa.errors import InvalidFieldError, LimitExceededError
 from momalisa.settings import settings
 
 DAY = timedelta(days=1)
-
-ADVICE = "ask for fewer frames, fewer steps or a smaller size"
 
 RETRY_SECONDS = 30
 """Retry-After if walks that have not ended may give enough back: when they end is unknown."""
@@ -40,6 +39,34 @@ class Cost(NamedTuple):
     """Frames of the animation × width × height, with those of large files."""
 
 
+class _Kind(NamedTuple):
+    """What is said of a budget."""
+
+    name: str
+    product: str
+    advice: str
+
+
+_COLUMNS = (Charge.pixel_steps, Charge.output_pixels)
+
+_KINDS = (
+    _Kind(
+        "pixel-steps",
+        "rendered pictures × width × height × steps",
+        "ask for fewer frames, fewer steps or a smaller size",
+    ),
+    _Kind(
+        "output-pixels",
+        "frames of the animation × width × height, with those of large files,",
+        "ask for fewer frames, a smaller size or no large files",
+    ),
+)
+
+
+def _per_day() -> tuple[int, int]:
+    return settings().pixel_steps_per_day, settings().output_pixels_per_day
+
+
 class Budget(NamedTuple):
     """A daily budget, and what remains of it."""
 
@@ -47,15 +74,25 @@ class Budget(NamedTuple):
     per_day: int
     left: int
     reserved: int
-    """What walks that have not ended are charged, and may give back."""
+    """What walks that have not ended are charged for rendering, and may give back."""
     reset_seconds: int
     """Until all of it is left again, if nothing is charged until then."""
 
 
+class BudgetExceededError(LimitExceededError):
+    """A daily budget of the caller has too little left."""
+
+    def __init__(self, message: str, budgets: list[Budget], *, retry_after: int) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.budgets = budgets
+
+
 def highest_cost(spec: WalkSpec, pins: Pins | None) -> Cost:
-    """Return the most that a walk may take: all its pictures are denoised, and none is copied."""
+    """Return what a walk takes if all its frames are denoised, and none is copied.
+
+    Batches are rendered whole: in a pinned walk, the pictures that only fill up a batch count, too.
+    """
     pixels = spec.width * spec.height
-    # A batch with fewer positions than its size is padded: each of its pictures takes the same work.
     pictures = spec.frames if pins is None else sum(batch.size for batch in pins.batches)
     large_width, large_height = spec.large_size or (0, 0)
     return Cost(pictures * pixels * spec.steps, spec.frames_shown * (pixels + large_width * large_height))
@@ -63,46 +100,56 @@ def highest_cost(spec: WalkSpec, pins: Pins | None) -> Cost:
 
 def all_of(session: Session, tenant: str) -> list[Budget]:
     """Return the budgets of a tenant, in the order of `Cost`."""
-    open_only = not_(Charge.settled)
-    sums = [func.sum(column) for column in _COLUMNS] + [func.sum(column).filter(open_only) for column in _COLUMNS]
-    age = func.extract("epoch", func.now() - func.max(Charge.created_at))
-    row = session.execute(select(*sums, age).where(_of_today(tenant))).one()
-    work, output, open_work, open_output = (int(each or 0) for each in row[:-1])
-    seconds = 1 if row[-1] is None else max(1, math.ceil(DAY.total_seconds() - float(row[-1])))
-    per_day = settings().pixel_steps_per_day, settings().output_pixels_per_day
+    sums = (func.sum(column) for column in _COLUMNS)
+    open_work = func.sum(Charge.pixel_steps).filter(not_(Charge.settled))
+    newest = func.extract("epoch", func.now() - func.max(Charge.created_at))
+    *taken, reserved, age = session.execute(select(*sums, open_work, newest).where(_of_today(tenant))).one()
+    seconds = 1 if age is None else max(1, math.ceil(DAY.total_seconds() - float(age)))
     return [
-        Budget("pixel-steps", per_day[0], max(per_day[0] - work, 0), open_work, seconds),
-        Budget("output-pixels", per_day[1], max(per_day[1] - output, 0), open_output, seconds),
+        Budget(kind.name, per_day, max(per_day - int(each or 0), 0), int(kept or 0), seconds)
+        for kind, per_day, each, kept in zip(_KINDS, _per_day(), taken, (reserved, 0), strict=True)
     ]
+
+
+def check_possible(spec: WalkSpec, pins: Pins | None, count: int) -> None:
+    """Refuse `count` walks that would exceed a daily budget even if nothing was charged yet.
+
+    Raises:
+        InvalidFieldError: if they would.
+    """
+    fields = "frames" if pins is None else "pinned", "frames"
+    for field, kind, per_day, cost in zip(fields, _KINDS, _per_day(), highest_cost(spec, pins), strict=True):
+        if (wanted := cost * count) > per_day:
+            message = f"{kind.product} may be at most {per_day} per day, and this may take {wanted}; {kind.advice}"
+            raise InvalidFieldError(field, message)
 
 
 def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> list[Budget]:
     """Charge a tenant what new walks may take at most, and return its budgets afterwards.
 
-    The caller has locked the tenant (`fairness.lock_tenant`), so that no two submissions take the same rest.
+    The caller has locked the tenant (`fairness.lock_tenant`), so that no two submissions spend the same.
 
     Raises:
-        LimitExceededError: if a budget does not suffice.
+        BudgetExceededError: if a budget would be exceeded.
     """
     totals = [sum(costs) for costs in zip(*walks.values(), strict=True)]
     found = all_of(session, tenant)
-    for budget, column, cost in zip(found, _COLUMNS, totals, strict=True):
+    for kind, column, budget, cost in zip(_KINDS, _COLUMNS, found, totals, strict=True):
         if cost > budget.left:
             message = (
                 f"Of {budget.per_day} {budget.name} in 24 hours, {budget.left} are left, and this may take {cost}; "
-                f"{ADVICE}"
+                f"{kind.advice}"
             )
+            seconds = RETRY_SECONDS
             if cost <= budget.left + budget.reserved:
                 message += ", or wait for your unfinished walks: what they turn out not to need is given back"
-                raise LimitExceededError(f"{message}.", retry_after=RETRY_SECONDS)
-            seconds = _seconds_until_room(session, tenant, column, budget.per_day - cost)
-            raise LimitExceededError(f"{message}.", retry_after=seconds)
+            else:
+                seconds = _seconds_until_room(session, tenant, column, budget.per_day - cost)
+            raise BudgetExceededError(f"{message}.", found, retry_after=seconds)
     rows = [{"walk_id": walk_id, "tenant": tenant, **cost._asdict()} for walk_id, cost in walks.items()]
     session.execute(insert(Charge).values(rows))
     return [
-        budget._replace(
-            left=budget.left - cost, reserved=budget.reserved + cost, reset_seconds=int(DAY.total_seconds())
-        )
+        budget._replace(left=budget.left - cost, reset_seconds=int(DAY.total_seconds()))
         for budget, cost in zip(found, totals, strict=True)
     ]
 
@@ -110,14 +157,14 @@ def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> list[Bu
 def settle(session: Session, walk_id: UUID, spec: WalkSpec) -> None:
     """Lower the charge of a walk that ends to what was computed; it may have none, and never rises.
 
-    Frames that a worker has begun to render count as denoised, unless they were recorded as interpolated, which
-    counts as one step, or as copied, which counts as nothing.
+    Frames that a worker has begun to make count as denoised, unless they are interpolated, which counts as one
+    step, or copied, which counts as nothing. If an operator retries the walk later, that is free of charge.
     """
     pixel_steps = spec.width * spec.height * _picture_steps(walk_id, spec.steps)
     assembled = select(Chunk.number).where(_begun(walk_id, ChunkKind.ASSEMBLE)).exists()
     session.execute(
         update(Charge)
-        .where(Charge.walk_id == walk_id)
+        .where(Charge.walk_id == walk_id, not_(Charge.settled))
         .values(
             settled=True,
             pixel_steps=func.least(Charge.pixel_steps, pixel_steps),
@@ -130,12 +177,9 @@ def settle(session: Session, walk_id: UUID, spec: WalkSpec) -> None:
 def delete_old(session: Session) -> int:
     """Delete up to 1,000 charges that no longer count, and return how many."""
     old = select(Charge.walk_id).where(Charge.created_at <= func.now() - DAY).limit(1000)
-    # A walk that ends now may lock one of them, and others after it.
+    # A transaction that ends several walks locks their charges in another order: waiting for it could deadlock.
     unlocked = old.with_for_update(skip_locked=True)
     return rowcount(session.execute(delete(Charge).where(Charge.walk_id.in_(unlocked))))
-
-
-_COLUMNS = (Charge.pixel_steps, Charge.output_pixels)
 
 
 def _of_today(tenant: str) -> ColumnElement[bool]:
@@ -157,10 +201,11 @@ def _begun(walk_id: UUID, kind: ChunkKind) -> ColumnElement[bool]:
 
 def _picture_steps(walk_id: UUID, steps: int) -> ScalarSelect[int]:
     """Return how many pictures a walk rendered × steps; a batch is rendered whole, for whichever of its frames."""
-    size = func.coalesce(Chunk.batch_size, 1)
-    pictures = (func.count() + size - 1) // size * size
-    denoised = func.bool_or(not_(Frame.interpolated) & not_(Frame.copied))
-    decoded = func.count().filter(Frame.interpolated, not_(Frame.copied))
+    pictures = (func.count() + Chunk.batch_size - 1) // Chunk.batch_size * Chunk.batch_size
+    # Of a frame that is not recorded, only the plan is known.
+    interpolated = or_(Frame.interpolated, and_(Frame.rendered_at.is_(None), Chunk.interpolated))
+    denoised = func.bool_or(not_(interpolated) & not_(Frame.copied))
+    decoded = func.count().filter(interpolated, not_(Frame.copied))
     each = (case((denoised, pictures * steps), else_=0) + decoded).label("each")
     its_frames = and_(Frame.walk_id == Chunk.walk_id, Frame.chunk == Chunk.number)
     begun = select(each).select_from(Chunk).join(Frame, its_frames).where(_begun(walk_id, ChunkKind.RENDER))

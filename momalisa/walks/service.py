@@ -102,7 +102,7 @@ def submit(
     Raises:
         InvalidFieldError: if `owner` may not start from `from_walk`.
         IdempotencyKeyReusedError: if the key was used before for another request.
-        LimitExceededError: if too many walks of the tenant wait, or its daily budgets do not suffice.
+        LimitExceededError: if too many walks of the tenant wait, or a daily budget would be exceeded.
     """
     new_id, source, left = uuid4(), None, tuple[Budget, ...]()
     with transaction() as session:
@@ -242,7 +242,7 @@ def create(
     )
     session.add(walk)
     session.flush()
-    lifecycle.enqueue(session, walk.id, tenant, model, batches)
+    lifecycle.enqueue(session, walk.id, tenant, model, batches, exact=spec.exact)
     if any(batch.interpolated for batch in batches):
         lifecycle.settle_waiting(session, walk.id)
     return walk

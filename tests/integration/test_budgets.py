@@ -12,7 +12,7 @@ from momalisa.db.models import Charge, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind, ChunkKind, Made
 from momalisa.maintenance import reconciler
-from momalisa.queue import leases, results
+from momalisa.queue import admin, leases, results
 from momalisa.queue.leases import Claim
 from momalisa.queue.results import UploadedArtifact
 from momalisa.storage.bucket import StoredObject
@@ -20,7 +20,7 @@ from momalisa.walks import queries
 from tests.conftest import made_frames, render_a_chunk
 from tests.integration.conftest import Limit, assert_refused
 from tests.integration.test_access import new_key, somebody, submit
-from tests.integration.test_dense import claim, finish_all
+from tests.integration.test_dense import claim, finish, finish_all
 
 SMALL = {"prompts": ["a", "b"], "frames": 16, "steps": 3, "width": 128, "height": 128, "pacing": "linear"}
 DENSE = {**SMALL, "frames": 96, "pacing": "even", "exact": False}
@@ -88,6 +88,47 @@ def test_a_canceled_walk_counts_the_batches_that_were_begun(api: TestClient, lim
     for _ in range(2):
         api.post(f"/v1/walks/{walk_id}/cancel")
         assert (charged_steps(walk_id), charge(walk_id).output_pixels) == (2 * 4 * 3, 0)
+
+
+def test_a_canceled_walk_counts_interpolated_frames_that_were_begun_as_one_step(
+    api: TestClient, limit: Limit
+) -> None:
+    limit(batch_size=4)
+    walk_id = submit(api, **DENSE)
+    denoised = 0
+    while (claimed := claim()) and not claimed.interpolated:
+        finish(claimed)
+        denoised += 1
+    assert claimed
+    api.post(f"/v1/walks/{walk_id}/cancel")
+    assert charged_steps(walk_id) == denoised * 4 * 3 + len(claimed.frames)
+
+
+def test_a_walk_that_an_operator_retries_is_charged_once(api: TestClient, limit: Limit) -> None:
+    limit(batch_size=4, max_attempts=1)
+    walk_id = submit(api, **SMALL)
+    for _ in range(3):
+        render_a_chunk()
+    failed = claim()
+    assert failed
+    with transaction() as session:
+        leases.attempt_failed(session, failed, "CUDA error")
+    assert (charged_steps(walk_id), charge(walk_id).output_pixels) == (16 * 3, 0)
+    with transaction() as session:
+        admin.retry(session, UUID(walk_id))
+    render_a_chunk()
+    assemble()
+    assert (charged_steps(walk_id), charge(walk_id).output_pixels) == (16 * 3, 0)
+
+
+def test_the_output_of_unfinished_walks_is_not_expected_back(api: TestClient, limit: Limit) -> None:
+    limit(output_pixels_per_day=16 * PIXELS)
+    submit(api, **SMALL)
+    refused = api.post("/v1/walks", json=SMALL)
+    assert_refused(
+        refused, "0 are left, and this may take 262144; ask for fewer frames, a smaller size or no large files."
+    )
+    assert int(refused.headers["retry-after"]) > 86_000
 
 
 def test_copied_frames_count_nothing_unless_their_batch_is_rendered_for_others(
