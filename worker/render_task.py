@@ -1,13 +1,11 @@
 """Rendering a claimed chunk: its frames are copied from another walk, or rendered and uploaded."""
 
 from collections.abc import Collection
-from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from momalisa.db.session import transaction
-from momalisa.errors import KeysLostError
 from momalisa.queue import results
 from momalisa.queue.leases import Claim, ClaimedFrame
 from momalisa.queue.lifecycle import Ready
@@ -31,12 +29,12 @@ def render(lease: Lease) -> Record:
     All frames are rendered as one batch, even those that are copied or already recorded: the other frames in a
     batch change pixels slightly, and an interrupted walk must look like one that was not interrupted. For the same
     reason, keys that were lost are rendered again first.
+
+    Raises:
+        KeysLostError: if files of keys cannot be read.
     """
     claim = lease.claim
-    try:
-        made, batch = _make(lease)
-    except KeysLostError as error:
-        return partial(results.requeue_keys, claim=claim, positions=error.positions)
+    made, batch = _make(lease)
     made_with, batch_size, warnings = batch.made_with, batch.batch_size, batch.warnings + _differences(claim, batch)
 
     def record(session: Session) -> Ready | None:

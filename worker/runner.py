@@ -3,13 +3,21 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind
-from momalisa.errors import LeaseLostError, ModelError, RendererBusyError, StoreBusyError, StoreUnavailableError
-from momalisa.queue import celery_app, leases
+from momalisa.errors import (
+    KeysLostError,
+    LeaseLostError,
+    ModelError,
+    RendererBusyError,
+    StoreBusyError,
+    StoreUnavailableError,
+)
+from momalisa.queue import celery_app, leases, results
 from momalisa.queue.leases import Claim
 from momalisa.telemetry import metrics, tracing
 from momalisa.telemetry.logging import logger
@@ -116,6 +124,11 @@ def _process(worker: Worker, claim: Claim, work: Work) -> bool:
         tracing.failed("released")
         worker.shutdown.wait(seconds)  # the next chunk would fare no better
         return False
+    except KeysLostError as lost:  # their files, or the way that this worker reads them, may be at fault
+        requeue = partial(results.requeue_keys, claim=claim, positions=lost.positions)
+        ready = give_up(worker.shutdown, claim, requeue)
+        log.warning("keys queued again", reason=str(lost))
+        tracing.failed("keys lost")
     except LeaseLostError:
         ready, succeeded = None, False
         log.warning("lease lost, chunk dropped")

@@ -172,7 +172,7 @@ class Chunk(Base):
     interpolated: Mapped[bool] = mapped_column(server_default=text("false"))
     """Whether its frames lie between those of earlier passes, and are only decoded (`domain.dense`)."""
     pass_start: Mapped[int] = mapped_column(server_default="0")
-    """Number of the first chunk of its pass: chunks before that may be interpolated between."""
+    """Number of the first chunk of its pass, if its frames may depend on those of chunks before that; else 0."""
     status: Mapped[ChunkStatus] = mapped_column(server_default=ChunkStatus.QUEUED)
     tenant: Mapped[str]
     """Unit of fairness and limits: `key:ID` or `address:NETWORK`, never a visitor's cookie."""

@@ -30,7 +30,8 @@ FAIRNESS = 2
 RETRY, NEWCOMER, NORMAL = 0, 1, 2
 """Priorities within a virtual time: retries, the first chunk of a tenant that had none queued, all others.
 
-A retried chunk keeps its virtual time, which the clock has passed, so it is claimed first in any case.
+A retried chunk keeps its virtual time, which the clock has passed, so it is claimed first in any case. So does one
+that had to wait for frames of others. The clock does not go back for them.
 """
 
 ORDER = (Chunk.virtual_time, Chunk.priority, Chunk.created_at)

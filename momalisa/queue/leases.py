@@ -276,18 +276,21 @@ def heartbeat(session: Session, claim: Claim) -> None:
     fenced_update(session, claim, lease_expires_at=_from_now(settings().lease_seconds))
 
 
-def release(session: Session, claim: Claim, seconds: float = 0) -> None:
+def release(session: Session, claim: Claim, seconds: float = 0, *, failed_here: bool = False) -> None:
     """Put a chunk back into the queue because this worker cannot process it; the attempt does not count.
 
-    It can be claimed again after `seconds`, at most `MAX_BACKOFF_SECONDS`.
+    Args:
+        session: of the caller.
+        claim: of the chunk.
+        seconds: after which it can be claimed again, at most `MAX_BACKOFF_SECONDS`.
+        failed_here: whether other workers are preferred for the next attempt.
 
     Raises:
         LeaseLostError: if the lease is lost.
     """
+    changed = release_values(ChunkStatus.QUEUED) | (_failed_here(claim) if failed_here else {})
     scheduled_at = _from_now(min(seconds, MAX_BACKOFF_SECONDS))
-    fenced_update(
-        session, claim, **release_values(ChunkStatus.QUEUED), attempts=Chunk.attempts - 1, scheduled_at=scheduled_at
-    )
+    fenced_update(session, claim, **changed, attempts=Chunk.attempts - 1, scheduled_at=scheduled_at)
 
 
 def attempt_failed(
@@ -311,9 +314,7 @@ def attempt_failed(
     failure = failure_values(error)
     if lost:
         failure["lease_lost_at"] = func.now()
-    if claim.parent:
-        added = func.array_append(Chunk.failed_on, claim.parent)
-        failure["failed_on"] = case((_failed_on(claim.parent), Chunk.failed_on), else_=added)
+    failure |= _failed_here(claim)
     if same_again or claim.attempt >= settings().max_attempts:
         lock_chunks(session, claim.walk_id)
         fenced_update(session, claim, **release_values(ChunkStatus.FAILED), **failure)
@@ -371,6 +372,14 @@ def is_due() -> ColumnElement[bool]:
 def paused() -> Exists:
     """Return the condition that an operator has paused all claims (`admin.pause`)."""
     return select(Pause.since).exists()
+
+
+def _failed_here(claim: Attempt) -> dict[str, object]:
+    """Return the values of a chunk that failed on the worker of an attempt."""
+    if not claim.parent:
+        return {}
+    added = func.array_append(Chunk.failed_on, claim.parent)
+    return {"failed_on": case((_failed_on(claim.parent), Chunk.failed_on), else_=added)}
 
 
 def _failed_on(parent: str) -> ColumnElement[bool]:

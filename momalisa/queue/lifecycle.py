@@ -43,6 +43,7 @@ def enqueue(
     model: str,
     batches: Sequence[Batch],
     *,
+    exact: bool,
     start: int = 0,
     errors: Mapping[float, float] | None = None,
 ) -> Ready:
@@ -54,11 +55,13 @@ def enqueue(
         tenant: of the chunks.
         model: of the walk.
         batches: each becomes a chunk; those of later passes may have to wait (`settle_waiting`).
+        exact: whether all frames of the walk are denoised, so that none depends on others.
         start: number of the first of these chunks: 0 for a new walk.
         errors: the expected error of interpolated frames, by position, where it is known.
     """
     numbers = range(start, start + len(batches))
     errors = errors or {}
+    pass_starts = [0] * len(batches) if exact else _pass_starts(batches, start)
     times = fairness.next_virtual_times(session, tenant, model, len(batches))
     session.execute(
         insert(Chunk).values(
@@ -75,9 +78,7 @@ def enqueue(
                     "priority": fairness.NORMAL if index else times.priority,
                     "batch_size": batch.size,
                 }
-                for index, (number, batch, pass_start) in enumerate(
-                    zip(numbers, batches, _pass_starts(batches, start), strict=True)
-                )
+                for index, (number, batch, pass_start) in enumerate(zip(numbers, batches, pass_starts, strict=True))
             ]
         )
     )
@@ -102,13 +103,13 @@ def _pass_starts(batches: Sequence[Batch], start: int) -> list[int]:
 
 
 def settle_waiting(session: Session, walk_id: UUID) -> int:
-    """Let chunks of a walk wait while frames of earlier passes are missing, and queue those that need not any more.
+    """Let chunks of a walk wait while frames of earlier passes are missing, and queue those that no longer have to.
 
-    Their frames are interpolated between those, or compared with what would be. A worker that has such a chunk
-    loses its lease, which is no failed attempt.
+    Their frames are interpolated between frames of earlier passes, or checked against such an interpolation. A
+    worker that holds such a chunk loses its lease; the attempt does not count.
 
     Returns:
-        The number of chunks that need not wait any more.
+        The number of chunks that no longer have to wait.
     """
     earlier = and_(Frame.walk_id == Chunk.walk_id, Frame.chunk < Chunk.pass_start)
     missing = select(Frame.position).where(earlier, MISSING).correlate(Chunk).exists()
@@ -126,6 +127,7 @@ def settle_waiting(session: Session, walk_id: UUID) -> int:
             lease_token=None,
             lease_expires_at=None,
             attempts=case((Chunk.status == ChunkStatus.LEASED, Chunk.attempts - 1), else_=Chunk.attempts),
+            priority=fairness.RETRY,
         )
         .returning(Chunk.status)
     )

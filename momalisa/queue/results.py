@@ -1,4 +1,4 @@
-"""Results of workers: rendered frames, artifacts, and frames that an assembly found damaged.
+"""Results of workers: rendered frames, artifacts, and recorded frames that a worker found lost.
 
 Each function works inside the transaction of its caller (`db.session.transaction`), who commits. Its writes are
 fenced by the lease token of the claim (`leases`), and it locks rows in the order of `lifecycle`.
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, cast, column, func, insert, literal, not_, select, update, values
+from sqlalchemy import and_, case, cast, column, func, insert, literal, not_, select, update, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -184,6 +184,7 @@ def _next_pass(session: Session, claim: Claim, batch_size: int) -> Ready | None:
         claim.tenant,
         claim.model,
         planned.batches,
+        exact=claim.spec.exact,
         start=1 + max(row.chunk for row in rows),
         errors=planned.errors,
     )
@@ -280,21 +281,20 @@ def requeue_frames(session: Session, claim: Claim, positions: Sequence[float]) -
         LeaseLostError: if the lease is lost.
     """
     lifecycle.lock_chunks(session, claim.walk_id)
-    lost = and_(Frame.walk_id == claim.walk_id, Frame.position.in_(positions))
-    names = {frame.position: frame.stored and frame.stored.name for frame in claim.frames}
-    recorded = session.execute(select(Frame.position, Frame.object).where(lost)).all()
-    if any(name != names[position] for position, name in recorded):
+    names = {frame.stored.name for frame in claim.frames if frame.stored and frame.position in positions}
+    if _renamed(session, claim, names):
         leases.release(session, claim)
         return Ready(ChunkKind.ASSEMBLE)
     leases.fenced_update(session, claim, **lifecycle.release_values(ChunkStatus.DROPPED), finished_at=func.now())
-    return _requeue(session, claim, lost)
+    return _requeue(session, claim, names)
 
 
 def requeue_keys(session: Session, claim: Claim, positions: Collection[float]) -> Ready | None:
     """Queue keys again that a worker found missing or damaged; chunks of later passes wait for them.
 
     If the chunk of the keys has no attempts left, the walk fails instead. If keys were renamed in the meantime
-    (`relocation`), only this chunk is repeated. That is no failed attempt.
+    (`relocation`), only this chunk is repeated. The attempt does not count, but other workers are preferred for the
+    next one: this one may misread files.
 
     Returns:
         The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
@@ -303,15 +303,22 @@ def requeue_keys(session: Session, claim: Claim, positions: Collection[float]) -
         LeaseLostError: if the lease is lost.
     """
     lifecycle.lock_chunks(session, claim.walk_id)
-    leases.release(session, claim)
+    leases.release(session, claim, failed_here=True)
     names = {key.stored.name for key in claim.keys if key.position in positions}
+    if _renamed(session, claim, names):
+        return Ready(ChunkKind.RENDER, model=claim.model)
+    return _requeue(session, claim, names)
+
+
+def _renamed(session: Session, claim: Claim, names: Collection[str]) -> bool:
+    """Return whether some frames of a walk no longer have these object names."""
+    recorded = select(func.count()).where(Frame.walk_id == claim.walk_id, Frame.object.in_(names))
+    return session.execute(recorded).scalar_one() < len(names)
+
+
+def _requeue(session: Session, claim: Claim, names: Collection[str]) -> Ready | None:
+    """Queue the chunks of frames whose objects were lost, or fail the walk if one has no attempts left."""
     lost = and_(Frame.walk_id == claim.walk_id, Frame.object.in_(names))
-    recorded = session.execute(select(func.count()).where(lost)).scalar_one()
-    return _requeue(session, claim, lost) if recorded == len(names) else Ready(ChunkKind.RENDER, model=claim.model)
-
-
-def _requeue(session: Session, claim: Claim, lost: ColumnElement[bool]) -> Ready | None:
-    """Queue the chunks of recorded frames that were lost, or fail the walk if one has no attempts left."""
     numbers = session.scalars(select(Frame.chunk).where(lost)).all()
     of_lost = and_(Chunk.walk_id == claim.walk_id, Chunk.number.in_(numbers))
     attempts = session.execute(select(func.max(Chunk.attempts)).where(of_lost)).scalar_one()

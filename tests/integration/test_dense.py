@@ -1,11 +1,12 @@
 """Dense walks in PostgreSQL: denoised passes, then one that is interpolated between them, by any workers."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
@@ -14,15 +15,20 @@ from momalisa.domain.dense import Check
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, Made, WalkStatus
-from momalisa.errors import LeaseLostError
+from momalisa.errors import KeysLostError, LeaseLostError
 from momalisa.maintenance import reconciler
-from momalisa.queue import admin, leases, lifecycle, results
+from momalisa.queue import admin, fairness, leases, lifecycle, results
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
+from worker import runner
+from worker.lease import Lease
+from worker.process.heartbeat import process_name
+from worker.process.worker import Worker
+from worker.recording import Record
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -268,6 +274,48 @@ def test_workers_with_chunks_of_later_passes_lose_their_lease_when_a_key_is_lost
     repeated = [each for each in finish_all() if each.number in {claimed.number, other.number}]
     assert [each.attempt for each in repeated] == [1, 1], "they have not failed"
     assert walk(walk_id).status == WalkStatus.ASSEMBLING
+
+
+def test_a_worker_that_cannot_read_keys_has_not_succeeded_and_others_come_before_it(make: Make) -> None:
+    make(frames=6, pins=PINS)
+    for _ in range(2):
+        claimed = claim()
+        assert claimed
+        finish(claimed)
+    worker = Worker()
+    worker.watchdog.start()
+    worker.failed_walks.add(UUID(int=1))
+
+    def misread(lease: Lease) -> Record:
+        raise KeysLostError([lease.claim.keys[0].position])
+
+    assert runner._claim_and_process(worker, ChunkKind.RENDER, misread)
+    assert worker.failed_walks == {UUID(int=1)}
+    with transaction() as session:
+        failed_on = session.scalars(select(Chunk.failed_on).where(Chunk.status == ChunkStatus.WAITING)).all()
+    assert sorted(failed_on) == [[], [process_name(os.getppid())]]
+
+
+def test_chunks_that_waited_do_not_set_the_clock_of_others_back(make: Make, spec: Callable[..., WalkSpec]) -> None:
+    make(frames=6, pins=PINS)
+    with transaction() as session:
+        service.create(session, spec(frames=80, pacing="linear"), public=True, owner="bob")
+    while not (claimed := claim()) or not claimed.interpolated:
+        assert claimed
+        finish(claimed)
+    lose(claimed, 0.0)
+    again = claim()
+    assert again
+    for _ in range(6):
+        theirs = claim()
+        assert theirs
+        finish(theirs)
+    finish(again)
+    with transaction() as session:
+        next_of_bob = session.scalar(
+            select(func.min(Chunk.virtual_time)).where(Chunk.tenant == "bob", Chunk.status == ChunkStatus.QUEUED)
+        )
+        assert fairness.next_virtual_times(session, "carol", again.model, 1).first == next_of_bob
 
 
 def test_a_walk_whose_keys_are_lost_each_time_fails(make: Make) -> None:

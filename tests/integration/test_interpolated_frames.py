@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,8 +15,9 @@ from momalisa.domain.content import content_hashes
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, Flag, Made
+from momalisa.errors import KeysLostError
 from momalisa.local.stack import LocalStack
-from momalisa.queue import leases
+from momalisa.queue import leases, results
 from momalisa.queue.leases import Claim, Key
 from momalisa.queue.lifecycle import Ready
 from momalisa.queue.results import FlaggedFrame, UploadedFrame
@@ -164,7 +166,10 @@ def claim() -> Claim:
 def work(claimed: Claim) -> Ready | None:
     """Process a claimed chunk as a worker that remembers no keys."""
     interpolation._cache.clear()
-    record = render_task.render(cast("Lease", Held(claimed)))
+    try:
+        record = render_task.render(cast("Lease", Held(claimed)))
+    except KeysLostError as lost:
+        record = partial(results.requeue_keys, claim=claimed, positions=lost.positions)
     with transaction() as session:
         return record(session)
 

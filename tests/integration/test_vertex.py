@@ -500,6 +500,7 @@ def test_keys_that_the_endpoint_cannot_read_are_rendered_again_first(
         chunks = session.scalars(select(Chunk).where(Chunk.kind == ChunkKind.RENDER).order_by(Chunk.number)).all()
         made = session.scalars(select(Frame.interpolated).order_by(Frame.position)).all()
     assert [(each.status, each.attempts) for each in chunks] == [(ChunkStatus.DONE, 2), (ChunkStatus.DONE, 1)]
+    assert [len(each.failed_on) for each in chunks] == [0, 1]
     assert made == [False, True, True, False]
 
 

@@ -74,7 +74,8 @@ class Batch(NamedTuple):
 def render_batch(renderer: "Renderer", request: RenderRequest, token: CancellationToken) -> Batch:
     """Render the frames of a request as one batch, and upload those that it names.
 
-    Frames to interpolate are denoised instead if the model of this process is not dense, and say so.
+    Frames to interpolate are denoised instead if the model of this process is not dense, or if one of them has no
+    keys with latents around it; the result says so.
 
     Raises:
         KeysLostError: if files of keys cannot be read.

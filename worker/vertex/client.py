@@ -136,8 +136,6 @@ def render_batch(request: RenderRequest, token: CancellationToken) -> Batch:
         Exception: whatever `token` raises if the work is cancelled; the endpoint then stops at its next step.
     """
     predictions = _predict(request, token)
-    if lost := predictions[0].lost_keys:
-        raise KeysLostError(lost)
     if any(prediction.conflict for prediction in predictions):
         for position in request.to_upload:
             name = bucket.frame_name(request.walk_id, request.secret, position)
@@ -222,6 +220,8 @@ def _predict(request: RenderRequest, token: CancellationToken) -> list[Predictio
             f"The endpoint sent {len(predictions)} predictions for {len(request.positions)} instances."
         )
     log.info("endpoint responded", seconds=round(time.monotonic() - started, 3), frames=len(request.to_upload))
+    if lost := predictions[0].lost_keys:
+        raise KeysLostError(lost)
     return predictions
 
 
