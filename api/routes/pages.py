@@ -49,7 +49,7 @@ def _make_page(
     *,
     errors: dict[str, str] | None = None,
     source: UUID | None = None,
-    seen: views.WalkSummary | None = None,
+    remixed: views.WalkSummary | None = None,
     settings_: dict[str, Any] | None = None,
     **more: Any,
 ) -> HTMLResponse:
@@ -65,7 +65,7 @@ def _make_page(
         values={"prompts": ["", ""], "size": "", "model": names[0], **values},
         errors=errors or {},
         source=source or values.get("from_walk"),
-        seen=seen,
+        remixed=remixed,
         unfolded=any(name not in {"", "frames"} and not name.startswith("prompts") for name in errors or {}),
         fields=templates.fields(),
         models=choices,
@@ -109,10 +109,9 @@ def home(
     }
     if at is not None and at < len(walk.spec.prompts):
         values |= {"prompts": [walk.spec.prompts[at], ""], "seed": walk.spec.noise(at / walk.spec.legs).start}
-    [seen] = views.summaries([walk], base, viewer=caller.owner)
-    return _make_page(
-        values, source=walk.id, seen=seen, settings_={**settings_, "model": walk.model}, base=base, place=place
-    )
+    [remixed] = views.summaries([walk], base, viewer=caller.owner)
+    settings_["model"] = walk.model
+    return _make_page(values, source=walk.id, remixed=remixed, settings_=settings_, base=base, place=place)
 
 
 async def _sent(request: Request) -> dict[str, list[str]]:
