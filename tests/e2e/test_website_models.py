@@ -4,17 +4,13 @@ from playwright.sync_api import Page, expect
 
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
-from momalisa.domain.states import ChunkKind
-from momalisa.queue import catalog, workers
-from tests.integration.test_models import FLUX, works
+from tests.reported_models import FLUX, works
 
 
 def test_a_model_brings_its_own_sizes_steps_and_fields(museum: str, quiet: Page) -> None:
     quiet.goto(museum)
     expect(quiet.locator("#model")).to_have_count(0)
-    with transaction() as session:
-        catalog.report(session, FLUX)
-        workers.report_alive(session, "there:1", ChunkKind.RENDER, FLUX.name)
+    works(FLUX)
     quiet.reload()
     quiet.locator("summary").click()
     expect(quiet.locator("#size")).to_have_value("128x128")
@@ -35,9 +31,7 @@ def test_a_model_brings_its_own_sizes_steps_and_fields(museum: str, quiet: Page)
 
 
 def test_a_remix_keeps_a_size_that_the_form_does_not_list(museum: str, quiet: Page) -> None:
-    with transaction() as session:
-        catalog.report(session, FLUX)
-        workers.report_alive(session, "there:1", ChunkKind.RENDER, FLUX.name)
+    works(FLUX)
     made = quiet.request.post(
         f"{museum}/v1/walks", data={"prompts": ["a", "b"], "model": "flux", "width": 640, "height": 512}
     )

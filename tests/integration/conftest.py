@@ -1,7 +1,10 @@
 """What several integration tests need."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,23 +18,18 @@ from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind
 from momalisa.local.stack import LocalStack
-from momalisa.settings import settings
+from momalisa.settings import ROOT, environment, settings
 from momalisa.walks import service
 from tests import receiver
+from tests.clients import accepted
+from tests.finished_walks import finish
 from tests.receiver import Receiver
+from tests.walk_files import SMALL, Reply, look
 from worker import assemble_task, render_task, runner
 from worker.process.worker import Worker
 
-Reply = dict[str, Any]
 Limit = Callable[..., None]
-
-
-def accepted(api: TestClient, order: Reply) -> Reply:
-    """Submit a walk, which must be accepted, and return it."""
-    answer = api.post("/v1/walks", json=order)
-    assert answer.status_code == 202, answer.text
-    walk: Reply = answer.json()
-    return walk
+Finished = Callable[..., Reply]
 
 
 def completed(api: TestClient, walk: Reply, seconds: float = 120) -> Reply:
@@ -44,6 +42,35 @@ def completed(api: TestClient, walk: Reply, seconds: float = 120) -> Reply:
         walk = api.get(f"/v1/walks/{walk['id']}").json()
     assert walk["status"] == "succeeded", walk["error"]
     return walk
+
+
+@contextmanager
+def worker_process(
+    services: LocalStack, kind: ChunkKind, log: Path, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker during the block."""
+    variables = {**services.variables, **variables}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", kind], cwd=ROOT, env=environment(**variables), stderr=output
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def finished(api: TestClient) -> Finished:
+    """Create and complete a walk, as a visitor who owns all walks of the factory."""
+
+    def make_walk(**changes: Any) -> Reply:
+        walk = accepted(api, {**SMALL, **changes})
+        finish(UUID(walk["id"]))
+        return look(api, walk["id"])
+
+    return make_walk
 
 
 @pytest.fixture

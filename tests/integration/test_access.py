@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -23,29 +22,8 @@ from momalisa.domain.states import ArtifactKind, WalkStatus
 from momalisa.local import stack
 from momalisa.local.stack import LocalStack
 from momalisa.settings import ROOT, environment, settings
+from tests.clients import ORDER, new_client, new_key, submit
 from tests.conftest import clear_caches
-
-ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7}
-
-
-def somebody(api: TestClient, secret: str | None = None) -> TestClient:
-    """Return another client of the same API, without cookies."""
-    return TestClient(api.app, headers={"Authorization": f"Bearer {secret}"} if secret else {})
-
-
-def new_key(*, revoked: bool = False) -> str:
-    with transaction() as session:
-        key, secret = api_keys.create(session, "a test")
-        if revoked:
-            api_keys.revoke(session, key.id)
-    return secret
-
-
-def submit(client: TestClient, **changes: Any) -> str:
-    answer = client.post("/v1/walks", json={**ORDER, **changes})
-    assert answer.status_code == 202, answer.text
-    walk_id: str = answer.json()["id"]
-    return walk_id
 
 
 def read(client: TestClient, walk_id: str) -> Response:
@@ -146,14 +124,14 @@ def test_each_caller_may_do_what_the_table_says(
     statuses: tuple[int, ...],
     owner_has_a_key: bool,
 ) -> None:
-    visitor = somebody(api)
+    visitor = new_client(api)
     submit(visitor)
     callers = {
-        "owner": somebody(api, new_key() if owner_has_a_key else None),
-        "another key": somebody(api, new_key()),
-        "stranger": somebody(api),
+        "owner": new_client(api, new_key() if owner_has_a_key else None),
+        "another key": new_client(api, new_key()),
+        "stranger": new_client(api),
         "another visitor": visitor,
-        "revoked key": somebody(api, new_key(revoked=True)),
+        "revoked key": new_client(api, new_key(revoked=True)),
     }
     walk_id = submit(callers["owner"], public=public)
     for caller, status in reversed(list(zip(CALLERS, statuses, strict=True))):  # the owner last, who can cancel
@@ -179,7 +157,7 @@ def test_the_table_names_every_operation() -> None:
 def test_a_key_that_is_revoked_between_two_polls_is_refused_at_the_second(api: TestClient) -> None:
     with transaction() as session:
         key, secret = api_keys.create(session, "a test")
-    client = somebody(api, secret)
+    client = new_client(api, secret)
     walk_id = submit(client, public=False)
     assert read_again(client, walk_id).status_code == 304
     with transaction() as session:
@@ -260,13 +238,13 @@ def test_a_forged_cookie_is_ignored(api: TestClient) -> None:
     visitor, signature = api.cookies[COOKIE].split(".")
     for forged in (f"{visitor}.{signature[:-2]}AA", f"x.{signature}", visitor):
         assert (
-            somebody(api).get(f"/v1/walks/{walk_id}", headers={"Cookie": f"{COOKIE}={forged}"}).status_code == 404
+            new_client(api).get(f"/v1/walks/{walk_id}", headers={"Cookie": f"{COOKIE}={forged}"}).status_code == 404
         )
 
 
 def test_dropping_the_cookie_does_not_shorten_the_queue(api: TestClient) -> None:
-    walks = [submit(somebody(api)) for _ in range(3)]
-    submit(somebody(api, new_key()))
+    walks = [submit(new_client(api)) for _ in range(3)]
+    submit(new_client(api, new_key()))
     with transaction() as session:
         owners = session.scalars(select(Walk.owner).where(Walk.id.in_(walks))).all()
         counts = session.execute(select(Chunk.tenant, func.count()).group_by(Chunk.tenant)).all()
@@ -283,14 +261,14 @@ def test_creating_walks_can_be_restricted_to_api_keys(api: TestClient, monkeypat
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="MoMALisa"')
     assert "set-cookie" not in refused.headers
     assert api.get("/v1/walks").status_code == 200
-    submit(somebody(api, new_key()))
+    submit(new_client(api, new_key()))
 
 
 def test_the_command_line_creates_lists_and_revokes_keys(api: TestClient) -> None:
     run = CliRunner().invoke
     made = run(main.app, ["keys", "create", "the gallery"])
     key_id, secret = made.output.split()[0], made.output.split()[-1]
-    client = somebody(api, secret)
+    client = new_client(api, secret)
     assert client.get("/v1/walks").status_code == 200
     listed = run(main.app, ["keys", "list"]).output
     assert f"{key_id} the gallery" in listed
@@ -306,7 +284,7 @@ def test_a_key_is_valid_until_it_expires_even_for_polls(api: TestClient) -> None
     run = CliRunner().invoke
     made = run(main.app, ["keys", "create", "the guest", "--expires", "90d"])
     key_id, secret = made.output.split()[0], made.output.split()[-1]
-    client = somebody(api, secret)
+    client = new_client(api, secret)
     walk_id = submit(client, public=False)
     assert read_again(client, walk_id).status_code == 304
     with transaction() as session:

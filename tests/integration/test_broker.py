@@ -22,7 +22,7 @@ from momalisa.local.stack import LocalStack
 from momalisa.queue import celery_app
 from momalisa.settings import settings
 from tests.conftest import clear_caches, until
-from tests.integration.test_queue import worker
+from tests.integration.conftest import worker_process
 from tests.receiver import certificates
 
 Start = Callable[[ExitStack, Path], dict[str, str]]
@@ -124,7 +124,7 @@ def test_every_kind_of_broker_url_works_for_all_parts(
         celery_app.publish(ChunkKind.ASSEMBLE)
         assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 1
         log = tmp_path / "worker.log"
-        with worker(services, ChunkKind.ASSEMBLE, log, **variables):
+        with worker_process(services, ChunkKind.ASSEMBLE, log, **variables):
             until(lambda: "nothing to do" in log.read_text())
         assert celery_app.count_messages(ChunkKind.ASSEMBLE) == 0
         clear_caches()

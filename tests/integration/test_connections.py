@@ -19,8 +19,8 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.local.processes import free_port
 from momalisa.settings import settings
 from momalisa.walks import service
+from tests.clients import ORDER
 from tests.conftest import until
-from tests.integration.test_access import ORDER
 
 Ask = Callable[[bytes], bytes]
 

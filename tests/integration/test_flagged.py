@@ -14,7 +14,8 @@ from transformers import CLIPImageProcessor
 from momalisa.domain.states import ChunkKind
 from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
-from tests.integration.conftest import accepted, completed
+from tests.clients import accepted
+from tests.integration.conftest import completed
 from worker import assemble_task, render_task, runner
 from worker.media import encoders
 from worker.process.worker import Worker

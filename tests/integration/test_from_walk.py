@@ -16,8 +16,9 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.settings import settings
 from momalisa.storage import bucket
+from tests.clients import accepted
 from tests.conftest import until
-from tests.integration.conftest import accepted, completed
+from tests.integration.conftest import completed
 from worker import render_task, runner
 from worker.media.encoders import Picture, decode_png
 from worker.process.worker import Worker

@@ -17,8 +17,8 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import ArtifactKind
 from momalisa.local.stack import LocalStack
 from momalisa.settings import Settings
+from tests.clients import accepted, submit
 from tests.conftest import clear_caches
-from tests.integration.test_api import make
 
 PAGES = ["/", "/gallery", "/exhibition", "/about", "/docs", "/walks/{id}", "/walks/{id}/embed"]
 ANSWERS = ["/openapi.json", "/healthz", "/readyz", "/v1/walks", "/v1/walks/{id}", "/static/base.css"]
@@ -27,7 +27,7 @@ OTHERS = ["/oembed?url=http://testserver/walks/{id}", "/v1/walks/7", "/nowhere",
 
 @pytest.mark.parametrize("path", [*PAGES, *ANSWERS, *OTHERS])
 def test_head_has_the_headers_of_get_without_the_body(api: TestClient, path: str) -> None:
-    path = path.format(id=make(api)["id"])
+    path = path.format(id=submit(api))
     got = api.get(path, follow_redirects=False)
     head = api.head(path, follow_redirects=False)
     assert head.status_code == got.status_code
@@ -40,7 +40,7 @@ def test_head_has_the_headers_of_get_without_the_body(api: TestClient, path: str
 
 def test_head_of_events_opens_no_stream(api: TestClient) -> None:
     """The walk stays queued here, so a stream would never end."""
-    path = f"/v1/walks/{make(api)['id']}/events"
+    path = f"/v1/walks/{submit(api)}/events"
     for known in ({}, {"Last-Event-ID": "0"}):
         head = api.head(path, headers=known)
         assert (head.status_code, head.content) == (200, b"")
@@ -226,7 +226,8 @@ def test_null_means_omitted(api: TestClient, field: str) -> None:
 
 
 def test_null_with_from_walk_means_the_sources_value_or_the_default(api: TestClient) -> None:
-    source = make(api, frames=6, fps=20, public=False, seed_to=9, steps=3)
+    prompts = ["a giraffe", "a battleship"]
+    source = accepted(api, {"prompts": prompts, "frames": 6, "fps": 20, "public": False, "seed_to": 9, "steps": 3})
     left_out = {name: None for name in FIELDS if name not in requests.NULL_MEANS_DEFAULT}
     same = api.post("/v1/walks", json={**left_out, "prompts": None, "from_walk": source["id"]}).json()
     assert (same["prompts"], same["settings"]) == (source["prompts"], source["settings"])
@@ -256,7 +257,7 @@ def test_an_unknown_field_is_refused_even_if_it_is_null(api: TestClient) -> None
 )
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_a_matching_entity_tag_gets_304(api: TestClient, path: str, encoding: str) -> None:
-    path = path.format(id=make(api)["id"])
+    path = path.format(id=submit(api))
     first = api.get(path, headers={"Accept-Encoding": encoding})
     assert first.headers["etag"].startswith('W/"')
     for known in (first.headers["etag"], f'"x", {first.headers["etag"]}', first.headers["etag"].removeprefix("W/")):
@@ -268,14 +269,14 @@ def test_a_matching_entity_tag_gets_304(api: TestClient, path: str, encoding: st
 
 def test_a_changed_list_is_sent(api: TestClient) -> None:
     tag = api.get("/v1/walks").headers["etag"]
-    make(api)
+    submit(api)
     answer = api.get("/v1/walks", headers={"If-None-Match": tag})
     assert (answer.status_code, len(answer.json()["walks"])) == (200, 1)
 
 
 @pytest.mark.parametrize("path", ["/v1/walks/{id}", "/openapi.json", "/about"])
 def test_texts_are_compressed_if_the_client_accepts_it(api: TestClient, path: str) -> None:
-    path = path.format(id=make(api)["id"])
+    path = path.format(id=submit(api))
     small, plain = (api.get(path, headers={"Accept-Encoding": encoding}) for encoding in ("gzip", "identity"))
     assert small.headers["content-encoding"] == "gzip"
     assert int(small.headers["content-length"]) < int(plain.headers["content-length"])
@@ -286,19 +287,19 @@ def test_texts_are_compressed_if_the_client_accepts_it(api: TestClient, path: st
 
 
 def test_events_and_secrets_are_never_compressed(api: TestClient) -> None:
-    make(api)
+    submit(api)
     assert "content-encoding" not in api.get("/v1/webhook-secret").headers
-    assert "content-encoding" not in api.head(f"/v1/walks/{make(api)['id']}/events").headers
+    assert "content-encoding" not in api.head(f"/v1/walks/{submit(api)}/events").headers
 
 
 def test_responses_vary_with_the_caller_even_if_compressed(api: TestClient) -> None:
     for _ in range(3):
-        make(api)
+        submit(api)
     assert api.get("/v1/walks").headers["vary"] == "Accept-Encoding, Authorization, Cookie"
 
 
 def test_a_file_that_does_not_exist_yet_differs_from_an_unknown_kind(api: TestClient) -> None:
-    walk = make(api)["id"]
+    walk = submit(api)
     early = api.get(f"/v1/walks/{walk}/artifacts/gif")
     assert (early.status_code, early.json()["type"]) == (404, "/problems/artifact-not-found")
     assert "the walk is queued" in early.json()["detail"]

@@ -13,7 +13,7 @@ from momalisa.db.models import IdempotencyKey, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app
-from tests.integration.test_access import new_key, somebody
+from tests.clients import new_client, new_key
 
 ORDER: dict[str, Any] = {"prompts": ["a giraffe", "a battleship"], "frames": 8}
 
@@ -39,7 +39,7 @@ def test_a_repeated_request_returns_the_same_walk(api: TestClient) -> None:
 
 
 def test_someone_elses_idempotency_key_gives_no_access_to_their_walks(api: TestClient) -> None:
-    first, second = somebody(api), somebody(api)
+    first, second = new_client(api), new_client(api)
     public = submit(first, "k-6").json()
     again = submit(second, "k-6")  # from the same address, as behind one NAT
     assert (again.status_code, again.json()["id"], again.json()["mine"]) == (202, public["id"], False)
@@ -49,7 +49,7 @@ def test_someone_elses_idempotency_key_gives_no_access_to_their_walks(api: TestC
 
 
 def test_a_private_walk_is_never_returned_to_an_equal_request_of_another_visitor(api: TestClient) -> None:
-    first, second = somebody(api), somebody(api)
+    first, second = new_client(api), new_client(api)
     walks_ = [submit(client, "k-7", public=False).json()["id"] for client in (first, second, first, second)]
     assert walks_[:2] == walks_[2:]  # each has its own walk, by its new cookie
     assert walks_[0] != walks_[1]
@@ -58,12 +58,12 @@ def test_a_private_walk_is_never_returned_to_an_equal_request_of_another_visitor
 
 @pytest.mark.parametrize("public", [True, False])
 def test_the_identity_of_a_repeated_request_is_kept(api: TestClient, public: bool) -> None:
-    visitor = somebody(api)
+    visitor = new_client(api)
     visitor.post("/v1/walks", json=ORDER)
     cookie = visitor.cookies[COOKIE]
-    stranger = submit(somebody(api), "k-8", public=public).json()["id"]
+    stranger = submit(new_client(api), "k-8", public=public).json()["id"]
     key = new_key()
-    for client in (visitor, somebody(api, key)):
+    for client in (visitor, new_client(api, key)):
         mine, again = submit(client, "k-8", public=public), submit(client, "k-8", public=public)
         assert mine.json()["id"] == again.json()["id"] != stranger
         assert (again.json()["mine"], again.headers.get("set-cookie")) == (True, None)
@@ -71,10 +71,10 @@ def test_the_identity_of_a_repeated_request_is_kept(api: TestClient, public: boo
 
 
 def test_a_walk_that_became_private_is_not_returned_for_its_key(api: TestClient) -> None:
-    submit(somebody(api), "k-9")
+    submit(new_client(api), "k-9")
     with transaction() as session:
         session.execute(update(Walk).values(public=False))
-    answer = submit(somebody(api), "k-9")
+    answer = submit(new_client(api), "k-9")
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/idempotency-key-reused")
 
 

@@ -20,13 +20,13 @@ from momalisa import description
 from momalisa.domain.spec import MAX_FRAMES, MAX_STOPS
 from momalisa.queue import celery_app
 from momalisa.settings import settings
+from tests.clients import ORDER, new_client, new_key, submit
 from tests.integration.conftest import Limit, assert_refused
-from tests.integration.test_access import ORDER, new_key, somebody, submit
 
 
 def test_requests_are_counted_for_each_key_and_for_each_address(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=3)
-    one, other = somebody(api, new_key()), somebody(api, new_key())
+    one, other = new_client(api, new_key()), new_client(api, new_key())
     left = [one.get("/v1/walks").headers for _ in range(3)]
     assert [headers["ratelimit"].split(";")[:2] for headers in left] == [
         ['"requests"', f"r={n}"] for n in (2, 1, 0)
@@ -42,17 +42,17 @@ def test_requests_are_counted_for_each_key_and_for_each_address(api: TestClient,
 
 def test_a_search_counts_as_several_requests(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=limits.SEARCH_COST + 1)
-    one = somebody(api, new_key())
+    one = new_client(api, new_key())
     for path, left in (("/v1/walks?q=fox", 1), ("/v1/walks?q=", 0)):
         assert one.get(path).headers["ratelimit"].startswith(f'"requests";r={left};')
     assert_refused(one.get("/gallery?q=fox"), "requests")
     limit(requests_per_minute=1)
-    assert somebody(api, new_key()).get("/v1/walks?q=fox").status_code == 200
+    assert new_client(api, new_key()).get("/v1/walks?q=fox").status_code == 200
 
 
 def test_invalid_keys_are_counted_by_address(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=3)
-    guesses = [somebody(api, f"momalisa_{number:043}").get("/v1/walks").status_code for number in range(5)]
+    guesses = [new_client(api, f"momalisa_{number:043}").get("/v1/walks").status_code for number in range(5)]
     assert guesses == [401, 401, 401, 429, 429]
 
 
@@ -100,7 +100,7 @@ def test_another_media_type_counts_as_well(api: TestClient, limit: Limit, path: 
 def test_malformed_requests_of_a_key_count_for_the_key(api: TestClient, limit: Limit) -> None:
     limit(requests_per_minute=1)
     headers = {"Content-Type": "application/json"}
-    for client in (somebody(api, new_key()), somebody(api, new_key())):
+    for client in (new_client(api, new_key()), new_client(api, new_key())):
         answers = [client.post("/v1/walks", content=b"{", headers=headers) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [400, 429]
 
@@ -116,8 +116,8 @@ def test_an_invalid_url_counts_once(api: TestClient, limit: Limit, path: str) ->
 def test_dropping_the_cookie_does_not_help(api: TestClient, limit: Limit) -> None:
     limit(submissions_per_minute=2)
     for _ in range(2):
-        submit(somebody(api))
-    refused = somebody(api).post("/v1/walks", json=ORDER)
+        submit(new_client(api))
+    refused = new_client(api).post("/v1/walks", json=ORDER)
     assert_refused(refused, "at most 2 submissions")
     assert refused.headers["ratelimit-policy"].startswith('"requests";q=600;w=60, "submissions";q=2;w=60, ')
     assert len(api.get("/v1/walks").json()["walks"]) == 2
@@ -143,14 +143,14 @@ def test_the_number_of_waiting_walks_is_limited(api: TestClient, limit: Limit) -
     limit(max_waiting_walks=2)
     walks = [submit(api) for _ in range(2)]
     assert_refused(api.post("/v1/walks", json=ORDER), "2 of your walks are waiting")
-    submit(somebody(api, new_key()))
+    submit(new_client(api, new_key()))
     api.post(f"/v1/walks/{walks[0]}/cancel")
     submit(api)
 
 
 def test_concurrent_submissions_cannot_exceed_the_limit_of_waiting_walks(api: TestClient, limit: Limit) -> None:
     limit(max_waiting_walks=2)
-    client = somebody(api, new_key())
+    client = new_client(api, new_key())
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post("/v1/walks", json=ORDER).status_code, range(8)))
     assert sorted(answers) == [202] * 2 + [429] * 6

@@ -14,39 +14,17 @@ from sqlalchemy import func, update
 
 from momalisa.db.models import Chunk, KnownModel, Walk, Worker
 from momalisa.db.session import transaction
-from momalisa.domain.model import Model
 from momalisa.domain.states import ChunkKind
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import catalog, leases, stats, workers
 from momalisa.settings import ROOT, environment, settings
 from tests import tiny
+from tests.clients import accepted
 from tests.conftest import until
-from tests.integration.conftest import accepted
+from tests.reported_models import FLUX, works
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "seed": 7}
-
-FLUX = Model(
-    name="flux",
-    about="Pictures of anything.",
-    pipeline="FluxPipeline",
-    size=1024,
-    max_size=2048,
-    multiple=16,
-    steps=4,
-    guidance=0,
-    guided=False,
-    negative_above=None,
-    sampler="FlowMatchEulerDiscreteScheduler",
-    tokens=512,
-)
-
-
-def works(model: Model, name: str = "there:1") -> None:
-    """Report a live worker that has a model."""
-    with transaction() as session:
-        catalog.report(session, model)
-        workers.report_alive(session, name, ChunkKind.RENDER, model.name)
 
 
 def listed(api: TestClient) -> list[tuple[str, bool, int]]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from momalisa.cli import main
 from momalisa.settings import settings
-from tests.integration.test_access import ORDER, somebody, submit
+from tests.clients import ORDER, new_client, submit
 
 
 def moderate(*words: str) -> str:
@@ -28,14 +28,14 @@ def test_a_hidden_walk_is_visible_to_its_owner_only_until_it_is_shown_again(api:
     walk_id = submit(api)
     assert "is hidden" in moderate("hide", walk_id)
     moderate("hide", walk_id)
-    assert shown(somebody(api), walk_id) == (False, 404)
+    assert shown(new_client(api), walk_id) == (False, 404)
     assert shown(api, walk_id) == (False, 200)
     assert [walk["id"] for walk in api.get("/v1/walks?mine=true").json()["walks"]] == [walk_id]
     page = api.get(f"/walks/{walk_id}").text
     assert "<walk-view data-hidden>" in page  # so that it offers no code to embed the walk
     assert "+oembed" not in page
     assert "is shown" in moderate("show", walk_id)
-    assert shown(somebody(api), walk_id) == (True, 200)
+    assert shown(new_client(api), walk_id) == (True, 200)
 
 
 def test_a_walk_deleted_by_an_operator_is_gone_for_everyone(api: TestClient) -> None:

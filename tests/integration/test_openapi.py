@@ -22,8 +22,8 @@ from api.app import app
 from api.docs import examples, openapi
 from api.schemas import views
 from momalisa.domain.states import WebhookEvent
+from tests.clients import new_key
 from tests.conftest import empty
-from tests.integration.test_access import new_key
 
 OPERATIONS = [
     (f"{method.upper()} {path}", operation)

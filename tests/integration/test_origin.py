@@ -14,7 +14,7 @@ from api.app import app
 from api.middleware import security_headers
 from api.middleware.origin import SAFE_METHODS, OriginGuard
 from momalisa.settings import settings
-from tests.integration.test_access import ORDER, new_key, somebody, submit
+from tests.clients import ORDER, new_client, new_key, submit
 
 FOREIGN = [
     {"Sec-Fetch-Site": "cross-site"},
@@ -82,7 +82,7 @@ def test_public_url_is_our_own_origin(api: TestClient, monkeypatch: pytest.Monke
 
 
 def test_a_request_with_an_api_key_is_allowed_from_any_page(api: TestClient) -> None:
-    program = somebody(api, new_key())
+    program = new_client(api, new_key())
     assert {program.post("/v1/walks", json=ORDER, headers=headers).status_code for headers in FOREIGN} == {202}
 
 
@@ -108,8 +108,8 @@ def test_over_https_no_subdomain_can_set_the_cookie(api: TestClient, monkeypatch
     given_before = f"{COOKIE}={api.cookies[COOKIE]}"
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
     settings.cache_clear()
-    walk = submit(somebody(api), public=False)
-    answer = somebody(api).post("/v1/walks", json={**ORDER, "public": False})
+    walk = submit(new_client(api), public=False)
+    answer = new_client(api).post("/v1/walks", json={**ORDER, "public": False})
     cookie, *attributes = answer.headers["set-cookie"].split("; ")
     assert cookie.startswith(f"{GUARDED_COOKIE}=")
     assert {"Secure", "Path=/", "HttpOnly", "SameSite=lax"} <= set(attributes)
@@ -117,7 +117,7 @@ def test_over_https_no_subdomain_can_set_the_cookie(api: TestClient, monkeypatch
     guarded = cookie.partition("=")[2]
 
     def seen(cookies: str, path: str = f"/v1/walks/{answer.json()['id']}") -> int:
-        return somebody(api).get(path, headers={"Cookie": cookies}).status_code
+        return new_client(api).get(path, headers={"Cookie": cookies}).status_code
 
     assert seen(cookie) == 200
     assert seen(f"{cookie}; {given_before}") == 200  # a sibling host's cookie has no effect
@@ -132,12 +132,12 @@ def test_a_cookie_without_the_guarded_name_is_still_accepted(
     before = {"Cookie": f"{COOKIE}={api.cookies[COOKIE]}"}
     monkeypatch.setenv("PUBLIC_URL", "https://momalisa.example")
     settings.cache_clear()
-    visitor = somebody(api)
+    visitor = new_client(api)
     assert visitor.get(f"/v1/walks/{mine}", headers=before).status_code == 200
     answer = visitor.post("/v1/walks", json=ORDER, headers=before)
     renamed = {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
     assert renamed["Cookie"].startswith(GUARDED_COOKIE)
-    assert somebody(api).get(f"/v1/walks/{mine}", headers=renamed).status_code == 200
+    assert new_client(api).get(f"/v1/walks/{mine}", headers=renamed).status_code == 200
 
 
 def test_a_page_of_cors_origins_can_read_errors(monkeypatch: pytest.MonkeyPatch) -> None:

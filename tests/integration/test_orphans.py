@@ -1,6 +1,5 @@
 """Orphaned objects are deleted from the bucket, and nothing else."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -17,13 +16,12 @@ from momalisa.storage import bucket
 from momalisa.walks import relocation
 from tests.conftest import empty
 from tests.finished_walks import draw
-from tests.integration.test_privacy import ORDER, Reply, checksums, look, make, urls
+from tests.integration.conftest import Finished
+from tests.walk_files import SMALL, checksums, look, urls
 from worker import runner
 from worker.lease import Lease
 from worker.process.worker import Worker
 from worker.recording import Record
-
-__all__ = ["make"]  # a fixture
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +45,8 @@ def swept(walk: OrphanScan | None = None) -> set[str]:
     return set(bucket.list_names("walks/"))
 
 
-def test_orphans_are_deleted_and_all_else_stays(api: TestClient, make: Callable[..., Reply]) -> None:
-    walk = make()
+def test_orphans_are_deleted_and_all_else_stays(api: TestClient, finished: Finished) -> None:
+    walk = finished()
     sums, kept = checksums(walk), swept()
     assert len(kept) == len(urls(walk))
     strays = {put(uuid4()), put(walk["id"]), put(walk["id"], "walk.gif")}
@@ -58,9 +56,9 @@ def test_orphans_are_deleted_and_all_else_stays(api: TestClient, make: Callable[
     assert checksums(look(api, walk["id"])) == sums
 
 
-def test_objects_that_may_still_be_recorded_stay(api: TestClient, make: Callable[..., Reply]) -> None:
-    done = make()
-    waiting = api.post("/v1/walks", json=ORDER).json()
+def test_objects_that_may_still_be_recorded_stay(api: TestClient, finished: Finished) -> None:
+    done = finished()
+    waiting = api.post("/v1/walks", json=SMALL).json()
     kept = set(bucket.list_names("walks/")) | {put(waiting["id"]), put(done["id"])}
     let_time_pass(secret_changed_at=func.now())
     assert swept() == kept
@@ -71,8 +69,8 @@ def test_objects_that_may_still_be_recorded_stay(api: TestClient, make: Callable
 
 
 def test_an_upload_that_ends_after_its_walk_was_removed_is_deleted(api: TestClient) -> None:
-    walk = api.post("/v1/walks", json=ORDER).json()
-    api.post("/v1/walks", json=ORDER)
+    walk = api.post("/v1/walks", json=SMALL).json()
+    api.post("/v1/walks", json=SMALL)
 
     def while_it_is_removed(work: Lease) -> Record:
         assert api.delete(f"/v1/walks/{walk['id']}").status_code == 204
@@ -90,7 +88,7 @@ def test_an_upload_that_ends_after_its_walk_was_removed_is_deleted(api: TestClie
 def test_the_scan_reads_the_bucket_page_by_page_and_then_pauses(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.post("/v1/walks", json=ORDER)
+    api.post("/v1/walks", json=SMALL)
     for number in range(10):
         put(uuid4(), f"{number}.png")
     pages: list[int] = []
@@ -125,8 +123,8 @@ def test_with_an_empty_database_nothing_is_deleted(api: TestClient) -> None:
     assert swept() == kept
 
 
-def test_objects_that_are_being_moved_are_no_orphans(api: TestClient, make: Callable[..., Reply]) -> None:
-    walk = make(public=True)
+def test_objects_that_are_being_moved_are_no_orphans(api: TestClient, finished: Finished) -> None:
+    walk = finished(public=True)
     assert api.patch(f"/v1/walks/{walk['id']}", json={"public": False}).status_code == 200
     with transaction() as session:
         what = relocation.plan(session, UUID(walk["id"]))

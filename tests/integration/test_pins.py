@@ -18,7 +18,8 @@ from momalisa.domain.states import ArtifactKind
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries
-from tests.integration.conftest import accepted, completed
+from tests.clients import accepted
+from tests.integration.conftest import completed
 from worker import assemble_task, render_task
 from worker.rendering.pipeline import Renderer
 

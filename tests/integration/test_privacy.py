@@ -1,12 +1,7 @@
 """Private walks stay private: in the API, on the pages, and in the bucket."""
 
-import hashlib
-from collections.abc import Callable
-from typing import Any
 from uuid import UUID
 
-import httpx
-import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, update
 
@@ -15,59 +10,19 @@ from momalisa.db.session import engine, transaction
 from momalisa.domain.states import WalkStatus
 from momalisa.storage import bucket
 from momalisa.walks import moderation
-from tests.finished_walks import finish
-from tests.integration.test_access import somebody
+from tests.clients import new_client
+from tests.integration.conftest import Finished
+from tests.walk_files import SMALL, look, statuses, urls
 
-ORDER: dict[str, Any] = {"prompts": ["a secret", "a boat"], "frames": 2, "width": 64, "height": 64, "seed": 7}
 GUESSES = ("", "frames/0.000000000.png", "frames/1.000000000.png", "poster.webp", "walk.gif", "walk.zip")
 
-Reply = dict[str, Any]
 
-
-@pytest.fixture
-def make(api: TestClient) -> Callable[..., Reply]:
-    """Create and complete a walk, as a visitor who owns all walks of the factory."""
-
-    def make_walk(**changes: Any) -> Reply:
-        answer = api.post("/v1/walks", json={**ORDER, **changes})
-        assert answer.status_code == 202, answer.text
-        finish(UUID(answer.json()["id"]))
-        return look(api, answer.json()["id"])
-
-    return make_walk
-
-
-def look(client: TestClient, walk_id: str) -> Reply:
-    walk: Reply = client.get(f"/v1/walks/{walk_id}").raise_for_status().json()
-    return walk
-
-
-def urls(walk: Reply) -> list[str]:
-    """Return the URLs of all files of a walk."""
-    return [
-        *(frame["url"] for frame in walk["frames"] if frame["url"]),
-        *(artifact["url"] for artifact in walk["artifacts"].values()),
-    ]
-
-
-def checksums(walk: Reply) -> list[str]:
-    """Return the checksums of the files of a walk, in order; all of them must exist."""
-    files = [httpx.get(url).raise_for_status() for url in urls(walk)]
-    return [hashlib.sha256(file.content).hexdigest() for file in files]
-
-
-def statuses(addresses: list[str]) -> set[int]:
-    return {httpx.get(address).status_code for address in addresses}
-
-
-def test_neither_its_id_nor_a_public_remix_opens_a_private_walk(
-    api: TestClient, make: Callable[..., Reply]
-) -> None:
-    private = make(public=False)
-    remix = make(from_walk=private["id"], prompts=["a rose", "a boat"], public=True)
+def test_neither_its_id_nor_a_public_remix_opens_a_private_walk(api: TestClient, finished: Finished) -> None:
+    private = finished(public=False)
+    remix = finished(from_walk=private["id"], prompts=["a rose", "a boat"], public=True)
     assert (look(api, remix["id"])["from_walk"], statuses(urls(private))) == (private["id"], {200})
 
-    stranger = somebody(api)
+    stranger = new_client(api)
     seen = look(stranger, remix["id"])
     assert seen["from_walk"] is None
     assert [walk["from_walk"] for walk in stranger.get("/v1/walks").json()["walks"]] == [None]
@@ -88,10 +43,10 @@ def test_neither_its_id_nor_a_public_remix_opens_a_private_walk(
     assert statuses([url.replace(remix["id"], private["id"]) for url in urls(seen)]) == {404}
 
 
-def test_from_walk_is_shown_to_those_who_may_see_that_walk(api: TestClient, make: Callable[..., Reply]) -> None:
-    source = make(public=True)
-    remix = make(from_walk=source["id"])
-    stranger = somebody(api)
+def test_from_walk_is_shown_to_those_who_may_see_that_walk(api: TestClient, finished: Finished) -> None:
+    source = finished(public=True)
+    remix = finished(from_walk=source["id"])
+    stranger = new_client(api)
 
     def shown_to(client: TestClient) -> list[str | None]:
         listed = client.get("/v1/walks").json()["walks"]
@@ -108,10 +63,10 @@ def test_from_walk_is_shown_to_those_who_may_see_that_walk(api: TestClient, make
     assert shown_to(stranger) == shown_to(api) == [None] * 2
 
 
-def test_lineage_shows_only_what_a_viewer_may_see(api: TestClient, make: Callable[..., Reply]) -> None:
-    source = make(public=True)
-    shown, private = make(from_walk=source["id"], public=True), make(from_walk=source["id"], public=False)
-    stranger = somebody(api)
+def test_lineage_shows_only_what_a_viewer_may_see(api: TestClient, finished: Finished) -> None:
+    source = finished(public=True)
+    shown, private = finished(from_walk=source["id"], public=True), finished(from_walk=source["id"], public=False)
+    stranger = new_client(api)
 
     def children(client: TestClient, **more: int) -> list[str]:
         answer = client.get("/v1/walks", params={"from_walk": source["id"], **more}).json()
@@ -136,9 +91,9 @@ def test_lineage_shows_only_what_a_viewer_may_see(api: TestClient, make: Callabl
 
 def test_a_list_queries_all_sources_at_once(api: TestClient) -> None:
     def statements(walks: int) -> int:
-        source = api.post("/v1/walks", json={**ORDER, "public": True}).json()["id"]
+        source = api.post("/v1/walks", json={**SMALL, "public": True}).json()["id"]
         for _ in range(walks):
-            api.post("/v1/walks", json={**ORDER, "from_walk": source, "public": True})
+            api.post("/v1/walks", json={**SMALL, "from_walk": source, "public": True})
         counted: list[str] = []
         event.listen(engine(), "before_cursor_execute", count := lambda *args: counted.append(args[2]))
         try:
@@ -150,8 +105,8 @@ def test_a_list_queries_all_sources_at_once(api: TestClient) -> None:
     assert statements(1) == statements(5)
 
 
-def test_two_walks_share_no_secret(api: TestClient, make: Callable[..., Reply]) -> None:
-    walks = [make(), make()]
+def test_two_walks_share_no_secret(api: TestClient, finished: Finished) -> None:
+    walks = [finished(), finished()]
     folders = {url.partition("/walks/")[2].split("/")[1] for walk in walks for url in urls(walk)}
     assert len(folders) == 2
     assert {len(secret) for secret in folders} == {22}

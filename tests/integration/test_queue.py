@@ -1,9 +1,5 @@
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,10 @@ from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, leases
-from momalisa.settings import ROOT, environment, settings
+from momalisa.settings import settings
 from momalisa.walks import service
 from tests.conftest import clear_caches, until
+from tests.integration.conftest import worker_process
 from worker.process.consumer import PAUSE_SECONDS
 
 
@@ -102,7 +99,7 @@ def test_a_worker_continues_after_the_broker_froze_during_an_acknowledgement(
     log = tmp_path / "worker.log"
     broker = services.children["valkey"].process
     assert broker
-    with worker(services, ChunkKind.ASSEMBLE, log):
+    with worker_process(services, ChunkKind.ASSEMBLE, log):
         with engine().begin() as connection:
             connection.execute(text("LOCK TABLE chunks"))  # so that the test decides when the work ends
             celery_app.publish(ChunkKind.ASSEMBLE)
@@ -124,7 +121,7 @@ def test_a_worker_survives_a_broker_that_answers_with_errors(services: LocalStac
         ("read only", ("REPLICAOF", "127.0.0.1", free_port()), ("REPLICAOF", "NO", "ONE")),
         ("maxmemory", ("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
     ]
-    with worker(services, ChunkKind.ASSEMBLE, log) as process:
+    with worker_process(services, ChunkKind.ASSEMBLE, log) as process:
         until(lambda: "Connected to" in log.read_text())
         for number, (words, trouble, mend) in enumerate(troubles):
             try:
@@ -165,18 +162,3 @@ def a_claim_waits() -> bool:
     waits = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%chunks%'"
     with transaction() as session:
         return session.execute(text(waits)).first() is not None
-
-
-@contextmanager
-def worker(services: LocalStack, kind: ChunkKind, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker during the block."""
-    variables = {**services.variables, **variables}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", kind], cwd=ROOT, env=environment(**variables), stderr=output
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)

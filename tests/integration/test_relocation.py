@@ -16,16 +16,15 @@ from momalisa.maintenance import reconciler
 from momalisa.storage import bucket
 from momalisa.walks import moderation, relocation
 from momalisa.walks.relocation import Move
+from tests.clients import new_client
 from tests.conftest import until
 from tests.finished_walks import draw, finish
-from tests.integration.test_access import somebody
-from tests.integration.test_privacy import ORDER, Reply, checksums, look, make, statuses, urls
+from tests.integration.conftest import Finished
+from tests.walk_files import SMALL, Reply, checksums, look, statuses, urls
 from worker import assemble_task, runner
 from worker.lease import Lease
 from worker.process.worker import Worker
 from worker.recording import Record
-
-__all__ = ["make"]  # a fixture
 
 
 def make_private(api: TestClient, walk: Reply) -> Reply:
@@ -64,15 +63,15 @@ def is_moved(api: TestClient, before: Reply, sums: list[str]) -> None:
 
 @pytest.mark.parametrize("change", [make_private, hide])
 def test_old_urls_of_hidden_and_private_walks_stop_working(
-    api: TestClient, make: Callable[..., Reply], change: Callable[[TestClient, Reply], Reply]
+    api: TestClient, finished: Finished, change: Callable[[TestClient, Reply], Reply]
 ) -> None:
-    walk = make(public=True)
+    walk = finished(public=True)
     tag, sums = api.get(f"/v1/walks/{walk['id']}").headers["etag"], checksums(walk)
     changed = change(api, walk)
     assert (walk["urls_expire_at"], urls(changed)) == (None, urls(walk))
     left = datetime.fromisoformat(changed["urls_expire_at"]) - datetime.now(UTC)
     assert timedelta() < left <= timedelta(seconds=60)
-    assert somebody(api).get(f"/v1/walks/{walk['id']}").status_code == 404
+    assert new_client(api).get(f"/v1/walks/{walk['id']}").status_code == 404
     change(api, walk)  # repeating it changes nothing
     reconciler.move_objects()
     is_moved(api, walk, sums)
@@ -83,11 +82,11 @@ def test_old_urls_of_hidden_and_private_walks_stop_working(
     assert moved["urls_expire_at"] is None
 
 
-def test_a_walk_that_is_shown_again_keeps_its_new_names(api: TestClient, make: Callable[..., Reply]) -> None:
-    walk = make(public=False)
+def test_a_walk_that_is_shown_again_keeps_its_new_names(api: TestClient, finished: Finished) -> None:
+    walk = finished(public=False)
     answer = api.patch(f"/v1/walks/{walk['id']}", json={"public": True})
     assert (answer.json()["public"], urls(answer.json())) == (True, urls(walk))
-    assert look(somebody(api), walk["id"])["public"]
+    assert look(new_client(api), walk["id"])["public"]
     reconciler.move_objects()
     assert urls(look(api, walk["id"])) == urls(walk)
 
@@ -126,8 +125,8 @@ def remove_some(what: Move) -> None:
     ],
     ids=lambda steps: "-".join(step.__name__ for step in steps) or "nothing",
 )
-def test_a_process_may_die_after_each_step(api: TestClient, make: Callable[..., Reply], steps: list[Step]) -> None:
-    walk = make(public=True)
+def test_a_process_may_die_after_each_step(api: TestClient, finished: Finished, steps: list[Step]) -> None:
+    walk = finished(public=True)
     sums = checksums(walk)
     make_private(api, walk)
     with transaction() as session:
@@ -140,8 +139,8 @@ def test_a_process_may_die_after_each_step(api: TestClient, make: Callable[..., 
     is_moved(api, walk, sums)
 
 
-def test_if_the_secret_changes_during_a_move_the_last_one_wins(api: TestClient, make: Callable[..., Reply]) -> None:
-    walk = make(public=True)
+def test_if_the_secret_changes_during_a_move_the_last_one_wins(api: TestClient, finished: Finished) -> None:
+    walk = finished(public=True)
     sums = checksums(walk)
     make_private(api, walk)
     with transaction() as session:
@@ -158,7 +157,7 @@ def test_if_the_secret_changes_during_a_move_the_last_one_wins(api: TestClient, 
 
 
 def private_walk_in_progress(api: TestClient) -> Reply:
-    walk: Reply = api.post("/v1/walks", json={**ORDER, "frames": 12, "public": True}).json()
+    walk: Reply = api.post("/v1/walks", json={**SMALL, "frames": 12, "public": True}).json()
     return walk
 
 
@@ -229,8 +228,8 @@ def test_an_assembly_survives_the_move_of_its_frames(api: TestClient, before_it_
     assert names(made) == {url.partition("/momalisa/")[2] for url in urls(made)}
 
 
-def test_a_missing_frame_does_not_prevent_the_move_of_others(api: TestClient, make: Callable[..., Reply]) -> None:
-    walk = make(public=True)
+def test_a_missing_frame_does_not_prevent_the_move_of_others(api: TestClient, finished: Finished) -> None:
+    walk = finished(public=True)
     lost = urls(walk)[0]
     bucket.delete(lost.partition("/momalisa/")[2])
     make_private(api, walk)
@@ -240,10 +239,10 @@ def test_a_missing_frame_does_not_prevent_the_move_of_others(api: TestClient, ma
 
 
 def test_a_walk_that_cannot_be_moved_delays_no_other(
-    api: TestClient, make: Callable[..., Reply], monkeypatch: pytest.MonkeyPatch
+    api: TestClient, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relocation, "AT_ONCE", 1)  # one walk per round, so that their order is visible
-    walks = [make(public=True) for _ in range(2)]
+    walks = [finished(public=True) for _ in range(2)]
     fine, bad = walks  # the latest comes first
     for walk in walks:
         make_private(api, walk)
@@ -271,8 +270,8 @@ def test_a_walk_that_cannot_be_moved_delays_no_other(
     assert statuses(urls(bad)) == {404}
 
 
-def test_object_names_without_a_secret_are_moved(api: TestClient, make: Callable[..., Reply]) -> None:
-    walk = make(public=True)
+def test_object_names_without_a_secret_are_moved(api: TestClient, finished: Finished) -> None:
+    walk = finished(public=True)
     sums, folder = checksums(walk), bucket.folder_name(walk["id"])
     with transaction() as session:
         frames = session.scalars(select(Frame)).all()
@@ -291,14 +290,14 @@ def test_object_names_without_a_secret_are_moved(api: TestClient, make: Callable
 
 
 def test_only_the_owner_can_change_a_walk_and_only_its_visibility(api: TestClient) -> None:
-    walk_id = api.post("/v1/walks", json=ORDER).json()["id"]
+    walk_id = api.post("/v1/walks", json=SMALL).json()["id"]
 
     def change(of: str = walk_id, client: TestClient = api, **body: object) -> tuple[int, str]:
         answer = client.patch(f"/v1/walks/{of}", json=body)
         assert answer.headers["content-type"] == "application/problem+json"
         return answer.status_code, answer.json()["type"].rpartition("/")[2]
 
-    assert change(public=False, client=somebody(api)) == (403, "not-owner")
+    assert change(public=False, client=new_client(api)) == (403, "not-owner")
     assert change(str(uuid4()), public=False) == (404, "walk-not-found")
     for wrong in ({}, {"public": None}, {"public": "no"}, {"public": 1}, {"public": True, "frames": 3}):
         assert change(**wrong) == (422, "invalid-request")
@@ -308,7 +307,7 @@ def test_only_the_owner_can_change_a_walk_and_only_its_visibility(api: TestClien
 
 
 def test_a_change_that_changes_nothing_is_no_change(api: TestClient) -> None:
-    url = f"/v1/walks/{api.post('/v1/walks', json={**ORDER, 'public': True}).json()['id']}"
+    url = f"/v1/walks/{api.post('/v1/walks', json={**SMALL, 'public': True}).json()['id']}"
     tag = api.get(url).headers["etag"]
     assert api.patch(url, json={"public": True}).status_code == 200
     assert api.get(url).headers["etag"] == tag

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from momalisa.db.models import Walk
 from momalisa.db.session import transaction
-from tests.integration.conftest import accepted
+from tests.clients import accepted
 
 Reply = dict[str, Any]
 
