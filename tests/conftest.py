@@ -23,17 +23,13 @@ from momalisa.db import notifications, session
 from momalisa.db.models import Base
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import ChunkKind
 from momalisa.local import stack
 from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from momalisa.maintenance import reconciler
-from momalisa.queue import celery_app, estimate, leases, results
-from momalisa.queue.leases import Claim
-from momalisa.queue.results import UploadedFrame
+from momalisa.queue import celery_app, estimate
 from momalisa.settings import settings
 from momalisa.storage import bucket, signed_urls
-from momalisa.storage.bucket import StoredObject
 from tests.chromium import launch_options
 from worker.process.worker import Worker
 from worker.rendering.pipeline import Renderer
@@ -184,22 +180,6 @@ def client(system: LocalStack) -> Iterator[Client]:
     """A client of the whole system."""
     with Client(system.url) as client:
         yield client
-
-
-def made_frames(claim: Claim) -> list[UploadedFrame]:
-    """Return the frames of a chunk as if they were rendered and uploaded."""
-    return [
-        UploadedFrame(frame.position, StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="), b"", "")
-        for frame in claim.frames
-    ]
-
-
-def render_a_chunk() -> None:
-    """Claim a render chunk and record its frames."""
-    with transaction() as session:
-        claim = leases.claim(session, ChunkKind.RENDER, "here")
-        assert claim
-        results.record_frames(session, claim, made_frames(claim))
 
 
 @pytest.fixture

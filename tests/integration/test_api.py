@@ -14,8 +14,9 @@ from momalisa.db.session import transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app
 from momalisa.settings import settings
+from tests.claims import render_a_chunk
 from tests.clients import accepted
-from tests.conftest import clear_caches, render_a_chunk
+from tests.conftest import clear_caches
 
 ORDER = {"prompts": ["a giraffe", "a battleship"], "frames": 16, "seed": 7, "pacing": "linear"}
 

@@ -24,7 +24,8 @@ from momalisa.queue.results import UploadedArtifact
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
-from tests.conftest import made_frames, until
+from tests.claims import claim, claim_if_any, finish, made_frames
+from tests.conftest import until
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -40,22 +41,8 @@ def make(spec: MakeSpec) -> Callable[..., UUID]:
     return make_walk
 
 
-def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
-    with transaction() as session:
-        found = leases.claim(session, kind, "here")
-    assert found is not None
-    return found
-
-
 def nothing_to_claim(kind: ChunkKind = ChunkKind.RENDER) -> bool:
-    with transaction() as session:
-        return leases.claim(session, kind, "here") is None
-
-
-def finish(claimed: Claim) -> Ready | None:
-    stored = made_frames(claimed)
-    with transaction() as session:
-        return results.record_frames(session, claimed, stored)
+    return claim_if_any(kind) is None
 
 
 def make_due() -> None:

@@ -17,11 +17,12 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.errors import LeaseLostError, WalkEndedError
 from momalisa.maintenance import reconciler
-from momalisa.queue import leases, lifecycle, results
+from momalisa.queue import leases, lifecycle
 from momalisa.queue.fairness import FAIRNESS
 from momalisa.queue.leases import Claim
 from momalisa.walks import service
-from tests.conftest import empty, made_frames
+from tests.claims import claim, finish
+from tests.conftest import empty
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -36,18 +37,6 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
             return [service.create(session, ordered, public=True, owner=tenant).id for _ in range(walks)][-1]
 
     return make_walk
-
-
-def claim() -> Claim:
-    with transaction() as session:
-        found = leases.claim(session, ChunkKind.RENDER, "here")
-    assert found
-    return found
-
-
-def finish(claimed: Claim) -> None:
-    with transaction() as session:
-        results.record_frames(session, claimed, made_frames(claimed))
 
 
 def serve(number: int, after: Callable[[], object] = lambda: None) -> Iterator[str]:

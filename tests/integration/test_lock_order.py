@@ -20,7 +20,8 @@ from momalisa.queue import leases, lifecycle, reclaim, results
 from momalisa.queue.reclaim import ExpiredLease
 from momalisa.settings import settings
 from momalisa.walks import moderation, service
-from tests.conftest import made_frames, until
+from tests.claims import made_frames
+from tests.conftest import until
 
 pytestmark = pytest.mark.usefixtures("services")
 

@@ -18,7 +18,7 @@ from momalisa.maintenance import reconciler
 from momalisa.queue import celery_app, estimate, leases, results
 from momalisa.settings import settings
 from momalisa.walks import queries, service
-from tests.conftest import made_frames
+from tests.claims import made_frames
 
 QUEUED = 2000
 

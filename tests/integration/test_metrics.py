@@ -24,7 +24,8 @@ from momalisa.storage.bucket import StoredObject
 from momalisa.telemetry import metrics
 from momalisa.telemetry.metrics import Metric
 from momalisa.walks import service
-from tests.conftest import clear_caches, render_a_chunk, until
+from tests.claims import render_a_chunk
+from tests.conftest import clear_caches, until
 
 MakeSpec = Callable[..., WalkSpec]
 

@@ -22,7 +22,7 @@ from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ArtifactKind, ChunkKind, ChunkStatus, WalkStatus
 from momalisa.queue import catalog, leases, results
 from momalisa.walks import service
-from tests.conftest import made_frames
+from tests.claims import made_frames
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
 SCRIPTED = ["/", "/gallery", "/exhibition", "/about"]

@@ -22,7 +22,8 @@ from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
-from tests.conftest import made_frames, until
+from tests.claims import claim, claim_if_any, made_frames
+from tests.conftest import until
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -37,13 +38,6 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
             return service.create(session, ordered, public=True, owner=owner).id
 
     return make_walk
-
-
-def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim:
-    with transaction() as session:
-        found = leases.claim(session, kind, "here")
-    assert found is not None
-    return found
 
 
 def nothing_to_claim() -> bool:
@@ -102,8 +96,7 @@ def test_pacing_does_not_depend_on_the_order_of_workers(make: Make) -> None:
     deadline = time.monotonic() + 60
     while not (walk(one).status == walk(other).status == WalkStatus.ASSEMBLING):
         assert time.monotonic() < deadline
-        with transaction() as session:
-            found = leases.claim(session, ChunkKind.RENDER, "here")
+        found = claim_if_any()
         if found is not None:
             held.append(found)
         if found is None or len(held) == 3:

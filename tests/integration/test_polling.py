@@ -22,7 +22,8 @@ from momalisa.db.session import engine, transaction
 from momalisa.domain.states import ChunkKind, WalkStatus
 from momalisa.queue import celery_app, leases, results
 from momalisa.walks.queries import Snapshot
-from tests.conftest import made_frames, render_a_chunk, until
+from tests.claims import made_frames, render_a_chunk
+from tests.conftest import until
 
 POLLS = 200
 

@@ -31,7 +31,8 @@ from momalisa.queue.lifecycle import Ready
 from momalisa.settings import ROOT, environment, settings
 from momalisa.telemetry import metrics
 from momalisa.walks import queries, service
-from tests.conftest import made_frames, until
+from tests.claims import made_frames
+from tests.conftest import until
 from tests.frozen import frozen
 from worker import runner
 from worker.lease import Lease

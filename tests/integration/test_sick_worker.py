@@ -23,7 +23,8 @@ from momalisa.queue import admin, estimate, leases, lifecycle, results, stats
 from momalisa.queue.leases import Claim
 from momalisa.settings import ROOT, environment, settings
 from momalisa.walks import queries, service
-from tests.conftest import made_frames, until
+from tests.claims import finish, made_frames
+from tests.conftest import until
 from worker import recording, runner
 from worker.lease import Lease
 from worker.process.worker import Worker
@@ -46,18 +47,13 @@ def claim(parent: str = "") -> Claim | None:
         return leases.claim(session, ChunkKind.RENDER, f"{parent}.child", parent)
 
 
-def do(claimed: Claim) -> None:
-    with transaction() as session:
-        results.record_frames(session, claimed, made_frames(claimed))
-
-
 def render_all() -> None:
     """Render every queued chunk, and those that follow."""
 
     def nothing_is_left() -> bool:
         claimed = claim(WELL)
         if claimed:
-            do(claimed)
+            finish(claimed)
         return claimed is None
 
     until(nothing_is_left, pause=0)
@@ -89,7 +85,7 @@ def test_a_failed_chunk_is_left_to_other_busy_workers_until_none_is_busy(
     assert mine.number != failed.number  # although retries come first
     with transaction() as session:
         leases.release(session, mine)
-    do(theirs)
+    finish(theirs)
     again = claim(SICK)  # no other worker is busy
     assert again
     assert again.number == failed.number
@@ -168,7 +164,7 @@ def test_a_worker_that_fails_where_others_succeed_backs_off_says_why_and_recover
         assert claims[WELL] < 1000
         for _ in range(4):  # it fails faster than others render
             wake()
-        do(well)
+        finish(well)
         make_due()
     assert claims[WELL] >= 66
     assert claims[SICK] <= 6
@@ -217,7 +213,7 @@ def test_the_success_of_workers_with_another_model_says_nothing(
     worker.health.record_failure(ChunkKind.RENDER, "the weights are broken")
     claimed = claim(WELL)
     assert claimed
-    do(claimed)
+    finish(claimed)
     with monkeypatch.context() as other:
         other.setenv("MODEL", "/models/ink")
         settings.cache_clear()
@@ -246,7 +242,7 @@ def test_the_history_of_attempts_is_kept_and_a_failed_walk_can_be_retried(
     walk_id = make(frames=12)
     first = claim(WELL)
     assert first
-    do(first)
+    finish(first)
     for number in range(settings().max_attempts):
         claimed = claim(SICK)
         assert claimed

@@ -15,6 +15,7 @@ from momalisa.maintenance import reconciler
 from momalisa.queue import admin, leases, reclaim, stats, workers
 from momalisa.telemetry import metrics
 from momalisa.walks import service
+from tests.claims import claim
 
 MakeSpec = Callable[..., WalkSpec]
 
@@ -143,19 +144,11 @@ def test_a_walk_that_older_code_wrote_is_claimed_like_any_other(services: LocalS
     with transaction() as session:
         walk_id = service.create(session, spec(frames=8), public=True, owner="ann").id
         session.execute(update(Walk).values(traceparent=None))
-    with transaction() as session:
-        claim = leases.claim(session, ChunkKind.RENDER, "here")
-    assert claim
-    assert (claim.walk_id, claim.traceparent, claim.recovery_seconds) == (walk_id, None, None)
+    claimed = claim()
+    assert (claimed.walk_id, claimed.traceparent, claimed.recovery_seconds) == (walk_id, None, None)
 
 
 def test_the_first_claim_of_a_lost_chunk_knows_how_long_it_waited(services: LocalStack, spec: MakeSpec) -> None:
-    def claim() -> leases.Claim:
-        with transaction() as session:
-            found = leases.claim(session, ChunkKind.RENDER, "here")
-        assert found
-        return found
-
     with transaction() as session:
         service.create(session, spec(frames=4), public=True, owner="ann")
     claim()

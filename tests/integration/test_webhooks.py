@@ -23,7 +23,8 @@ from momalisa.settings import settings
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
 from tests import receiver
-from tests.conftest import made_frames, run_retention
+from tests.claims import made_frames
+from tests.conftest import run_retention
 from tests.deliveries import attempt, claim, delivery, make_due, recorded, verify
 from tests.receiver import Receiver
 
