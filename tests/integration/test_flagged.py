@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from transformers import CLIPImageProcessor
 
@@ -16,26 +15,11 @@ from momalisa.storage import bucket
 from momalisa.storage.bucket import StoredObject
 from tests.clients import accepted
 from tests.integration.conftest import completed
+from tests.stand_ins import Checker
 from worker import assemble_task, render_task, runner
 from worker.media import encoders
 from worker.process.worker import Worker
 from worker.rendering.pipeline import Renderer
-
-
-class Checker(torch.nn.Module):
-    """Checks a batch like the safety checkers of Stable Diffusion, and blackens the chosen rows."""
-
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def __init__(self, rows: set[int]) -> None:
-        super().__init__()
-        self.rows = rows
-
-    def forward(self, clip_input: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
-        found = [row in self.rows for row in range(len(clip_input))]
-        for row in self.rows:
-            images[row] = torch.zeros_like(images[row])
-        return images, found
 
 
 @pytest.fixture

@@ -43,8 +43,8 @@ def test_queued_leased_and_ended_work_is_counted(services: LocalStack, spec: Mak
             service.create(session, spec(frames=8), public=True, owner="ann").id for _ in range(3)
         )
     with transaction() as session:
-        claim = leases.claim(session, ChunkKind.RENDER, "here")
-        assert claim
+        claimed = leases.claim(session, ChunkKind.RENDER, "here")
+        assert claimed
         service.cancel(session, third, owner="ann")
         session.execute(
             update(Chunk)
@@ -52,7 +52,7 @@ def test_queued_leased_and_ended_work_is_counted(services: LocalStack, spec: Mak
             .values(scheduled_at=func.now() - text("interval '90 seconds'"))
         )
     found = take()
-    assert claim.walk_id == first
+    assert claimed.walk_id == first
     assert found.chunks[*RENDER, ChunkStatus.QUEUED] == 1
     assert found.chunks[*RENDER, ChunkStatus.LEASED] == 1
     assert 90 <= found.oldest_due_seconds[RENDER] < 120

@@ -13,8 +13,8 @@ import torch
 from momalisa.domain.content import content_hashes
 from momalisa.domain.spec import WalkSpec
 from tests.pictures import difference
+from tests.stand_ins import Never
 from tests.tiny_pipelines import saved
-from worker.cancellation import CancellationToken
 from worker.rendering import memory
 from worker.rendering.batch import RenderRequest, render_batch
 from worker.rendering.layers import best_device, fastest_dtype
@@ -23,16 +23,6 @@ from worker.rendering.pipeline import Renderer
 MakeSpec = Callable[..., WalkSpec]
 
 POSITIONS = [0.0, 0.2, 0.4, 0.6, 0.8]
-
-
-class Never(CancellationToken):
-    """Work that nothing ends."""
-
-    def raise_if_cancelled(self) -> None:
-        """Go on."""
-
-    def verify(self) -> None:
-        """Go on."""
 
 
 @pytest.fixture(scope="module")
