@@ -30,7 +30,7 @@ from worker.media.thumbnail import thumbnail
 from worker.process.worker import Worker
 from worker.recording import Record
 
-OWNER = "visitor:somebody"
+OWNER = "visitor:someone"
 
 DEPTH = 2**16 - 1
 """Number of positions that the colour of a drawn frame can distinguish."""

@@ -72,7 +72,7 @@ export function followWalk(id, { onWalk, onNotice, onError, read = readWalk, Str
       const before = etag;
       const answer = await read(id, { etag, signal: abort.signal });
       pause = answer.retryAfter ?? USUAL_PAUSE;
-      const newest = etag === before; // else the stream has told of a later state meanwhile
+      const newest = etag === before; // else the stream has sent a later state meanwhile
       if (newest) etag = answer.etag;
       took(newest ? answer.body : null);
     } catch (error) {

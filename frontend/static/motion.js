@@ -12,7 +12,7 @@ function remembered() {
 }
 
 class Motion extends EventTarget {
-  /** Whether a newly opened page waits to be told to move. */
+  /** Whether a newly opened page waits for the visitor to start it. */
   get startsStill() {
     return (remembered() ?? (reduced.matches ? "still" : "moving")) === "still";
   }

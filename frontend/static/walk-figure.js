@@ -63,7 +63,7 @@ class WalkFigure extends HTMLElement {
           </fieldset>
           <label class="count"><span>Points</span> <input class="number" type="range" aria-label="Points" min="3" max="17" value=${this.#count} aria-valuetext=${`${this.#count} points`} @input=${(event) => this.#setCount(event.target.valueAsNumber)} /> <output>${this.#count}</output></label>
           <button type="button" class="plain" @click=${() => this.#toggle()}>${this.#moving ? "Pause" : "Play"}</button>
-          <p class="told" role="status">From one point to the next the picture changes by up to ${jump} % of its way.</p>
+          <p class="largest-step" role="status">From one point to the next the picture changes by up to ${jump} % of its way.</p>
         </figcaption>
       </figure>`,
       this,

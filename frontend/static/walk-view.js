@@ -25,7 +25,7 @@ class WalkView extends HTMLElement {
   #plan = document.createElement("plan-drawing");
   #playing = false; // whether there is a film, or a frame, to be played
   #stop = -1; // the stop nearest to the frame in view; none: the last
-  #told = 0; // when the server told of the walk, in milliseconds of this clock
+  #receivedAt = 0; // when the walk was received, in milliseconds of this clock
   #tick; // the timer of the next second of the time left
   #following = null;
   #renewal; // the timer of the next look at a walk that is done
@@ -60,7 +60,7 @@ class WalkView extends HTMLElement {
 
   #onWalk(walk) {
     this.#walk = walk;
-    this.#told = Date.now();
+    this.#receivedAt = Date.now();
     const there = walk.frames.filter(({ url }) => url);
     this.#playing ||= this.#playable;
     this.#plan.update({
@@ -194,7 +194,7 @@ class WalkView extends HTMLElement {
     if (!Number.isFinite(eta_seconds)) return "";
     if (waiting_for) return `${roughly(eta_seconds)} left`;
     this.#tick = setTimeout(() => this.#draw(), 1000);
-    return `${roughly(remaining(eta_seconds, Date.now() - this.#told))} left`;
+    return `${roughly(remaining(eta_seconds, Date.now() - this.#receivedAt))} left`;
   }
 
   #drawGone() {

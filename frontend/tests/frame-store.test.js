@@ -34,7 +34,7 @@ test("of a long walk, as many pictures are kept as memory allows: some everywher
   const frames = Array.from({ length: 960 }, (_, index) => ({ position: index / 959, url: String(index) }));
   const store = new FrameStore();
   store.update(frames, { width: 512, height: 512 });
-  assert.deepEqual(fetched, []); // nobody looks
+  assert.deepEqual(fetched, []); // nothing is in view yet
   for (const place of [0, 0.5, 0.9, 0.2]) {
     fetched.length = 0;
     store.look(frames[Math.round(959 * place)].position);

@@ -27,6 +27,6 @@ test("pauses grow with failures, and heed what the server says", () => {
   assert.equal(backOff(20, null, 0.5), 30);
 });
 
-test("waiting is told in words that read well aloud", () => {
+test("waiting times are given in words that read well aloud", () => {
   assert.deepEqual([0.2, 42, 179].map(secondsWords), ["1 second", "42 seconds", "3 minutes"]);
 });

@@ -12,11 +12,11 @@ test("a status that this page has never heard of is judged by whether the walk i
   assert.equal(statusWords({ status: "varnished", done: true }), "This walk has ended");
 });
 
-test("sizes are told in thousands", () => {
+test("sizes are given in thousands", () => {
   assert.deepEqual([300, 148_000, 1_250_000, 42_000_000].map(kilobytes), ["1 kB", "148 kB", "1.3 MB", "42 MB"]);
 });
 
-test("a place in the queue is told in words", () => {
+test("a place in the queue is given in words", () => {
   assert.deepEqual([null, 0, 1, 5].map(queueWords), ["", "Next in line", "One batch before it", "5 batches before it"]);
 });
 

@@ -389,7 +389,7 @@ def _(stage: Stage) -> None:
     if not planned:
         raise Miss
     walk_id, secret, position = planned[0]
-    _plant(stage, f"walks/{walk_id}/{secret}/frames/{position:.9f}.png", b"somebody else's")
+    _plant(stage, f"walks/{walk_id}/{secret}/frames/{position:.9f}.png", b"another picture")
 
 
 # API

@@ -181,7 +181,7 @@ def test_a_visitor_finds_their_own_walks(website: Page, system: LocalStack) -> N
 def test_the_figure_shows_even_against_equal_steps(website: Page, system: LocalStack) -> None:
     website.emulate_media(reduced_motion="reduce")
     website.goto(f"{system.url}/about")
-    notice = website.locator(".told")
+    notice = website.locator(".largest-step")
     expect(notice).to_contain_text("up to 13 %")
     website.get_by_label("Equal steps").check()
     expect(notice).not_to_contain_text("up to 13 %")

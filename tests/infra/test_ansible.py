@@ -156,7 +156,7 @@ def test_instance_with_a_gpu_is_as_such_machines_must_be(created: Google, play: 
 def test_rules_are_mended_another_key_is_added_a_stopped_instance_is_started_and_all_waited_for(
     created: Google, play: Play, tmp_path: Path
 ) -> None:
-    (tmp_path / "key").unlink()  # as on the laptop of somebody else
+    (tmp_path / "key").unlink()  # as on the laptop of someone else
     rule, instance = created.resources[f"{FIREWALLS}/momalisa-ssh"], created.resources[INSTANCE]
     rule["sourceRanges"] = ["0.0.0.0/0"]
     instance["status"] = "TERMINATED"

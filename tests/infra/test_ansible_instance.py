@@ -367,5 +367,5 @@ def test_web_server_answers_http_without_a_domain_then_gets_a_certificate_and_re
     until(lambda: instance.sh(serial) != before)  # NGINX shows the certificate that was renewed
 
     instance.play("deploy-setup-webserver.yml", cluster_state="absent", confirm=PROJECT)
-    # NGINX closes its sockets soon after it was told to reload.
+    # NGINX closes its sockets soon after it is asked to reload.
     instance.sh("timeout 30 sh -c 'while curl --silent --output /dev/null http://127.0.0.1/; do sleep 0.1; done'")

@@ -34,7 +34,7 @@ Spec = Callable[..., WalkSpec]
 def insert_walk(services: object, spec: Spec) -> Callable[..., Walk]:
     """Insert a finished walk."""
 
-    def make(*prompts: str, owner: str = "visitor:somebody", public: bool = True) -> Walk:
+    def make(*prompts: str, owner: str = "visitor:someone", public: bool = True) -> Walk:
         with transaction() as session:
             walk = service.create(session, spec(prompts=prompts), public=public, owner=owner)
             walk.status = WalkStatus.SUCCEEDED

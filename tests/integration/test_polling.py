@@ -117,7 +117,7 @@ def test_a_long_poll_is_answered_when_something_changes(
     etag = api.get(url).headers["etag"]
     looked = threading.Event()
 
-    def render_once_somebody_waits() -> None:
+    def render_once_a_client_waits() -> None:
         assert looked.wait(10)
         with transaction() as session:
             stored = made_frames(claim)
@@ -127,7 +127,7 @@ def test_a_long_poll_is_answered_when_something_changes(
         if "walks.revision" in statement:
             looked.set()
 
-    renderer = threading.Thread(target=render_once_somebody_waits)
+    renderer = threading.Thread(target=render_once_a_client_waits)
     event.listen(engine(), "after_cursor_execute", note)
     renderer.start()
     answer = api.get(url, headers={"Prefer": "respond-async, wait=30", "If-None-Match": etag})

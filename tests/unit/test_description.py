@@ -213,11 +213,11 @@ def test_the_embedded_model_is_described_by_its_own_files() -> None:
 def test_of_a_model_that_is_elsewhere_nothing_is_known_but_what_the_settings_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("MODEL", "somebody/sdxl")
+    monkeypatch.setenv("MODEL", "someone/sdxl")
     monkeypatch.setenv("IMAGE_SIZE", "1024")
     settings.cache_clear()
     found = description.of_settings()
-    assert (found.name, found.size, found.max_size, found.steps) == ("somebody/sdxl", 1024, 2048, 20)
+    assert (found.name, found.size, found.max_size, found.steps) == ("someone/sdxl", 1024, 2048, 20)
 
 
 def test_what_the_api_offers_never_fails_for_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
         )
         return run.stdout.splitlines()
 
-    repository = tmp_path / "hub" / "models--somebody--busy"
+    repository = tmp_path / "hub" / "models--someone--busy"
     for file, content in {
         "refs/main": "a" * 40,
         f"snapshots/{'a' * 40}/model_index.json": '{"_class_name": "X"}',
@@ -93,17 +93,17 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
         (repository / file).parent.mkdir(parents=True)
         (repository / file).write_text(content)
     names = (
-        "somebody/gated",
-        "somebody/absent",
-        "somebody/revised@v9",
-        "somebody/denied",
-        "somebody/single",
-        "somebody/busy",
+        "someone/gated",
+        "someone/absent",
+        "someone/revised@v9",
+        "someone/denied",
+        "someone/single",
+        "someone/busy",
     )
     with hub() as url:
         gated, absent, revised, denied, single, busy = said(*names, HF_ENDPOINT=url, HF_TOKEN="x")  # noqa: S106
-    [offline] = said("somebody/absent", HF_HUB_OFFLINE="1")
-    [away] = said("somebody/absent", HF_ENDPOINT=url)  # where no server listens any more
+    [offline] = said("someone/absent", HF_HUB_OFFLINE="1")
+    [away] = said("someone/absent", HF_ENDPOINT=url)  # where no server listens any more
     assert gated == (
         "Access to this model on the Hub is restricted: accept its terms on its page there, and set HF_TOKEN to a "
         "token of the same account."
@@ -115,13 +115,13 @@ def test_errors_of_the_hub_are_distinguished(tmp_path: Path) -> None:
     assert revised == "The model has no such revision on the Hub."
     assert denied == "The Hub does not accept HF_TOKEN: it is wrong, or no longer valid."
     assert single == (
-        "somebody/single on the Hub has no model_index.json, so it is not a pipeline of diffusers; "
-        "somebody/single/dream.safetensors names a file of it."
+        "someone/single on the Hub has no model_index.json, so it is not a pipeline of diffusers; "
+        "someone/single/dream.safetensors names a file of it."
     )
-    assert busy.startswith("X of 'somebody/busy' cannot render walks."), "it was downloaded before"
-    assert offline == "somebody/absent is not on this machine, and HF_HUB_OFFLINE forbids downloading it."
+    assert busy.startswith("X of 'someone/busy' cannot render walks."), "it was downloaded before"
+    assert offline == "someone/absent is not on this machine, and HF_HUB_OFFLINE forbids downloading it."
     assert away == (
-        "somebody/absent is not on this machine, and the Hub cannot be reached: check the network and its proxies, "
+        "someone/absent is not on this machine, and the Hub cannot be reached: check the network and its proxies, "
         "or copy the model into a folder and name that."
     )
 
