@@ -296,7 +296,25 @@ class Stage(Pooled):
         """Return a client of the broker."""
         return redis.Redis.from_url(self._variables["BROKER_URL"], socket_timeout=5)
 
+    def object_url(self, name: str) -> str:
+        """Return where the bucket's API has an object."""
+        return f"{self.bucket_url}/storage/v1/b/momalisa/o/{name.replace('/', '%2F')}"
+
+    def plant(self, name: str, data: bytes) -> None:
+        """Upload an object, or replace it."""
+        url = f"{self.bucket_url}/upload/storage/v1/b/momalisa/o"
+        parameters = {"uploadType": "media", "name": name}
+        headers = {"Content-Type": "image/png"}
+        httpx.post(url, params=parameters, content=data, headers=headers).raise_for_status()
+
     # Visiting
+
+    def answers(self, http: httpx.Client) -> bool:
+        """Return whether the API is ready."""
+        try:
+            return http.get(f"{self.url}/readyz").is_success
+        except httpx.TransportError:
+            return False
 
     def submit(self, http: httpx.Client, order: int | None = None) -> str | None:
         """Submit a walk and return its id; None if it was not accepted, or that is unknown."""
