@@ -17,10 +17,10 @@ from momalisa.queue.leases import Claim
 from momalisa.queue.results import UploadedArtifact
 from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries
-from tests.conftest import made_frames, render_a_chunk
+from tests.claims import claim, claim_if_any, made_frames, render_a_chunk
+from tests.clients import new_client, new_key, submit
+from tests.dense_chunks import finish, finish_all
 from tests.integration.conftest import Limit, assert_refused
-from tests.integration.test_access import new_key, somebody, submit
-from tests.integration.test_dense import claim, finish, finish_all
 
 SMALL = {"prompts": ["a", "b"], "frames": 16, "steps": 3, "width": 128, "height": 128, "pacing": "linear"}
 DENSE = {**SMALL, "frames": 96, "pacing": "even", "exact": False}
@@ -84,7 +84,7 @@ def test_a_canceled_walk_counts_the_batches_that_were_begun(api: TestClient, lim
     walk_id = submit(api, **SMALL)
     assert (charged_steps(walk_id), charge(walk_id).output_pixels) == (16 * 3, 16 * PIXELS)
     render_a_chunk()
-    assert claim()
+    claim()
     for _ in range(2):
         api.post(f"/v1/walks/{walk_id}/cancel")
         assert (charged_steps(walk_id), charge(walk_id).output_pixels) == (2 * 4 * 3, 0)
@@ -96,7 +96,7 @@ def test_a_canceled_walk_counts_interpolated_frames_that_were_begun_as_one_step(
     limit(batch_size=4)
     walk_id = submit(api, **DENSE)
     denoised = 0
-    while (claimed := claim()) and not claimed.interpolated:
+    while (claimed := claim_if_any()) and not claimed.interpolated:
         finish(claimed)
         denoised += 1
     assert claimed
@@ -110,7 +110,6 @@ def test_a_walk_that_an_operator_retries_is_charged_once(api: TestClient, limit:
     for _ in range(3):
         render_a_chunk()
     failed = claim()
-    assert failed
     with transaction() as session:
         leases.attempt_failed(session, failed, "CUDA error")
     assert (charged_steps(walk_id), charge(walk_id).output_pixels) == (16 * 3, 0)
@@ -138,7 +137,6 @@ def test_copied_frames_count_nothing_unless_their_batch_is_rendered_for_others(
     walk_id = submit(api, **SMALL)
     for copied in (4, 4, 3, 0):
         claimed = claim()
-        assert claimed
         copy_chunk(claimed, copied)
     assemble()
     assert charged_steps(walk_id) == 2 * 4 * 3
@@ -161,7 +159,7 @@ def test_deleting_a_walk_gives_nothing_back_that_was_computed(api: TestClient, l
 
 def test_concurrent_submissions_cannot_exceed_a_budget(api: TestClient, limit: Limit) -> None:
     limit(pixel_steps_per_day=2 * 16 * 3 * PIXELS + 7)
-    client = somebody(api, new_key())
+    client = new_client(api, new_key())
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post("/v1/walks", json=SMALL).status_code, range(8)))
     assert sorted(answers) == [202] * 2 + [429] * 6

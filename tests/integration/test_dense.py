@@ -10,20 +10,18 @@ from sqlalchemy import func, select, update
 
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
-from momalisa.domain import dense
-from momalisa.domain.dense import Check
 from momalisa.domain.pins import Batch, Pins
 from momalisa.domain.spec import WalkSpec
 from momalisa.domain.states import ChunkKind, ChunkStatus, Made, WalkStatus
 from momalisa.errors import KeysLostError, LeaseLostError
 from momalisa.maintenance import reconciler
-from momalisa.queue import admin, fairness, leases, lifecycle, results
+from momalisa.queue import admin, fairness, lifecycle, results
 from momalisa.queue.leases import Claim
 from momalisa.queue.lifecycle import Ready
-from momalisa.queue.results import UploadedFrame
 from momalisa.settings import settings
-from momalisa.storage.bucket import StoredObject
 from momalisa.walks import queries, service
+from tests.claims import claim, claim_if_any
+from tests.dense_chunks import finish, finish_all
 from worker import runner
 from worker.lease import Lease
 from worker.process.heartbeat import process_name
@@ -45,49 +43,6 @@ def make(spec: Callable[..., WalkSpec]) -> Make:
             return service.create(session, ordered, public=True, owner="ann", source=source, pins=pins).id
 
     return make_walk
-
-
-def claim(kind: ChunkKind = ChunkKind.RENDER) -> Claim | None:
-    with transaction() as session:
-        return leases.claim(session, kind, "here")
-
-
-def finish(claimed: Claim, error: float = 0.5, *, denoised: bool = False) -> Ready | None:
-    """Record the frames of a chunk, whose pictures change evenly, and whose checks all find the same error.
-
-    They may be denoised, although they were to be interpolated.
-    """
-    between = claimed.interpolated and not denoised
-    keys = [key.position for key in claimed.keys]
-    made = []
-    for frame in claimed.frames:
-        near = dense.neighbours(frame.position, keys, claimed.spec.legs)
-        check = None
-        if near and not between:
-            start = max(key for key in near if key < frame.position)
-            end = min(key for key in near if key > frame.position)
-            check = Check(start=start, end=end, mean=error, block=error)
-        made.append(
-            UploadedFrame(
-                frame.position,
-                StoredObject(f"w/{frame.position}.png", 9, "AAAAAA=="),
-                bytes([round(255 * frame.position)]) * 12,
-                f"hash of {frame.position}",
-                interpolated=between,
-                latents=not between,
-                check=check,
-            )
-        )
-    with transaction() as session:
-        return results.record_frames(session, claimed, made, interpolated=between)
-
-
-def finish_all() -> list[Claim]:
-    claims = []
-    while claimed := claim():
-        claims.append(claimed)
-        finish(claimed)
-    return claims
 
 
 def walk(walk_id: UUID) -> Walk:
@@ -124,7 +79,7 @@ def test_the_last_pass_is_interpolated_between_all_frames_of_the_passes_before(m
 
 def test_where_interpolation_is_off_every_frame_is_denoised(make: Make) -> None:
     walk_id = make()
-    while claimed := claim():
+    while claimed := claim_if_any():
         assert not claimed.interpolated
         finish(claimed, error=200.0)
     assert {frame.made for frame in walk(walk_id).frames} == {Made.DENOISED}
@@ -150,22 +105,17 @@ def test_pinned_chunks_that_are_interpolated_wait_for_the_others(make: Make) -> 
     waiting = [ChunkStatus.WAITING] * 2
     assert statuses(walk_id) == [ChunkStatus.QUEUED] * 2 + waiting
     first, second = claim(), claim()
-    assert first
-    assert second
-    assert claim() is None
+    assert claim_if_any() is None
     assert finish(second) is None
-    assert claim() is None
+    assert claim_if_any() is None
     assert finish(first) == Ready(ChunkKind.RENDER, 2, settings().model_name)
     third = claim()
-    assert third
     assert third.interpolated
     assert [key.position for key in third.keys] == [0, 0.5, 1]
     finish(third)
     last = claim()
-    assert last
     assert finish(last) == ASSEMBLE
     assembly = claim(ChunkKind.ASSEMBLE)
-    assert assembly
     assert assembly.pins
     assert assembly.pins.batches == PINS.batches
 
@@ -193,7 +143,6 @@ def test_a_lost_frame_is_interpolated_again_only_once_those_around_it_are_there(
     walk_id = make(frames=6, pins=PINS)
     finish_all()
     assembly = claim(ChunkKind.ASSEMBLE)
-    assert assembly
     with transaction() as session:
         assert results.requeue_frames(session, assembly, [0.25, 0.5])
     assert statuses(walk_id) == [ChunkStatus.DONE, ChunkStatus.QUEUED, ChunkStatus.WAITING, ChunkStatus.DONE]
@@ -216,7 +165,6 @@ def test_frames_that_were_lost_are_made_again_before_those_that_are_compared_wit
     walk_id = make(frames=65, pins=pins)
     finish_all()
     assembly = claim(ChunkKind.ASSEMBLE)
-    assert assembly
     with transaction() as session:
         assert results.requeue_frames(session, assembly, [first[0], last[0]])
     assert statuses(walk_id) == [ChunkStatus.QUEUED, ChunkStatus.DONE, ChunkStatus.WAITING]
@@ -239,15 +187,14 @@ def test_a_walk_whose_keys_are_lost_at_any_time_is_planned_and_made_like_one_tha
     finish_all()
     stormy = make()
     lost = set[int]()
-    while claimed := claim():
+    while claimed := claim_if_any():
         if claimed.keys and claimed.number not in lost:
             lost.add(claimed.number)
             keys = claimed.keys[0].position, claimed.keys[-1].position
             assert lose(claimed, *keys) == Ready(ChunkKind.RENDER, 1, claimed.model)
             again = claim()
-            assert again
             assert [frame.position for frame in again.frames if frame.missing] == list(keys)
-            assert claim() is None, "the others wait for these"
+            assert claim_if_any() is None, "the others wait for these"
             finish(again)
             with transaction() as session:  # so that losing many does not fail the walk
                 session.execute(update(Chunk).values(attempts=0))
@@ -260,11 +207,10 @@ def test_a_walk_whose_keys_are_lost_at_any_time_is_planned_and_made_like_one_tha
 
 def test_workers_with_chunks_of_later_passes_lose_their_lease_when_a_key_is_lost(make: Make) -> None:
     walk_id = make()
-    while not (claimed := claim()) or not claimed.interpolated:
+    while not (claimed := claim_if_any()) or not claimed.interpolated:
         assert claimed
         finish(claimed)
     other = claim()
-    assert other
     assert lose(claimed, 0.0)
     for late in (claimed, other):
         with pytest.raises(LeaseLostError):
@@ -280,7 +226,6 @@ def test_a_worker_that_cannot_read_keys_has_not_succeeded_and_others_come_before
     make(frames=6, pins=PINS)
     for _ in range(2):
         claimed = claim()
-        assert claimed
         finish(claimed)
     worker = Worker()
     worker.watchdog.start()
@@ -300,15 +245,13 @@ def test_chunks_that_waited_do_not_set_the_clock_of_others_back(make: Make, spec
     make(frames=6, pins=PINS)
     with transaction() as session:
         service.create(session, spec(frames=80, pacing="linear"), public=True, owner="bob")
-    while not (claimed := claim()) or not claimed.interpolated:
+    while not (claimed := claim_if_any()) or not claimed.interpolated:
         assert claimed
         finish(claimed)
     lose(claimed, 0.0)
     again = claim()
-    assert again
     for _ in range(6):
         theirs = claim()
-        assert theirs
         finish(theirs)
     finish(again)
     with transaction() as session:
@@ -322,9 +265,9 @@ def test_a_walk_whose_keys_are_lost_each_time_fails(make: Make) -> None:
     walk_id = make(frames=6, pins=PINS)
     for _ in range(settings().max_attempts):
         for _ in range(2):
-            if (claimed := claim()) and not claimed.interpolated:
+            if (claimed := claim_if_any()) and not claimed.interpolated:
                 finish(claimed)
-        between = claimed if claimed and claimed.interpolated else claim()
+        between = claimed if claimed and claimed.interpolated else claim_if_any()
         assert between
         ready = lose(between, 0.0)
     assert ready is None
@@ -335,13 +278,12 @@ def test_a_walk_whose_keys_are_lost_each_time_fails(make: Make) -> None:
 
 def test_a_chunk_that_was_denoised_instead_is_pinned_so(make: Make) -> None:
     walk_id = make(frames=6, pins=PINS)
-    while claimed := claim():
+    while claimed := claim_if_any():
         finish(claimed, denoised=claimed.number == 2)
     found = walk(walk_id)
     assert [frame.made for frame in found.frames].count(Made.INTERPOLATED) == 1
     assert all(frame.expected_error is None for frame in found.frames if frame.made == Made.DENOISED)
     assembly = claim(ChunkKind.ASSEMBLE)
-    assert assembly
     assert assembly.pins
     assert [batch.interpolated for batch in assembly.pins.batches] == [False, False, False, True]
     assert assembly.pins.positions == PINS.positions
@@ -352,7 +294,6 @@ def test_the_reconciler_queues_chunks_that_wait_for_nothing_more(make: Make) -> 
     walk_id = make(frames=6, pins=PINS)
     for _ in range(2):
         claimed = claim()
-        assert claimed
         reconciler.reclaim_expired()
         assert statuses(walk_id)[2:] == [ChunkStatus.WAITING] * 2
         finish(claimed)

@@ -20,7 +20,7 @@ from momalisa.queue import catalog, estimate, leases, results, workers
 from momalisa.queue.leases import Claim
 from momalisa.settings import settings
 from momalisa.walks import service
-from tests.conftest import made_frames
+from tests.claims import made_frames
 
 pytestmark = pytest.mark.usefixtures("services")
 

@@ -24,8 +24,8 @@ from momalisa.queue.results import FlaggedFrame, UploadedFrame
 from momalisa.settings import settings
 from momalisa.storage import bucket
 from momalisa.walks import queries, relocation, service
-from tests.integration.test_flagged import Checker
-from tests.unit.test_batches import Never
+from tests.claims import claim
+from tests.stand_ins import Checker, Never
 from worker import render_task
 from worker.lease import Lease
 from worker.media import encoders
@@ -154,13 +154,6 @@ def walk(
             return service.create(session, spec(frames=5, exact=False), public=True, owner="ann", pins=PINS).id
 
     return order
-
-
-def claim() -> Claim:
-    with transaction() as session:
-        claimed = leases.claim(session, ChunkKind.RENDER, "here")
-    assert claimed
-    return claimed
 
 
 def work(claimed: Claim) -> Ready | None:

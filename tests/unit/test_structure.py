@@ -51,6 +51,16 @@ def test_only_the_rendering_imports_torch() -> None:
     assert users == {ROOT / "worker" / "rendering"}
 
 
+def test_no_test_module_imports_another() -> None:
+    found = {
+        (path.name, name)
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in imports(path)
+        if name.startswith("tests.") and ".test_" in name
+    }
+    assert not found, "move what they share to a module of its own"
+
+
 def package_of(module: str) -> str:
     """Return the package of a module, or the module itself if it is in no subpackage."""
     return ".".join(module.split(".")[:2])
