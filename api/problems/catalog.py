@@ -185,8 +185,8 @@ CATALOG: dict[type[MomalisaError], ProblemType] = {
         "Too much at once",
         "The caller has reached a limit.",
         "Wait for the number of seconds in Retry-After, then try again. RateLimit and RateLimit-Policy show what "
-        "remains of each limit. When a walk ends, the daily budgets get back what it did not compute, such as the "
-        "denoising of interpolated frames.",
+        "remains of the limits that were checked. When a walk ends, the daily budgets get back what it did not "
+        "compute, such as the denoising of interpolated frames.",
     ),
     errors.WalkEndedError: _entry(
         HTTPStatus.CONFLICT,
