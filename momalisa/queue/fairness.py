@@ -30,8 +30,8 @@ FAIRNESS = 2
 RETRY, NEWCOMER, NORMAL = 0, 1, 2
 """Priorities within a virtual time: retries, the first chunk of a tenant that had none queued, all others.
 
-A retried chunk keeps its virtual time, which the clock has passed, so it is claimed first in any case. So does one
-that had to wait for frames of others. The clock does not go back for them.
+A retried chunk keeps its virtual time, which the clock has passed, so it is claimed first in any case. The clock
+does not go back for it. The same holds for a chunk that had to wait for others until the clock had passed it.
 """
 
 ORDER = (Chunk.virtual_time, Chunk.priority, Chunk.created_at)
@@ -133,6 +133,13 @@ def delete_idle(session: Session) -> None:
         .where(Tenant.next_virtual_time < _clock(Tenant.model))
         .execution_options(synchronize_session=False)
     )
+
+
+def clock_has_passed() -> ColumnElement[bool]:
+    """Return the condition that the clock has passed the virtual time of a chunk that is not queued."""
+    waiting = aliased(Chunk)
+    served = select(func.min(waiting.virtual_time)).where(_queued(waiting, Chunk.model)).correlate(Chunk)
+    return Chunk.virtual_time < func.coalesce(served.scalar_subquery(), Chunk.virtual_time)
 
 
 def _clock(model: object) -> ColumnElement[int]:

@@ -127,7 +127,7 @@ def settle_waiting(session: Session, walk_id: UUID) -> int:
             lease_token=None,
             lease_expires_at=None,
             attempts=case((Chunk.status == ChunkStatus.LEASED, Chunk.attempts - 1), else_=Chunk.attempts),
-            priority=fairness.RETRY,
+            priority=case((fairness.clock_has_passed(), fairness.RETRY), else_=Chunk.priority),
         )
         .returning(Chunk.status)
     )

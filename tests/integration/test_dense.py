@@ -261,6 +261,18 @@ def test_chunks_that_waited_do_not_set_the_clock_of_others_back(make: Make, spec
         assert fairness.next_virtual_times(session, "carol", again.model, 1).first == next_of_bob
 
 
+def test_a_tenant_alternates_with_chunks_that_waited(make: Make, spec: Callable[..., WalkSpec]) -> None:
+    make(frames=6, pins=PINS)
+    while (claimed := claim_if_any()) and claimed.number < 1:
+        finish(claimed)
+    assert claimed
+    finish(claimed)  # the last one that others wait for; two of them are queued now
+    with transaction() as session:
+        service.create(session, spec(frames=16, pacing="linear"), public=True, owner="bob")
+    claims = [claim_if_any() for _ in range(4)]
+    assert [claimed.tenant for claimed in claims if claimed][:2].count("bob") == 1
+
+
 def test_a_walk_whose_keys_are_lost_each_time_fails(make: Make) -> None:
     walk_id = make(frames=6, pins=PINS)
     for _ in range(settings().max_attempts):
