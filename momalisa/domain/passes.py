@@ -27,7 +27,7 @@ from momalisa.domain.spec import WalkSpec
 
 FEWEST_FRAMES = 64
 """Walks of fewer frames a leg are not dense enough for interpolation: with the checks it would take longer than
-denoising all their frames (`make bench-dense`)."""
+denoising all their frames (`docs/quality.md`)."""
 
 DENOISED_PER_LEG = 48
 """About so many frames of each leg of a dense walk are denoised, however many it has (`make bench-dense`)."""

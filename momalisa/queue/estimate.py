@@ -195,6 +195,10 @@ def _eta(
     is_dense = backlog.is_dense and passes.is_dense(walk.spec)
     unplanned = passes.expected_work(walk.spec, planned) if is_dense else walk.frames_total - planned
     n += ceil(unplanned / walk.batch_size)
+    saved = 0
+    if is_dense and not unplanned:  # what is queued is only decoded, which counts as one step a frame
+        decoded = (walk.frames_total - walk.frames_done) / walk.spec.steps
+        saved = max(queued - ceil(decoded / walk.batch_size), 0)
     running = ahead = 0.0
     for other in backlog.tenants.values():
         if not other.chunks:
@@ -203,7 +207,7 @@ def _eta(
         running += max(each * other.leased - other.leased_seconds, 0)
         if other.tenant != tenant:  # half a chunk ahead of this tenant, on average
             ahead += each * min(max(other.chunks - other.leased, 0), n - 0.5)
-    before = running + ahead + own * (n - 1)
+    before = running + ahead + own * (n - saved - 1)
     busy = max(alive, sum(other.leased for other in backlog.tenants.values()), 1)
     more = ceil(log2(walk.frames_total / planned)) if planned else 0
     return ceil(max(before / busy + own, own * (bool(queued) + more)))

@@ -4,23 +4,25 @@ import heapq
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from math import ceil
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from momalisa import description
 from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
 from momalisa.domain.spec import WalkSpec
-from momalisa.domain.states import ChunkKind
+from momalisa.domain.states import ChunkKind, ChunkStatus
 from momalisa.queue import catalog, estimate, leases, results, workers
 from momalisa.queue.leases import Claim
 from momalisa.settings import settings
 from momalisa.walks import service
-from tests.claims import made_frames
+from tests.claims import claim_if_any, made_frames
+from tests.dense_chunks import finish
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -128,6 +130,27 @@ def test_dense_walks_are_expected_to_take_less_only_with_a_model_that_is_dense(
         ordered = service.create(session, spec(frames=96, exact=False), public=True, owner="ordered")
         assert estimated(dense=False) == [10 * (12 + 11.5)] * 2  # half a chunk of the other is behind it
         assert estimated(dense=True) == [10 * (8 + 7.5), 10 * (12 + 8)]  # 48 frames, and 48 of one step of three
+
+
+def test_interpolated_chunks_are_expected_to_take_what_decoding_takes(spec: Callable[..., WalkSpec]) -> None:
+    with transaction() as session:
+        workers.report_alive(session, "there:1", ChunkKind.RENDER, settings().model_name)
+        catalog.report(session, description.of_settings().model_copy(update={"dense": True}))
+        ordered = service.create(session, spec(frames=480, steps=20, exact=False), public=True, owner="ann").id
+    while (claimed := claim_if_any()) and not claimed.interpolated:
+        finish(claimed)
+    assert claimed
+    with transaction() as session:
+        leases.release(session, claimed)
+        done = update(Chunk).where(Chunk.status == ChunkStatus.DONE)
+        session.execute(done.values(claimed_at=Chunk.finished_at - timedelta(seconds=60)))
+        estimate._cache.clear()
+        walk = session.get_one(Walk, ordered)
+        batches = ceil((480 - walk.frames_done) / 20 / 8)
+        queued = session.scalar(select(func.count()).where(Chunk.status == ChunkStatus.QUEUED))
+        assert queued
+        assert estimate.estimate(session, walk).eta_seconds == pytest.approx(batches * 60, abs=1)
+        assert queued > 3 * batches
 
 
 def test_setting_the_clock_during_chunks_does_not_change_estimates(
