@@ -53,14 +53,23 @@ def write(shutdown: Shutdown, write: Callable[[Session], T], checkpoint: Callabl
             checkpoint()
 
 
-def give_up(shutdown: Shutdown, claim: Claim, report: Callable[[Session], object]) -> Ready | None:
+def give_up(shutdown: Shutdown, claim: Claim, report: Callable[[Session], None]) -> Ready | None:
     """Report that a chunk was not completed; return that it can be claimed again, or None if it is not ours."""
+
+    def released(session: Session) -> Ready:
+        report(session)
+        return Ready(claim.kind, model=claim.model)
+
+    return record_or_leave(shutdown, released)
+
+
+def record_or_leave(shutdown: Shutdown, record: Record) -> Ready | None:
+    """Record the outcome of a chunk; if it is not ours, or the database stays away, log that and return None."""
     try:
-        write(shutdown, report)
+        return write(shutdown, record)
     except LeaseLostError:
         log.warning("chunk already claimed by another worker")
         return None
     except StoreUnavailableError as error:
         log.warning("chunk not released, the lease will expire", reason=str(error))
         return None
-    return Ready(claim.kind, model=claim.model)

@@ -25,7 +25,7 @@ from worker.lease import Lease
 from worker.process.heartbeat import process_name
 from worker.process.shutdown import ShutdownRequested
 from worker.process.worker import Worker
-from worker.recording import Record, give_up, write
+from worker.recording import Record, give_up, record_or_leave, write
 
 log = logger(__name__)
 
@@ -93,7 +93,7 @@ def _claim_and_process(worker: Worker, kind: ChunkKind, work: Work) -> bool:
 
 
 def _process(worker: Worker, claim: Claim, work: Work) -> bool:
-    """Process a claimed chunk; return whether it succeeded."""
+    """Process a claimed chunk; return whether this worker should claim another."""
     log.info("chunk claimed", attempt=claim.attempt, frames=len(claim.frames))
     if claim.recovery_seconds is not None:
         metrics.record(metrics.RECOVERY_SECONDS, claim.recovery_seconds)
@@ -125,10 +125,10 @@ def _process(worker: Worker, claim: Claim, work: Work) -> bool:
         worker.shutdown.wait(seconds)  # the next chunk would fare no better
         return False
     except KeysLostError as lost:  # their files, or the way that this worker reads them, may be at fault
-        requeue = partial(results.requeue_keys, claim=claim, positions=lost.positions)
-        ready = give_up(worker.shutdown, claim, requeue)
-        log.warning("keys queued again", reason=str(lost))
+        log.warning("keys lost", reason=str(lost))
         tracing.failed("keys lost")
+        requeue = partial(results.requeue_keys, claim=claim, positions=lost.positions)
+        ready = record_or_leave(worker.shutdown, requeue)
     except LeaseLostError:
         ready, succeeded = None, False
         log.warning("lease lost, chunk dropped")

@@ -303,9 +303,10 @@ def requeue_keys(session: Session, claim: Claim, positions: Collection[float]) -
         LeaseLostError: if the lease is lost.
     """
     lifecycle.lock_chunks(session, claim.walk_id)
-    leases.release(session, claim, failed_here=True)
     names = {key.stored.name for key in claim.keys if key.position in positions}
-    if _renamed(session, claim, names):
+    renamed = _renamed(session, claim, names)
+    leases.release(session, claim, failed_here=not renamed)
+    if renamed:
         return Ready(ChunkKind.RENDER, model=claim.model)
     return _requeue(session, claim, names)
 

@@ -184,6 +184,7 @@ class Handler(BaseHTTPRequestHandler):
             except ShutdownRequested:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping; retry later.")
             except KeysLostError as error:
+                logger.warning("keys lost", reason=str(error))
                 self._respond(HTTPStatus.OK, nothing_rendered(request, error).model_dump(mode="json"))
             except Exception as error:  # noqa: BLE001 - any error is reported to the client
                 self._failed(error)
