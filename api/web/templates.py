@@ -21,7 +21,7 @@ FRONTEND = ROOT / "frontend"
 
 
 def _media() -> str:
-    """Return the sources of images and videos, as a Content-Security-Policy names them: we and the bucket."""
+    """Return the sources of images and videos for a Content-Security-Policy: our own origin and the bucket."""
     return "'self'" if bucket.base_url().startswith("/") else f"'self' {bucket.base_url()}"
 
 

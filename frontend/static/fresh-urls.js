@@ -4,16 +4,16 @@
 const PATIENCE = 60_000; // milliseconds within which a file that fails again is given up
 const renewed = new WeakMap(); // element → when it was last loaded again
 
-/** Goes on where a film was, and returns whether there was reason to hope. */
+/** Goes on where a film was; returns whether the file is loaded again. */
 function renew(element) {
   const now = performance.now();
   if (!element.dataset.fresh || now - renewed.get(element) < PATIENCE) return false;
   renewed.set(element, now);
-  const { currentTime, paused } = element;
+  const { currentTime, paused, playbackRate } = element;
   element.src = element.dataset.fresh;
   if (!(element instanceof HTMLMediaElement)) return true;
-  element.currentTime = currentTime;
-  if (!paused) element.play().catch(() => { /* "error" says so, once more */ });
+  Object.assign(element, { currentTime, playbackRate });
+  if (!paused) element.play().catch(() => { /* a second error event follows */ });
   return true;
 }
 
