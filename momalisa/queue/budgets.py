@@ -40,7 +40,7 @@ class Cost(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What is said of a budget."""
+    """How messages name a budget."""
 
     name: str
     product: str
@@ -127,7 +127,7 @@ def check_possible(spec: WalkSpec, pins: Pins | None, count: int) -> None:
 def charge(session: Session, tenant: str, walks: Mapping[UUID, Cost]) -> list[Budget]:
     """Charge a tenant what new walks may take at most, and return its budgets afterwards.
 
-    The caller has locked the tenant (`fairness.lock_tenant`), so that no two submissions spend the same.
+    The caller has locked the tenant (`fairness.lock_tenant`), so that no two submissions spend the same remainder.
 
     Raises:
         BudgetExceededError: if a budget would be exceeded.
