@@ -3,9 +3,11 @@
 import gzip
 import re
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Response, expect
 
 from momalisa.local.stack import LocalStack
@@ -61,6 +63,19 @@ def test_long_words_stay_inside_their_label(website: Page, finished: Finished) -
         website.goto(walk["urls"]["web"])
         expect(website.locator("frame-player")).to_have_attribute("data-frames", "2")
         assert website.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_sliders_are_seen_where_colours_are_forced(website: Page, system: LocalStack, walk: dict[str, Any]) -> None:
+    website.emulate_media(forced_colors="active", color_scheme="light", reduced_motion="reduce")
+    for path, name in (
+        ("/", "Frames (slider)"),
+        ("/about", "Points"),
+        (f"/walks/{walk['id']}", "Place on the walk"),
+        (f"/walks/{walk['id']}/embed", "Place on the walk"),
+    ):
+        website.goto(system.url + path)
+        with Image.open(BytesIO(website.get_by_role("slider", name=name).screenshot())) as picture:
+            assert min(picture.convert("L").tobytes()) == 0, path  # CanvasText
 
 
 def press_until_focused(page: Page, selector: str) -> None:
