@@ -3,6 +3,8 @@ import { test } from "node:test";
 
 globalThis.document = Object.assign(new EventTarget(), { hidden: false });
 globalThis.addEventListener = globalThis.removeEventListener = () => {};
+Object.defineProperty(globalThis, "navigator", { value: { onLine: true } });
+const { ApiError } = await import("../static/api.js");
 const { followWalk } = await import("../static/follow.js");
 
 /** A stream that says what the test wants. */
@@ -20,20 +22,26 @@ class Stream extends EventTarget {
   close() {}
 }
 
-/** Follows a walk; `reads` are the questions: {etag, answer(status, revision)}, or answer(null) where nothing changed. */
+/** Follows a walk; `reads` are the questions: {etag, answer(status, revision), refuse(error)}; answer(null) where nothing changed. */
 function follow() {
-  const [seen, reads] = [[], []];
+  const [seen, notices, reads] = [[], [], []];
   const read = (id, { etag }) =>
-    new Promise((resolve) => {
+    new Promise((resolve, reject) => {
       const answer = async (status, revision) => {
         const body = status && { status, revision, done: false };
         resolve({ etag: status ? `W/"${revision}"` : etag, body, retryAfter: null });
         await new Promise(setImmediate);
       };
-      reads.push({ etag, answer });
+      const refuse = async (error) => {
+        reject(error);
+        await new Promise(setImmediate);
+      };
+      reads.push({ etag, answer, refuse });
     });
-  const { stop } = followWalk("1", { onWalk: ({ revision }) => seen.push(revision), read, Stream });
-  return { seen, reads, stop };
+  const { stop } = followWalk("1", {
+    onWalk: ({ revision }) => seen.push(revision), onNotice: (text) => notices.push(text), read, Stream,
+  });
+  return { seen, notices, reads, stop };
 }
 
 test("an answer that comes after a later event of the stream is left out", async ({ mock }) => {
@@ -59,5 +67,21 @@ test("beside a stream, a walk in the queue is asked for often, and a running one
     assert.equal(reads.length, count);
     await reads.at(-1).answer(status, count + 1);
   }
+  stop();
+});
+
+test("a server that is unavailable is asked again when it says, and the notice goes once it answers", async ({ mock }) => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const { seen, notices, reads, stop } = follow();
+  Stream.open.dispatchEvent(new Event("error"));
+  await reads[0].refuse(new ApiError("Away.", { status: 503, retryAfter: 7 }));
+  assert.equal(notices.length, 1);
+  assert.match(notices[0], /this page keeps asking/);
+  mock.timers.tick(6999);
+  assert.equal(reads.length, 1);
+  mock.timers.tick(1);
+  await reads[1].answer("running", 2);
+  assert.deepEqual(notices.slice(1), [""]);
+  assert.deepEqual(seen, [2]);
   stop();
 });

@@ -3,11 +3,15 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
+from momalisa.local import stack
+from momalisa.local.processes import free_port
 from momalisa.local.stack import LocalStack
 from tests.conftest import until, wait_for_workers
 from tests.e2e.conftest import ADDRESS, DONE, expect_axe_finds_nothing, name_stops, submit
@@ -25,8 +29,9 @@ def answer(status: int, **headers: str) -> Callable[[Route], None]:
 
 @pytest.fixture
 def running(website: Page) -> Iterator[Page]:
-    """The page of a long walk, which is canceled afterwards."""
-    submit(website, "a castle", "a comet", 240)
+    """The page of a long walk, which it follows; the walk is canceled afterwards."""
+    with website.expect_response("**/events"):
+        submit(website, "a castle", "a comet", 240)
     yield website
     website.unroute_all(behavior="ignoreErrors")
     website.context.set_offline(False)
@@ -87,17 +92,20 @@ def test_at_the_limit_the_page_says_how_long_to_wait_and_counts_down(website: Pa
     expect(website.locator("#form-error")).to_have_text("You can send it again now.")
 
 
-def test_an_open_page_goes_on_after_the_whole_system_was_restarted(running: Page, system: LocalStack) -> None:
-    player = running.locator("frame-player")
-    expect(player).to_have_attribute("data-frames", re.compile("^[1-9]"), timeout=DONE)
-    system.stop()
-    shown = int(player.get_attribute("data-frames") or 0)
-    try:
-        expect(running.locator(".notice")).to_contain_text("this page keeps asking", timeout=DONE)
-    finally:
+def test_an_open_page_goes_on_after_the_whole_system_was_restarted(quiet: Page, tmp_path: Path) -> None:
+    with stack.started(
+        LocalStack(tmp_path, port=free_port(), workers=1)
+    ) as system:  # not the one of the other tests
+        quiet.goto(system.url)
+        submit(quiet, "a castle", "a comet", 240)
+        player, notice = quiet.locator("frame-player"), quiet.locator(".notice")
+        expect(player).to_have_attribute("data-frames", re.compile("^[1-9]"), timeout=DONE)
+        system.stop()
+        expect(notice).to_contain_text("this page keeps asking", timeout=DONE)
+        shown = int(player.get_attribute("data-frames") or 0)  # with those that were on their way
         system.start()
-    expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
-    until(lambda: int(player.get_attribute("data-frames") or 0) > shown, 240)  # which come from the bucket
+        expect(notice).to_have_count(0, timeout=DONE)
+        until(lambda: int(player.get_attribute("data-frames") or 0) > shown, 240)  # which come from the bucket
 
 
 def test_a_walk_waits_for_the_network(running: Page) -> None:
@@ -108,19 +116,23 @@ def test_a_walk_waits_for_the_network(running: Page) -> None:
     expect(running.locator(".notice")).to_have_count(0, timeout=DONE)
 
 
-def test_a_hidden_page_sends_no_requests(running: Page) -> None:
+def test_a_hidden_page_neither_listens_nor_asks(running: Page) -> None:
     asked: list[str] = []
-    expect(running.locator("frame-player")).to_be_visible(timeout=DONE)
-    running.evaluate("""() => {
-        Object.defineProperty(document, "hidden", { get: () => globalThis.away, configurable: true });
-        globalThis.away = true;
-        document.dispatchEvent(new Event("visibilitychange"));
-    }""")
-    running.wait_for_load_state("networkidle")  # half a second without a request, though frames keep arriving
-    running.on("request", lambda request: asked.append(request.url))
-    running.evaluate("globalThis.away = false; document.dispatchEvent(new Event('visibilitychange'))")
-    running.wait_for_event("response", lambda response: "/v1/walks/" in response.url)
-    assert any("/v1/walks/" in url for url in asked)
+    running.clock.install()
+    with running.expect_response("**/events"):
+        running.reload()
+    running.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    with running.expect_event("requestfailed", lambda request: request.url.endswith("/events")):  # it is closed
+        running.evaluate("""() => {
+            Object.defineProperty(document, "hidden", { get: () => globalThis.away });
+            globalThis.away = true;
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""")
+    running.clock.run_for(60_000)
+    running.evaluate("fetch('/v1/models')")  # requests are reported in order
+    assert [path for path in asked if path.startswith("/v1/")] == ["/v1/models"]
+    with running.expect_response("**/events"):
+        running.evaluate("globalThis.away = false; document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def test_progress_is_announced_each_quarter(website: Page, system: LocalStack) -> None:
@@ -193,17 +205,22 @@ def test_an_unavailable_page_reloads_by_itself(website: Page, system: LocalStack
     expect(website.get_by_role("heading", name="Gallery")).to_be_visible(timeout=30_000)
 
 
-def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: LocalStack) -> None:
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
+def test_without_scripts_a_plain_form_makes_a_walk(scriptless: Page, system: LocalStack) -> None:
+    page, example = scriptless, re.compile(r"^/static/walks/.*\.mp4$")
     page.goto(system.url)
-    expect(page.locator("video[controls]")).to_be_visible()  # the frame is not empty
+    film = page.locator("video[controls]")
+    expect(film).to_have_attribute("src", example)
+    size = film.bounding_box()
+    assert size
+    with page.expect_request("**/*.mp4"):
+        film.click(position={"x": 26, "y": size["height"] - 44})  # the play button of the browser's controls
     page.get_by_label("From", exact=True).fill("a \u202efox")
     page.get_by_label("To", exact=True).fill("a boat")
     page.locator("#frames").fill("2")
     page.get_by_role("button", name="Make the walk").click()
     expect(page.locator("#stop-0-error")).to_contain_text("U+202E at character 3")
     expect(page.get_by_label("To", exact=True)).to_have_value("a boat")
+    expect(film).to_have_attribute("src", example)
     page.get_by_label("From", exact=True).fill("a fox")
     page.get_by_role("button", name="Make the walk").click()
     page.wait_for_url(ADDRESS)
@@ -214,4 +231,3 @@ def test_without_scripts_a_plain_form_makes_a_walk(browser: Browser, system: Loc
     expect(page.get_by_role("link", name="GIF")).to_be_visible()
     page.get_by_role("link", name="Remix").click()
     expect(page.get_by_label("From", exact=True)).to_have_value("a fox")
-    context.close()
