@@ -14,7 +14,7 @@ export class ExampleWalk {
     this.#frame = frame;
     this.#video = frame.querySelector("video");
     this.#seen = frame.dataset.shows === "example";
-    this.#name = this.#seen ? frame.closest(".stage").getAttribute("aria-label") : "An example";
+    this.#name = frame.closest(".stage").getAttribute("aria-label");
     this.#video.controls = false; // the switch of the page stops it
     motion.addEventListener("change", () => this.#run());
   }

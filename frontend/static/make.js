@@ -99,7 +99,7 @@ function showChanges() {
 
 function showEstimate() {
   const { frames, loop, exact, steps, size } = values();
-  const legs = list.stops.length - (loop !== "closed");
+  const legs = list.meant.filter(Boolean).length - (loop !== "closed"); // empty stops on the way are not sent
   const [width, height] = size.split("x").map(Number);
   const usualSteps = Number(form.elements.steps.placeholder);
   const shown = document.getElementById("estimate");

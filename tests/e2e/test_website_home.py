@@ -1,14 +1,23 @@
 """The home page: an example in the frame, words of one's own, another pair, the settings."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import func, update
 
-from momalisa.db.models import Walk
+from momalisa import description
+from momalisa.db.models import Chunk, Walk
 from momalisa.db.session import transaction
+from momalisa.domain.spec import WalkSpec
+from momalisa.domain.states import ChunkStatus
+from momalisa.queue import catalog
+from momalisa.walks import service
+from tests.claims import render_a_chunk
 from tests.e2e.conftest import expect_stops
+from tests.finished_walks import OWNER
 
 MEASURE = """
 globalThis.shift = 0;
@@ -152,3 +161,24 @@ def test_the_form_says_what_its_model_knows_and_suggests_it(museum: str, quiet: 
     expect(suggested).to_have_count(len(subjects))
     assert "giraffe" in subjects
     expect(quiet.locator("#stop-0")).to_have_attribute("list", "subjects")
+
+
+def test_a_stop_that_is_not_named_yet_leaves_the_estimate_as_it_is(
+    museum: str, quiet: Page, spec: Callable[..., WalkSpec]
+) -> None:
+    with transaction() as session:
+        catalog.report(session, description.of_settings().model_copy(update={"dense": True}))
+        service.create(session, spec(frames=8), public=False, owner=OWNER)
+    render_a_chunk()
+    times = {"claimed_at": func.now() - timedelta(seconds=20), "finished_at": func.now()}
+    with transaction() as session:
+        session.execute(update(Chunk).where(Chunk.status == ChunkStatus.DONE).values(times))
+    quiet.goto(museum)
+    quiet.locator("#frames").fill("96")
+    estimate = quiet.locator("#estimate")
+    expect(estimate).to_contain_text("once a painter is free")
+    dense = estimate.inner_text()
+    quiet.get_by_role("button", name="Add a stop").click()
+    expect(estimate).to_have_text(dense)
+    quiet.locator("#stop-1").fill("a rose")  # legs of 48 frames, each of which is denoised
+    expect(estimate).not_to_have_text(dense)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy import func, update
+from sqlalchemy import delete, func, update
 
 from api.web import templates
 from api.web.templates import FRONTEND
@@ -215,6 +215,33 @@ def test_a_remix_without_scripts_starts_from_the_settings_of_its_source(
     assert re.findall(r'name="prompts" value="([^"]*)"', page) == ["a fox", "a rose", "a boat"]
     assert f'name="from_walk" value="{walk.id}"' in page
     assert re.search(r'name="seed" type="number" value="7"', page)
+
+
+def test_the_frame_above_the_form_always_has_a_film_and_its_label(
+    api: TestClient, insert_walk: Callable[..., Walk]
+) -> None:
+    walk = insert_walk("a fox", "a boat")
+
+    def hung(page: str) -> tuple[str, ...]:
+        video, label = re.findall(r"<video([^>]*)></video>\s*<p[^>]*>(.*?)</p>", page)[0]
+        files = dict(re.findall(r'(src|poster)="([^"]*)"', video))
+        return files["src"], files.get("poster", ""), re.sub("<(?!/?bdi)[^>]*>", "", label)
+
+    def remixed_without(*kinds: ArtifactKind) -> tuple[str, ...]:
+        with transaction() as session:
+            session.execute(delete(Artifact).where(Artifact.kind.in_(kinds)))
+        return hung(api.get(f"/?from={walk.id}").text)
+
+    example = hung(api.get("/").text)
+    assert example[0].startswith("/static/walks/")
+    film, poster, label = remixed_without()
+    assert film.endswith(f"walks/{walk.id}/walk.mp4")
+    assert poster.endswith(f"walks/{walk.id}/walk.poster")
+    assert label == "Remix of <bdi>a fox</bdi>\u00a0→ <bdi>a boat</bdi>"
+    assert remixed_without(ArtifactKind.POSTER) == (film, "", label)
+    assert remixed_without(ArtifactKind.MP4) == example
+    assert hung(api.get("/?to=a+boat").text) == example
+    assert hung(api.post("/walks", data={"prompts": ["a fox", "a boat"], "frames": "many"}).text) == example
 
 
 def test_a_remix_without_scripts_keeps_lists_that_the_form_does_not_show(api: TestClient) -> None:
