@@ -113,6 +113,7 @@ def estimate(session: Session, walk: Walk) -> Estimate:
         select(
             func.max(Chunk.tenant).label("tenant"),
             func.count().filter(Chunk.status == ChunkStatus.QUEUED).label("queued"),
+            func.count().filter(Chunk.status == ChunkStatus.QUEUED, Chunk.interpolated).label("decoded"),
             func.max(Chunk.virtual_time).filter(Chunk.status == ChunkStatus.QUEUED).label("last"),
             func.min(_elapsed()).filter(Chunk.status == ChunkStatus.LEASED).label("elapsed"),
         ).where(mine, Chunk.status.in_([ChunkStatus.QUEUED, ChunkStatus.LEASED]))
@@ -122,7 +123,9 @@ def estimate(session: Session, walk: Walk) -> Estimate:
     alive, paused = session.execute(select(workers.count(walk.model).scalar_subquery(), leases.paused())).one()
     return Estimate(
         queue_position=_position(session, walk) if walk.status == WalkStatus.QUEUED else None,
-        eta_seconds=_eta(session, walk, active.tenant, active.queued, active.last, active.elapsed, alive),
+        eta_seconds=_eta(
+            session, walk, active.tenant, active.queued, active.decoded, active.last, active.elapsed, alive
+        ),
         waiting_for=_waiting_for(walk.model, alive, paused=paused),
     )
 
@@ -159,6 +162,7 @@ def _eta(
     walk: Walk,
     tenant: str,
     queued: int,
+    decoded: int,
     last: int | None,
     elapsed: float | None,
     alive: int,
@@ -174,6 +178,7 @@ def _eta(
         walk: the walk.
         tenant: of its chunks.
         queued: number of its queued chunks.
+        decoded: how many of them are only decoded.
         last: virtual time of the last of them.
         elapsed: seconds since the latest claim among its leased chunks.
         alive: workers with its model.
@@ -196,9 +201,9 @@ def _eta(
     unplanned = passes.expected_work(walk.spec, planned) if is_dense else walk.frames_total - planned
     n += ceil(unplanned / walk.batch_size)
     saved = 0
-    if is_dense and not unplanned:  # what is queued is only decoded, which counts as one step a frame
-        decoded = (walk.frames_total - walk.frames_done) / walk.spec.steps
-        saved = max(queued - ceil(decoded / walk.batch_size), 0)
+    if decoded:  # a decoded frame counts as one step
+        work = (walk.frames_total - walk.frames_done) / walk.spec.steps
+        saved = max(decoded - ceil(work / walk.batch_size), 0)
     running = ahead = 0.0
     for other in backlog.tenants.values():
         if not other.chunks:

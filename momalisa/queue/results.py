@@ -293,8 +293,8 @@ def requeue_keys(session: Session, claim: Claim, positions: Collection[float]) -
     """Queue keys again that a worker found missing or damaged; chunks of later passes wait for them.
 
     If the chunk of the keys has no attempts left, the walk fails instead. If keys were renamed in the meantime
-    (`relocation`), only this chunk is repeated. The attempt does not count, but other workers are preferred for the
-    next one: this one may misread files.
+    (`relocation`), only this chunk is repeated. The attempt does not count. Unless keys were renamed, other workers
+    are preferred for the next one: this one may misread files.
 
     Returns:
         The chunks that were enqueued, if any; the caller publishes wake-up messages for them after the commit.
